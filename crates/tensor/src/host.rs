@@ -1,0 +1,235 @@
+use crate::{DType, Error, Result, Shape, TensorType, f16};
+
+/// Elements of a [`HostTensor`], row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Half precision.
+    F16(Vec<f16>),
+    /// Indices.
+    U32(Vec<u32>),
+}
+
+/// A dense row-major tensor in main memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    shape: Shape,
+    data: Data,
+}
+
+impl HostTensor {
+    /// A tensor from its shape and elements.
+    ///
+    /// # Errors
+    /// When the number of elements is not the shape's.
+    pub fn new(shape: impl Into<Shape>, data: Data) -> Result<Self> {
+        let shape = shape.into();
+        let len = match &data {
+            Data::F32(v) => v.len(),
+            Data::F16(v) => v.len(),
+            Data::U32(v) => v.len(),
+        };
+        if shape.checked_count()? != len {
+            return Err(Error::invalid("tensor", format!("shape {shape} does not hold {len} elements")));
+        }
+        Ok(HostTensor { shape, data })
+    }
+
+    /// An f32 tensor; see [`HostTensor::new`].
+    pub fn from_f32(shape: impl Into<Shape>, data: Vec<f32>) -> Result<Self> {
+        Self::new(shape, Data::F32(data))
+    }
+
+    /// An index tensor; see [`HostTensor::new`].
+    pub fn from_u32(shape: impl Into<Shape>, data: Vec<u32>) -> Result<Self> {
+        Self::new(shape, Data::U32(data))
+    }
+
+    /// A tensor computed element by element from its flat index.
+    pub fn from_fn(shape: impl Into<Shape>, f: impl FnMut(usize) -> f32) -> Self {
+        let shape = shape.into();
+        let data = Data::F32((0..shape.count()).map(f).collect());
+        HostTensor { shape, data }
+    }
+
+    /// An f32 tensor of zeros.
+    pub fn zeros(shape: impl Into<Shape>) -> Self {
+        Self::from_fn(shape, |_| 0.0)
+    }
+
+    /// The extents.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The elements.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        match self.data {
+            Data::F32(_) => DType::F32,
+            Data::F16(_) => DType::F16,
+            Data::U32(_) => DType::U32,
+        }
+    }
+
+    /// Shape and element type.
+    pub fn tensor_type(&self) -> TensorType {
+        TensorType::new(self.dtype(), self.shape.clone())
+    }
+
+    /// The elements as f32, converted where they are not.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        match &self.data {
+            Data::F32(v) => v.clone(),
+            Data::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Data::U32(v) => v.iter().map(|&x| x as f32).collect(),
+        }
+    }
+
+    /// The elements as f32 without a copy.
+    ///
+    /// # Errors
+    /// When the tensor has another element type.
+    pub fn as_f32(&self) -> Result<&[f32]> {
+        match &self.data {
+            Data::F32(v) => Ok(v),
+            _ => Err(Error::invalid("tensor", format!("expected f32 elements, found {}", self.dtype()))),
+        }
+    }
+
+    /// The elements as indices without a copy.
+    ///
+    /// # Errors
+    /// When the tensor has another element type.
+    pub fn as_u32(&self) -> Result<&[u32]> {
+        match &self.data {
+            Data::U32(v) => Ok(v),
+            _ => Err(Error::invalid("tensor", format!("expected u32 elements, found {}", self.dtype()))),
+        }
+    }
+
+    /// The raw little-endian bytes of the elements.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::F32(v) => bytemuck::cast_slice(v),
+            Data::F16(v) => bytemuck::cast_slice(v),
+            Data::U32(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    /// A tensor of the given type from raw little-endian bytes (of any alignment).
+    ///
+    /// # Errors
+    /// When the number of bytes is not the type's.
+    pub fn from_bytes(ty: &TensorType, bytes: &[u8]) -> Result<Self> {
+        if bytes.len() != ty.bytes() {
+            return Err(Error::invalid("tensor", format!("{ty} takes {} bytes, found {}", ty.bytes(), bytes.len())));
+        }
+        let data = match ty.dtype {
+            DType::F32 => Data::F32(bytemuck::pod_collect_to_vec(bytes)),
+            DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(bytes)),
+            DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(bytes)),
+        };
+        Self::new(ty.shape.clone(), data)
+    }
+
+    /// The same elements as another type; floats round to nearest even.
+    pub fn cast(&self, dtype: DType) -> HostTensor {
+        if dtype == self.dtype() {
+            return self.clone();
+        }
+        let data = match dtype {
+            DType::F32 => Data::F32(self.to_f32_vec()),
+            DType::F16 => Data::F16(self.to_f32_vec().into_iter().map(f16::from_f32).collect()),
+            DType::U32 => Data::U32(self.to_f32_vec().into_iter().map(|x| x as u32).collect()),
+        };
+        HostTensor { shape: self.shape.clone(), data }
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// When the number of elements differs.
+    pub fn reshape(self, shape: impl Into<Shape>) -> Result<Self> {
+        Self::new(shape, self.data)
+    }
+
+    /// The axes in another order: axis `i` of the result is axis `order[i]` of `self`.
+    ///
+    /// # Errors
+    /// When `order` is not a permutation of the axes.
+    pub fn permute(&self, order: &[usize]) -> Result<Self> {
+        let mut seen = order.to_vec();
+        seen.sort_unstable();
+        if !seen.iter().copied().eq(0..self.shape.rank()) {
+            return Err(Error::invalid("permute", format!("{order:?} does not reorder the axes of {}", self.shape)));
+        }
+        let strides = self.shape.strides();
+        let shape: Vec<usize> = order.iter().map(|&a| self.shape[a]).collect();
+        let step: Vec<usize> = order.iter().map(|&a| strides[a]).collect();
+        let index = permuted_indices(&shape, &step);
+        let data = match &self.data {
+            Data::F32(v) => Data::F32(index.map(|i| v[i]).collect()),
+            Data::F16(v) => Data::F16(index.map(|i| v[i]).collect()),
+            Data::U32(v) => Data::U32(index.map(|i| v[i]).collect()),
+        };
+        Self::new(shape, data)
+    }
+
+    /// Channels first to channels last: [N, C, H, W] to [N, H, W, C].
+    pub fn nchw_to_nhwc(&self) -> Result<Self> {
+        self.permute(&[0, 2, 3, 1])
+    }
+
+    /// Channels last to channels first: [N, H, W, C] to [N, C, H, W].
+    pub fn nhwc_to_nchw(&self) -> Result<Self> {
+        self.permute(&[0, 3, 1, 2])
+    }
+}
+
+/// Flat source indices of a row-major walk over `shape` with the given source strides.
+fn permuted_indices<'a>(shape: &'a [usize], step: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
+    let count = shape.iter().product::<usize>();
+    let mut position = vec![0usize; shape.len()];
+    let mut flat = 0usize;
+    (0..count).map(move |_| {
+        let here = flat;
+        for axis in (0..shape.len()).rev() {
+            position[axis] += 1;
+            flat += step[axis];
+            if position[axis] < shape[axis] {
+                break;
+            }
+            flat -= step[axis] * shape[axis];
+            position[axis] = 0;
+        }
+        here
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permute_moves_channels() {
+        let t = HostTensor::from_fn([1, 2, 2, 3], |i| i as f32);
+        let n = t.nchw_to_nhwc().unwrap();
+        assert_eq!(n.shape(), &Shape::from([1, 2, 3, 2]));
+        assert_eq!(&n.as_f32().unwrap()[..4], &[0.0, 6.0, 1.0, 7.0]);
+        assert_eq!(n.nhwc_to_nchw().unwrap(), t);
+    }
+
+    #[test]
+    fn bytes_round_trip_through_f16() {
+        let t = HostTensor::from_fn([3], |i| i as f32 * 0.5).cast(DType::F16);
+        let back = HostTensor::from_bytes(&t.tensor_type(), t.bytes()).unwrap();
+        assert_eq!(t, back);
+        assert!(HostTensor::from_bytes(&t.tensor_type(), &t.bytes()[1..]).is_err());
+    }
+}

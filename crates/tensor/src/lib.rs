@@ -1,0 +1,14 @@
+//! Shapes, element types, host tensors and the error that every crate of pulid-wgpu shares.
+//!
+//! This crate depends on nothing else in the workspace.
+
+mod dtype;
+mod error;
+mod host;
+mod shape;
+
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use half::f16;
+pub use host::{Data, HostTensor};
+pub use shape::{Shape, TensorType};

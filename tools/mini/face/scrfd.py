@@ -1,0 +1,206 @@
+"""SCRFD-shaped face detector: residual backbone, path-aggregation neck, per-stride heads, insightface's nine outputs.
+
+Anchors: two per location, centred at (x, y) * stride without the half step; scores after the sigmoid, box distances
+(left, top, right, bottom) and the five points' offsets in units of the stride.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+STRIDES = (8, 16, 32)
+ANCHORS = 2
+# The sizes of faces that the two anchors of a stride stand for, in pixels.
+ANCHOR_SIZES = {8: (16.0, 32.0), 16: (64.0, 128.0), 32: (256.0, 512.0)}
+
+
+def conv_bn(in_channels, channels, kernel=3, stride=1):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(channels)
+    )
+
+
+class Block(nn.Module):
+    def __init__(self, in_channels, channels, stride):
+        super().__init__()
+        self.conv1 = conv_bn(in_channels, channels, 3, stride)
+        self.conv2 = conv_bn(channels, channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            pool = [nn.AvgPool2d(stride, stride)] if stride > 1 else []
+            self.downsample = nn.Sequential(*pool, conv_bn(in_channels, channels, 1))
+
+    def forward(self, x):
+        y = self.conv2(F.relu(self.conv1(x)))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Head(nn.Module):
+    """Two shared 3x3 layers, then score, box and landmark convolutions; the box has a learned scale, as in SCRFD."""
+
+    def __init__(self, channels, width):
+        super().__init__()
+        self.tower = nn.Sequential(conv_bn(channels, width), nn.ReLU(), conv_bn(width, width), nn.ReLU())
+        self.score = nn.Conv2d(width, ANCHORS, 3, 1, 1)
+        self.box = nn.Conv2d(width, ANCHORS * 4, 3, 1, 1)
+        self.points = nn.Conv2d(width, ANCHORS * 10, 3, 1, 1)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        nn.init.constant_(self.score.bias, -4.0)
+        # Boxes reach two to eight strides to each side of their anchor.
+        nn.init.constant_(self.box.bias, 3.0)
+
+    def forward(self, x):
+        x = self.tower(x)
+        return self.score(x), self.box(x) * self.scale, self.points(x)
+
+
+class Scrfd(nn.Module):
+    def __init__(self, stem=(8, 12), widths=(16, 32, 48, 64), units=(1, 2, 2, 2), neck=28, head=28):
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(3, stem[0], 3, 2), nn.ReLU(), conv_bn(stem[0], stem[1]), nn.ReLU())
+        self.pool = nn.MaxPool2d(2, 2)
+        channels, stages = stem[1], []
+        for index, (width, count) in enumerate(zip(widths, units)):
+            blocks = [Block(channels, width, 1 if index == 0 else 2)]
+            blocks += [Block(width, width, 1) for _ in range(count - 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = width
+        self.stages = nn.ModuleList(stages)
+        self.lateral = nn.ModuleList([nn.Conv2d(w, neck, 1) for w in widths[1:]])
+        self.fpn = nn.ModuleList([nn.Conv2d(neck, neck, 3, 1, 1) for _ in STRIDES])
+        self.down = nn.ModuleList([nn.Conv2d(neck, neck, 3, 2, 1) for _ in STRIDES[1:]])
+        self.pafpn = nn.ModuleList([nn.Conv2d(neck, neck, 3, 1, 1) for _ in STRIDES[1:]])
+        self.heads = nn.ModuleList([Head(neck, head) for _ in STRIDES])
+
+    def pyramid(self, x):
+        """(score logits, boxes, points) as NCHW maps, for each stride."""
+        x = self.stages[0](self.pool(self.stem(x)))
+        features = []
+        for stage in self.stages[1:]:
+            x = stage(x)
+            features.append(x)
+        lateral = [conv(f) for conv, f in zip(self.lateral, features)]
+        for level in (1, 0):
+            above = F.interpolate(lateral[level + 1], size=lateral[level].shape[2:], mode="nearest")
+            lateral[level] = lateral[level] + above
+        inner = [conv(f) for conv, f in zip(self.fpn, lateral)]
+        outer = [inner[0]]
+        for level in (0, 1):
+            inner[level + 1] = inner[level + 1] + self.down[level](inner[level])
+            outer.append(self.pafpn[level](inner[level + 1]))
+        return [head(f) for head, f in zip(self.heads, outer)]
+
+    def forward(self, x):
+        """Nine outputs of one picture in insightface's order: scores, boxes, points, each for stride 8, 16, 32."""
+        maps = self.pyramid(x)
+        scores = [torch.sigmoid(m[0].permute(2, 3, 0, 1).reshape(-1, 1)) for m in maps]
+        boxes = [m[1].permute(2, 3, 0, 1).reshape(-1, 4) for m in maps]
+        points = [m[2].permute(2, 3, 0, 1).reshape(-1, 10) for m in maps]
+        return (*scores, *boxes, *points)
+
+
+def anchors(height, width):
+    """Centres [A,2], strides [A] and sizes [A] of all anchors, strides after one another, as `flatten` orders them."""
+    centres, strides, sizes = [], [], []
+    for stride in STRIDES:
+        y, x = torch.meshgrid(torch.arange(height // stride), torch.arange(width // stride), indexing="ij")
+        centre = torch.stack([x, y], -1).reshape(-1, 1, 2).expand(-1, ANCHORS, 2).reshape(-1, 2).float() * stride
+        centres.append(centre)
+        strides.append(torch.full((len(centre),), float(stride)))
+        sizes.append(torch.tensor(ANCHOR_SIZES[stride]).repeat(len(centre) // ANCHORS))
+    return torch.cat(centres), torch.cat(strides), torch.cat(sizes)
+
+
+def flatten(maps):
+    """Maps of a batch to score logits [B,A], boxes [B,A,4] and points [B,A,10], in units of the stride."""
+    batch = maps[0][0].shape[0]
+    parts = [
+        [m[i].float().permute(0, 2, 3, 1).reshape(batch, -1, n) for m in maps] for i, n in ((0, 1), (1, 4), (2, 10))
+    ]
+    score, box, points = (torch.cat(p, 1) for p in parts)
+    return score[..., 0], box, points
+
+
+def assign(faces, centres, sizes, strides):
+    """For one picture: per anchor the index of its face or -1, and whether the anchor is left out of the score loss.
+
+    An anchor stands for a face when it lies in the face's middle and its size is within a factor of about 1.7.
+    """
+    target = torch.full((len(centres),), -1, dtype=torch.long)
+    ignored = torch.zeros(len(centres), dtype=torch.bool)
+    best = torch.full((len(centres),), float("inf"))
+    for index, box in enumerate(faces):
+        middle, extent = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        size = extent.max().clamp(11.0, 700.0)
+        ratio = (torch.log2(sizes) - torch.log2(size)).abs()
+        offset = (centres - middle).abs()
+        radius = torch.maximum(strides[:, None] * 0.75, extent * 0.16)
+        inside = (offset <= radius).all(1)
+        distance = (offset / extent).sum(1) + ratio
+        near = (offset <= torch.maximum(strides[:, None] * 1.5, extent * 0.4)).all(1)
+        ignored |= near & (ratio < 1.6)
+        chosen = inside & (ratio <= 0.76) & (distance < best)
+        target[chosen] = index
+        best[chosen] = distance[chosen]
+    return target, ignored & (target < 0)
+
+
+def _iou(a, b):
+    """Intersection over union and its distance term of boxes [n,4] given as corners."""
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    inter = (high - low).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inter
+    hull = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
+    distance = ((a[:, :2] + a[:, 2:] - b[:, :2] - b[:, 2:]) / 2).pow(2).sum(1) / hull.pow(2).sum(1).clamp(min=1e-6)
+    return inter / union.clamp(min=1e-6), distance
+
+
+def loss(maps, faces, points, height, width):
+    """Quality focal loss on scores, DIoU on boxes, L1 on the points in units of the face's size.
+
+    `faces` and `points` are lists, one entry per picture: [n,4] corners and [n,10].
+    """
+    score, box, point = flatten(maps)
+    centres, strides, sizes = anchors(height, width)
+    assigned = [assign(f, centres, sizes, strides) for f in faces]
+    target = torch.stack([a[0] for a in assigned])
+    ignored = torch.stack([a[1] for a in assigned])
+    picture, anchor = torch.nonzero(target >= 0, as_tuple=True)
+    quality = torch.zeros_like(score)
+    count = max(len(picture), 1)
+    box_loss = point_loss = score.sum() * 0
+    if len(picture):
+        face = target[picture, anchor]
+        true_box = torch.stack([faces[p][f] for p, f in zip(picture.tolist(), face.tolist())])
+        true_points = torch.stack([points[p][f] for p, f in zip(picture.tolist(), face.tolist())])
+        centre, stride = centres[anchor], strides[anchor, None]
+        reach = box[picture, anchor] * stride
+        corners = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1)
+        iou, distance = _iou(corners, true_box)
+        quality[picture, anchor] = iou.detach().clamp(min=0.3)
+        box_loss = (1 - iou + distance).sum() / count
+        predicted = point[picture, anchor] * stride + centre.repeat(1, 5)
+        size = (true_box[:, 2:] - true_box[:, :2]).mean(1, keepdim=True)
+        point_loss = ((predicted - true_points).abs() / size).mean(1).sum() / count
+    weight = (torch.sigmoid(score).detach() - quality).abs().pow(2) * (~ignored)
+    score_loss = (F.binary_cross_entropy_with_logits(score, quality, reduction="none") * weight).sum() / count
+    return score_loss, box_loss, point_loss
+
+
+def decode(outputs, height, width, threshold=0.5, overlap=0.4):
+    """Nine outputs of one picture to (scores [n], boxes [n,4], points [n,5,2]), best first, after suppression."""
+    outputs = [torch.as_tensor(o) for o in outputs]
+    centres, strides, _ = anchors(height, width)
+    score = torch.cat(outputs[:3])[:, 0]
+    reach = torch.cat(outputs[3:6]) * strides[:, None]
+    points = (torch.cat(outputs[6:9]) * strides[:, None]).reshape(-1, 5, 2) + centres[:, None]
+    boxes = torch.cat([centres - reach[:, :2], centres + reach[:, 2:]], 1)
+    keep = score >= threshold
+    score, boxes, points = score[keep], boxes[keep], points[keep]
+    order = score.argsort(descending=True)
+    score, boxes, points = score[order], boxes[order], points[order]
+    kept = []
+    for i in range(len(score)):
+        if all(_iou(boxes[i : i + 1], boxes[j : j + 1])[0] <= overlap for j in kept):
+            kept.append(i)
+    return score[kept], boxes[kept], points[kept]
