@@ -131,9 +131,9 @@ impl HostTensor {
             return Err(Error::invalid("tensor", format!("{ty} takes {} bytes, found {}", ty.bytes(), bytes.len())));
         }
         let data = match ty.dtype {
-            DType::F32 => Data::F32(bytemuck::pod_collect_to_vec(bytes)),
-            DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(bytes)),
-            DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(bytes)),
+            DType::F32 => Data::F32(bytemuck::allocation::pod_collect_to_vec(bytes)),
+            DType::F16 => Data::F16(bytemuck::allocation::pod_collect_to_vec(bytes)),
+            DType::U32 => Data::U32(bytemuck::allocation::pod_collect_to_vec(bytes)),
         };
         Self::new(ty.shape.clone(), data)
     }

@@ -44,7 +44,7 @@ impl Shape {
 
     /// Row-major strides in elements.
     pub fn strides(&self) -> Vec<usize> {
-        let mut strides = vec![1; self.0.len()];
+        let mut strides = vec![1usize; self.0.len()];
         for axis in (0..self.0.len().saturating_sub(1)).rev() {
             strides[axis] = strides[axis + 1].saturating_mul(self.0[axis + 1]);
         }
