@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from pulid_reference import IdSettings, adapter_layers_state_dict, id_attention_layers, install_id_attention
 
 SEED = 1000
-TEXT, POOLED, TIME_IDS = 48, 24, 8
+TEXT, POOLED, TIME_IDS = 32, 20, 8
 
 SHARED = dict(
     in_channels=4,
@@ -24,25 +24,34 @@ SHARED = dict(
     addition_time_embed_dim=TIME_IDS,
     projection_class_embeddings_input_dim=6 * TIME_IDS + POOLED,
     use_linear_projection=True,
-    norm_num_groups=8,
+    norm_num_groups=4,
 )
 CONFIGS = {
     # SDXL's three levels, the number of heads and the transformer depth as lists.
     "lists": dict(
-        block_out_channels=(16, 32, 48),
+        block_out_channels=(8, 16, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 3),
-        attention_head_dim=(1, 2, 3),
+        transformer_layers_per_block=(1, 1, 2),
+        attention_head_dim=(1, 1, 2),
     ),
     # Two levels, scalars, attention in the first level too, one layer per block.
     "scalars": dict(
-        block_out_channels=(32, 40),
+        block_out_channels=(24, 32),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         transformer_layers_per_block=1,
         attention_head_dim=2,
+    ),
+    # Written in several files with an index, in float32 beyond float16's precision; one head of 24 channels.
+    "sharded": dict(
+        block_out_channels=(8, 24),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1),
+        attention_head_dim=(1, 1),
     ),
 }
 # name: (weights, batch, height, width, timesteps)
@@ -103,13 +112,11 @@ def main() -> None:
     deterministic()
     models = {}
     for index, (name, config) in enumerate(CONFIGS.items()):
-        models[name] = randomise(UNet2DConditionModel(**{**SHARED, **config}), SEED + index)
-        half = copy.deepcopy(models[name]).half()
-        half.save_pretrained(fresh("unet", "weights", name))
-        if name == "scalars":
-            # float32 values beyond float16's precision, in several files with an index.
-            models["sharded"] = randomise(copy.deepcopy(models[name]), SEED + 50, half=False)
-            models["sharded"].save_pretrained(fresh("unet", "weights", "sharded"), max_shard_size="256KB")
+        sharded = name == "sharded"
+        unet = randomise(UNet2DConditionModel(**{**SHARED, **config}), SEED + index, half=not sharded)
+        stored = unet if sharded else copy.deepcopy(unet).half()
+        stored.save_pretrained(fresh("unet", "weights", name), max_shard_size="150KB" if sharded else "1GB")
+        models[name] = unet
 
     for index, (name, (weights, batch, height, width, timesteps)) in enumerate(PLAIN.items()):
         seed = SEED + 100 + 10 * index
@@ -118,11 +125,11 @@ def main() -> None:
         note = f"{weights} config, latent {height}x{width}. " + half_note(models[weights], inputs, outputs)
         save_case(fresh("unet", name), "unet", f"../weights/{weights}", outputs, inputs=inputs, seed=seed, note=note)
 
-    settings = {name: IdSettings() for name in CONFIGS}
-    for index, name in enumerate(CONFIGS):
+    settings = {name: IdSettings() for name in ("lists", "scalars")}
+    for index, name in enumerate(settings):
         install_id_attention(models[name], settings[name])
         # A gain above one makes the identity attention peaked, so that a wrong softmax shows.
-        randomise(id_attention_layers(models[name]), SEED + 60 + index, gain=1.5)
+        randomise(id_attention_layers(models[name]), SEED + 60 + index, gain=1.2)
         folder = fresh("unet", "adapters", name)
         save_weights(folder / "adapter.safetensors", adapter_layers_state_dict(models[name]))
 
