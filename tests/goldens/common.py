@@ -99,12 +99,17 @@ def save_tensors(path: pathlib.Path, tensors: dict) -> None:
 
 
 def save_weights(path: pathlib.Path, state: dict[str, torch.Tensor], half: bool = True) -> None:
-    """Writes a state dict, in float16 unless `half` is false."""
-    dtype = torch.float16 if half else torch.float32
-    tensors = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().clone()
-        for key, value in state.items()
-    }
+    """Writes a state dict, in float16 unless `half` is false; the weights must be rounded already.
+
+    Rotary tables are no weights and stay float32.
+    """
+    tensors = {}
+    for key, value in state.items():
+        if half and value.is_floating_point() and "freqs" not in key:
+            if not torch.equal(value.half().float(), value):
+                raise ValueError(f"{key} does not survive float16, so the file would not be what was run")
+            value = value.half()
+        tensors[key] = value.contiguous().clone()
     save_torch(tensors, path, metadata={"format": "pt"})
 
 
