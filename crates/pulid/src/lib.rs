@@ -1,1 +1,7 @@
-//! Under construction.
+//! PuLID on any GPU: a photo and a prompt in, a picture of that person out.
+//!
+//! The parts that need no network live in small pure modules, all of which build for the browser:
+//! [`random`] draws PyTorch's noise, [`sampler`] turns a noise prediction into latents step by step, [`image`] reads
+//! photos and writes pictures, and [`face`] finds, aligns and masks faces around the networks' outputs.
+
+pub mod random;
