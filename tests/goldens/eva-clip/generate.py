@@ -102,7 +102,7 @@ def main() -> None:
             state = {key.removeprefix("visual."): value for key, value in state.items()}
         if layout["extra"]:
             state["logit_scale"] = torch.tensor(4.5)
-            state["text.positional_embedding"] = randn(seed + 4, 77, 8)
+            state["text.positional_embedding"] = randn(seed + 4, 77, 8).half().float()
         error = half_error(lambda: run(copy.deepcopy(tower).half(), image.half()), outputs)
         folder = fresh("eva-clip", name)
         save_weights(folder / "tower.safetensors", state)
