@@ -5,3 +5,4 @@
 //! photos and writes pictures, and [`face`] finds, aligns and masks faces around the networks' outputs.
 
 pub mod random;
+pub mod sampler;

@@ -134,7 +134,11 @@ mod tests {
                     assert!((ours - theirs).abs() <= 1e-6 * theirs.abs().max(1.0), "{name}: {ours} for {theirs}");
                 }
                 let sum: f64 = draw.iter().map(|&x| f64::from(x)).sum();
-                assert!((sum - case.sum[i]).abs() < 1e-7 * count as f64 + 1e-6, "{name}: sum {sum} for {}", case.sum[i]);
+                assert!(
+                    (sum - case.sum[i]).abs() < 1e-7 * count as f64 + 1e-6,
+                    "{name}: sum {sum} for {}",
+                    case.sum[i]
+                );
             }
         }
     }

@@ -1,0 +1,214 @@
+use pulid_tensor::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// How the betas of the training schedule grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BetaSchedule {
+    /// Linear in beta.
+    Linear,
+    /// Linear in the square root of beta, as Stable Diffusion.
+    ScaledLinear,
+}
+
+/// What the network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
+    /// The noise.
+    Epsilon,
+    /// The velocity of Salimans and Ho (2022).
+    VPrediction,
+}
+
+/// The fields of a diffusers `scheduler/scheduler_config.json` that the schedule depends on.
+///
+/// Missing fields take SDXL's values; fields not listed here are ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SchedulerConfig {
+    /// Beta of the first training timestep.
+    pub beta_start: f32,
+    /// Beta of the last training timestep.
+    pub beta_end: f32,
+    /// How beta grows between them.
+    pub beta_schedule: BetaSchedule,
+    /// Number of training timesteps.
+    pub num_train_timesteps: usize,
+    /// What the network predicts.
+    pub prediction_type: PredictionType,
+    /// Whether the last timestep is pure noise; not supported.
+    pub rescale_betas_zero_snr: bool,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        SchedulerConfig {
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            num_train_timesteps: 1000,
+            prediction_type: PredictionType::Epsilon,
+            rescale_betas_zero_snr: false,
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// Reads the text of a `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is no JSON object or a field has an unknown value.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|e| Error::invalid("scheduler_config.json", e.to_string()))
+    }
+}
+
+/// The solver that turns predictions into latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SamplerKind {
+    /// DPM-Solver++ of second order, multistep: one call a step (Lu et al. 2022).
+    #[serde(rename = "dpmpp_2m")]
+    DpmPp2M,
+    /// DPM-Solver++ as a stochastic equation, eta 1, r 1/2: two calls a step, one in the last.
+    #[serde(rename = "dpmpp_sde")]
+    DpmPpSde,
+    /// Euler's method: one call a step.
+    #[serde(rename = "euler")]
+    Euler,
+}
+
+/// Where on the noise schedule the steps lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spacing {
+    /// Karras et al. (2022), rho 7, over the whole schedule.
+    Karras,
+    /// Evenly spaced training timesteps from the last one down, as SDXL-Lightning was distilled: 4 steps are
+    /// t = 999, 749, 499, 249.
+    Trailing,
+}
+
+impl SamplerKind {
+    /// Every kind, in the order of the command line's help.
+    pub const ALL: [SamplerKind; 3] = [SamplerKind::DpmPp2M, SamplerKind::DpmPpSde, SamplerKind::Euler];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SamplerKind::DpmPp2M => "dpmpp_2m",
+            SamplerKind::DpmPpSde => "dpmpp_sde",
+            SamplerKind::Euler => "euler",
+        }
+    }
+
+    /// The spacing used unless the caller says otherwise.
+    pub const fn default_spacing(self) -> Spacing {
+        match self {
+            SamplerKind::DpmPp2M | SamplerKind::DpmPpSde => Spacing::Karras,
+            SamplerKind::Euler => Spacing::Trailing,
+        }
+    }
+
+    /// Network calls that `steps` steps take.
+    pub const fn calls(self, steps: usize) -> usize {
+        match self {
+            SamplerKind::DpmPp2M | SamplerKind::Euler => steps,
+            SamplerKind::DpmPpSde => (2 * steps).saturating_sub(1),
+        }
+    }
+}
+
+impl Spacing {
+    /// Every spacing, in the order of the command line's help.
+    pub const ALL: [Spacing; 2] = [Spacing::Karras, Spacing::Trailing];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Spacing::Karras => "karras",
+            Spacing::Trailing => "trailing",
+        }
+    }
+}
+
+impl fmt::Display for SamplerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Spacing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SamplerKind {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let detail =
+            || format!("`{text}` is no sampler; there are {}", SamplerKind::ALL.map(SamplerKind::name).join(", "));
+        SamplerKind::ALL.into_iter().find(|k| k.name() == text).ok_or_else(|| Error::invalid("sampler", detail()))
+    }
+}
+
+impl FromStr for Spacing {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let detail = || format!("`{text}` is no spacing; there are {}", Spacing::ALL.map(Spacing::name).join(", "));
+        Spacing::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| Error::invalid("spacing", detail()))
+    }
+}
+
+/// What a run of a sampler depends on besides the schedule and the noise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// The solver.
+    pub kind: SamplerKind,
+    /// Where the steps lie.
+    pub spacing: Spacing,
+    /// Number of steps, 1 to the number of training timesteps.
+    pub steps: usize,
+    /// Seed of the Brownian path of stochastic solvers; the others ignore it.
+    pub seed: u64,
+}
+
+impl SamplerOptions {
+    /// The kind's default spacing and seed 0.
+    pub const fn new(kind: SamplerKind, steps: usize) -> Self {
+        SamplerOptions { kind, spacing: kind.default_spacing(), steps, seed: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for kind in SamplerKind::ALL {
+            assert_eq!(kind.name().parse::<SamplerKind>().unwrap(), kind);
+        }
+        for spacing in Spacing::ALL {
+            assert_eq!(spacing.name().parse::<Spacing>().unwrap(), spacing);
+        }
+        let message = "ddim".parse::<SamplerKind>().unwrap_err().to_string();
+        assert!(message.contains("ddim") && message.contains("dpmpp_2m"), "{message}");
+        assert!("linear".parse::<Spacing>().is_err());
+    }
+
+    #[test]
+    fn a_diffusers_file_is_read() {
+        let text = r#"{"_class_name": "EulerDiscreteScheduler", "beta_end": 0.02, "beta_schedule": "linear",
+            "num_train_timesteps": 500, "prediction_type": "v_prediction", "steps_offset": 1}"#;
+        let config = SchedulerConfig::from_json(text).unwrap();
+        assert_eq!(config.beta_schedule, BetaSchedule::Linear);
+        assert_eq!(config.prediction_type, PredictionType::VPrediction);
+        assert_eq!((config.num_train_timesteps, config.beta_end, config.beta_start), (500, 0.02, 0.00085));
+        assert!(SchedulerConfig::from_json(r#"{"beta_schedule": "squaredcos_cap_v2"}"#).is_err());
+        assert!(SchedulerConfig::from_json("[").is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! Diffusion samplers as state machines: the caller runs the network, the sampler does the arithmetic between calls.
+//!
+//! ```
+//! use pulid::{random::TorchGenerator, sampler::{NoiseSchedule, Sampler, SamplerKind, SamplerOptions, SchedulerConfig}};
+//!
+//! let schedule = NoiseSchedule::new(&SchedulerConfig::default())?;
+//! let options = SamplerOptions { seed: 7, ..SamplerOptions::new(SamplerKind::DpmPp2M, 4) };
+//! let mut sampler = Sampler::new(&schedule, &options, TorchGenerator::new(7).randn(64))?;
+//! while let Some(request) = sampler.next_request() {
+//!     let epsilon = request.x_in.iter().map(|x| 0.5 * x).collect::<Vec<_>>(); // a network would stand here
+//!     sampler.advance(&epsilon)?;
+//! }
+//! assert_eq!(sampler.latents().len(), 64);
+//! # Ok::<(), pulid_tensor::Error>(())
+//! ```
+
+mod brownian;
+mod config;
+mod schedule;
+mod solver;
+mod window;
+
+pub use brownian::{BrownianPath, StepNoise};
+pub use config::{BetaSchedule, PredictionType, SamplerKind, SamplerOptions, SchedulerConfig, Spacing};
+pub use schedule::{NoiseLevels, NoiseSchedule};
+pub use solver::{Request, Sampler};
+pub use window::StepWindow;

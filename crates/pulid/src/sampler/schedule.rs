@@ -1,0 +1,233 @@
+use super::{BetaSchedule, PredictionType, SchedulerConfig, Spacing};
+use pulid_tensor::{Error, Result};
+
+/// Karras et al. (2022), equation 5: how much more densely the low noise levels are sampled.
+const KARRAS_RHO: f64 = 7.0;
+
+/// A schedule longer than this is a broken file, not a model.
+const MAX_TRAIN_TIMESTEPS: usize = 1 << 20;
+
+/// Noise levels of the training timesteps: sigma(t) = sqrt((1 - a(t)) / a(t)), a the cumulative product of 1 - beta.
+#[derive(Clone, Debug)]
+pub struct NoiseSchedule {
+    /// Strictly increasing, one per training timestep.
+    sigmas: Vec<f64>,
+    prediction: PredictionType,
+}
+
+/// The noise levels that a run of `steps` steps visits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoiseLevels {
+    /// Sigma before each step, decreasing, and a last 0: `steps + 1` values.
+    pub sigmas: Vec<f64>,
+    /// The training timestep that the network is told at the beginning of each step: `steps` values.
+    pub timesteps: Vec<usize>,
+}
+
+impl NoiseSchedule {
+    /// The schedule of a model, computed as diffusers does: betas in f32, their product in f64 rounded to f32.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for betas outside (0, 1) or a schedule that this crate does not support.
+    pub fn new(config: &SchedulerConfig) -> Result<Self> {
+        let invalid = |detail: String| Err(Error::invalid("scheduler_config.json", detail));
+        let n = config.num_train_timesteps;
+        if !(2..=MAX_TRAIN_TIMESTEPS).contains(&n) {
+            return invalid(format!("num_train_timesteps is {n}; 2 to {MAX_TRAIN_TIMESTEPS} can be used"));
+        }
+        let in_range = |beta: f32| beta > 0.0 && beta < 1.0;
+        if !in_range(config.beta_start) || !in_range(config.beta_end) {
+            return invalid(format!(
+                "beta_start {} and beta_end {} must be in (0, 1)",
+                config.beta_start, config.beta_end
+            ));
+        }
+        if config.rescale_betas_zero_snr {
+            return invalid("rescale_betas_zero_snr is not supported".into());
+        }
+        let mut product = 1.0f64;
+        let sigmas: Vec<f64> = betas(config)
+            .map(|beta| {
+                product *= f64::from(1.0 - beta);
+                let a = product as f32;
+                f64::from(((1.0 - a) / a).sqrt())
+            })
+            .collect();
+        if !sigmas.iter().all(|s| s.is_finite() && *s > 0.0) || sigmas.windows(2).any(|w| w[0] >= w[1]) {
+            return invalid("its betas give noise levels that do not grow; check beta_start and beta_end".into());
+        }
+        Ok(NoiseSchedule { sigmas, prediction: config.prediction_type })
+    }
+
+    /// Sigma of each training timestep.
+    pub fn sigmas(&self) -> &[f64] {
+        &self.sigmas
+    }
+
+    /// The lowest noise level, of timestep 0.
+    pub fn sigma_min(&self) -> f64 {
+        self.sigmas[0]
+    }
+
+    /// The highest noise level, of the last timestep.
+    pub fn sigma_max(&self) -> f64 {
+        self.sigmas[self.sigmas.len() - 1]
+    }
+
+    /// What the network predicts.
+    pub fn prediction(&self) -> PredictionType {
+        self.prediction
+    }
+
+    /// The training timestep whose log sigma is nearest; the lower one of two equally near.
+    pub fn timestep(&self, sigma: f64) -> usize {
+        let above = self.sigmas.partition_point(|&s| s < sigma);
+        if above == 0 {
+            return 0;
+        }
+        if above == self.sigmas.len() {
+            return above - 1;
+        }
+        let distance = |i: usize| (sigma.ln() - self.sigmas[i].ln()).abs();
+        if distance(above) < distance(above - 1) { above } else { above - 1 }
+    }
+
+    /// The levels of a run.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `steps` is 0 or more than there are training timesteps.
+    pub fn levels(&self, spacing: Spacing, steps: usize) -> Result<NoiseLevels> {
+        let n = self.sigmas.len();
+        if !(1..=n).contains(&steps) {
+            return Err(Error::invalid("steps", format!("{steps} is not in 1 to {n}")));
+        }
+        let (mut sigmas, timesteps): (Vec<f64>, Vec<usize>) = match spacing {
+            Spacing::Karras => (0..steps)
+                .map(|i| {
+                    let sigma = self.karras(i, steps);
+                    (sigma, self.timestep(sigma))
+                })
+                .unzip(),
+            Spacing::Trailing => (0..steps)
+                .map(|i| {
+                    // diffusers rounds halves to even before it subtracts one.
+                    let t = (n as f64 - i as f64 * (n as f64 / steps as f64)).round_ties_even() as usize;
+                    let t = t.clamp(1, n) - 1;
+                    (self.sigmas[t], t)
+                })
+                .unzip(),
+        };
+        sigmas.push(0.0);
+        Ok(NoiseLevels { sigmas, timesteps })
+    }
+
+    fn karras(&self, i: usize, steps: usize) -> f64 {
+        let root = |sigma: f64| sigma.powf(1.0 / KARRAS_RHO);
+        let ramp = if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
+        (root(self.sigma_max()) + ramp * (root(self.sigma_min()) - root(self.sigma_max()))).powf(KARRAS_RHO)
+    }
+}
+
+/// The betas as `torch.linspace` spaces them: from both ends towards the middle, in f32.
+fn betas(config: &SchedulerConfig) -> impl Iterator<Item = f32> {
+    let scaled = config.beta_schedule == BetaSchedule::ScaledLinear;
+    let n = config.num_train_timesteps;
+    let end = |beta: f32| if scaled { f64::from(beta).sqrt() as f32 } else { beta };
+    let (first, last) = (end(config.beta_start), end(config.beta_end));
+    let step = (last - first) / (n - 1) as f32;
+    (0..n).map(move |i| {
+        let x = if i < n / 2 { first + step * i as f32 } else { last - step * (n - 1 - i) as f32 };
+        if scaled { x * x } else { x }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        table: Vec<f64>,
+        karras: Vec<Levels>,
+        trailing: Vec<Levels>,
+    }
+
+    #[derive(Deserialize)]
+    struct Levels {
+        steps: usize,
+        sigmas: Vec<f64>,
+        timesteps: Vec<usize>,
+    }
+
+    fn sdxl() -> NoiseSchedule {
+        NoiseSchedule::new(&SchedulerConfig::default()).unwrap()
+    }
+
+    fn assert_near(ours: &[f64], theirs: &[f64], relative: f64, name: &str) {
+        assert_eq!(ours.len(), theirs.len(), "{name}");
+        for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+            assert!((a - b).abs() <= relative * b.abs(), "{name}[{i}]: {a} for {b}");
+        }
+    }
+
+    #[test]
+    fn table_and_levels_are_those_of_diffusers_and_k_diffusion() {
+        let golden: Golden = serde_json::from_str(include_str!("../../tests/data/schedule.json")).unwrap();
+        let schedule = sdxl();
+        assert_near(schedule.sigmas(), &golden.table, 2e-6, "table");
+        assert!(golden.karras.len() >= 5 && golden.trailing.len() >= 5);
+        let cases = golden.karras.iter().map(|g| (Spacing::Karras, g));
+        for (spacing, g) in cases.chain(golden.trailing.iter().map(|g| (Spacing::Trailing, g))) {
+            let levels = schedule.levels(spacing, g.steps).unwrap();
+            let name = format!("{spacing} {}", g.steps);
+            assert_near(&levels.sigmas, &g.sigmas, 5e-6, &name);
+            assert_eq!(levels.timesteps, g.timesteps, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_published_pipelines_timesteps() {
+        let schedule = sdxl();
+        assert_eq!(schedule.levels(Spacing::Karras, 5).unwrap().timesteps, [999, 786, 427, 59, 0]);
+        assert_eq!(schedule.levels(Spacing::Trailing, 4).unwrap().timesteps, [999, 749, 499, 249]);
+        assert!((schedule.sigma_max() - 14.6146).abs() < 1e-3 && (schedule.sigma_min() - 0.02917).abs() < 1e-5);
+    }
+
+    #[test]
+    fn unusable_settings_are_refused() {
+        assert!(sdxl().levels(Spacing::Karras, 0).is_err());
+        assert!(sdxl().levels(Spacing::Trailing, 1001).is_err());
+        for broken in [
+            SchedulerConfig { beta_start: -1.0, ..Default::default() },
+            SchedulerConfig { beta_end: f32::NAN, ..Default::default() },
+            SchedulerConfig { num_train_timesteps: 1, ..Default::default() },
+            SchedulerConfig { num_train_timesteps: usize::MAX, ..Default::default() },
+            SchedulerConfig { rescale_betas_zero_snr: true, ..Default::default() },
+            SchedulerConfig { beta_end: 0.999, ..Default::default() },
+        ] {
+            assert!(NoiseSchedule::new(&broken).is_err(), "{broken:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn levels_fall_to_zero(steps in 1usize..=1000, karras: bool) {
+            let spacing = if karras { Spacing::Karras } else { Spacing::Trailing };
+            let levels = sdxl().levels(spacing, steps).unwrap();
+            prop_assert_eq!(levels.sigmas.len(), steps + 1);
+            prop_assert!(levels.sigmas.windows(2).all(|w| w[0] > w[1]));
+            prop_assert_eq!(levels.sigmas[steps], 0.0);
+            prop_assert_eq!(levels.timesteps[0], 999);
+        }
+
+        #[test]
+        fn the_nearest_timestep_is_nearest(sigma in 0.001f64..100.0) {
+            let schedule = sdxl();
+            let distance = |s: f64| (s.ln() - sigma.ln()).abs();
+            let best = schedule.sigmas().iter().map(|&s| distance(s)).fold(f64::MAX, f64::min);
+            prop_assert_eq!(distance(schedule.sigmas()[schedule.timestep(sigma)]), best);
+        }
+    }
+}

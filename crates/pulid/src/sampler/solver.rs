@@ -1,0 +1,382 @@
+use super::{
+    BrownianPath, NoiseLevels, NoiseSchedule, PredictionType, SamplerKind, SamplerOptions, Spacing, StepNoise,
+};
+use pulid_tensor::{Error, Result};
+
+/// One network call that a [`Sampler`] asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The network's input: the noisy latents divided by sqrt(sigma^2 + 1), in the order given to [`Sampler::new`].
+    pub x_in: Vec<f32>,
+    /// The training timestep to tell the network.
+    pub timestep: usize,
+    /// The noise level of the latents.
+    pub sigma: f64,
+    /// The step this call belongs to, from 0.
+    pub step: usize,
+    /// Number of steps.
+    pub steps: usize,
+    /// Number of the call, from 0.
+    pub call: usize,
+    /// Number of calls in the whole run.
+    pub calls: usize,
+}
+
+/// A diffusion sampler between two network calls.
+///
+/// Ask for the next call with [`Sampler::next_request`], run the network (with guidance, if any), and hand its prediction
+/// to [`Sampler::advance`], until no request comes. Dropping the sampler at any time cancels the run.
+///
+/// Latents are kept unscaled: clean latents plus sigma times noise, f32, with each update computed in f64. Sources: k-diffusion's
+/// `sample_dpmpp_2m`, `sample_dpmpp_sde` and `sample_euler`; diffusers' `DPMSolverMultistepScheduler` (order 2, midpoint), whose
+/// variance-preserving form is the same DPM++ 2M under another scale.
+pub struct Sampler {
+    kind: SamplerKind,
+    prediction: PredictionType,
+    schedule: NoiseSchedule,
+    levels: NoiseLevels,
+    noise: Box<dyn StepNoise + Send>,
+    latents: Vec<f32>,
+    step: usize,
+    call: usize,
+    /// DPM++ 2M: the clean latents that the previous step predicted.
+    previous: Option<Vec<f32>>,
+    /// DPM++ SDE: set between the two calls of a step.
+    midway: Option<Midway>,
+}
+
+struct Midway {
+    sigma: f64,
+    latents: Vec<f32>,
+}
+
+impl Sampler {
+    /// Begins a run from standard normal `noise` (any layout, batch first), which becomes the noisiest latents.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no noise at all or a number of steps that the schedule does not have.
+    pub fn new(schedule: &NoiseSchedule, options: &SamplerOptions, noise: Vec<f32>) -> Result<Self> {
+        let path = BrownianPath::new(schedule, noise.len(), options.seed);
+        Self::with_noise(schedule, options, noise, Box::new(path))
+    }
+
+    /// [`Sampler::new`] with the caller's own noise for the steps of stochastic solvers.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn with_noise(
+        schedule: &NoiseSchedule,
+        options: &SamplerOptions,
+        noise: Vec<f32>,
+        step_noise: Box<dyn StepNoise + Send>,
+    ) -> Result<Self> {
+        if noise.is_empty() {
+            return Err(Error::invalid("latents", "there are none to sample; check width, height and batch"));
+        }
+        let levels = schedule.levels(options.spacing, options.steps)?;
+        let scale = initial_scale(options.kind, options.spacing, levels.sigmas[0]);
+        let latents = noise.iter().map(|&x| (f64::from(x) * scale) as f32).collect();
+        Ok(Sampler {
+            kind: options.kind,
+            prediction: schedule.prediction(),
+            schedule: schedule.clone(),
+            levels,
+            noise: step_noise,
+            latents,
+            step: 0,
+            call: 0,
+            previous: None,
+            midway: None,
+        })
+    }
+
+    /// The network call that the run needs next, or `None` when it is finished. Asking twice changes nothing.
+    pub fn next_request(&self) -> Option<Request> {
+        if self.step == self.steps() {
+            return None;
+        }
+        let (sigma, latents, timestep) = match &self.midway {
+            Some(midway) => (midway.sigma, &midway.latents, self.schedule.timestep(midway.sigma)),
+            None => (self.levels.sigmas[self.step], &self.latents, self.levels.timesteps[self.step]),
+        };
+        let scale = 1.0 / (sigma * sigma + 1.0).sqrt();
+        Some(Request {
+            x_in: latents.iter().map(|&x| (f64::from(x) * scale) as f32).collect(),
+            timestep,
+            sigma,
+            step: self.step,
+            steps: self.steps(),
+            call: self.call,
+            calls: self.kind.calls(self.steps()),
+        })
+    }
+
+    /// Takes the network's prediction for the latest request, of the schedule's [`PredictionType`], and moves on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the run is finished or the prediction has another number of elements than the latents.
+    pub fn advance(&mut self, prediction: &[f32]) -> Result<()> {
+        let denoised = self.denoised(prediction)?;
+        self.call += 1;
+        let (sigma, next) = (self.levels.sigmas[self.step], self.levels.sigmas[self.step + 1]);
+        match self.kind {
+            SamplerKind::DpmPp2M => self.multistep(denoised, sigma, next),
+            SamplerKind::Euler => self.move_towards(&denoised, next / sigma),
+            SamplerKind::DpmPpSde if next == 0.0 => self.latents = denoised,
+            SamplerKind::DpmPpSde => return self.stochastic(&denoised, sigma, next),
+        }
+        self.step += 1;
+        Ok(())
+    }
+
+    /// The latents now; after the last step the finished ones, not yet divided by the VAE's scaling factor.
+    pub fn latents(&self) -> &[f32] {
+        &self.latents
+    }
+
+    /// The finished latents without a copy.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when steps are left.
+    pub fn into_latents(self) -> Result<Vec<f32>> {
+        if self.step < self.steps() {
+            return Err(Error::invalid(
+                "sampler",
+                format!("{} of {} steps are left", self.steps() - self.step, self.steps()),
+            ));
+        }
+        Ok(self.latents)
+    }
+
+    /// The noise levels and timesteps of this run.
+    pub fn levels(&self) -> &NoiseLevels {
+        &self.levels
+    }
+
+    fn steps(&self) -> usize {
+        self.levels.timesteps.len()
+    }
+
+    /// The clean latents that a prediction stands for.
+    fn denoised(&self, prediction: &[f32]) -> Result<Vec<f32>> {
+        let Some((sigma, latents)) = (match &self.midway {
+            Some(midway) => Some((midway.sigma, &midway.latents)),
+            None if self.step < self.steps() => Some((self.levels.sigmas[self.step], &self.latents)),
+            None => None,
+        }) else {
+            return Err(Error::invalid("sampler", "the run is finished and takes no further prediction"));
+        };
+        if prediction.len() != latents.len() {
+            let detail = format!("{} elements for {} latents", prediction.len(), latents.len());
+            return Err(Error::invalid("prediction", detail));
+        }
+        let (keep, add) = match self.prediction {
+            PredictionType::Epsilon => (1.0, -sigma),
+            PredictionType::VPrediction => (1.0 / (sigma * sigma + 1.0), -sigma / (sigma * sigma + 1.0).sqrt()),
+        };
+        Ok(combine(keep, latents, add, prediction))
+    }
+
+    /// x <- ratio x + (1 - ratio) target: an exact step of the equation if `target` were the clean latents throughout.
+    fn move_towards(&mut self, target: &[f32], ratio: f64) {
+        self.latents = combine(ratio, &self.latents, 1.0 - ratio, target);
+    }
+
+    fn multistep(&mut self, denoised: Vec<f32>, sigma: f64, next: f64) {
+        match &self.previous {
+            // The last step goes to sigma 0, an infinite distance in log sigma, and is of first order.
+            Some(previous) if next > 0.0 => {
+                let h = (sigma / next).ln();
+                let before = (self.levels.sigmas[self.step - 1] / sigma).ln();
+                let slope = h / (2.0 * before);
+                let target = combine(1.0 + slope, &denoised, -slope, previous);
+                self.move_towards(&target, next / sigma);
+            }
+            _ => self.move_towards(&denoised, next / sigma),
+        }
+        self.previous = Some(denoised);
+    }
+
+    /// One call of a DPM++ SDE step with eta 1 and r 1/2, whose midpoint lies halfway in log sigma.
+    fn stochastic(&mut self, denoised: &[f32], sigma: f64, next: f64) -> Result<()> {
+        if self.midway.is_some() {
+            // With r = 1/2 this second prediction has weight 1 / (2 r) = 1, and the first one has none.
+            self.latents = self.noisy_move(denoised, sigma, next)?;
+            self.midway = None;
+            self.step += 1;
+        } else {
+            let middle = (sigma * next).sqrt();
+            let latents = self.noisy_move(denoised, sigma, middle)?;
+            self.midway = Some(Midway { sigma: middle, latents });
+        }
+        Ok(())
+    }
+
+    /// The latents moved from `sigma` to `next` towards `target`, part of the way down and back up by fresh noise.
+    fn noisy_move(&mut self, target: &[f32], sigma: f64, next: f64) -> Result<Vec<f32>> {
+        let (down, up) = ancestral(sigma, next);
+        let mut moved = combine(down / sigma, &self.latents, 1.0 - down / sigma, target);
+        let noise = self.noise.between(sigma, next);
+        if noise.len() != moved.len() {
+            return Err(Error::invalid("step noise", format!("{} numbers for {} latents", noise.len(), moved.len())));
+        }
+        for (x, n) in moved.iter_mut().zip(noise) {
+            *x = (f64::from(*x) + up * n) as f32;
+        }
+        Ok(moved)
+    }
+}
+
+/// What the noise is multiplied with to become the first latents.
+///
+/// k-diffusion and diffusers' Euler multiply by sigma. diffusers' DPM-Solver starts its variance-preserving latents as the
+/// noise itself, which is sqrt(sigma^2 + 1) here: 0.2 % more at SDXL's highest noise level.
+fn initial_scale(kind: SamplerKind, spacing: Spacing, sigma: f64) -> f64 {
+    match (kind, spacing) {
+        (SamplerKind::DpmPp2M, Spacing::Trailing) => (sigma * sigma + 1.0).sqrt(),
+        _ => sigma,
+    }
+}
+
+/// The level to step down to and the noise to add, so that together they give `next` (eta 1).
+fn ancestral(sigma: f64, next: f64) -> (f64, f64) {
+    let up = (next * next * (sigma * sigma - next * next) / (sigma * sigma)).sqrt().min(next);
+    ((next * next - up * up).max(0.0).sqrt(), up)
+}
+
+/// a x + b y in f64, rounded once.
+fn combine(a: f64, x: &[f32], b: f64, y: &[f32]) -> Vec<f32> {
+    x.iter().zip(y).map(|(&x, &y)| (a * f64::from(x) + b * f64::from(y)) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::TorchGenerator;
+    use crate::sampler::SchedulerConfig;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        sampler: SamplerKind,
+        spacing: Spacing,
+        prediction_type: PredictionType,
+        steps: usize,
+        noise: Vec<f32>,
+        latents: Vec<f32>,
+        timesteps: Vec<usize>,
+    }
+
+    /// The toy network of the generator script: it depends on element, level and timestep without being linear.
+    fn toy(request: &Request) -> Vec<f32> {
+        let gain = 0.9 - 0.0003 * request.timestep as f64;
+        let one = |(i, &x): (usize, &f32)| ((1.1 * f64::from(x) + 0.3 * (i as f64).sin()).tanh() * gain) as f32;
+        request.x_in.iter().enumerate().map(one).collect()
+    }
+
+    struct Formula;
+
+    impl StepNoise for Formula {
+        fn between(&mut self, sigma: f64, next: f64) -> Vec<f64> {
+            let phase = 3.1 * sigma.ln() + 1.7 * next.ln();
+            (1..=8).map(|i| 1.3 * (12.9898 * f64::from(i) + phase).sin()).collect()
+        }
+    }
+
+    fn sdxl() -> NoiseSchedule {
+        NoiseSchedule::new(&SchedulerConfig::default()).unwrap()
+    }
+
+    fn run(mut sampler: Sampler, mut network: impl FnMut(&Request) -> Vec<f32>) -> Vec<f32> {
+        while let Some(request) = sampler.next_request() {
+            sampler.advance(&network(&request)).unwrap();
+        }
+        sampler.into_latents().unwrap()
+    }
+
+    #[test]
+    fn latents_are_those_of_diffusers_and_k_diffusion() {
+        let goldens: Vec<Golden> = serde_json::from_str(include_str!("../../tests/data/samplers.json")).unwrap();
+        assert!(goldens.len() >= 10);
+        for golden in goldens {
+            let options =
+                SamplerOptions { spacing: golden.spacing, ..SamplerOptions::new(golden.sampler, golden.steps) };
+            let config = SchedulerConfig { prediction_type: golden.prediction_type, ..Default::default() };
+            let schedule = NoiseSchedule::new(&config).unwrap();
+            let sampler = Sampler::with_noise(&schedule, &options, golden.noise, Box::new(Formula)).unwrap();
+            let mut timesteps = Vec::new();
+            let latents = run(sampler, |request| {
+                assert_eq!((request.call, request.calls), (timesteps.len(), golden.timesteps.len()));
+                timesteps.push(request.timestep);
+                toy(request)
+            });
+            let name = format!("{} {} {}", golden.sampler, golden.spacing, golden.steps);
+            assert_eq!(timesteps, golden.timesteps, "{name}");
+            for (i, (ours, theirs)) in latents.iter().zip(&golden.latents).enumerate() {
+                // diffusers keeps sigmas and latents in f32, which leaves about 1e-6 of relative error a step.
+                assert!((ours - theirs).abs() < 3e-5, "{name}[{i}]: {ours} for {theirs}");
+            }
+        }
+    }
+
+    /// Latents drawn from a normal distribution of this deviation have a known best prediction.
+    const DEVIATION: f64 = 0.7;
+
+    fn gaussian(request: &Request) -> Vec<f32> {
+        let s2 = request.sigma * request.sigma;
+        let scale = (request.sigma * (s2 + 1.0).sqrt() / (s2 + DEVIATION * DEVIATION)) as f32;
+        request.x_in.iter().map(|x| x * scale).collect()
+    }
+
+    #[test]
+    fn every_sampler_draws_a_gaussian_with_its_variance() {
+        for kind in SamplerKind::ALL {
+            // Euler's error falls with the first power of the number of steps only.
+            let steps = if kind == SamplerKind::Euler { 150 } else { 30 };
+            let options = SamplerOptions { seed: 2, spacing: Spacing::Karras, ..SamplerOptions::new(kind, steps) };
+            let sampler = Sampler::new(&sdxl(), &options, TorchGenerator::new(1).randn(16384)).unwrap();
+            let latents = run(sampler, gaussian);
+            let square = latents.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / latents.len() as f64;
+            assert!((square.sqrt() - DEVIATION).abs() < 0.02, "{kind}: {}", square.sqrt());
+        }
+    }
+
+    #[test]
+    fn stochastic_runs_of_different_length_approach_one_picture() {
+        let latents = |steps, seed| {
+            let options = SamplerOptions { seed, ..SamplerOptions::new(SamplerKind::DpmPpSde, steps) };
+            run(Sampler::new(&sdxl(), &options, TorchGenerator::new(1).randn(1024)).unwrap(), gaussian)
+        };
+        let distance = |a: &[f32], b: &[f32]| {
+            (a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
+        };
+        let best = latents(300, 5);
+        let (coarse, fine) = (distance(&latents(20, 5), &best), distance(&latents(80, 5), &best));
+        let other = distance(&latents(300, 6), &best);
+        assert!(fine < 0.5 * coarse && coarse < 0.6 * other, "20 steps {coarse}, 80 steps {fine}, other seed {other}");
+    }
+
+    #[test]
+    fn misuse_is_an_error() {
+        let schedule = sdxl();
+        let options = SamplerOptions::new(SamplerKind::DpmPpSde, 1);
+        assert!(Sampler::new(&schedule, &options, vec![]).is_err());
+        let mut sampler = Sampler::new(&schedule, &options, vec![1.0; 4]).unwrap();
+        assert!(sampler.advance(&[0.0; 3]).is_err());
+        assert_eq!(sampler.next_request(), sampler.next_request());
+        sampler.advance(&[0.0; 4]).unwrap();
+        assert_eq!(sampler.next_request(), None);
+        assert!(sampler.advance(&[0.0; 4]).is_err());
+        let unfinished = Sampler::new(&schedule, &options, vec![1.0; 4]).unwrap();
+        assert!(unfinished.into_latents().is_err());
+        struct Short;
+        impl StepNoise for Short {
+            fn between(&mut self, _: f64, _: f64) -> Vec<f64> {
+                vec![0.0]
+            }
+        }
+        let options = SamplerOptions::new(SamplerKind::DpmPpSde, 2);
+        let mut sampler = Sampler::with_noise(&schedule, &options, vec![1.0; 4], Box::new(Short)).unwrap();
+        assert!(sampler.advance(&[0.0; 4]).is_err());
+    }
+}
