@@ -1,1 +1,24 @@
-//! Under construction.
+//! Operators of pulid-wgpu: shape rules, lowering to WGSL kernels, references and cases. Knows no GPU interface.
+//!
+//! Each operator is one Rust file here, one or more shaders under `shaders/`, one `mod` line in its family and one line
+//! in [`registry`]. `docs/adding-an-operator.md` walks through it.
+
+pub mod activation;
+pub mod capabilities;
+pub mod case;
+pub mod dispatch;
+pub mod elementwise;
+pub mod matmul;
+pub mod operator;
+pub mod registry;
+pub mod shader;
+
+pub use activation::Activation;
+pub use capabilities::{Capabilities, DeviceKind};
+pub use case::{Case, Fill, Operand, Role, Storage, Tolerance};
+pub use dispatch::{Dispatch, Slot, Variant};
+pub use elementwise::*;
+pub use matmul::*;
+pub use operator::{Cost, Epilogue, LowerContext, Operator, expect_operands, types};
+pub use registry::{OPERATORS, OperatorInfo};
+pub use shader::{Shader, shader, shaders};

@@ -1,0 +1,49 @@
+use serde::{Deserialize, Serialize};
+
+/// What kind of processor executes the shaders; decides which kernel variants are tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// A software implementation (lavapipe, SwiftShader, WARP): invocations are SIMD lanes, barriers are costly.
+    Cpu,
+    /// A GPU that shares main memory.
+    Integrated,
+    /// A GPU with its own memory.
+    Discrete,
+    /// A virtual or unknown GPU, or a browser that does not say.
+    Other,
+}
+
+/// The limits and features of a device that lowering depends on. Plain data, so plans can be made without a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// What executes the shaders.
+    pub kind: DeviceKind,
+    /// WebGPU's `shader-f16`: f16 may be stored and loaded natively.
+    pub shader_f16: bool,
+    /// Largest storage buffer binding in bytes. WebGPU guarantees 128 MiB.
+    pub max_binding_bytes: u64,
+    /// Workgroups per dispatch dimension. WebGPU guarantees 65,535.
+    pub max_workgroups: u32,
+    /// Workgroup memory in bytes. WebGPU guarantees 16 KiB.
+    pub max_workgroup_bytes: u32,
+    /// Invocations per workgroup. WebGPU guarantees 256.
+    pub max_invocations: u32,
+    /// Storage bindings per shader. WebGPU guarantees 8.
+    pub max_storage_bindings: u32,
+}
+
+impl Capabilities {
+    /// WebGPU's guaranteed limits on a device of the given kind: what plans and snapshots assume.
+    pub const fn baseline(kind: DeviceKind) -> Self {
+        Capabilities {
+            kind,
+            shader_f16: false,
+            max_binding_bytes: 128 << 20,
+            max_workgroups: 65_535,
+            max_workgroup_bytes: 16 << 10,
+            max_invocations: 256,
+            max_storage_bindings: 8,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Cases: the one list that tests, benchmarks, the conformance page and the operator table read.
+
+use crate::Operator;
+use pulid_tensor::{DType, Data, HostTensor, Result, Shape, TensorType};
+
+/// How an operand is stored when a case runs in half precision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Role {
+    /// A value that flows through the network: follows the storage type.
+    Activation,
+    /// A large weight (matrix, filter, embedding): f16 in half precision and with packed weights.
+    Weight,
+    /// A small vector (bias, gain, statistics): always f32.
+    Parameter,
+    /// Indices below the given bound.
+    Index(u32),
+}
+
+/// What fills an operand; always the same numbers for the same case.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fill {
+    /// Normal deviates, mean and standard deviation.
+    Normal(f32, f32),
+    /// Uniform in a range.
+    Uniform(f32, f32),
+    /// These values, repeated.
+    Values(Vec<f32>),
+}
+
+/// One operand of a case.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    /// Extents.
+    pub shape: Shape,
+    /// Storage rule.
+    pub role: Role,
+    /// Contents.
+    pub fill: Fill,
+}
+
+impl Operand {
+    fn new(shape: impl Into<Shape>, role: Role) -> Self {
+        Operand { shape: shape.into(), role, fill: Fill::Normal(0.0, 1.0) }
+    }
+
+    /// A standard normal activation.
+    pub fn activation(shape: impl Into<Shape>) -> Self {
+        Self::new(shape, Role::Activation)
+    }
+
+    /// A normal weight.
+    pub fn weight(shape: impl Into<Shape>) -> Self {
+        Self::new(shape, Role::Weight)
+    }
+
+    /// A normal f32 vector.
+    pub fn parameter(shape: impl Into<Shape>) -> Self {
+        Self::new(shape, Role::Parameter)
+    }
+
+    /// Indices below `bound`.
+    pub fn index(shape: impl Into<Shape>, bound: u32) -> Self {
+        Self::new(shape, Role::Index(bound))
+    }
+
+    /// The same operand with other contents.
+    pub fn fill(mut self, fill: Fill) -> Self {
+        self.fill = fill;
+        self
+    }
+
+    /// Type under a storage mode.
+    pub fn tensor_type(&self, storage: Storage) -> TensorType {
+        let half = match self.role {
+            Role::Activation => storage == Storage::F16,
+            Role::Weight => storage != Storage::F32,
+            Role::Parameter => false,
+            Role::Index(_) => return TensorType::new(DType::U32, self.shape.clone()),
+        };
+        TensorType::new(if half { DType::F16 } else { DType::F32 }, self.shape.clone())
+    }
+}
+
+/// Storage mode under which a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// Everything in f32.
+    F32,
+    /// Activations and weights in f16 (needs `shader-f16`).
+    F16,
+    /// Activations in f32, weights in packed f16.
+    PackedWeights,
+}
+
+impl Storage {
+    /// The name in case ids.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Storage::F32 => "f32",
+            Storage::F16 => "f16",
+            Storage::PackedWeights => "w16",
+        }
+    }
+}
+
+/// How far a kernel's result may be from the reference. Limits follow from WGSL's accuracy rules and the length of sums:
+/// |got - want| <= r·|want| + r·rms(want), with r from [`Tolerance::relative`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tolerance {
+    /// Data movement: bit for bit (after rounding to the storage type).
+    Exact,
+    /// A few arithmetic steps per element.
+    Pointwise,
+    /// Functions that WGSL specifies loosely (exp, sin, tanh), a handful per element.
+    Transcendental,
+    /// A sum of this many products.
+    Sum(usize),
+}
+
+impl Tolerance {
+    /// Relative limit for results stored as `dtype`.
+    pub fn relative(self, dtype: DType) -> f64 {
+        // Rounding to the storage type: half a unit in the last place, doubled for ties in the reference's own rounding.
+        let storage = if dtype == DType::F16 { 2f64.powi(-10) } else { 2f64.powi(-23) };
+        let arithmetic = match self {
+            Tolerance::Exact => return 0.0,
+            Tolerance::Pointwise => 2f64.powi(-20),
+            // WGSL: exp within 3 + 2|x| units, tanh and erf by composition.
+            Tolerance::Transcendental => 2f64.powi(-16),
+            // Rounding errors of an f32 sum grow like the root of its length for random signs; 8 units of head room.
+            Tolerance::Sum(n) => 8.0 * 2f64.powi(-23) * (n.max(1) as f64).sqrt() + 2f64.powi(-20),
+        };
+        storage + arithmetic
+    }
+}
+
+/// One operator on given operands.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Attributes and sizes, `key=value;key=value`; unique per operator.
+    pub name: String,
+    /// The operator.
+    pub operator: Box<dyn Operator>,
+    /// Operands.
+    pub operands: Vec<Operand>,
+    /// Accepted error.
+    pub tolerance: Tolerance,
+    /// Real network size: run by the benchmark, skipped by the quick tests (the reference would take too long).
+    pub benchmark: bool,
+}
+
+impl Case {
+    /// A test case.
+    pub fn new(
+        name: impl Into<String>,
+        operator: impl Operator + 'static,
+        operands: Vec<Operand>,
+        tolerance: Tolerance,
+    ) -> Self {
+        Case { name: name.into(), operator: Box::new(operator), operands, tolerance, benchmark: false }
+    }
+
+    /// The same case, for the benchmark only.
+    pub fn benchmark(mut self) -> Self {
+        self.benchmark = true;
+        self
+    }
+
+    /// Operand types under a storage mode.
+    pub fn types(&self, storage: Storage) -> Vec<TensorType> {
+        self.operands.iter().map(|o| o.tensor_type(storage)).collect()
+    }
+
+    /// Operands under a storage mode: deterministic, already rounded to their storage type.
+    pub fn inputs(&self, storage: Storage) -> Result<Vec<HostTensor>> {
+        let mut random = Random(0x9E37_79B9_7F4A_7C15 ^ self.name.len() as u64);
+        self.operands
+            .iter()
+            .map(|operand| {
+                let count = operand.shape.count();
+                if let Role::Index(bound) = operand.role {
+                    let values = (0..count).map(|_| (random.uniform() * f64::from(bound)) as u32).collect();
+                    return HostTensor::new(operand.shape.clone(), Data::U32(values));
+                }
+                let values = (0..count)
+                    .map(|i| match &operand.fill {
+                        Fill::Normal(mean, deviation) => mean + deviation * random.normal(),
+                        Fill::Uniform(low, high) => low + (high - low) * random.uniform() as f32,
+                        Fill::Values(v) => v[i % v.len()],
+                    })
+                    .collect();
+                Ok(HostTensor::from_f32(operand.shape.clone(), values)?.cast(operand.tensor_type(storage).dtype))
+            })
+            .collect()
+    }
+
+    /// Whether some operand is a weight, so that packed weights make a difference.
+    pub fn has_weight(&self) -> bool {
+        self.operands.iter().any(|o| o.role == Role::Weight)
+    }
+}
+
+/// A small generator for case contents (xorshift64*); quality is no concern here, sameness everywhere is.
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn normal(&mut self) -> f32 {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        (radius * (std::f64::consts::TAU * self.uniform()).cos()) as f32
+    }
+}

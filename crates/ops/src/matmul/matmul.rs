@@ -1,0 +1,278 @@
+use crate::*;
+use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+
+/// y = f(alpha · a b + bias) + residual.
+///
+/// Operands: a [.., M, K]; b [K, N], shared by the batch, or [.., K, N] with a's leading extents; then `bias` [N] in f32
+/// and `residual` [.., M, N] where the flags ask for them. Checkpoint matrices [N, K] are transposed when loaded.
+#[derive(Clone, Debug)]
+pub struct MatMul {
+    /// b is stored [.., N, K].
+    pub transpose_b: bool,
+    /// Factor of the product.
+    pub alpha: f32,
+    /// Whether a bias follows.
+    pub bias: bool,
+    /// Applied before the residual.
+    pub activation: Activation,
+    /// Whether a residual follows.
+    pub residual: bool,
+}
+
+impl Default for MatMul {
+    fn default() -> Self {
+        MatMul { transpose_b: false, alpha: 1.0, bias: false, activation: Activation::None, residual: false }
+    }
+}
+
+params! {
+    struct StridedParams {
+        m: u32, n: u32, k: u32, batch: u32,
+        a_batch: u32, a_row: u32, a_column: u32,
+        b_batch: u32, b_row: u32, b_column: u32,
+        alpha: f32,
+    }
+}
+
+params! {
+    struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32 }
+}
+
+/// Extents of one product, with a shared b folded into more rows.
+struct Sizes {
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    b_is_shared: bool,
+}
+
+impl MatMul {
+    /// Registry entry.
+    pub const INFO: OperatorInfo = OperatorInfo {
+        name: "matmul",
+        summary: "Matrix product, plain, batched or transposed, with bias, activation and residual",
+        shaders: &["matmul_strided", "matmul_register_tile"],
+        cases,
+    };
+
+    /// A product with a bias: a linear layer.
+    pub fn linear() -> Self {
+        MatMul { bias: true, ..MatMul::default() }
+    }
+
+    fn sizes(&self, inputs: &[TensorType]) -> Result<Sizes> {
+        let expected = 2 + usize::from(self.bias) + usize::from(self.residual);
+        expect_operands("matmul", inputs, expected)?;
+        let fail = |why: &str| Error::operator("matmul", format!("{why}: {} ({})", types(inputs), self.attributes()));
+        let (a, b) = (&inputs[0].shape, &inputs[1].shape);
+        if a.rank() < 2 || b.rank() < 2 {
+            return Err(fail("operands need two axes"));
+        }
+        let (rows, k) = (a[a.rank() - 2], a.last());
+        let (bk, n) = match self.transpose_b {
+            false => (b[b.rank() - 2], b.last()),
+            true => (b.last(), b[b.rank() - 2]),
+        };
+        if bk != k {
+            return Err(fail("inner extents differ"));
+        }
+        let b_is_shared = b.rank() == 2;
+        if !b_is_shared && b[..b.rank() - 2] != a[..a.rank() - 2] {
+            return Err(fail("leading extents differ"));
+        }
+        let batch: usize = a[..a.rank() - 2].iter().product();
+        let (batch, m) = if b_is_shared { (1, batch * rows) } else { (batch, rows) };
+        if m == 0 || n == 0 || k == 0 || batch == 0 {
+            return Err(fail("an extent is zero"));
+        }
+        Ok(Sizes { batch, m, n, k, b_is_shared })
+    }
+}
+
+impl Operator for MatMul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn attributes(&self) -> String {
+        format!(
+            "transpose_b={};alpha={};bias={};f={};residual={}",
+            self.transpose_b,
+            self.alpha,
+            self.bias,
+            self.activation.label(),
+            self.residual
+        )
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
+        let sizes = self.sizes(inputs)?;
+        let mut shape = inputs[0].shape.to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = sizes.n;
+        }
+        let output = TensorType::new(inputs[0].dtype, shape);
+        if self.bias && inputs[2] != TensorType::f32([sizes.n]) {
+            return Err(Error::operator("matmul", format!("bias must be f32[{}], got {}", sizes.n, inputs[2])));
+        }
+        if self.residual && inputs.last() != Some(&output) {
+            return Err(Error::operator("matmul", format!("residual must be {output}, got {}", types(inputs))));
+        }
+        Ok(output)
+    }
+
+    fn lower(&self, cx: &LowerContext<'_>) -> Result<Vec<Variant>> {
+        let s = self.sizes(cx.inputs)?;
+        let (a, b) = (cx.inputs[0].dtype, cx.inputs[1].dtype);
+        let bias = if self.bias { Slot::Input(2) } else { Slot::Unused };
+        let residual = if self.residual { Slot::Input(cx.inputs.len() - 1) } else { Slot::Unused };
+        let finish = |d: Dispatch| {
+            d.weight_storage(a, b)
+                .activation(self.activation)
+                .constant("BIAS", self.bias as u32)
+                .constant("RESIDUAL", self.residual as u32)
+                .bind([Slot::Input(0), Slot::Input(1), bias, residual, Slot::Output])
+        };
+        let mut variants = Vec::new();
+        let fits = s.m.div_ceil(4) <= cx.capabilities.max_workgroups as usize;
+        if !self.transpose_b && s.k % 4 == 0 && s.n % 4 == 0 && fits {
+            let params = TileParams {
+                m: s.m as u32,
+                n4: (s.n / 4) as u32,
+                k4: (s.k / 4) as u32,
+                a_batch4: (s.m * s.k / 4) as u32,
+                b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
+                alpha: self.alpha,
+            };
+            let tile = finish(Dispatch::new("matmul_register_tile", params));
+            let tile = tile.grid((s.n / 4).div_ceil(8), s.m.div_ceil(4), s.batch);
+            variants.push(Variant::single("register_tile", tile));
+        }
+        let (b_row, b_column) = if self.transpose_b { (1, s.k) } else { (s.n, 1) };
+        let params = StridedParams {
+            m: s.m as u32,
+            n: s.n as u32,
+            k: s.k as u32,
+            batch: s.batch as u32,
+            a_batch: (s.m * s.k) as u32,
+            a_row: s.k as u32,
+            a_column: 1,
+            b_batch: if s.b_is_shared { 0 } else { (s.k * s.n) as u32 },
+            b_row: b_row as u32,
+            b_column: b_column as u32,
+            alpha: self.alpha,
+        };
+        let strided = finish(Dispatch::new("matmul_strided", params)).over(s.batch * s.m * s.n);
+        variants.push(Variant::single("strided", strided));
+        Ok(variants)
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {
+        let types: Vec<_> = inputs.iter().map(|t| t.tensor_type()).collect();
+        let s = self.sizes(&types)?;
+        let output = self.infer(&types)?;
+        let (a, b) = (inputs[0].as_f32()?, inputs[1].as_f32()?);
+        let bias = if self.bias { Some(inputs[2].as_f32()?) } else { None };
+        let residual = if self.residual { Some(inputs[inputs.len() - 1].as_f32()?) } else { None };
+        let mut y = Vec::with_capacity(output.shape.count());
+        let mut row_sums = vec![0f64; s.n];
+        for g in 0..s.batch {
+            let b = if s.b_is_shared { b } else { &b[g * s.k * s.n..][..s.k * s.n] };
+            for m in 0..s.m {
+                let row = &a[(g * s.m + m) * s.k..][..s.k];
+                if self.transpose_b {
+                    for (n, sum) in row_sums.iter_mut().enumerate() {
+                        let column = &b[n * s.k..][..s.k];
+                        *sum = row.iter().zip(column).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+                    }
+                } else {
+                    row_sums.fill(0.0);
+                    for (k, &x) in row.iter().enumerate() {
+                        let x = f64::from(x);
+                        for (sum, &w) in row_sums.iter_mut().zip(&b[k * s.n..][..s.n]) {
+                            *sum += x * f64::from(w);
+                        }
+                    }
+                }
+                for (n, &sum) in row_sums.iter().enumerate() {
+                    let v = sum * f64::from(self.alpha) + bias.map_or(0.0, |b| f64::from(b[n]));
+                    let v = self.activation.apply(v) + residual.map_or(0.0, |r| f64::from(r[y.len()]));
+                    y.push(v as f32);
+                }
+            }
+        }
+        HostTensor::from_f32(output.shape, y)
+    }
+
+    fn cost(&self, inputs: &[TensorType], output: &TensorType) -> Cost {
+        let k = inputs[0].shape.last();
+        let bytes = inputs.iter().map(TensorType::bytes).sum::<usize>() + output.bytes();
+        Cost { flops: 2 * (output.shape.count() * k) as u64, bytes: bytes as u64 }
+    }
+
+    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+        match epilogue {
+            Epilogue::Activation(f) if self.activation == Activation::None && !self.residual => {
+                Some(Box::new(MatMul { activation: f, ..self.clone() }))
+            }
+            Epilogue::Residual if !self.residual => Some(Box::new(MatMul { residual: true, ..self.clone() })),
+            _ => None,
+        }
+    }
+
+    fn boxed(&self) -> Box<dyn Operator> {
+        Box::new(self.clone())
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name: &str, op: MatMul, a: &[usize], b: Operand, more: Vec<Operand>| {
+        let mut operands = vec![Operand::activation(a), b];
+        operands.extend(more);
+        Case::new(name, op, operands, Tolerance::Sum(*a.last().unwrap_or(&1)))
+    };
+    let weight = |k: usize, n: usize| Operand::weight([k, n]);
+    let mut cases = vec![
+        case("m=1;k=4;n=4", MatMul::default(), &[1, 4], weight(4, 4), vec![]),
+        case("m=5;k=12;n=36", MatMul::default(), &[5, 12], weight(12, 36), vec![]),
+        case("m=3;k=7;n=5", MatMul::default(), &[3, 7], weight(7, 5), vec![]),
+        case("b=2;m=77;k=64;n=40;bias", MatMul::linear(), &[2, 77, 64], weight(64, 40), vec![Operand::parameter([40])]),
+    ];
+    let all = MatMul { activation: Activation::Silu, residual: true, alpha: 0.5, ..MatMul::linear() };
+    for (m, k, n) in [(9, 16, 20), (6, 10, 3)] {
+        let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
+        let name = format!("b=2;m={m};k={k};n={n};bias;silu;residual;alpha=0.5");
+        cases.push(case(&name, all.clone(), &[2, m, k], weight(k, n), more));
+    }
+    let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };
+    cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
+    for (m, k, n) in [(6, 8, 12), (5, 3, 7)] {
+        let b = Operand::activation([2, 3, k, n]);
+        cases.push(case(&format!("batched=2x3;m={m};k={k};n={n}"), MatMul::default(), &[2, 3, m, k], b, vec![]));
+        let b = Operand::activation([2, 3, n, k]);
+        let op = MatMul { transpose_b: true, ..MatMul::default() };
+        cases.push(case(&format!("batched=2x3;m={m};k={k};n={n};transposed"), op, &[2, 3, m, k], b, vec![]));
+    }
+    for (m, k, n) in [(1024, 1024, 1024), (4096, 640, 640), (1024, 1280, 10240), (77, 2048, 1280)] {
+        cases.push(case(&format!("m={m};k={k};n={n}"), MatMul::default(), &[m, k], weight(k, n), vec![]).benchmark());
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_shapes() {
+        let error = MatMul::default().infer(&[TensorType::f32([2, 3]), TensorType::f32([4, 5])]).unwrap_err();
+        assert!(error.to_string().contains("f32[2, 3] x f32[4, 5]"), "{error}");
+    }
+
+    #[test]
+    fn half_weights_pack_under_f32_activations() {
+        let d = Dispatch::new("matmul_strided", <StridedParams as bytemuck::Zeroable>::zeroed());
+        assert_eq!(d.weight_storage(DType::F32, DType::F16).features, ["w16"]);
+    }
+}

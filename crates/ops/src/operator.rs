@@ -1,0 +1,95 @@
+use crate::{Activation, Capabilities, Variant};
+use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use std::fmt::Debug;
+
+/// What lowering sees: the device and the operand types, already checked by [`Operator::infer`].
+pub struct LowerContext<'a> {
+    /// Limits and features of the device.
+    pub capabilities: &'a Capabilities,
+    /// Operand types.
+    pub inputs: &'a [TensorType],
+    /// Result type.
+    pub output: &'a TensorType,
+}
+
+/// Work of one execution, for schedules, progress and the benchmark's GFLOP/s and GB/s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Cost {
+    /// Floating-point operations (a multiply-add counts two).
+    pub flops: u64,
+    /// Bytes that must be read and written at least once.
+    pub bytes: u64,
+}
+
+/// A cheap tail that a producer can apply to its result before storing it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Epilogue {
+    /// Apply an activation.
+    Activation(Activation),
+    /// Add one more operand of the result's shape and type, appended to the operands.
+    Residual,
+}
+
+/// One operator with its attributes. See `docs/adding-an-operator.md`.
+pub trait Operator: Debug + Send + Sync {
+    /// Name shared by file, shader and test ids.
+    fn name(&self) -> &'static str;
+
+    /// Attributes in a canonical `key=value;key=value` form; equal text means equal behaviour.
+    fn attributes(&self) -> String;
+
+    /// Result type for the operand types.
+    ///
+    /// # Errors
+    /// Names the operator, the shapes and the limit that they break.
+    fn infer(&self, inputs: &[TensorType]) -> Result<TensorType>;
+
+    /// The ways to compute it on a device, best guess first. Every variant gives the same result within tolerance.
+    fn lower(&self, cx: &LowerContext<'_>) -> Result<Vec<Variant>>;
+
+    /// Plain Rust with f64 accumulation. Operands arrive as f32 (indices as u32), the result is f32.
+    fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor>;
+
+    /// Work of one execution. The default counts every operand and the result once.
+    fn cost(&self, inputs: &[TensorType], output: &TensorType) -> Cost {
+        let bytes = inputs.iter().map(TensorType::bytes).sum::<usize>() + output.bytes();
+        Cost { flops: output.shape.count() as u64, bytes: bytes as u64 }
+    }
+
+    /// This operator as a tail of the producer of operand `operand`, if it can be one.
+    fn as_epilogue(&self, operand: usize, inputs: &[TensorType]) -> Option<Epilogue> {
+        let _ = (operand, inputs);
+        None
+    }
+
+    /// This operator with a tail applied, if its kernels can do that.
+    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+        let _ = epilogue;
+        None
+    }
+
+    /// A copy behind a box.
+    fn boxed(&self) -> Box<dyn Operator>;
+}
+
+impl Clone for Box<dyn Operator> {
+    fn clone(&self) -> Self {
+        self.boxed()
+    }
+}
+
+/// Checks the number of operands.
+///
+/// # Errors
+/// Names the operator and both numbers.
+pub fn expect_operands(operator: &str, inputs: &[TensorType], expected: usize) -> Result<()> {
+    if inputs.len() != expected {
+        return Err(Error::operator(operator, format!("takes {expected} operands, got {}", inputs.len())));
+    }
+    Ok(())
+}
+
+/// Formats operand types for an error message.
+pub fn types(inputs: &[TensorType]) -> String {
+    inputs.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(" x ")
+}

@@ -1,0 +1,24 @@
+//! Every operator, one line each.
+
+use crate::*;
+
+/// What the project knows of an operator: its shaders and its cases.
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorInfo {
+    /// Operator name.
+    pub name: &'static str,
+    /// One sentence for the operator table.
+    pub summary: &'static str,
+    /// The shaders it lowers to; each shader belongs to exactly one operator.
+    pub shaders: &'static [&'static str],
+    /// Its cases.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// The operators, by family.
+pub static OPERATORS: &[OperatorInfo] = &[
+    // matmul
+    MatMul::INFO,
+    // elementwise
+    Unary::INFO,
+];

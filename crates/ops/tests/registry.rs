@@ -1,0 +1,73 @@
+//! The registry, the shaders and the Rust side agree with each other.
+
+use pulid_ops::{Capabilities, DeviceKind, LowerContext, OPERATORS, Storage, shaders};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[test]
+fn every_shader_belongs_to_exactly_one_operator() {
+    let mut owner = BTreeMap::new();
+    for info in OPERATORS {
+        for shader in info.shaders {
+            assert_eq!(owner.insert(*shader, info.name), None, "{shader} has two operators");
+        }
+    }
+    let built: BTreeSet<_> = shaders().iter().map(|s| s.name).collect();
+    let owned: BTreeSet<_> = owner.keys().copied().collect();
+    assert_eq!(built, owned);
+}
+
+#[test]
+fn every_operator_has_cases_under_its_own_name() {
+    for info in OPERATORS {
+        let cases = (info.cases)();
+        assert!(!cases.is_empty(), "{} has no cases", info.name);
+        let mut names = BTreeSet::new();
+        for case in cases {
+            assert_eq!(case.operator.name(), info.name);
+            assert!(names.insert(case.name.clone()), "{} has two cases {}", info.name, case.name);
+        }
+    }
+}
+
+/// Lowers every case on every kind of device and checks each dispatch against its shader's reflection.
+#[test]
+fn dispatches_match_their_shaders() {
+    let mut used = BTreeSet::new();
+    for info in OPERATORS {
+        for case in (info.cases)() {
+            for storage in [Storage::F32, Storage::F16, Storage::PackedWeights] {
+                for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
+                    let id = format!("{}/{} {}", info.name, case.name, storage.name());
+                    let inputs = case.types(storage);
+                    let output = case.operator.infer(&inputs).unwrap_or_else(|e| panic!("{id}: {e}"));
+                    let capabilities = Capabilities { shader_f16: true, ..Capabilities::baseline(kind) };
+                    let cx = LowerContext { capabilities: &capabilities, inputs: &inputs, output: &output };
+                    let variants = case.operator.lower(&cx).unwrap_or_else(|e| panic!("{id}: {e}"));
+                    assert!(!variants.is_empty(), "{id} has no variant");
+                    for dispatch in variants.iter().flat_map(|v| &v.dispatches) {
+                        let shader = dispatch.shader_info().unwrap_or_else(|e| panic!("{id}: {e}"));
+                        assert!(info.shaders.contains(&shader.name), "{id} uses {}, not its own", shader.name);
+                        assert_eq!(dispatch.params_fields, shader.params, "{id}: parameters of {}", shader.name);
+                        assert_eq!(dispatch.bindings.len(), shader.writable.len(), "{id}: bindings of {}", shader.name);
+                        for (name, _) in &dispatch.constants {
+                            let known = shader.overrides.iter().any(|(short, _)| short == name);
+                            assert!(known, "{id}: {} has no override {name}", shader.name);
+                        }
+                        for axis in dispatch.grid {
+                            assert!((1..=65_535).contains(&axis), "{id}: grid {:?}", dispatch.grid);
+                        }
+                        used.insert((shader.name, shader.features));
+                    }
+                }
+            }
+        }
+    }
+    for shader in shaders() {
+        assert!(
+            used.contains(&(shader.name, shader.features)),
+            "no case reaches {} with features {:?}",
+            shader.name,
+            shader.features
+        );
+    }
+}

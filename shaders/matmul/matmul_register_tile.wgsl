@@ -1,0 +1,95 @@
+// y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
+//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves
+//   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
+// Each invocation computes 4 rows x 4 columns in registers and reads straight from global memory: on a CPU device the
+// lanes of a workgroup share their rows of `a` (a uniform load) and read consecutive vec4 of `b`. Workgroups run
+// along N in x, along M in y, over G in z. Accumulators are named values: indexed arrays leave registers.
+// permutation: f16
+// permutation: w16
+
+import package::shared::activation::activate4;
+import package::shared::storage::elem;
+
+@if(f16) enable f16;
+
+struct Params {
+    m: u32,
+    n4: u32,
+    k4: u32,
+    a_batch4: u32,
+    b_batch4: u32,
+    alpha: f32,
+}
+
+override BIAS: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4<elem>>;
+@if(w16) @group(0) @binding(2) var<storage, read> b: array<vec2<u32>>;
+@else @group(0) @binding(2) var<storage, read> b: array<vec4<elem>>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
+
+@if(w16) fn load_b(i: u32) -> vec4<f32> {
+    let p = b[i];
+    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
+}
+@else fn load_b(i: u32) -> vec4<f32> { return vec4<f32>(b[i]); }
+
+fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
+    if row >= params.m {
+        return;
+    }
+    var v = sum * params.alpha;
+    if BIAS == 1u {
+        v += bias[column4];
+    }
+    v = activate4(v);
+    let i = (g * params.m + row) * params.n4 + column4;
+    if RESIDUAL == 1u {
+        v += vec4<f32>(residual[i]);
+    }
+    y[i] = vec4<elem>(v);
+}
+
+@compute @workgroup_size(8)
+fn matmul_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
+    let column4 = group.x * 8u + lane.x;
+    if column4 >= params.n4 {
+        return;
+    }
+    let g = group.z;
+    let row = group.y * 4u;
+    // Rows past the end read the last row again and are not stored.
+    let last = params.m - 1u;
+    let a0 = g * params.a_batch4 + row * params.k4;
+    let a1 = g * params.a_batch4 + min(row + 1u, last) * params.k4;
+    let a2 = g * params.a_batch4 + min(row + 2u, last) * params.k4;
+    let a3 = g * params.a_batch4 + min(row + 3u, last) * params.k4;
+    var bi = g * params.b_batch4 + column4;
+    var c0 = vec4(0.0);
+    var c1 = vec4(0.0);
+    var c2 = vec4(0.0);
+    var c3 = vec4(0.0);
+    for (var k = 0u; k < params.k4; k++) {
+        let x0 = vec4<f32>(a[a0 + k]);
+        let x1 = vec4<f32>(a[a1 + k]);
+        let x2 = vec4<f32>(a[a2 + k]);
+        let x3 = vec4<f32>(a[a3 + k]);
+        let b0 = load_b(bi);
+        let b1 = load_b(bi + params.n4);
+        let b2 = load_b(bi + 2u * params.n4);
+        let b3 = load_b(bi + 3u * params.n4);
+        bi += 4u * params.n4;
+        c0 += x0.x * b0 + x0.y * b1 + x0.z * b2 + x0.w * b3;
+        c1 += x1.x * b0 + x1.y * b1 + x1.z * b2 + x1.w * b3;
+        c2 += x2.x * b0 + x2.y * b1 + x2.z * b2 + x2.w * b3;
+        c3 += x3.x * b0 + x3.y * b1 + x3.z * b2 + x3.w * b3;
+    }
+    store(row, column4, g, c0);
+    store(row + 1u, column4, g, c1);
+    store(row + 2u, column4, g, c2);
+    store(row + 3u, column4, g, c3);
+}
