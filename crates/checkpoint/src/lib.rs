@@ -1,1 +1,35 @@
-//! Under construction.
+//! Checkpoints: named tensors in files, read lazily.
+//!
+//! A [`Source`] gives random access to bytes: a mapped file, bytes in memory, or whatever the browser offers. A format
+//! ([`safetensors`]) turns a source into an [`Index`] of where each tensor lies, reading nothing but the header. A
+//! [`Checkpoint`] joins the indices of one or several sources and reads a tensor when asked for it. [`onnx`] reads
+//! a whole graph with its weights.
+//!
+//! Nothing here trusts a file: every size is checked against the bytes that are there before memory is taken for it.
+
+mod checkpoint;
+mod element;
+#[cfg(not(target_arch = "wasm32"))]
+mod file;
+#[cfg(not(target_arch = "wasm32"))]
+mod folder;
+mod hash;
+pub mod onnx;
+pub mod safetensors;
+mod source;
+
+pub use checkpoint::{Checkpoint, Entry, Index, TensorInfo};
+pub use element::ElementType;
+#[cfg(not(target_arch = "wasm32"))]
+pub use file::write_atomically;
+#[cfg(not(target_arch = "wasm32"))]
+pub use hash::sha256_file;
+pub use hash::sha256_hex;
+#[cfg(not(target_arch = "wasm32"))]
+pub use safetensors::write_safetensors;
+#[cfg(not(target_arch = "wasm32"))]
+pub use source::MappedFile;
+pub use source::{MaybeSendSync, MemorySource, Source};
+
+/// Reference-counted bytes: a slice of a mapped file or of memory.
+pub use bytes::Bytes;

@@ -1,0 +1,422 @@
+use crate::element::{host_tensor, integers};
+use crate::{ElementType, Source, safetensors};
+use bytes::Bytes;
+use pulid_tensor::{DType, Error, HostTensor, Result, Shape};
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::ops::Range;
+#[cfg(not(target_arch = "wasm32"))]
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where one tensor lies in its source: contiguous, row-major, little-endian.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Type of the elements in the file.
+    pub element: ElementType,
+    /// The extents.
+    pub shape: Shape,
+    /// The bytes, counted from the start of the source.
+    pub bytes: Range<u64>,
+}
+
+/// What a format's header tells: the tensors of one source and its free-text metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Index {
+    /// Tensors by key.
+    pub entries: BTreeMap<String, Entry>,
+    /// Free text by key.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// The index of a source in any known format, told apart by its first bytes.
+    ///
+    /// # Errors
+    /// When the format is unknown or the header is malformed.
+    pub fn read(source: &dyn Source) -> Result<Index> {
+        let start = source.read(0..source.len().min(64))?;
+        let refuse = |detail: &str| Err(Error::file(source.path(), detail));
+        match &start[..] {
+            [] => refuse("is empty; fetch it again"),
+            [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
+                refuse("is a PyTorch pickle, which is not read yet; save it as .safetensors")
+            }
+            s if s.starts_with(b"version https://git-lfs") => {
+                refuse("is a Git LFS pointer, not the weights; fetch it with `git lfs pull`")
+            }
+            s if s.starts_with(b"<") && !s.contains(&0) => refuse("is a web page, not weights; fetch it again"),
+            _ => safetensors::read_index(source),
+        }
+    }
+}
+
+/// Shape and element type of a tensor in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The extents.
+    pub shape: Shape,
+    /// The elements' type in the file.
+    pub element: ElementType,
+    /// The elements' type once read by [`Checkpoint::tensor`].
+    pub dtype: DType,
+}
+
+/// Tensors by name in one or several files. Clones and views share the files.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    files: Arc<Files>,
+    /// What every key of this view begins with in the files.
+    prefix: String,
+}
+
+#[derive(Debug)]
+struct Files {
+    name: String,
+    sources: Vec<Arc<dyn Source>>,
+    /// For each key the number of its source and its place there.
+    entries: BTreeMap<String, (usize, Entry)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens a file, an index of shards (`*.index.json`) or a folder laid out as diffusers or transformers do.
+    ///
+    /// In a folder the first of these is taken: `model.safetensors`, `diffusion_pytorch_model.safetensors`, their
+    /// index files, the same with `fp16`, and last the only `.safetensors` file there is. Files are mapped and only their
+    /// headers are read.
+    ///
+    /// # Errors
+    /// When nothing is found, or a file is of an unknown format or malformed.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        crate::folder::open(path.as_ref())
+    }
+
+    /// The checkpoint in one source.
+    ///
+    /// # Errors
+    /// When the source is of an unknown format or malformed.
+    pub fn from_source(source: Arc<dyn Source>) -> Result<Self> {
+        let name = source.path().display().to_string();
+        Self::from_sources(name, vec![source])
+    }
+
+    /// The checkpoint in several sources (shards); `name` is used in messages.
+    ///
+    /// # Errors
+    /// When a source is of an unknown format or malformed, or two of them hold the same key.
+    pub fn from_sources(name: impl Into<String>, sources: Vec<Arc<dyn Source>>) -> Result<Self> {
+        let mut files =
+            Files { name: name.into(), sources: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
+        for source in sources {
+            let index = Index::read(&*source)?;
+            files.add(source, index)?;
+        }
+        Ok(Checkpoint { files: Arc::new(files), prefix: String::new() })
+    }
+
+    /// The tensors of both checkpoints in one.
+    ///
+    /// # Errors
+    /// When both hold the same key.
+    pub fn merge(&self, other: &Checkpoint) -> Result<Self> {
+        let mut files = Files {
+            name: format!("{} and {}", self.files.name, other.files.name),
+            sources: self.files.sources.iter().chain(&other.files.sources).cloned().collect(),
+            entries: BTreeMap::new(),
+            metadata: other.files.metadata.clone(),
+        };
+        files.metadata.extend(self.files.metadata.clone());
+        for (checkpoint, first_source) in [(self, 0), (other, self.files.sources.len())] {
+            for (key, (source, entry)) in checkpoint.entries() {
+                let place = (first_source + source, entry.clone());
+                if files.entries.insert(key.to_owned(), place).is_some() {
+                    return Err(weight_error(key, &files.name, "is in both".into()));
+                }
+            }
+        }
+        Ok(Checkpoint { files: Arc::new(files), prefix: String::new() })
+    }
+
+    /// The tensors under other keys: `rename` gives each key's new name, or `None` to leave the tensor out.
+    ///
+    /// # Errors
+    /// When two tensors get the same key.
+    pub fn rename(&self, mut rename: impl FnMut(&str) -> Option<String>) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for (key, place) in self.entries() {
+            if let Some(new) = rename(key) {
+                match entries.entry(new) {
+                    btree_map::Entry::Vacant(slot) => drop(slot.insert(place.clone())),
+                    btree_map::Entry::Occupied(slot) => {
+                        let detail = format!("and another key are both renamed to `{}`", slot.key());
+                        return Err(weight_error(key, &self.files.name, detail));
+                    }
+                }
+            }
+        }
+        let files = Files {
+            name: self.files.name.clone(),
+            sources: self.files.sources.clone(),
+            entries,
+            metadata: self.files.metadata.clone(),
+        };
+        Ok(Checkpoint { files: Arc::new(files), prefix: String::new() })
+    }
+
+    /// A view of the tensors whose keys begin with `prefix`, by the rest of their keys. It may be empty.
+    pub fn with_prefix(&self, prefix: &str) -> Self {
+        Checkpoint { files: self.files.clone(), prefix: format!("{}{prefix}", self.prefix) }
+    }
+
+    /// [`Checkpoint::with_prefix`] if any key begins so, else the same view: some files hold the bare module.
+    pub fn with_optional_prefix(&self, prefix: &str) -> Self {
+        let view = self.with_prefix(prefix);
+        if view.is_empty() { self.clone() } else { view }
+    }
+
+    /// What messages call this checkpoint: its file or folder.
+    pub fn name(&self) -> &str {
+        &self.files.name
+    }
+
+    /// Free text stored beside the tensors.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.files.metadata
+    }
+
+    /// The keys in alphabetical order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(|(key, _)| key)
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.entries().count()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.entries().next().is_none()
+    }
+
+    /// Whether there is a tensor of this key.
+    pub fn contains(&self, key: &str) -> bool {
+        self.files.entries.contains_key(&self.full(key))
+    }
+
+    /// Shape and element type, without reading the tensor.
+    ///
+    /// # Errors
+    /// When the key is missing; the message names the closest keys.
+    pub fn info(&self, key: &str) -> Result<TensorInfo> {
+        let (_, entry) = self.place(key)?;
+        Ok(TensorInfo { shape: entry.shape.clone(), element: entry.element, dtype: entry.element.dtype() })
+    }
+
+    /// Reads a tensor: f16 stays f16, other floats become f32, integers and booleans u32.
+    ///
+    /// # Errors
+    /// When the key is missing, the file cannot be read, or an integer is negative or needs more than 32 bits.
+    pub fn tensor(&self, key: &str) -> Result<HostTensor> {
+        let (_, entry) = self.place(key)?;
+        host_tensor(entry.element, &entry.shape, &self.bytes(key)?).map_err(|e| self.explain(key, e))
+    }
+
+    /// [`Checkpoint::tensor`] of a known shape.
+    ///
+    /// # Errors
+    /// Also when the tensor has another shape.
+    pub fn tensor_of_shape(&self, key: &str, shape: impl Into<Shape>) -> Result<HostTensor> {
+        let expected = shape.into();
+        let (_, entry) = self.place(key)?;
+        if entry.shape != expected {
+            let detail = format!("has shape {}, expected {expected}; is this the right file?", entry.shape);
+            return Err(weight_error(&self.full(key), self.name(), detail));
+        }
+        self.tensor(key)
+    }
+
+    /// Reads an integer or boolean tensor as signed 64-bit integers.
+    ///
+    /// # Errors
+    /// When the key is missing, the file cannot be read, or the elements are floats.
+    pub fn integers(&self, key: &str) -> Result<Vec<i64>> {
+        let (_, entry) = self.place(key)?;
+        integers(entry.element, &entry.shape, &self.bytes(key)?).map_err(|e| self.explain(key, e))
+    }
+
+    /// The tensor's little-endian bytes as the file has them, without a copy where the source allows it.
+    ///
+    /// # Errors
+    /// When the key is missing or the file cannot be read.
+    pub fn bytes(&self, key: &str) -> Result<Bytes> {
+        let (source, entry) = self.place(key)?;
+        self.files.sources[source].read(entry.bytes.clone())
+    }
+
+    /// Part of [`Checkpoint::bytes`], for tensors that are passed on piece by piece.
+    ///
+    /// # Errors
+    /// When the key is missing, the range ends past the tensor or the file cannot be read.
+    pub fn bytes_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let (source, entry) = self.place(key)?;
+        let whole = &entry.bytes;
+        if range.start > range.end || range.end > whole.end - whole.start {
+            let detail = format!("has {} bytes, not {} to {}", whole.end - whole.start, range.start, range.end);
+            return Err(weight_error(&self.full(key), self.name(), detail));
+        }
+        self.files.sources[source].read(whole.start + range.start..whole.start + range.end)
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// The entries of this view by the keys of this view.
+    fn entries(&self) -> impl Iterator<Item = (&str, &(usize, Entry))> {
+        self.files
+            .entries
+            .range(self.prefix.clone()..)
+            .map_while(|(key, place)| Some((key.strip_prefix(&self.prefix)?, place)))
+    }
+
+    fn place(&self, key: &str) -> Result<(usize, &Entry)> {
+        let full = self.full(key);
+        match self.files.entries.get(&full) {
+            Some((source, entry)) => Ok((*source, entry)),
+            None => Err(weight_error(&full, self.name(), self.missing(&full))),
+        }
+    }
+
+    fn missing(&self, key: &str) -> String {
+        let near = nearest(key, self.files.entries.keys());
+        if near.is_empty() {
+            return "is missing: there are no tensors at all".into();
+        }
+        let list: Vec<String> = near.iter().map(|k| format!("`{k}`")).collect();
+        format!("is missing; closest are {} ({} tensors in all)", list.join(", "), self.files.entries.len())
+    }
+
+    fn explain(&self, key: &str, error: Error) -> Error {
+        match error {
+            Error::Invalid { detail, .. } => weight_error(&self.full(key), self.name(), detail),
+            other => other,
+        }
+    }
+}
+
+impl Files {
+    fn add(&mut self, source: Arc<dyn Source>, index: Index) -> Result<()> {
+        let number = self.sources.len();
+        for (key, entry) in index.entries {
+            if let Some((first, _)) = self.entries.get(&key) {
+                let detail = format!("is in {} and {}", self.sources[*first].path().display(), source.path().display());
+                return Err(weight_error(&key, &self.name, detail));
+            }
+            self.entries.insert(key, (number, entry));
+        }
+        self.metadata.extend(index.metadata);
+        self.sources.push(source);
+        Ok(())
+    }
+}
+
+fn weight_error(key: &str, source_name: &str, detail: String) -> Error {
+    Error::Weight { key: key.to_owned(), source_name: source_name.to_owned(), detail }
+}
+
+/// The three keys with the fewest edits from `wanted`.
+fn nearest<'a>(wanted: &str, keys: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    // Edit distance is quadratic in the lengths; a hostile header must not make an error message slow.
+    const KEYS: usize = 20_000;
+    const LENGTH: usize = 300;
+    if wanted.len() > LENGTH {
+        return keys.take(3).map(String::as_str).collect();
+    }
+    let mut scored: Vec<(usize, &str)> =
+        keys.filter(|k| k.len() <= LENGTH).take(KEYS).map(|k| (strsim::levenshtein(wanted, k), k.as_str())).collect();
+    scored.sort();
+    scored.into_iter().take(3).map(|(_, k)| k).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemorySource;
+
+    fn checkpoint(name: &str, keys: &[(&str, f32)]) -> Checkpoint {
+        let tensors: Vec<(&str, HostTensor)> =
+            keys.iter().map(|(k, v)| (*k, HostTensor::from_f32([1], vec![*v]).unwrap())).collect();
+        let bytes =
+            safetensors::to_bytes(tensors.iter().map(|(k, t)| (*k, t)), &BTreeMap::from([("a".into(), name.into())]))
+                .unwrap();
+        Checkpoint::from_source(Arc::new(MemorySource::new(name, bytes))).unwrap()
+    }
+
+    #[test]
+    fn a_missing_key_names_its_neighbours() {
+        let c =
+            checkpoint("unet.safetensors", &[("conv_in.weight", 1.0), ("conv_in.bias", 2.0), ("z", 3.0), ("zz", 4.0)]);
+        let message = c.tensor("conv_im.weight").unwrap_err().to_string();
+        let expected = "weight `conv_im.weight` in unet.safetensors: is missing; closest are `conv_in.weight`, \
+                        `conv_in.bias`, `z` (4 tensors in all)";
+        assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn prefixes_narrow_and_messages_keep_the_full_key() {
+        let c = checkpoint("p", &[("a.x", 1.0), ("a.y", 2.0), ("ab", 3.0), ("b.x", 4.0)]);
+        let a = c.with_prefix("a.");
+        assert_eq!(a.keys().collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(a.tensor("y").unwrap().as_f32().unwrap(), &[2.0]);
+        assert!(a.contains("x") && !a.contains("b"));
+        assert!(a.tensor("z").unwrap_err().to_string().contains("`a.z`"));
+        assert_eq!(c.with_optional_prefix("b.").len(), 1);
+        assert_eq!(c.with_optional_prefix("visual.").len(), 4);
+        assert!(c.with_prefix("visual.").is_empty());
+    }
+
+    #[test]
+    fn merging_joins_and_refuses_duplicates() {
+        let a = checkpoint("a", &[("x", 1.0)]);
+        let b = checkpoint("b", &[("y", 2.0)]);
+        let both = a.merge(&b).unwrap();
+        assert_eq!(both.keys().collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(both.tensor("y").unwrap().as_f32().unwrap(), &[2.0]);
+        assert_eq!(both.metadata()["a"], "a");
+        assert!(both.merge(&b).unwrap_err().to_string().contains("is in both"));
+    }
+
+    #[test]
+    fn renaming_maps_drops_and_refuses_collisions() {
+        let c = checkpoint("a", &[("x", 1.0), ("y", 2.0)]);
+        let renamed = c.rename(|k| (k == "y").then(|| "z".to_owned())).unwrap();
+        assert_eq!(renamed.keys().collect::<Vec<_>>(), ["z"]);
+        assert_eq!(renamed.tensor("z").unwrap().as_f32().unwrap(), &[2.0]);
+        assert!(c.rename(|_| Some("same".into())).is_err());
+    }
+
+    #[test]
+    fn shapes_and_ranges_are_checked() {
+        let c = checkpoint("a", &[("x", 1.0)]);
+        assert!(c.tensor_of_shape("x", [1]).is_ok());
+        assert!(c.tensor_of_shape("x", [2]).unwrap_err().to_string().contains("expected [2]"));
+        assert_eq!(&c.bytes_range("x", 2..4).unwrap()[..], &1.0f32.to_le_bytes()[2..]);
+        assert!(c.bytes_range("x", 2..5).is_err());
+    }
+
+    #[test]
+    fn other_files_are_told_apart() {
+        let refuse = |bytes: &[u8]| {
+            let source = MemorySource::new("w", bytes.to_vec());
+            Checkpoint::from_source(Arc::new(source)).unwrap_err().to_string()
+        };
+        assert!(refuse(b"").contains("empty"));
+        assert!(refuse(b"PK\x03\x04....").contains("pickle"));
+        assert!(refuse(b"\x80\x02}q\x00").contains("pickle"));
+        assert!(refuse(b"version https://git-lfs.github.com/spec/v1\noid").contains("LFS"));
+        assert!(refuse(b"<!DOCTYPE html><html>").contains("web page"));
+    }
+}

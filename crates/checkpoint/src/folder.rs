@@ -1,0 +1,182 @@
+//! Finds the weights in a folder and joins shards.
+
+use crate::{Checkpoint, MappedFile, Source};
+use pulid_tensor::{Error, Result};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// File names without `.safetensors`, in the order they are looked for.
+const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
+
+/// Largest index file that is read: some hundred times that of the largest SDXL checkpoint.
+const MAX_INDEX: u64 = 64 << 20;
+
+pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
+    if path.is_dir() {
+        let found = find(path)?;
+        return if is_index(&found) { open_shards(&found) } else { open_file(&found) };
+    }
+    if is_index(path) { open_shards(path) } else { open_file(path) }
+}
+
+fn open_file(path: &Path) -> Result<Checkpoint> {
+    Checkpoint::from_source(Arc::new(MappedFile::open(path)?))
+}
+
+fn is_index(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "json")
+}
+
+/// The weights file or the index of shards in a folder.
+fn find(folder: &Path) -> Result<PathBuf> {
+    let mut names = Vec::new();
+    for stem in STEMS {
+        names.push(format!("{stem}.safetensors"));
+        names.push(format!("{stem}.safetensors.index.json"));
+    }
+    for stem in STEMS {
+        names.push(format!("{stem}.fp16.safetensors"));
+        // Both orders are in use, depending on the version that wrote the folder.
+        names.push(format!("{stem}.safetensors.index.fp16.json"));
+        names.push(format!("{stem}.fp16.safetensors.index.json"));
+    }
+    if let Some(found) = names.iter().map(|n| folder.join(n)).find(|p| p.is_file()) {
+        return Ok(found);
+    }
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        if path.extension().is_some_and(|e| e == "safetensors") && path.is_file() {
+            others.push(path);
+        }
+    }
+    others.sort();
+    match others.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Error::file(folder, format!("holds no weights; expected one of {}", names.join(", ")))),
+        several => {
+            let list: Vec<_> = several.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy())).collect();
+            Err(Error::file(folder, format!("holds several weights files ({}); name one of them", list.join(", "))))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Opens every shard that an index file names and holds them to the index.
+fn open_shards(index_path: &Path) -> Result<Checkpoint> {
+    let fail = |detail: String| Error::file(index_path, detail);
+    let length = index_path.metadata().map_err(|e| Error::io(index_path, e))?.len();
+    if length > MAX_INDEX {
+        return Err(fail(format!("has {length} bytes, too many for an index of shards")));
+    }
+    let text = std::fs::read(index_path).map_err(|e| Error::io(index_path, e))?;
+    let index: ShardIndex =
+        serde_json::from_slice(&text).map_err(|e| fail(format!("is no index of shards with a `weight_map` ({e})")))?;
+    let folder = index_path.parent().unwrap_or(Path::new(""));
+    let mut shards = Vec::new();
+    for name in index.weight_map.values().collect::<BTreeSet<_>>() {
+        // An index from the network must not reach outside its folder.
+        let mut components = Path::new(name).components();
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+            return Err(fail(format!("names the shard `{name}`, which is not a plain file name")));
+        }
+        let path = folder.join(name);
+        if !path.is_file() {
+            return Err(fail(format!("names the shard `{name}`, which is not in the folder; fetch it too")));
+        }
+        shards.push(Arc::new(MappedFile::open(path)?) as Arc<dyn Source>);
+    }
+    let checkpoint = Checkpoint::from_sources(index_path.display().to_string(), shards)?;
+    match index.weight_map.iter().find(|(key, _)| !checkpoint.contains(key)) {
+        Some((key, shard)) => {
+            Err(fail(format!("promises the tensor `{key}` in `{shard}`, which does not hold it; fetch both again")))
+        }
+        None => Ok(checkpoint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::write_safetensors;
+    use pulid_tensor::HostTensor;
+
+    fn write(folder: &Path, name: &str, keys: &[&str]) {
+        let tensor = HostTensor::from_fn([2], |i| i as f32);
+        write_safetensors(folder.join(name), keys.iter().map(|k| (*k, &tensor)), &BTreeMap::new()).unwrap();
+    }
+
+    fn index(folder: &Path, name: &str, map: &str) {
+        std::fs::write(folder.join(name), format!(r#"{{"metadata": {{"total_size": 16}}, "weight_map": {{{map}}}}}"#))
+            .unwrap();
+    }
+
+    #[test]
+    fn full_precision_comes_before_half_and_single_before_any_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        assert!(open(folder).unwrap_err().to_string().contains("holds no weights"));
+        write(folder, "other.safetensors", &["other"]);
+        assert!(open(folder).unwrap().contains("other"));
+        write(folder, "another.safetensors", &["another"]);
+        let message = open(folder).unwrap_err().to_string();
+        assert!(message.contains("another.safetensors, other.safetensors"), "{message}");
+        write(folder, "diffusion_pytorch_model.fp16.safetensors", &["half"]);
+        assert!(open(folder).unwrap().contains("half"));
+        write(folder, "diffusion_pytorch_model.safetensors", &["full"]);
+        assert!(open(folder).unwrap().contains("full"));
+    }
+
+    #[test]
+    fn shards_are_joined_whichever_way_they_are_named() {
+        for name in [
+            "model.safetensors.index.json",
+            "diffusion_pytorch_model.safetensors.index.fp16.json",
+            "diffusion_pytorch_model.fp16.safetensors.index.json",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            write(folder, "a-00001-of-00002.safetensors", &["x", "y"]);
+            write(folder, "a-00002-of-00002.safetensors", &["z"]);
+            let (a, b) = ("a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors");
+            index(folder, name, &format!(r#""x": "{a}", "y": "{a}", "z": "{b}""#));
+            for path in [folder.to_owned(), folder.join(name)] {
+                let c = open(&path).unwrap();
+                assert_eq!(c.keys().collect::<Vec<_>>(), ["x", "y", "z"]);
+                assert_eq!(c.tensor("z").unwrap().as_f32().unwrap(), &[0.0, 1.0]);
+            }
+        }
+    }
+
+    #[test]
+    fn broken_indices_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let name = "model.safetensors.index.json";
+        write(folder, "a.safetensors", &["x"]);
+        write(folder, "b.safetensors", &["x"]);
+        let outside = folder.join("a.safetensors").display().to_string();
+        for (map, expected) in [
+            (r#""x": "missing.safetensors""#.to_owned(), "not in the folder"),
+            (r#""x": "../a.safetensors""#.to_owned(), "plain file name"),
+            (format!(r#""x": "{outside}""#), "plain file name"),
+            (r#""x": """#.to_owned(), "plain file name"),
+            (r#""q": "a.safetensors""#.to_owned(), "does not hold it"),
+            (r#""x": "a.safetensors", "y": "b.safetensors""#.to_owned(), "is in"),
+            (r#""x": 3"#.to_owned(), "weight_map"),
+        ] {
+            index(folder, name, &map);
+            let message = open(folder).unwrap_err().to_string();
+            assert!(message.contains(expected), "{map}: {message}");
+        }
+        std::fs::write(folder.join(name), b"{").unwrap();
+        assert!(open(folder).is_err());
+        assert!(open(&folder.join("absent.safetensors")).is_err());
+    }
+}

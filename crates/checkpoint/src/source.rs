@@ -1,0 +1,162 @@
+use bytes::Bytes;
+use pulid_tensor::{Error, Result};
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// `Send + Sync` natively; nothing on wasm, where JavaScript handles are neither and there is one thread.
+#[cfg(not(target_arch = "wasm32"))]
+pub trait MaybeSendSync: Send + Sync {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Send + Sync> MaybeSendSync for T {}
+
+/// `Send + Sync` natively; nothing on wasm, where JavaScript handles are neither and there is one thread.
+#[cfg(target_arch = "wasm32")]
+pub trait MaybeSendSync {}
+#[cfg(target_arch = "wasm32")]
+impl<T> MaybeSendSync for T {}
+
+/// Bytes with random access.
+///
+/// Offsets are 64 bits wide on every target: an SDXL UNet in half precision is larger than wasm can address.
+pub trait Source: Debug + MaybeSendSync {
+    /// What error messages call this source; a path where there is one.
+    fn path(&self) -> &Path;
+
+    /// Number of bytes.
+    fn len(&self) -> u64;
+
+    /// Whether there are no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of `range`, without a copy where the source allows it.
+    ///
+    /// # Errors
+    /// When the range ends past [`Source::len`] or the bytes cannot be fetched.
+    fn read(&self, range: Range<u64>) -> Result<Bytes>;
+}
+
+/// The part `range` of `bytes`, or an error that names the file.
+fn slice(path: &Path, bytes: &Bytes, range: Range<u64>) -> Result<Bytes> {
+    let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+    match bounds {
+        Some((start, end)) if start <= end && end <= bytes.len() => Ok(bytes.slice(start..end)),
+        _ => Err(Error::file(
+            path,
+            format!(
+                "bytes {} to {} are wanted but the file has {}; it is probably truncated, fetch it again",
+                range.start,
+                range.end,
+                bytes.len()
+            ),
+        )),
+    }
+}
+
+/// Bytes held in memory: embedded models, browser downloads, tests.
+#[derive(Clone, Debug)]
+pub struct MemorySource {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+impl MemorySource {
+    /// A source over `bytes`; `name` is used in messages and its extension tells the format.
+    pub fn new(name: impl Into<PathBuf>, bytes: impl Into<Bytes>) -> Self {
+        MemorySource { path: name.into(), bytes: bytes.into() }
+    }
+}
+
+impl Source for MemorySource {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        slice(&self.path, &self.bytes, range)
+    }
+}
+
+/// A file mapped into memory; only the pages that are read are ever loaded.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Clone, Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl MappedFile {
+    /// Maps the file at `path`.
+    ///
+    /// The file must not be cut short while the program runs: the operating system answers a read past its new end
+    /// with a bus error. Replacing it by a rename, as [`crate::write_atomically`] does, is safe.
+    ///
+    /// # Errors
+    /// When the file is missing, is not a regular file or cannot be mapped.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io(&path, e))?;
+        if !metadata.is_file() {
+            return Err(Error::file(path, "is not a regular file"));
+        }
+        let bytes = if metadata.len() == 0 {
+            Bytes::new()
+        } else {
+            // SAFETY: the map is read-only and private to us. What it cannot rule out, another process truncating
+            // the file, is documented above and shared with every reader of mapped weights.
+            let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(&path, e))?;
+            Bytes::from_owner(map)
+        };
+        Ok(MappedFile { path, bytes })
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Source for MappedFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        slice(&self.path, &self.bytes, range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_checked() {
+        let s = MemorySource::new("m", vec![1u8, 2, 3]);
+        assert_eq!(&s.read(1..3).unwrap()[..], &[2, 3]);
+        assert!(s.read(3..3).unwrap().is_empty());
+        for bad in [2..4, 4..4, u64::MAX - 1..u64::MAX] {
+            assert!(s.read(bad).unwrap_err().to_string().contains("truncated"));
+        }
+        #[allow(clippy::reversed_empty_ranges)]
+        let backwards = s.read(2..1);
+        assert!(backwards.is_err());
+    }
+
+    #[test]
+    fn folders_are_not_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(MappedFile::open(folder.path()).is_err());
+        let empty = folder.path().join("empty");
+        std::fs::write(&empty, b"").unwrap();
+        assert!(MappedFile::open(empty).unwrap().is_empty());
+    }
+}
