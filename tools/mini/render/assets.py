@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 BOTTOM = 4.05  # MakeHuman units (decimetres); everything of the body below this height is dropped
 SHOULDER_DROP = 0.55  # radians by which the A-posed arms are lowered
 
@@ -154,11 +154,6 @@ def _build():
         y = np.clip(((1 - uv[keep, 1]) * (h - 1)).astype(int), 0, h - 1)
         return picture[y, x].astype(np.float32) / 255.0
 
-    ears = np.zeros(len(keep), np.float32)
-    for k, name in enumerate(names):
-        if name.startswith("ears/") and "scale" in name:
-            ears = np.maximum(ears, np.linalg.norm(deltas[k], axis=1))
-    ears = np.clip(ears / 0.06, 0, 1)
 
     base = vertices[keep].copy()
     drop = np.zeros(len(keep), np.float32)
@@ -179,7 +174,7 @@ def _build():
     eye_side[index[np.unique(np.array(groups["helper-r-eye"]))]] = 2
     return {
         "base": base, "triangles": tri.astype(np.int32), "materials": materials, "deltas": deltas,
-        "names": np.array(names), "head_weight": head[keep].astype(np.float32), "ears": ears,
+        "names": np.array(names), "head_weight": head[keep].astype(np.float32), "ears": mask("mpfb_ears.jpg"),
         "lips": mask("mpfb_lips.jpg"), "inside_mouth": mask("mpfb_inside-mouth.jpg"), "eye_side": eye_side,
         "neck_joint": _joint(vertices, groups, "joint-neck"), "head_joint": _joint(vertices, groups, "joint-head"),
     }
