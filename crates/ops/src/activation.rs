@@ -1,3 +1,5 @@
+//! Activations: pointwise functions that stand alone or as epilogues.
+
 use serde::Serialize;
 
 /// A pointwise function of one value, usable alone ([`crate::Unary`]) and as an epilogue.

@@ -1,3 +1,5 @@
+//! What lowering must know of a device.
+
 use serde::{Deserialize, Serialize};
 
 /// What kind of processor executes the shaders; decides which kernel variants are tried first.

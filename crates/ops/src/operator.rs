@@ -1,3 +1,5 @@
+//! The trait every operator implements.
+
 use crate::{Activation, Capabilities, Variant};
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 use std::fmt::Debug;

@@ -1,0 +1,214 @@
+use crate::Weight;
+use pulid_ops::Operator;
+use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
+
+/// A value in a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) u32);
+
+impl NodeId {
+    /// Position in [`Graph::nodes`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How often an input changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// Set once before a run of many steps (text and identity embeddings, size conditioning); what depends on
+    /// nothing else is computed once.
+    Run,
+    /// Changes with every step (latents, timestep).
+    Step,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum NodeKind {
+    /// Given by the caller under a name.
+    Input {
+        /// Name in the contract.
+        name: String,
+        /// How often it changes.
+        rate: Rate,
+    },
+    /// Read from a checkpoint.
+    Weight(Weight),
+    /// The same bytes under another shape; costs nothing.
+    Reshape(NodeId),
+    /// An operator applied to operands.
+    Apply {
+        /// The operator.
+        operator: Box<dyn Operator>,
+        /// Its operands.
+        inputs: Vec<NodeId>,
+    },
+}
+
+/// One node: what it is, its type and where in the network it stands.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Shape and element type of its value.
+    pub ty: TensorType,
+    /// Place in the network, for example `down_blocks.1.attentions.0.proj_in`.
+    pub label: String,
+}
+
+impl Node {
+    /// The nodes this one reads.
+    pub fn operands(&self) -> &[NodeId] {
+        match &self.kind {
+            NodeKind::Reshape(from) => std::slice::from_ref(from),
+            NodeKind::Apply { inputs, .. } => inputs,
+            _ => &[],
+        }
+    }
+}
+
+/// A network as a graph of operators, in topological order by construction.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    pub(crate) name: String,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) outputs: Vec<(String, NodeId)>,
+    scope: Vec<String>,
+}
+
+impl Graph {
+    /// An empty graph of a network.
+    pub fn new(name: impl Into<String>) -> Self {
+        Graph { name: name.into(), nodes: Vec::new(), outputs: Vec::new(), scope: Vec::new() }
+    }
+
+    /// Name of the network.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All nodes; operands stand before their users.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Named results.
+    pub fn outputs(&self) -> &[(String, NodeId)] {
+        &self.outputs
+    }
+
+    /// Named inputs with their types.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &TensorType)> {
+        self.nodes.iter().filter_map(|n| match &n.kind {
+            NodeKind::Input { name, .. } => Some((name.as_str(), &n.ty)),
+            _ => None,
+        })
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, id: NodeId) -> &TensorType {
+        &self.nodes[id.index()].ty
+    }
+
+    /// Shape of a value.
+    pub fn shape(&self, id: NodeId) -> &Shape {
+        &self.ty(id).shape
+    }
+
+    /// Labels of nodes added inside `build` start with `part`.
+    pub fn scoped<T>(&mut self, part: impl Into<String>, build: impl FnOnce(&mut Graph) -> T) -> T {
+        self.scope.push(part.into());
+        let result = build(self);
+        self.scope.pop();
+        result
+    }
+
+    pub(crate) fn add(&mut self, kind: NodeKind, ty: TensorType, label: String) -> NodeId {
+        self.nodes.push(Node { kind, ty, label });
+        NodeId(self.nodes.len() as u32 - 1)
+    }
+
+    /// Declares an input.
+    ///
+    /// # Errors
+    /// When the name is taken or the type too large to address.
+    pub fn input(&mut self, name: impl Into<String>, ty: TensorType, rate: Rate) -> Result<NodeId> {
+        let name = name.into();
+        if self.inputs().any(|(n, _)| n == name) {
+            return Err(Error::invalid("graph", format!("{} has two inputs `{name}`", self.name)));
+        }
+        ty.shape.checked_count()?;
+        Ok(self.add(NodeKind::Input { name: name.clone(), rate }, ty, name))
+    }
+
+    /// Declares a weight of the given type.
+    pub fn weight(&mut self, weight: Weight, ty: TensorType) -> NodeId {
+        let label = weight.name.clone();
+        self.add(NodeKind::Weight(weight), ty, label)
+    }
+
+    /// Adds a constant.
+    pub fn constant(&mut self, name: impl Into<String>, tensor: HostTensor) -> NodeId {
+        let ty = tensor.tensor_type();
+        self.weight(Weight::constant(name, tensor), ty)
+    }
+
+    /// Applies an operator.
+    ///
+    /// # Errors
+    /// The operator's own, with the place in the network in front.
+    pub fn apply(&mut self, operator: impl Operator + 'static, inputs: &[NodeId]) -> Result<NodeId> {
+        self.apply_boxed(Box::new(operator), inputs)
+    }
+
+    /// [`Graph::apply`] for an operator behind a box.
+    pub fn apply_boxed(&mut self, operator: Box<dyn Operator>, inputs: &[NodeId]) -> Result<NodeId> {
+        let types: Vec<_> = inputs.iter().map(|&i| self.ty(i).clone()).collect();
+        let label = self.scope.join(".");
+        let ty = operator.infer(&types).map_err(|e| match e {
+            Error::Operator { operator, detail } => {
+                Error::operator(operator, format!("{detail} (at {}:{label})", self.name))
+            }
+            other => other,
+        })?;
+        ty.shape.checked_count()?;
+        Ok(self.add(NodeKind::Apply { operator, inputs: inputs.to_vec() }, ty, label))
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// When the number of elements differs.
+    pub fn reshape(&mut self, x: NodeId, shape: impl Into<Shape>) -> Result<NodeId> {
+        let shape = shape.into();
+        if shape.checked_count()? != self.shape(x).count() {
+            let detail = format!("{} does not reshape to {shape} (at {})", self.shape(x), self.scope.join("."));
+            return Err(Error::operator("reshape", detail));
+        }
+        let ty = TensorType::new(self.ty(x).dtype, shape);
+        let label = self.scope.join(".");
+        Ok(self.add(NodeKind::Reshape(x), ty, label))
+    }
+
+    /// Names a result.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn output(&mut self, name: impl Into<String>, id: NodeId) -> Result<()> {
+        let name = name.into();
+        if self.outputs.iter().any(|(n, _)| *n == name) {
+            return Err(Error::invalid("graph", format!("{} has two outputs `{name}`", self.name)));
+        }
+        self.outputs.push((name, id));
+        Ok(())
+    }
+
+    /// The node whose buffer holds a value: follows reshapes.
+    pub(crate) fn storage(&self, mut id: NodeId) -> NodeId {
+        while let NodeKind::Reshape(from) = self.nodes[id.index()].kind {
+            id = from;
+        }
+        id
+    }
+}

@@ -1,0 +1,80 @@
+//! Passes over graphs. Each keeps what the graph computes.
+
+use crate::{Graph, Node, NodeId, NodeKind};
+
+/// Fuses epilogues into their producers, then removes what no output needs.
+pub fn optimize(graph: &Graph) -> Graph {
+    remove_dead_nodes(&fuse_epilogues(graph))
+}
+
+/// Lets producers apply a following activation or residual addition before they store, where the value between has
+/// no other reader. Repeats on each producer, so a convolution can take an activation and then a residual.
+fn fuse_epilogues(graph: &Graph) -> Graph {
+    let mut graph = graph.clone();
+    let mut readers = vec![0usize; graph.nodes.len()];
+    for node in &graph.nodes {
+        for id in node.operands() {
+            readers[id.index()] += 1;
+        }
+    }
+    for (_, id) in &graph.outputs {
+        readers[id.index()] += 1;
+    }
+    // The first operand an epilogue may belong to is tried first; for an addition the later operand was usually
+    // computed last, so that the residual already exists: look at operands from the back.
+    for index in 0..graph.nodes.len() {
+        let NodeKind::Apply { operator, inputs } = &graph.nodes[index].kind else { continue };
+        let types: Vec<_> = inputs.iter().map(|&i| graph.ty(i).clone()).collect();
+        let fused = (0..inputs.len()).rev().find_map(|operand| {
+            let epilogue = operator.as_epilogue(operand, &types)?;
+            let producer = inputs[operand];
+            if readers[producer.index()] != 1 || graph.ty(producer) != &graph.nodes[index].ty {
+                return None;
+            }
+            let NodeKind::Apply { operator: first, inputs: first_inputs } = &graph.nodes[producer.index()].kind else {
+                return None;
+            };
+            let merged = first.with_epilogue(epilogue)?;
+            let mut operands = first_inputs.clone();
+            operands.extend(inputs.iter().enumerate().filter(|(i, _)| *i != operand).map(|(_, id)| *id));
+            let types: Vec<_> = operands.iter().map(|&i| graph.ty(i).clone()).collect();
+            // The merged operator must agree; a refusal (a residual of another type, say) leaves the graph as it was.
+            (merged.infer(&types).is_ok_and(|ty| ty == graph.nodes[index].ty)).then_some((merged, operands))
+        });
+        if let Some((operator, inputs)) = fused {
+            graph.nodes[index].kind = NodeKind::Apply { operator, inputs };
+        }
+    }
+    graph
+}
+
+/// Keeps inputs (they are the contract) and everything an output depends on.
+fn remove_dead_nodes(graph: &Graph) -> Graph {
+    let mut live = vec![false; graph.nodes.len()];
+    for (_, id) in &graph.outputs {
+        live[id.index()] = true;
+    }
+    for index in (0..graph.nodes.len()).rev() {
+        if matches!(graph.nodes[index].kind, NodeKind::Input { .. }) {
+            live[index] = true;
+        }
+        if live[index] {
+            for id in graph.nodes[index].operands() {
+                live[id.index()] = true;
+            }
+        }
+    }
+    let mut renamed = vec![NodeId(0); graph.nodes.len()];
+    let mut result = Graph::new(graph.name.clone());
+    for (index, node) in graph.nodes.iter().enumerate().filter(|(i, _)| live[*i]) {
+        let Node { mut kind, ty, label } = node.clone();
+        match &mut kind {
+            NodeKind::Reshape(from) => *from = renamed[from.index()],
+            NodeKind::Apply { inputs, .. } => inputs.iter_mut().for_each(|i| *i = renamed[i.index()]),
+            _ => {}
+        }
+        renamed[index] = result.add(kind, ty, label);
+    }
+    result.outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), renamed[id.index()])).collect();
+    result
+}

@@ -1,0 +1,182 @@
+//! The plan: plain data that an engine runs without knowing any operator.
+
+use pulid_ops::Cost;
+use pulid_tensor::TensorType;
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// What a planned buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BufferKind {
+    /// Written by the caller.
+    Input,
+    /// Read from a checkpoint.
+    Weight,
+    /// Computed once per run and kept while stepping.
+    Hoisted,
+    /// Reused by values whose lifetimes do not overlap.
+    Scratch,
+    /// Read back by the caller.
+    Output,
+}
+
+/// One GPU buffer.
+#[derive(Clone, Debug, Serialize)]
+pub struct BufferPlan {
+    /// Size in bytes, a multiple of 16.
+    pub bytes: usize,
+    /// Purpose.
+    pub kind: BufferKind,
+}
+
+/// A named tensor that the caller writes or reads, or a weight.
+#[derive(Clone, Debug, Serialize)]
+pub struct Port {
+    /// Name in the contract, or checkpoint key.
+    pub name: String,
+    /// Shape and element type.
+    pub ty: TensorType,
+    /// Index into [`Plan::buffers`].
+    pub buffer: usize,
+    /// For inputs: whether a change makes the prologue run again.
+    pub hoisted: bool,
+}
+
+/// One compute dispatch with its buffers.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedDispatch {
+    /// Shader name.
+    pub shader: &'static str,
+    /// Shader features.
+    pub features: Vec<&'static str>,
+    /// Values of pipeline-overridable constants.
+    pub constants: Vec<(&'static str, f64)>,
+    /// Buffer of each storage binding 1, 2, ...
+    pub buffers: Vec<usize>,
+    /// Bytes of the uniform at binding 0.
+    #[serde(skip)]
+    pub params: Vec<u8>,
+    /// Readable parameters.
+    #[serde(rename = "params")]
+    pub params_text: String,
+    /// Workgroups.
+    pub grid: [u32; 3],
+}
+
+/// One operator of the plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// Place in the network.
+    pub label: String,
+    /// Operator name and attributes.
+    pub operator: String,
+    /// Chosen kernel variant.
+    pub variant: &'static str,
+    /// Type of the result.
+    pub output: TensorType,
+    /// Buffer of the result.
+    pub output_buffer: usize,
+    /// Work.
+    pub cost: Cost,
+    /// Dispatches in order.
+    pub dispatches: Vec<PlannedDispatch>,
+}
+
+/// Everything a device needs to run a network.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Name of the network.
+    pub network: String,
+    /// Buffers to allocate.
+    pub buffers: Vec<BufferPlan>,
+    /// What the caller writes.
+    pub inputs: Vec<Port>,
+    /// What the caller reads.
+    pub outputs: Vec<Port>,
+    /// What is uploaded once, in the order of the weights the planner returns.
+    pub weights: Vec<Port>,
+    /// Run once after an input of [`Rate::Run`](crate::Rate::Run) changed.
+    pub prologue: Vec<Step>,
+    /// Run every time.
+    pub steps: Vec<Step>,
+}
+
+/// Sizes and counts of a plan, for tests that hold them and for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlanSummary {
+    /// Bytes of weights.
+    pub weight_bytes: usize,
+    /// Bytes of all other buffers together: what stepping needs at its peak.
+    pub working_bytes: usize,
+    /// Dispatches of the prologue.
+    pub prologue_dispatches: usize,
+    /// Dispatches of one step.
+    pub step_dispatches: usize,
+    /// Floating-point operations of one step.
+    pub step_flops: u64,
+}
+
+impl Plan {
+    /// Sizes and counts.
+    pub fn summary(&self) -> PlanSummary {
+        let bytes = |weights: bool| {
+            let of_kind = |b: &&BufferPlan| (b.kind == BufferKind::Weight) == weights;
+            self.buffers.iter().filter(of_kind).map(|b| b.bytes).sum()
+        };
+        PlanSummary {
+            weight_bytes: bytes(true),
+            working_bytes: bytes(false),
+            prologue_dispatches: self.prologue.iter().map(|s| s.dispatches.len()).sum(),
+            step_dispatches: self.steps.iter().map(|s| s.dispatches.len()).sum(),
+            step_flops: self.steps.iter().map(|s| s.cost.flops).sum(),
+        }
+    }
+
+    /// The plan as text: one line a buffer, a port and a dispatch. Stable, so that snapshots show what a change did.
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        let s = self.summary();
+        let _ = writeln!(text, "plan {}", self.network);
+        let _ = writeln!(
+            text,
+            "weights {} B, working {} B, prologue {} dispatches, step {} dispatches, {} flop",
+            s.weight_bytes, s.working_bytes, s.prologue_dispatches, s.step_dispatches, s.step_flops
+        );
+        for (i, b) in self.buffers.iter().enumerate().filter(|(_, b)| b.kind != BufferKind::Weight) {
+            let _ = writeln!(text, "buffer {i} {:?} {} B", b.kind, b.bytes);
+        }
+        for (what, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
+            for p in ports {
+                let _ = writeln!(text, "{what} {} {} buffer {}", p.name, p.ty, p.buffer);
+            }
+        }
+        for (what, steps) in [("prologue", &self.prologue), ("step", &self.steps)] {
+            for step in steps {
+                let _ = writeln!(text, "{what} {} {} [{}] -> {}", step.label, step.operator, step.variant, step.output);
+                for d in &step.dispatches {
+                    let buffers: Vec<_> = d.buffers.iter().map(|&b| self.buffer_name(b)).collect();
+                    let constants: Vec<_> = d.constants.iter().map(|(n, v)| format!(" {n}={v}")).collect();
+                    let features = d.features.join("+");
+                    let _ = writeln!(
+                        text,
+                        "  {} {features}{} grid {:?} ({}) {}",
+                        d.shader,
+                        constants.concat(),
+                        d.grid,
+                        buffers.join(", "),
+                        d.params_text
+                    );
+                }
+            }
+        }
+        text
+    }
+
+    fn buffer_name(&self, buffer: usize) -> String {
+        match self.weights.iter().find(|w| w.buffer == buffer) {
+            Some(w) => w.name.clone(),
+            None => format!("#{buffer}"),
+        }
+    }
+}

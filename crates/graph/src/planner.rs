@@ -1,0 +1,277 @@
+//! From a graph and a device's capabilities to a [`Plan`].
+
+use crate::plan::{BufferKind, BufferPlan, Plan, PlannedDispatch, Port, Step};
+use crate::{Graph, NodeId, NodeKind, Rate, Weight};
+use pulid_ops::{Capabilities, LowerContext, Operator, Slot, Variant};
+use pulid_tensor::{Error, Result, TensorType};
+use std::collections::HashMap;
+
+/// Picks a kernel variant. The engine's autotune implements it by measurement.
+pub trait Chooser {
+    /// Index into `variants` (never empty).
+    fn choose(
+        &self,
+        operator: &dyn Operator,
+        inputs: &[TensorType],
+        output: &TensorType,
+        variants: &[Variant],
+    ) -> usize;
+}
+
+/// Takes the operator's own first choice: reproducible, needs no device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FirstVariant;
+
+impl Chooser for FirstVariant {
+    fn choose(&self, _: &dyn Operator, _: &[TensorType], _: &TensorType, _: &[Variant]) -> usize {
+        0
+    }
+}
+
+/// A plan and the weights it uploads, in the order of [`Plan::weights`].
+#[derive(Clone, Debug)]
+pub struct PlannedGraph {
+    /// The plan.
+    pub plan: Plan,
+    /// How to read each weight.
+    pub weights: Vec<Weight>,
+}
+
+/// Plans a graph for a device.
+///
+/// # Errors
+/// When a tensor does not fit one binding of the device, or an operator cannot be lowered.
+pub fn plan(graph: &Graph, capabilities: &Capabilities, chooser: &dyn Chooser) -> Result<PlannedGraph> {
+    Planner::new(graph, capabilities, chooser).run()
+}
+
+struct Planner<'a> {
+    graph: &'a Graph,
+    capabilities: &'a Capabilities,
+    chooser: &'a dyn Chooser,
+    /// Whether each node is the same for all steps of a run.
+    constant: Vec<bool>,
+    /// For storage nodes: index of the last node that reads the value; `usize::MAX` when it must stay.
+    last_use: Vec<usize>,
+    buffer_of: HashMap<NodeId, usize>,
+    free: Vec<usize>,
+    plan: Plan,
+    weights: Vec<Weight>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(graph: &'a Graph, capabilities: &'a Capabilities, chooser: &'a dyn Chooser) -> Self {
+        let mut constant = vec![false; graph.nodes.len()];
+        for (index, node) in graph.nodes.iter().enumerate() {
+            constant[index] = match &node.kind {
+                NodeKind::Input { rate, .. } => *rate == Rate::Run,
+                NodeKind::Weight(_) => true,
+                _ => node.operands().iter().all(|i| constant[i.index()]),
+            };
+        }
+        let mut last_use = vec![0; graph.nodes.len()];
+        for (index, node) in graph.nodes.iter().enumerate() {
+            for &operand in node.operands() {
+                let stored = graph.storage(operand).index();
+                // What the prologue computes and a step reads stays for the whole run.
+                let crosses = constant[stored] && !constant[index];
+                last_use[stored] = if crosses { usize::MAX } else { last_use[stored].max(index) };
+            }
+        }
+        for (_, id) in &graph.outputs {
+            last_use[graph.storage(*id).index()] = usize::MAX;
+        }
+        let plan = Plan {
+            network: graph.name.clone(),
+            buffers: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            weights: Vec::new(),
+            prologue: Vec::new(),
+            steps: Vec::new(),
+        };
+        Planner {
+            graph,
+            capabilities,
+            chooser,
+            constant,
+            last_use,
+            buffer_of: HashMap::new(),
+            free: Vec::new(),
+            plan,
+            weights: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Result<PlannedGraph> {
+        self.declare_ports()?;
+        for constant in [true, false] {
+            for index in 0..self.graph.nodes.len() {
+                if self.constant[index] == constant {
+                    self.place(index)?;
+                }
+            }
+        }
+        for (name, id) in &self.graph.outputs {
+            let buffer = self.buffer_of[&self.graph.storage(*id)];
+            let ty = self.graph.ty(*id).clone();
+            let hoisted = self.constant[id.index()];
+            self.plan.outputs.push(Port { name: name.clone(), ty, buffer, hoisted });
+        }
+        Ok(PlannedGraph { plan: self.plan, weights: self.weights })
+    }
+
+    fn declare_ports(&mut self) -> Result<()> {
+        for (index, node) in self.graph.nodes.iter().enumerate() {
+            let id = NodeId(index as u32);
+            match &node.kind {
+                NodeKind::Input { name, rate } => {
+                    let buffer = self.new_buffer(&node.ty, BufferKind::Input, &node.label)?;
+                    self.buffer_of.insert(id, buffer);
+                    let hoisted = *rate == Rate::Run;
+                    self.plan.inputs.push(Port { name: name.clone(), ty: node.ty.clone(), buffer, hoisted });
+                }
+                NodeKind::Weight(weight) => {
+                    let buffer = self.new_buffer(&node.ty, BufferKind::Weight, &node.label)?;
+                    self.buffer_of.insert(id, buffer);
+                    let name = weight.name.clone();
+                    self.plan.weights.push(Port { name, ty: node.ty.clone(), buffer, hoisted: true });
+                    self.weights.push(weight.clone());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, index: usize) -> Result<()> {
+        let graph = self.graph;
+        let node = &graph.nodes[index];
+        let NodeKind::Apply { operator, inputs } = &node.kind else { return Ok(()) };
+        let types: Vec<_> = inputs.iter().map(|&i| graph.ty(i).clone()).collect();
+        let cx = LowerContext { capabilities: self.capabilities, inputs: &types, output: &node.ty };
+        let mut variants = operator.lower(&cx)?;
+        if variants.is_empty() {
+            return Err(Error::operator(operator.name(), format!("no kernel fits this device (at {})", node.label)));
+        }
+        let choice = match variants.len() {
+            1 => 0,
+            _ => self.chooser.choose(operator.as_ref(), &types, &node.ty, &variants).min(variants.len() - 1),
+        };
+        let variant = variants.swap_remove(choice);
+
+        let id = NodeId(index as u32);
+        let output = self.result_buffer(index)?;
+        self.buffer_of.insert(id, output);
+        let mut scratch = Vec::with_capacity(variant.scratch.len());
+        for &bytes in &variant.scratch {
+            scratch.push(self.scratch_buffer(bytes, &node.label)?);
+        }
+        let operands: Vec<_> = inputs.iter().map(|&i| self.buffer_of[&graph.storage(i)]).collect();
+        let dispatches = variant
+            .dispatches
+            .into_iter()
+            .map(|d| {
+                let resolve = |slot: &Slot| match *slot {
+                    Slot::Input(i) => operands[i],
+                    Slot::Output => output,
+                    Slot::Scratch(i) => scratch[i],
+                    // A read-only binding that is never read; operand 0 is always there and read-only.
+                    Slot::Unused => operands[0],
+                };
+                PlannedDispatch {
+                    shader: d.shader,
+                    buffers: d.bindings.iter().map(resolve).collect(),
+                    features: d.features,
+                    constants: d.constants,
+                    params: d.params,
+                    params_text: d.params_text,
+                    grid: d.grid,
+                }
+            })
+            .collect();
+        let step = Step {
+            label: node.label.clone(),
+            operator: format!("{}({})", operator.name(), operator.attributes()),
+            variant: variant.name,
+            output: node.ty.clone(),
+            output_buffer: output,
+            cost: operator.cost(&types, &node.ty),
+            dispatches,
+        };
+        if self.constant[index] {
+            self.plan.prologue.push(step)
+        } else {
+            self.plan.steps.push(step)
+        }
+        self.free.extend(scratch);
+        self.release(inputs, index);
+        if self.last_use[index] == 0 {
+            // Nobody reads it (an unused result): its buffer is free at once.
+            self.free.push(output);
+        }
+        Ok(())
+    }
+
+    /// Frees the buffers of operands that no later node reads.
+    fn release(&mut self, inputs: &[NodeId], index: usize) {
+        let mut stored: Vec<_> = inputs.iter().map(|&i| self.graph.storage(i)).collect();
+        stored.sort_unstable();
+        stored.dedup();
+        for id in stored {
+            let reusable = matches!(self.graph.nodes[id.index()].kind, NodeKind::Apply { .. });
+            if reusable && self.last_use[id.index()] == index {
+                self.free.push(self.buffer_of[&id]);
+            }
+        }
+    }
+
+    fn result_buffer(&mut self, index: usize) -> Result<usize> {
+        let node = &self.graph.nodes[index];
+        if self.last_use[index] == usize::MAX {
+            let is_output = self.graph.outputs.iter().any(|(_, id)| self.graph.storage(*id).index() == index);
+            let kind = if is_output { BufferKind::Output } else { BufferKind::Hoisted };
+            return self.new_buffer(&node.ty, kind, &node.label);
+        }
+        self.scratch_buffer(node.ty.bytes(), &node.label)
+    }
+
+    /// The free buffer that fits best, else the largest free one grown, else a new one.
+    fn scratch_buffer(&mut self, bytes: usize, label: &str) -> Result<usize> {
+        let bytes = self.checked_size(bytes, label)?;
+        let size = |b: &usize| self.plan.buffers[*b].bytes;
+        let best = (0..self.free.len()).filter(|&i| size(&self.free[i]) >= bytes).min_by_key(|&i| size(&self.free[i]));
+        let largest = (0..self.free.len()).max_by_key(|&i| size(&self.free[i]));
+        match best.or(largest) {
+            Some(position) => {
+                let buffer = self.free.swap_remove(position);
+                let planned = &mut self.plan.buffers[buffer];
+                planned.bytes = planned.bytes.max(bytes);
+                Ok(buffer)
+            }
+            None => {
+                self.plan.buffers.push(BufferPlan { bytes, kind: BufferKind::Scratch });
+                Ok(self.plan.buffers.len() - 1)
+            }
+        }
+    }
+
+    fn new_buffer(&mut self, ty: &TensorType, kind: BufferKind, label: &str) -> Result<usize> {
+        let bytes = self.checked_size(ty.bytes(), label)?;
+        self.plan.buffers.push(BufferPlan { bytes, kind });
+        Ok(self.plan.buffers.len() - 1)
+    }
+
+    fn checked_size(&self, bytes: usize, label: &str) -> Result<usize> {
+        let limit = self.capabilities.max_binding_bytes;
+        let padded = bytes.saturating_add(15) / 16 * 16;
+        if padded as u64 > limit {
+            return Err(Error::Device(format!(
+                "{}: a tensor at `{label}` takes {bytes} bytes, but a binding of this device holds {limit}; \
+                 use a smaller picture or batch",
+                self.graph.name
+            )));
+        }
+        Ok(padded.max(16))
+    }
+}
