@@ -1,7 +1,6 @@
 """BiSeNet face parser: facexlib's module names and forward semantics at any width.
 
-Input: RGB / 255, ImageNet-normalised. Output: logits of 19 classes at the input's size (bilinear, align_corners=True);
-in training also the two auxiliary outputs.
+Input: RGB / 255, ImageNet-normalised. Output: logits of 19 classes at the input's size (bilinear, align_corners=True).
 """
 
 import torch
@@ -125,11 +124,22 @@ class BiSeNet(nn.Module):
         self.conv_out16 = Output(context, 24, classes)
         self.conv_out32 = Output(context, 24, classes)
 
-    def forward(self, x):
-        size = x.shape[2:]
+    def maps(self, x):
+        """The three outputs before enlarging: classes at an eighth, auxiliary at an eighth and a sixteenth."""
         spatial, context8, context16 = self.cp(x)
-        outputs = [self.conv_out(self.ffm(spatial, context8))]
-        if self.training:
-            outputs += [self.conv_out16(context8), self.conv_out32(context16)]
-        outputs = [F.interpolate(o.float(), size, mode="bilinear", align_corners=True) for o in outputs]
-        return outputs if self.training else outputs[0]
+        return self.conv_out(self.ffm(spatial, context8)), self.conv_out16(context8), self.conv_out32(context16)
+
+    def forward(self, x):
+        return F.interpolate(self.maps(x)[0], x.shape[2:], mode="bilinear", align_corners=True)
+
+
+def enlarged_at(maps, size, rows, columns):
+    """Values at some rows and columns of the bilinear (align_corners=True) enlargement of `maps` to `size` squared.
+
+    Two small matrix products: far cheaper in training than enlarging every map to every pixel.
+    """
+    weights = []
+    for positions, length in ((rows, maps.shape[2]), (columns, maps.shape[3])):
+        at = positions.float() * ((length - 1) / (size - 1))
+        weights.append((1 - (at[:, None] - torch.arange(length)).abs()).clamp(min=0))
+    return torch.einsum("rh,bchw,sw->bcrs", weights[0], maps.float(), weights[1])

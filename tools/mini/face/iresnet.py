@@ -32,7 +32,7 @@ class Unit(nn.Module):
 
 
 class IResNet(nn.Module):
-    def __init__(self, widths=(16, 24, 48, 80, 96, 48), units=(1, 2, 2, 3, 1), features=512, dropout=0.2):
+    def __init__(self, widths=(12, 16, 40, 80, 96, 44), units=(1, 2, 3, 3, 1), features=512, dropout=0.2):
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])

@@ -36,26 +36,44 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Two shared 3x3 layers, then score, box and landmark convolutions; the box has a learned scale, as in SCRFD."""
+    """Two shared 3x3 layers, then score, box and landmark convolutions; the box has a learned scale, as in SCRFD.
 
-    def __init__(self, channels, width):
+    In training boxes and points come in units of half the anchor's size, so that all strides learn at one pace;
+    `fold` moves these units into the convolutions.
+    """
+
+    def __init__(self, channels, width, stride):
         super().__init__()
         self.tower = nn.Sequential(conv_bn(channels, width), nn.ReLU(), conv_bn(width, width), nn.ReLU())
         self.score = nn.Conv2d(width, ANCHORS, 3, 1, 1)
         self.box = nn.Conv2d(width, ANCHORS * 4, 3, 1, 1)
         self.points = nn.Conv2d(width, ANCHORS * 10, 3, 1, 1)
         self.scale = nn.Parameter(torch.tensor(1.0))
+        self.units = [size / 2 / stride for size in ANCHOR_SIZES[stride]]
         nn.init.constant_(self.score.bias, -4.0)
-        # Boxes reach two to eight strides to each side of their anchor.
-        nn.init.constant_(self.box.bias, 3.0)
+        nn.init.constant_(self.box.bias, 1.0)
+
+    def unit(self, values):
+        return torch.tensor(self.units).repeat_interleave(values)
+
+    def fold(self):
+        with torch.no_grad():
+            for conv, values in ((self.box, 4), (self.points, 10)):
+                conv.weight *= self.unit(values)[:, None, None, None]
+                conv.bias *= self.unit(values)
+        self.units = None
 
     def forward(self, x):
         x = self.tower(x)
-        return self.score(x), self.box(x) * self.scale, self.points(x)
+        box, points = self.box(x) * self.scale, self.points(x)
+        if self.units is not None:
+            box = box * self.unit(4)[:, None, None]
+            points = points * self.unit(10)[:, None, None]
+        return self.score(x), box, points
 
 
 class Scrfd(nn.Module):
-    def __init__(self, stem=(8, 12), widths=(16, 32, 48, 64), units=(1, 2, 2, 2), neck=28, head=28):
+    def __init__(self, stem=(8, 12), widths=(16, 28, 44, 60), units=(1, 2, 2, 2), neck=24, head=24):
         super().__init__()
         self.stem = nn.Sequential(conv_bn(3, stem[0], 3, 2), nn.ReLU(), conv_bn(stem[0], stem[1]), nn.ReLU())
         self.pool = nn.MaxPool2d(2, 2)
@@ -66,11 +84,11 @@ class Scrfd(nn.Module):
             stages.append(nn.Sequential(*blocks))
             channels = width
         self.stages = nn.ModuleList(stages)
-        self.lateral = nn.ModuleList([nn.Conv2d(w, neck, 1) for w in widths[1:]])
-        self.fpn = nn.ModuleList([nn.Conv2d(neck, neck, 3, 1, 1) for _ in STRIDES])
-        self.down = nn.ModuleList([nn.Conv2d(neck, neck, 3, 2, 1) for _ in STRIDES[1:]])
-        self.pafpn = nn.ModuleList([nn.Conv2d(neck, neck, 3, 1, 1) for _ in STRIDES[1:]])
-        self.heads = nn.ModuleList([Head(neck, head) for _ in STRIDES])
+        self.lateral = nn.ModuleList([conv_bn(w, neck, 1) for w in widths[1:]])
+        self.fpn = nn.ModuleList([conv_bn(neck, neck) for _ in STRIDES])
+        self.down = nn.ModuleList([conv_bn(neck, neck, 3, 2) for _ in STRIDES[1:]])
+        self.pafpn = nn.ModuleList([conv_bn(neck, neck) for _ in STRIDES[1:]])
+        self.heads = nn.ModuleList([Head(neck, head, stride) for stride in STRIDES])
 
     def pyramid(self, x):
         """(score logits, boxes, points) as NCHW maps, for each stride."""
@@ -177,7 +195,8 @@ def loss(maps, faces, points, height, width):
         reach = box[picture, anchor] * stride
         corners = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1)
         iou, distance = _iou(corners, true_box)
-        quality[picture, anchor] = iou.detach().clamp(min=0.3)
+        # The root lifts a good box's score well over the usual threshold of one half.
+        quality[picture, anchor] = iou.detach().clamp(min=0.1).sqrt()
         box_loss = (1 - iou + distance).sum() / count
         predicted = point[picture, anchor] * stride + centre.repeat(1, 5)
         size = (true_box[:, 2:] - true_box[:, :2]).mean(1, keepdim=True)
