@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod capabilities;
 pub mod case;
+pub mod conv;
 pub mod dispatch;
 pub mod elementwise;
 pub mod matmul;
@@ -16,6 +17,7 @@ pub mod shader;
 pub use activation::Activation;
 pub use capabilities::{Capabilities, DeviceKind};
 pub use case::{Case, Fill, Operand, Role, Storage, Tolerance};
+pub use conv::*;
 pub use dispatch::{Dispatch, Slot, Variant};
 pub use elementwise::*;
 pub use matmul::*;

@@ -19,6 +19,8 @@ pub struct OperatorInfo {
 pub static OPERATORS: &[OperatorInfo] = &[
     // matmul
     MatMul::INFO,
+    // conv
+    Conv2d::INFO,
     // elementwise
     Unary::INFO,
 ];

@@ -1,0 +1,72 @@
+use pulid_tensor::{Error, Result};
+
+/// A kernel window sliding over two axes: what convolution and pooling share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// Rows and columns of the kernel.
+    pub kernel: [usize; 2],
+    /// Step between windows.
+    pub stride: [usize; 2],
+    /// Step between the taps of a window.
+    pub dilation: [usize; 2],
+    /// Top, left, bottom, right.
+    pub padding: [usize; 4],
+}
+
+impl Window {
+    /// Rows and columns of windows over an input of `height` x `width`. With `ceil_mode` a last, partly covered window
+    /// counts when it starts inside the input or its leading padding, as in PyTorch and ONNX.
+    ///
+    /// # Errors
+    /// When a kernel, stride or dilation is zero, or the window is larger than the padded input.
+    pub fn output(&self, operator: &str, height: usize, width: usize, ceil_mode: bool) -> Result<[usize; 2]> {
+        let mut output = [0; 2];
+        for (axis, extent) in [height, width].into_iter().enumerate() {
+            let (kernel, stride, dilation) = (self.kernel[axis], self.stride[axis], self.dilation[axis]);
+            if kernel == 0 || stride == 0 || dilation == 0 {
+                return Err(Error::operator(
+                    operator,
+                    format!("kernel, stride and dilation must be positive: {self:?}"),
+                ));
+            }
+            let (before, after) = (self.padding[axis], self.padding[axis + 2]);
+            let covered = dilation.saturating_mul(kernel - 1).saturating_add(1);
+            let padded = extent.saturating_add(before).saturating_add(after);
+            let Some(room) = padded.checked_sub(covered) else {
+                let why = format!("a window of {covered} does not fit the padded extent {padded} of {height}x{width}");
+                return Err(Error::operator(operator, why));
+            };
+            output[axis] = match ceil_mode {
+                false => room / stride + 1,
+                true => {
+                    let windows = room.div_ceil(stride) + 1;
+                    windows - usize::from((windows - 1) * stride >= extent + before)
+                }
+            };
+        }
+        Ok(output)
+    }
+
+    /// The input position that tap `tap` of window `window` reads along `axis`, if it is inside `extent`.
+    pub fn position(&self, axis: usize, window: usize, tap: usize, extent: usize) -> Option<usize> {
+        let padded = window * self.stride[axis] + tap * self.dilation[axis];
+        padded.checked_sub(self.padding[axis]).filter(|&i| i < extent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_extents_follow_pytorch() {
+        let w = Window { kernel: [3, 3], stride: [2, 2], dilation: [1, 1], padding: [0, 0, 1, 1] };
+        assert_eq!(w.output("t", 8, 7, false).unwrap(), [4, 3]);
+        let pool = Window { kernel: [3, 2], stride: [2, 2], dilation: [1, 1], padding: [0; 4] };
+        assert_eq!(pool.output("t", 6, 5, true).unwrap(), [3, 3]);
+        // The last window would start in the trailing padding and is dropped.
+        let edge = Window { kernel: [2, 2], stride: [2, 2], dilation: [1, 1], padding: [1; 4] };
+        assert_eq!(edge.output("t", 5, 4, true).unwrap(), [3, 3]);
+        assert!(pool.output("t", 2, 5, false).is_err());
+    }
+}
