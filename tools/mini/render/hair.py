@@ -226,19 +226,17 @@ def scalp_hair(who, pos, canon, tri, normals, ear):
     path = np.empty((n, K, 3))
     path[:, 0] = root - nrm * 0.02
     step = (L / (K - 1))[:, None]
-    travelled = np.zeros(n)
     clings = longs or style in ("fringe", "side", "slick", "bun")
     surface = style not in ("spiky", "afro", "buzz")
     for k in range(1, K):
-        v = k / (K - 1)
         pull = comb
         if longs or (style == "fringe" and who.sex <= 0.5):
             # Past the widest point of the head hair hangs; until then it follows the parting.
             hang = np.clip((centre[1] + 0.62 - p[:, 1]) / 0.5, 0, 1)[:, None]
-            pull = _unit(comb * (1 - hang) + (down + np.stack([side_sign * 0.03, 0 * v * side_sign, -0.03 * side_sign * 0], 1)) * hang * 1.5)
+            pull = _unit(comb * (1 - hang) + (down + side_sign[:, None] * np.array([0.03, 0, 0])) * hang * 1.5)
         if fringe_on.any():
             f = np.array([0, -0.75, 0.5])
-            pull = np.where(fringe_on[:, None], _unit(f + np.stack([0.25 * np.sign(part) * np.ones(n), 0 * n * np.ones(n), 0 * np.ones(n)], 1) + cr[:, :3] * 0.1), pull)
+            pull = np.where(fringe_on[:, None], _unit(f + np.array([0.25 * np.sign(part), 0, 0]) + cr[:, :3] * 0.1), pull)
         d = _unit(d * stiff + pull * (1 - stiff) + down * gravity + jitter * 0.02 + cr[:, :3] * 0.035 * h["messy"])
         p = p + d * step
         if surface:

@@ -50,9 +50,7 @@ class Person:
         self.neutral = pos.astype(np.float32)
         self.skin_tri = a.triangles[a.materials == assets.SKIN]
         normal = vertex_normals(self.neutral, self.skin_tri)
-        self.strips = []
-        s = hair.scalp_hair(who, self.neutral, base, self.skin_tri, normal, a.ears)
-        self.scalp = s
+        self.scalp = hair.scalp_hair(who, self.neutral, base, self.skin_tri, normal, a.ears)
         self.beard = hair.beard_hair(who, self.neutral, base, self.skin_tri, normal, a.lips)
         self.body_tri = a.triangles
         front = base[:, 2] > 1.4
@@ -84,11 +82,10 @@ class Person:
             centre = base[ids].mean(0)
             self.canon[ids] = base[ids] - centre
             self.attr[ids, 0] = 1 + side
-        self.eye_base = [base[e].mean(0) for e in self.eyes]
 
     def pose(self, expression, head, body, collar):
         """The `Mesh` and key points for expression weights (name -> amount), head and body rotations, and a collar kind."""
-        a, who = self.a, self.who
+        a = self.a
         pos = self.neutral.copy()
         if expression:
             rows = [a.index[f"expression/{n}"] for n in expression]

@@ -144,7 +144,7 @@ def render(person, scene, size, supersample=2):
     who = person.who
     rng = np.random.default_rng([scene.seed, 5])
     res = size * supersample
-    pattern, neck, collar, cloth, cloth2 = CLOTHES[scene.clothes]
+    _, _, collar, cloth, cloth2 = CLOTHES[scene.clothes]
     units = {k: v * scene.strength for k, v in EXPRESSION_UNITS[scene.expression].items()}
     if rng.random() < 0.35 and scene.expression == "neutral":
         units = {"mouth-corner-puller": float(rng.uniform(0, 0.12))}
@@ -233,7 +233,6 @@ def render(person, scene, size, supersample=2):
     buffers = styles.Buffers(colour=colour, albedo=albedo, normal=normal, label=label, depth=depth, material=material, occlusion=occlusion, key=key * shadow,
                              lamps=lamps, to_light=to_light, back=back, glass=glass, face_px=face_px, rng=rng, light=scene.light, out=size)
     image = styles.draw(scene.style, buffers)
-    label[(label == 1) & (material == assets.BEARD)] = 1
     if glass is not None:
         label[glass] = 6
     small = label[supersample // 2 :: supersample, supersample // 2 :: supersample]

@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numba import njit
 
-from .assets import BEARD, COLLAR, EARRING, EYE, FRAME, HAIR, LASH, SKIN, TEETH, TONGUE
-from .hair import beard_mask
+from .assets import BEARD, COLLAR, EARRING, EYE, FRAME, HAIR, SKIN, TEETH, TONGUE
+from .hair import LINE_ANGLE, LINE_HEIGHT, beard_mask
 from .raster import FAST, noise3, smooth
 
 # Slots of the parameter vector `q`.
@@ -100,7 +100,6 @@ def _skin(x, y, z, at, q, col, moles, out):
     s = q[SEED]
     d = q[DETAIL]
     r, g, b = col[C_SKIN, 0], col[C_SKIN, 1], col[C_SKIN, 2]
-    deep = q[DARK]
     n1 = noise3(x * 2.3 + s, y * 2.3, z * 2.3)
     n2 = noise3(x * 9 + s, y * 9, z * 9)
     n3 = noise3(x * 34 + s, y * 34, z * 34)
@@ -213,17 +212,14 @@ def _skin(x, y, z, at, q, col, moles, out):
     return label
 
 
-_ANGLE = np.array([0, 0.35, 0.65, 0.85, 1.05, 1.22, 1.36, 1.5, 1.75, 2.0, 2.4, 3.2])
-_HEIGHT = np.array([8.04, 8.06, 8.07, 7.93, 7.62, 7.2, 7.12, 7.5, 7.45, 6.95, 6.7, 6.62])
-
-
 @njit(**FAST)
 def _line(angle):
+    """Height of the hairline at an angle from the front."""
     for i in range(11):
-        if angle < _ANGLE[i + 1]:
-            t = (angle - _ANGLE[i]) / (_ANGLE[i + 1] - _ANGLE[i])
-            return _HEIGHT[i] * (1 - t) + _HEIGHT[i + 1] * t
-    return _HEIGHT[11]
+        if angle < LINE_ANGLE[i + 1]:
+            t = (angle - LINE_ANGLE[i]) / (LINE_ANGLE[i + 1] - LINE_ANGLE[i])
+            return LINE_HEIGHT[i] * (1 - t) + LINE_HEIGHT[i + 1] * t
+    return LINE_HEIGHT[11]
 
 
 @njit(**FAST)
@@ -313,10 +309,6 @@ def resolve(ident, bary, tri, mat, nrm, canon, attr, q, col, moles, albedo, norm
                 gloss[y, x] = 0.8
                 label[y, x] = 11
                 shade[y, x] = 0.6
-            elif m == LASH:
-                out[0], out[1], out[2] = 0.008, 0.006, 0.006
-                gloss[y, x] = 0.0
-                label[y, x] = 4 if cx < 0 else 5
             elif m == HAIR or m == BEARD:
                 c = C_HAIR if m == HAIR else C_BROW
                 streak = noise3(cx * 3.3 + cz * 91.0, cz * 57.0, cy * 0.8)

@@ -82,7 +82,7 @@ def _edges(b, thick):
     d = np.where(b.material >= 0, b.depth, b.depth[b.material >= 0].min() - 1.5).astype(np.float32)
     gx, gy = cv2.Sobel(d, cv2.CV_32F, 1, 0, ksize=3), cv2.Sobel(d, cv2.CV_32F, 0, 1, ksize=3)
     hairy = np.isin(b.material, (assets.HAIR, assets.BEARD))
-    step = np.clip(np.hypot(gx, gy) / (1.6 if True else 1), 0, 1)
+    step = np.clip(np.hypot(gx, gy) / 1.6, 0, 1)
     step = np.where(hairy, step * 0.25, step)
     lab = b.label.astype(np.float32) * 13.0
     part = np.hypot(cv2.Sobel(lab, cv2.CV_32F, 1, 0, ksize=3), cv2.Sobel(lab, cv2.CV_32F, 0, 1, ksize=3)) > 1
@@ -199,7 +199,6 @@ def neon(b):
     unit = res / 256
     base = _photo(b)
     g = _luma(base)
-    hue = np.zeros((res, res, 3), np.float32)
     two = [((1.0, 0.10, 0.75), (0.05, 0.85, 1.0)), ((1.0, 0.25, 0.35), (0.25, 0.45, 1.0)), ((0.75, 0.2, 1.0), (0.1, 1.0, 0.75))][int(b.rng.integers(3))]
     n = b.normal
     t = np.clip(0.5 + 0.75 * n[..., :1] * (1 if b.to_light[0] > 0 else -1), 0, 1)
@@ -248,7 +247,7 @@ def comic(b):
     # Halftone dots in the shadows.
     yy, xx = np.mgrid[0:res, 0:res].astype(np.float32) / unit
     dots = np.cos((xx + yy) * 1.1) * np.cos((xx - yy) * 1.1)
-    dark = np.clip(0.62 - (bands if True else g), 0, 1) * front + np.clip(0.42 - _luma(back), 0, 1) * ~front
+    dark = np.clip(0.62 - bands, 0, 1) * front + np.clip(0.42 - _luma(back), 0, 1) * ~front
     out = out * (1 - 0.30 * (dots > 0.25) * np.clip(dark * 8, 0, 1))[..., None]
     ink = np.clip(_edges(b, max(2, round(2.0 * unit))) * 1.5, 0, 1)
     hairy = np.isin(b.material, (assets.HAIR, assets.BEARD))
