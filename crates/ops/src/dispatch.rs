@@ -121,6 +121,15 @@ impl Dispatch {
         self
     }
 
+    /// Adds a shader feature when `on`: `vec4` (four elements a cell) or `wide` (one operand is f32 under f16 activations).
+    pub fn feature(mut self, name: &'static str, on: bool) -> Self {
+        if on {
+            self.features.push(name);
+            self.features.sort_unstable();
+        }
+        self
+    }
+
     /// Sets the constants of `shared/activation.wgsl`, which the shader must import.
     pub fn activation(mut self, activation: Activation) -> Self {
         if activation != Activation::None {

@@ -13,6 +13,7 @@ pub mod matmul;
 pub mod operator;
 pub mod registry;
 pub mod shader;
+mod strided;
 
 pub use activation::Activation;
 pub use capabilities::{Capabilities, DeviceKind};

@@ -23,4 +23,10 @@ pub static OPERATORS: &[OperatorInfo] = &[
     Conv2d::INFO,
     // elementwise
     Unary::INFO,
+    Binary::INFO,
+    GeGlu::INFO,
+    SwiGlu::INFO,
+    PRelu::INFO,
+    Cast::INFO,
+    TimeEmbedding::INFO,
 ];

@@ -1,5 +1,17 @@
 //! Operators that compute each element on its own.
 
+mod binary;
+mod cast;
+mod geglu;
+mod prelu;
+mod swiglu;
+mod time_embedding;
 mod unary;
 
+pub use binary::{Binary, BinaryFunction};
+pub use cast::Cast;
+pub use geglu::GeGlu;
+pub use prelu::PRelu;
+pub use swiglu::SwiGlu;
+pub use time_embedding::TimeEmbedding;
 pub use unary::Unary;

@@ -1,0 +1,32 @@
+// y = silu(a) * b.
+//   a, b, y: (count) cells
+// Each invocation computes one cell.
+// permutation: f16
+// permutation: vec4
+// permutation: f16 vec4
+
+import package::shared::activation::sigmoid4;
+import package::shared::grid::flat_index;
+import package::shared::vector::{cell, real};
+
+@if(f16) enable f16;
+
+struct Params {
+    count: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<cell>;
+@group(0) @binding(2) var<storage, read> b: array<cell>;
+@group(0) @binding(3) var<storage, read_write> y: array<cell>;
+
+@if(vec4) fn silu(v: vec4<f32>) -> vec4<f32> { return v * sigmoid4(v); }
+@else fn silu(v: f32) -> f32 { return v * sigmoid4(vec4(v)).x; }
+
+@compute @workgroup_size(64)
+fn swiglu(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(id, groups, 64u);
+    if i < params.count {
+        y[i] = cell(silu(real(a[i])) * real(b[i]));
+    }
+}
