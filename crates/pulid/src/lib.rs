@@ -4,5 +4,7 @@
 //! [`random`] draws PyTorch's noise, [`sampler`] turns a noise prediction into latents step by step, [`image`] reads
 //! photos and writes pictures, and [`face`] finds, aligns and masks faces around the networks' outputs.
 
+pub mod face;
+pub mod image;
 pub mod random;
 pub mod sampler;

@@ -191,7 +191,263 @@ def samplers() -> None:
     save("samplers.json", cases)
 
 
-PARTS = {"randn": randn, "schedule": schedule, "samplers": samplers}
+def resize() -> None:
+    import cv2
+
+    cases = []
+    for width, height, lanczos, bilinear in [
+        (40, 30, [(25, 19), (17, 13), (61, 30)], [(20, 15), (25, 19), (64, 48), (7, 3)]),
+        (31, 47, [(21, 32), (8, 9)], [(42, 64), (15, 23), (13, 20)]),
+    ]:
+        image = picture(width, height, width)
+
+        def resized(sizes, how):
+            return [hexed(cv2.resize(image, size, interpolation=how)) for size in sizes]
+
+        cases.append({
+            "image": hexed(image),
+            "lanczos4": resized(lanczos, cv2.INTER_LANCZOS4),
+            "bilinear": resized(bilinear, cv2.INTER_LINEAR),
+        })
+    save("resize.json", cases)
+
+
+def bicubic() -> None:
+    import torch
+
+    cases = []
+    for source, target in [((12, 9), (8, 6)), ((7, 11), (7, 11)), ((5, 6), (17, 10)), ((16, 16), (11, 5)), ((1, 3), (4, 4))]:
+        image = torch.rand((1, 2, *source), generator=torch.Generator().manual_seed(sum(source)))
+        resized = torch.nn.functional.interpolate(image, size=target, mode="bicubic", align_corners=False)
+        cases.append({
+            "from": source,
+            "to": target,
+            "image": floats(image.permute(0, 2, 3, 1).numpy()),
+            "resized": floats(resized.permute(0, 2, 3, 1).numpy()),
+        })
+    save("bicubic.json", cases)
+
+
+def photos() -> None:
+    import io
+
+    import cv2
+    from PIL import Image, ImageOps
+
+    cases = []
+    image = picture(24, 18, 1)
+    rgb = Image.fromarray(image)
+
+    def case(name, file, expected, tolerance=0):
+        cases.append({"name": name, "file": file.hex(), "expected": hexed(np.asarray(expected)), "tolerance": tolerance})
+
+    def written(picture, kind, **options):
+        stream = io.BytesIO()
+        picture.save(stream, kind, **options)
+        return stream.getvalue()
+
+    def opened(file):
+        return Image.open(io.BytesIO(file)).convert("RGB")
+
+    def stored(array):
+        ok, file = cv2.imencode(".png", array[..., ::-1] if array.shape[-1] == 3 else array[..., [2, 1, 0, 3]])
+        assert ok
+        return file.tobytes()
+
+    case("rgb.png", written(rgb, "PNG"), image)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(written(rgb, "PNG", exif=exif)))))
+        case(f"orientation-{orientation}.png", written(rgb, "PNG", exif=exif), upright)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    # Decoders differ in the last bits of the cosine transform and in how they interpolate subsampled colour.
+    for name, options, tolerance in [
+        ("rgb.jpg", {"subsampling": 0}, 4), ("progressive.jpg", {"subsampling": 0, "progressive": True}, 4),
+        ("restart.jpg", {"subsampling": 0, "restart_marker_blocks": 2}, 4), ("rotated.jpg", {"subsampling": 0, "exif": exif}, 4),
+        ("subsampled.jpg", {"subsampling": 2}, 6),
+    ]:
+        file = written(rgb, "JPEG", quality=90, **options)
+        case(name, file, ImageOps.exif_transpose(Image.open(io.BytesIO(file))), tolerance)
+    gray = rgb.convert("L")
+    file = written(gray, "JPEG", quality=90)
+    case("gray.jpg", file, opened(file), 4)
+    case("gray.png", written(gray, "PNG"), gray.convert("RGB"))
+    case("rotated.webp", written(rgb, "WEBP", lossless=True, exif=exif), np.rot90(image, 3))
+    file = written(rgb, "WEBP", quality=80)
+    case("lossy.webp", file, opened(file), 4)
+    file = written(rgb.convert("CMYK"), "JPEG", quality=95, subsampling=0)
+    case("cmyk.jpg", file, opened(file), 6)
+    palette = rgb.quantize(16)
+    case("palette.png", written(palette, "PNG"), palette.convert("RGB"))
+
+    rng = np.random.default_rng(5)
+    alpha = rng.integers(0, 256, image.shape[:2]).astype(np.float64)
+    alpha[:3], alpha[-3:] = 0, 255
+
+    def on_white(colour, opacity):
+        return np.floor(colour * opacity[..., None] + 255 * (1 - opacity[..., None]) + 0.5).astype(np.uint8)
+
+    rgba = np.dstack([image, alpha.astype(np.uint8)])
+    case("alpha.png", written(Image.fromarray(rgba), "PNG"), on_white(image, alpha / 255))
+    case("alpha.webp", written(Image.fromarray(rgba), "WEBP", lossless=True, exact=True), on_white(image, alpha / 255))
+    luma = np.asarray(gray).astype(np.float64)
+    both = Image.merge("LA", [gray, Image.fromarray(alpha.astype(np.uint8))])
+    case("gray-alpha.png", written(both, "PNG"), np.repeat(on_white(luma[..., None], alpha / 255), 3, -1))
+    deep = rng.integers(0, 65536, (18, 24, 4)).astype(np.uint16)
+    eight = np.floor(deep.astype(np.float64) / 257 + 0.5)
+    case("deep.png", stored(deep[..., :3]), eight[..., :3].astype(np.uint8))
+    case("deep-alpha.png", stored(deep), on_white(deep[..., :3] / 257.0, deep[..., 3] / 65535.0), 1)
+    case("deep-gray.png", written(Image.fromarray(deep[..., 0]), "PNG"), np.repeat(eight[..., :1], 3, -1).astype(np.uint8))
+    save("photos.json", cases)
+
+
+ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+FACEXLIB = np.array([
+    [192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118],
+])
+
+
+def points(values) -> list:
+    return [[float(str(np.float32(x))), float(str(np.float32(y)))] for x, y in values]
+
+
+def faces_like(template: np.ndarray, rng, noise: float) -> np.ndarray:
+    """Landmarks of a turned, scaled, shifted and imperfect face, as float32."""
+    angle, scale = rng.uniform(-0.6, 0.6), rng.uniform(0.2, 2)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    extent = np.ptp(template)
+    moved = (template - template.mean(0)) @ turn * scale + rng.uniform(0, 4 * extent, 2)
+    return (moved + rng.normal(0, noise * extent * scale, (5, 2))).astype(np.float32)
+
+
+def umeyama() -> None:
+    from skimage.transform import SimilarityTransform
+
+    rng, cases = np.random.default_rng(11), []
+    for noise in (0, 0.01, 0.03, 0.1, 0.5) * 3:
+        source = faces_like(ARCFACE, rng, noise)
+        transform = SimilarityTransform.from_estimate(source.astype(np.float64), ARCFACE.astype(np.float32).astype(np.float64))
+        cases.append({
+            "from": points(source), "to": points(ARCFACE), "matrix": transform.params[:2].tolist(),
+        })
+    # Exact decimals of the float32 inputs, so that both sides fit the same numbers.
+    for case in cases:
+        case["from"] = [[float(np.float32(v)) for v in p] for p in case["from"]]
+        case["to"] = [[float(np.float32(v)) for v in p] for p in case["to"]]
+    save("umeyama.json", cases)
+
+
+def lmeds() -> None:
+    import cv2
+
+    rng, cases = np.random.default_rng(12), []
+    for i in range(40):
+        source = faces_like(FACEXLIB, rng, (0.003, 0.02, 0.06)[i % 3])
+        if i % 2:
+            source[rng.integers(5)] += rng.normal(0, 40, 2).astype(np.float32)
+        matrix, inliers = cv2.estimateAffinePartial2D(source, FACEXLIB, method=cv2.LMEDS)
+        cases.append({
+            "from": points(source), "to": points(FACEXLIB), "matrix": matrix.tolist(), "inliers": int(inliers.sum()),
+        })
+    save("lmeds.json", cases)
+
+
+def warp() -> None:
+    import cv2
+
+    rng, cases = np.random.default_rng(13), []
+    for i in range(6):
+        image = picture(int(rng.integers(25, 50)), int(rng.integers(25, 50)), 100 + i)
+        angle, scale = rng.uniform(-1, 1), rng.uniform(0.4, 2.5)
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+        matrix = np.array([[cos, -sin, rng.uniform(-20, 20)], [sin, cos, rng.uniform(-20, 20)]])
+        border = [int(v) for v in rng.integers(0, 256, 3)]
+        size = (int(rng.integers(16, 40)), int(rng.integers(16, 40)))
+        warped = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+        cases.append({"image": hexed(image), "matrix": matrix.tolist(), "border": border, "warped": hexed(warped)})
+    save("warp.json", cases)
+
+
+def crops() -> None:
+    import cv2
+    from skimage.transform import SimilarityTransform
+
+    rng = np.random.default_rng(14)
+    photo = picture(90, 80, 9)
+    landmarks = ((FACEXLIB - 256) * 0.13 + [48, 38] + rng.normal(0, 0.4, (5, 2))).astype(np.float32)
+    landmarks[1] += (6, 14)
+    fitted = SimilarityTransform.from_estimate(landmarks.astype(np.float64), ARCFACE.astype(np.float32).astype(np.float64))
+    arcface = cv2.warpAffine(photo, fitted.params[:2], (112, 112), borderValue=0.0)
+    side = 64
+    matrix, inliers = cv2.estimateAffinePartial2D(landmarks, FACEXLIB * (side / 512.0), method=cv2.LMEDS)
+    assert inliers.sum() < 5
+    # facexlib works in BGR order.
+    bgr = cv2.warpAffine(photo[..., ::-1], matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=(135, 133, 132))
+    save("crops.json", {
+        "photo": hexed(photo), "landmarks": points(landmarks), "arcface": hexed(arcface), "facexlib": hexed(bgr[..., ::-1]),
+    })
+
+
+def letterbox() -> None:
+    import cv2
+
+    cases = []
+    for width, height, side in [(50, 33, 32), (33, 50, 64), (40, 40, 32), (21, 17, 32)]:
+        photo = picture(width, height, width + height)
+        ratio = height / width
+        new_width, new_height = (int(side / ratio), side) if ratio > 1 else (side, int(side * ratio))
+        canvas = np.zeros((side, side, 3), np.uint8)
+        canvas[:new_height, :new_width] = cv2.resize(photo, (new_width, new_height))
+        cases.append({
+            "photo": hexed(photo), "side": side, "scale": float(np.float32(new_height / height)), "image": hexed(canvas),
+        })
+    save("letterbox.json", cases)
+
+
+def scrfd() -> None:
+    """Random detector outputs, and the faces in them by plain loops over boxes in f64."""
+    rng, side, scale = np.random.default_rng(15), 64, 0.8
+    outputs, found = {1: [], 4: [], 10: []}, []
+    for stride in (8, 16, 32):
+        cells = side // stride
+        count = cells * cells * 2
+        scores = np.round(rng.beta(0.4, 1.6, (count, 1)), 6).astype(np.float32)
+        boxes = np.round(rng.uniform(0.3, 2.2, (count, 4)), 3).astype(np.float32)
+        offsets = np.round(rng.uniform(-1.5, 1.5, (count, 10)), 3).astype(np.float32)
+        for width, values in ((1, scores), (4, boxes), (10, offsets)):
+            outputs[width].append({"width": width, "values": floats(values)})
+        for i in np.flatnonzero(scores[:, 0] >= 0.5):
+            y, x = divmod(i // 2, cells)
+            centre = np.array([x, y], np.float64) * stride
+            low, high = centre - boxes[i, :2].astype(np.float64) * stride, centre + boxes[i, 2:].astype(np.float64) * stride
+            marks = centre + offsets[i].reshape(5, 2).astype(np.float64) * stride
+            found.append((float(scores[i, 0]), np.concatenate([low, high]) / scale, marks / scale))
+    kept = []
+    for score, box, marks in sorted(found, key=lambda f: -f[0]):
+        def overlap(other):
+            size = np.maximum(0, np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]) + 1).prod()
+            areas = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (box, other)]
+            return size / (sum(areas) - size)
+
+        if all(overlap(other) <= 0.4 for _, other, _ in kept):
+            kept.append((score, box, marks))
+    assert 4 <= len(kept) < len(found)
+    save("scrfd.json", {
+        "side": side, "scale": scale, "outputs": outputs[1] + outputs[4] + outputs[10],
+        "faces": [
+            {"score": float(str(np.float32(s))), "bbox": box.tolist(), "landmarks": marks.tolist()} for s, box, marks in kept
+        ],
+    })
+
+
+PARTS = {
+    function.__name__: function
+    for function in (
+        randn, schedule, samplers, resize, bicubic, photos, umeyama, lmeds, warp, crops, letterbox, scrfd,
+    )
+}
 
 
 def main() -> None:

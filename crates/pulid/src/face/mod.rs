@@ -1,0 +1,25 @@
+//! Faces around the networks: the detector's input and outputs, alignment, and the mask before the identity encoder.
+//!
+//! The order of things: [`letterbox`], the detector network, [`decode_detections`], [`choose_face`]; then [`arcface_crop`] for the
+//! recogniser, and [`facexlib_crop`], the parser network, [`LabelMap`] and [`gray_on_white`] for the vision tower.
+
+mod align;
+mod debug;
+mod lmeds;
+mod parsing;
+mod scrfd;
+mod similarity;
+mod warp;
+
+pub use align::{ARCFACE_SIDE, ARCFACE_TEMPLATE, FACEXLIB_TEMPLATE, arcface_crop, facexlib_crop};
+pub use debug::{color_labels, draw_faces, feature_heat_map};
+pub use lmeds::estimate_lmeds;
+pub use parsing::{LABELS, LabelMap, WHITE_LABELS, gray_on_white};
+pub use scrfd::{
+    Face, Letterbox, MIN_FACE_SIDE, NMS_THRESHOLD, SCORE_THRESHOLD, choose_face, decode_detections, letterbox,
+};
+pub use similarity::Similarity;
+pub use warp::warp;
+
+/// Left eye, right eye, nose, left and right corner of the mouth (as the viewer sees them), in pixels.
+pub type Landmarks = [[f32; 2]; 5];

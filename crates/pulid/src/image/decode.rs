@@ -1,0 +1,252 @@
+use ::image::error::ImageError;
+use ::image::metadata::Orientation;
+use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use pulid_tensor::{Error, Result};
+use std::io::Cursor;
+
+/// Largest photo that is decoded, in pixels; more is refused before any memory is taken for it.
+pub const MAX_PIXELS: u64 = 100_000_000;
+
+/// Photos with a shorter side than this hold no usable face.
+pub const MIN_SIDE: u32 = 16;
+
+/// What a decoder may allocate: 16-bit RGBA at [`MAX_PIXELS`], and room for its own tables.
+const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8 + (64 << 20);
+
+/// Decodes a JPEG, PNG or WebP photo the way a viewer shows it, as 8-bit RGB.
+///
+/// The EXIF orientation is applied, transparency is laid over white, gray is repeated over the channels, 16 bits are
+/// rounded to 8; of an animation the first frame counts. `name` is the photo's name for messages.
+///
+/// # Errors
+/// [`Error::Photo`] for other formats, broken or truncated files, and pictures above [`MAX_PIXELS`] or below [`MIN_SIDE`].
+pub fn decode_photo(name: &str, bytes: &[u8]) -> Result<RgbImage> {
+    let refuse = |detail: String| Error::photo(name, detail);
+    if bytes.is_empty() {
+        return Err(refuse("the file is empty".into()));
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|e| refuse(format!("it cannot be read: {e}")))?;
+    let Some(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) = reader.format() else {
+        return Err(refuse(unknown_format(bytes)));
+    };
+    if format == ImageFormat::Jpeg && jpeg_is_truncated(bytes) {
+        return Err(refuse("the JPEG file ends before its picture does; copy or download it again".into()));
+    }
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    reader.limits(limits);
+    let broken = |e: ImageError| refuse(explain(format, &e));
+    let mut decoder = reader.into_decoder().map_err(broken)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let detail =
+            format!("{width} x {height} pixels are too many; shrink it to {} megapixels", MAX_PIXELS / 1_000_000);
+        return Err(refuse(detail));
+    }
+    if width.min(height) < MIN_SIDE {
+        return Err(refuse(format!("{width} x {height} pixels are too few; use a larger photo")));
+    }
+    // A photo whose EXIF block is damaged is still a photo.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let decoded = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    let rgb = flatten(decoded).ok_or_else(|| refuse("its kind of pixels is not supported; save it as RGB".into()))?;
+    let mut upright = DynamicImage::ImageRgb8(rgb);
+    upright.apply_orientation(orientation);
+    Ok(upright.into_rgb8())
+}
+
+/// 8-bit RGB over white, straight from the decoded pixels without a second copy of their own kind.
+fn flatten(decoded: DynamicImage) -> Option<RgbImage> {
+    let (width, height) = (decoded.width(), decoded.height());
+    let data: Vec<u8> = match decoded {
+        DynamicImage::ImageRgb8(image) => return Some(image),
+        DynamicImage::ImageLuma8(image) => image.as_raw().iter().flat_map(|&l| [l; 3]).collect(),
+        DynamicImage::ImageLumaA8(image) => {
+            image.as_raw().as_chunks().0.iter().flat_map(|&[l, a]| [over_white(l, a); 3]).collect()
+        }
+        DynamicImage::ImageRgba8(image) => {
+            image.as_raw().as_chunks().0.iter().flat_map(|&[r, g, b, a]| [r, g, b].map(|c| over_white(c, a))).collect()
+        }
+        DynamicImage::ImageLuma16(image) => image.as_raw().iter().flat_map(|&l| [to_8_bits(l.into()); 3]).collect(),
+        DynamicImage::ImageLumaA16(image) => {
+            image.as_raw().as_chunks().0.iter().flat_map(|&[l, a]| [over_white_16(l, a); 3]).collect()
+        }
+        DynamicImage::ImageRgb16(image) => image.as_raw().iter().map(|&c| to_8_bits(c.into())).collect(),
+        DynamicImage::ImageRgba16(image) => {
+            let pixels = image.as_raw().as_chunks().0.iter();
+            pixels.flat_map(|&[r, g, b, a]| [r, g, b].map(|c| over_white_16(c, a))).collect()
+        }
+        _ => return None,
+    };
+    RgbImage::from_raw(width, height, data)
+}
+
+fn over_white(color: u8, alpha: u8) -> u8 {
+    let (color, alpha) = (u32::from(color), u32::from(alpha));
+    ((color * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+}
+
+fn over_white_16(color: u16, alpha: u16) -> u8 {
+    let (color, alpha) = (u64::from(color), u64::from(alpha));
+    to_8_bits((color * alpha + 65535 * (65535 - alpha) + 32767) / 65535)
+}
+
+fn to_8_bits(value: u64) -> u8 {
+    ((value + 128) / 257).min(255) as u8
+}
+
+fn explain(format: ImageFormat, error: &ImageError) -> String {
+    let name = match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        _ => "WebP",
+    };
+    match error {
+        ImageError::Limits(_) => "decoding it takes more memory than a photo should; save it again".into(),
+        ImageError::Unsupported(e) => format!("this kind of {name} file is not supported ({e}); save it again"),
+        e => format!("the {name} file is broken ({e}); copy or download it again"),
+    }
+}
+
+fn unknown_format(bytes: &[u8]) -> String {
+    let brand = bytes.get(4..12).unwrap_or_default();
+    let kind = match brand {
+        b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftypmsf1" => "a HEIC picture",
+        b"ftypavif" => "an AVIF picture",
+        _ if bytes.starts_with(b"GIF8") => "a GIF picture",
+        _ if bytes.starts_with(b"%PDF") => "a PDF document",
+        _ if bytes.starts_with(b"II*\0") || bytes.starts_with(b"MM\0*") => "a TIFF or raw picture",
+        _ => "no picture that can be read",
+    };
+    format!("it is {kind}; save it as JPEG, PNG or WebP")
+}
+
+/// Whether a JPEG lacks its end-of-image marker: the decoder would fill what is missing with gray.
+fn jpeg_is_truncated(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    let mut in_scan = false;
+    while let Some(&[first, marker]) = bytes.get(at..at + 2).and_then(|b| b.first_chunk()) {
+        if first != 0xff {
+            // Between segments only fill bytes can stand here; tolerate what decoders tolerate.
+            at += 1;
+            continue;
+        }
+        match marker {
+            0xd9 => return false,
+            0xff => at += 1,
+            0x00 | 0x01 | 0xd0..=0xd8 => at += 2,
+            _ if in_scan && !(0xc0..=0xfe).contains(&marker) => at += 2,
+            _ => {
+                let Some(&length) = bytes.get(at + 2..at + 4).and_then(|b| b.first_chunk()) else {
+                    return true;
+                };
+                in_scan |= marker == 0xda;
+                at += 2 + usize::from(u16::from_be_bytes(length)).max(2);
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::{Hexed, bytes_from_hex};
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Photo {
+        name: String,
+        file: String,
+        expected: Hexed,
+        /// Largest difference that another decoder's rounding explains; 0 for lossless formats.
+        tolerance: u8,
+    }
+
+    fn photos() -> Vec<Photo> {
+        serde_json::from_str(include_str!("../../tests/data/photos.json")).unwrap()
+    }
+
+    fn photo(name: &str) -> Vec<u8> {
+        bytes_from_hex(&photos().into_iter().find(|p| p.name == name).unwrap().file)
+    }
+
+    #[test]
+    fn photos_decode_as_viewers_show_them() {
+        let photos = photos();
+        assert!(photos.len() >= 16);
+        for photo in photos {
+            let image = decode_photo(&photo.name, &bytes_from_hex(&photo.file)).unwrap();
+            let expected = photo.expected.image();
+            assert_eq!(image.dimensions(), expected.dimensions(), "{}", photo.name);
+            let worst = image.iter().zip(expected.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(worst <= photo.tolerance, "{}: differs by {worst}", photo.name);
+        }
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        match decode_photo("me.jpg", bytes) {
+            Err(error @ Error::Photo { .. }) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn unusable_files_are_explained() {
+        assert!(message(b"").contains("empty"));
+        assert!(message(b"hello").contains("save it as JPEG"));
+        assert!(message(b"\0\0\0\x18ftypheic\0\0\0\0").contains("HEIC"));
+        let jpeg = photo("rgb.jpg");
+        for end in [3, 30, jpeg.len() / 2, jpeg.len() - 2] {
+            assert!(message(&jpeg[..end]).contains("ends before"), "cut at {end}");
+        }
+        for name in ["rgb.png", "lossy.webp"] {
+            let file = photo(name);
+            assert!(message(&file[..file.len() / 2]).contains("broken"), "{name}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_checked_before_memory_is_taken() {
+        // A PNG header that claims 60000 x 60000 16-bit RGBA pixels: 28 GB.
+        let mut png = photo("rgb.png");
+        png[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+        png[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+        png[24..26].copy_from_slice(&[16, 6]);
+        let crc = crc32(&png[12..29]);
+        png[29..33].copy_from_slice(&crc.to_be_bytes());
+        assert!(message(&png).contains("60000 x 60000"), "{}", message(&png));
+        let tiny = crate::image::encode_png(&RgbImage::new(200, 5), &Default::default()).unwrap();
+        assert!(message(&tiny).contains("200 x 5"));
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+        !bytes.iter().fold(u32::MAX, |crc, &b| (0..8).fold(crc ^ u32::from(b), step))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn damaged_files_never_panic(
+            which in 0usize..64,
+            edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..12),
+            cut in any::<proptest::sample::Index>(),
+            keep: bool,
+        ) {
+            let photos = photos();
+            let mut file = bytes_from_hex(&photos[which % photos.len()].file);
+            for (at, value) in edits {
+                let at = at.index(file.len());
+                file[at] = value;
+            }
+            if !keep {
+                file.truncate(cut.index(file.len()));
+            }
+            let _ = decode_photo("damaged", &file);
+        }
+    }
+}

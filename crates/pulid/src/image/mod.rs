@@ -1,0 +1,21 @@
+//! Pictures in and out: photos from bytes, resizing as OpenCV and PyTorch do it, tensors, PNG with metadata.
+//!
+//! A picture is an [`RgbImage`], 8 bits a channel; as a tensor it is [1, H, W, 3] with channels last.
+
+mod bicubic;
+mod decode;
+mod file;
+mod png;
+mod resize;
+mod tensor;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use ::image::RgbImage;
+pub use bicubic::resize_bicubic;
+pub use decode::{MAX_PIXELS, MIN_SIDE, decode_photo};
+#[cfg(not(target_arch = "wasm32"))]
+pub use file::write_atomically;
+pub use png::{PngMetadata, encode_png, parameters_text};
+pub use resize::{resize_bilinear, resize_lanczos4, shrink_to_long_side};
+pub use tensor::{Normalization, rgb_from_tensor, rgb_from_unit_tensor, tensor_from_rgb};
