@@ -1,1 +1,17 @@
-//! Under construction.
+//! Runs plans on wgpu. The only crate that knows the GPU; everything here is asynchronous and never blocks a caller's
+//! thread, so that the same code runs in a browser.
+
+mod autotune;
+mod device;
+mod kernel;
+mod observer;
+mod poller;
+mod session;
+mod single;
+mod time;
+
+pub use autotune::{Autotune, TuneBudget, signature, tune};
+pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
+pub use observer::{Observer, Silent};
+pub use session::{Session, StepProfile};
+pub use single::{SingleRun, run_single};

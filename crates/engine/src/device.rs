@@ -1,0 +1,280 @@
+use crate::kernel::{Kernel, KernelKey};
+use crate::poller::Poller;
+use futures_channel::oneshot;
+use pulid_ops::{Capabilities, DeviceKind};
+use pulid_tensor::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a person sees of an adapter.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct AdapterSummary {
+    /// Name given by the driver.
+    pub name: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
+    pub backend: String,
+    /// What executes shaders on it.
+    pub kind: DeviceKind,
+}
+
+/// How to open a device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceOptions {
+    /// Let the driver clamp indices and bound loops. Our shaders guard themselves, so this is for debugging only.
+    pub bounds_checks: bool,
+    /// Use `shader-f16` when present; switch off to see how a device without it behaves.
+    pub shader_f16: bool,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        DeviceOptions { bounds_checks: false, shader_f16: true }
+    }
+}
+
+/// An open device: cheap to clone, shared by all sessions.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) uniform_alignment: u32,
+    capabilities: Capabilities,
+    summary: AdapterSummary,
+    options: DeviceOptions,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    failure: Arc<Mutex<Option<String>>>,
+    poller: Poller,
+}
+
+fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    let kind = match info.device_type {
+        wgpu::DeviceType::Cpu => DeviceKind::Cpu,
+        wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,
+        wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
+        _ => DeviceKind::Other,
+    };
+    let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
+    AdapterSummary { name: info.name, driver, backend: info.backend.to_string(), kind }
+}
+
+fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
+}
+
+async fn all_adapters() -> Vec<wgpu::Adapter> {
+    let adapters = instance().enumerate_adapters(wgpu::Backends::PRIMARY | wgpu::Backends::GL).await;
+    // Compute is not universal on OpenGL.
+    let computes = |a: &wgpu::Adapter| {
+        a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+            && a.limits().max_compute_invocations_per_workgroup >= 64
+    };
+    let mut adapters: Vec<_> = adapters.into_iter().filter(computes).collect();
+    // Best first: real GPUs before software, Vulkan/Metal/DX12 before OpenGL.
+    let rank = |a: &wgpu::Adapter| {
+        let s = summary(a);
+        let kind = match s.kind {
+            DeviceKind::Discrete => 0,
+            DeviceKind::Integrated => 1,
+            DeviceKind::Other => 2,
+            DeviceKind::Cpu => 3,
+        };
+        (kind, s.backend == "gl")
+    };
+    adapters.sort_by_key(rank);
+    adapters
+}
+
+/// Every adapter that can run shaders, best first.
+pub async fn adapters() -> Vec<AdapterSummary> {
+    all_adapters().await.iter().map(summary).collect()
+}
+
+impl Device {
+    /// Opens the best device whose name, driver or backend contains `selector` (any case); `auto` takes the best.
+    ///
+    /// # Errors
+    /// When there is none; the message lists what there is.
+    pub async fn open(selector: &str, options: DeviceOptions) -> Result<Device> {
+        let adapters = all_adapters().await;
+        let wanted = selector.to_lowercase();
+        let matches = |a: &&wgpu::Adapter| {
+            let s = summary(a);
+            wanted == "auto" || format!("{} {} {}", s.name, s.driver, s.backend).to_lowercase().contains(&wanted)
+        };
+        let Some(adapter) = adapters.iter().find(matches) else {
+            let names: Vec<_> =
+                adapters.iter().map(|a| summary(a)).map(|s| format!("{} ({})", s.name, s.backend)).collect();
+            return Err(Error::Device(match names.is_empty() {
+                true => "no GPU and no software Vulkan driver found; on Debian or Ubuntu `apt install \
+                         mesa-vulkan-drivers` brings one that runs on the CPU"
+                    .into(),
+                false => format!("no device matches `{selector}`; there are: {}", names.join(", ")),
+            }));
+        };
+        Self::from_adapter(adapter, options).await
+    }
+
+    async fn from_adapter(adapter: &wgpu::Adapter, options: DeviceOptions) -> Result<Device> {
+        let summary = summary(adapter);
+        let offered = adapter.features();
+        let mut features = wgpu::Features::empty();
+        let shader_f16 = options.shader_f16 && offered.contains(wgpu::Features::SHADER_F16);
+        features.set(wgpu::Features::SHADER_F16, shader_f16);
+        // The adapter's own limits: plans check sizes against them, nothing else does.
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("pulid"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::Device(format!("{} cannot be opened: {e}", summary.name)))?;
+
+        let failure = Arc::new(Mutex::new(None));
+        let keep = |failure: &Arc<Mutex<Option<String>>>, text: String| {
+            // The first failure explains the rest.
+            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+        };
+        let slot = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            let advice = match &e {
+                wgpu::Error::OutOfMemory { .. } => {
+                    "the device is out of memory; try a smaller picture or --dtype f16: "
+                }
+                _ => "",
+            };
+            keep(&slot, format!("{advice}{e}"));
+        }));
+        let slot = failure.clone();
+        device.set_device_lost_callback(move |reason, text| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                keep(&slot, format!("the device was lost ({text}); start again"));
+            }
+        });
+
+        let capabilities = Capabilities {
+            kind: summary.kind,
+            shader_f16,
+            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
+            max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
+        };
+        let poller = Poller::new(device.clone()).map_err(|e| Error::Device(format!("no thread for callbacks: {e}")))?;
+        Ok(Device {
+            inner: Arc::new(Inner {
+                device,
+                queue,
+                uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+                capabilities,
+                summary,
+                options,
+                kernels: Mutex::new(HashMap::new()),
+                failure,
+                poller,
+            }),
+        })
+    }
+
+    /// What plans must respect.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    /// Name, driver and backend.
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.inner.summary
+    }
+
+    /// Reports an error that wgpu delivered outside a call.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(text) => Err(Error::Device(text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until everything submitted so far has finished.
+    pub(crate) async fn finished(&self) -> Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.inner.queue.on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        self.inner.poller.wake();
+        receiver.await.map_err(|_| Error::Device("the device stopped answering; start again".into()))?;
+        self.check()
+    }
+
+    /// Reads the first `bytes` of a buffer back.
+    pub(crate) async fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
+        let size = (bytes as u64).div_ceil(16) * 16;
+        let staging = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read back"),
+            size,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.inner.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+        self.inner.queue.submit([encoder.finish()]);
+        self.check()?;
+        let (sender, receiver) = oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            let _ = sender.send(result);
+        });
+        self.inner.poller.wake();
+        let mapped = receiver.await.map_err(|_| Error::Device("the device stopped answering; start again".into()))?;
+        self.check()?;
+        mapped.map_err(|e| Error::Device(format!("a result could not be read back: {e}")))?;
+        let view =
+            staging.get_mapped_range(..).map_err(|e| Error::Device(format!("a result could not be read back: {e}")))?;
+        Ok(view[..bytes].to_vec())
+    }
+
+    /// The compiled kernel, from the cache where it was used before.
+    pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Kernel>> {
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = kernels.get(&key) {
+            return Ok(kernel.clone());
+        }
+        let kernel = Arc::new(Kernel::compile(&self.inner.device, &key, self.inner.options)?);
+        self.check()?;
+        kernels.insert(key, kernel.clone());
+        Ok(kernel)
+    }
+
+    pub(crate) fn new_buffer(&self, label: &str, bytes: usize) -> Result<wgpu::Buffer> {
+        let buffer = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: (bytes as u64).div_ceil(16).max(1) * 16,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        self.check()?;
+        Ok(buffer)
+    }
+
+    /// Writes bytes to the start of a buffer, padded to the copy granularity.
+    pub(crate) fn write_buffer(&self, buffer: &wgpu::Buffer, bytes: &[u8]) {
+        let whole = bytes.len() / 4 * 4;
+        self.inner.queue.write_buffer(buffer, 0, &bytes[..whole]);
+        if whole < bytes.len() {
+            let mut tail = [0u8; 4];
+            tail[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.inner.queue.write_buffer(buffer, whole as u64, &tail);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+use crate::kernel::{Kernel, KernelKey};
+use crate::observer::{Observer, check};
+use crate::time::Instant;
+use crate::{Device, Silent};
+use pulid_graph::PlannedGraph;
+use pulid_graph::plan::{BufferKind, Plan, Port, Step};
+use pulid_ops::DeviceKind;
+use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::sync::Arc;
+
+/// A plan on a device: buffers allocated, weights uploaded, pipelines compiled. Nothing is allocated while running.
+#[derive(Debug)]
+pub struct Session {
+    device: Device,
+    plan: Plan,
+    buffers: Vec<wgpu::Buffer>,
+    prologue: Vec<Recorded>,
+    steps: Vec<Recorded>,
+    /// An input of the prologue changed since it last ran.
+    dirty: bool,
+}
+
+/// The dispatches of one step, ready to encode.
+#[derive(Debug)]
+struct Recorded {
+    flops: u64,
+    dispatches: Vec<(Arc<Kernel>, wgpu::BindGroup, [u32; 3])>,
+}
+
+/// Time of one operator of a plan.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct StepProfile {
+    /// Place in the network.
+    pub label: String,
+    /// Operator and attributes.
+    pub operator: String,
+    /// Kernel variant.
+    pub variant: &'static str,
+    /// Median wall time in seconds, submission included.
+    pub seconds: f64,
+    /// Work.
+    pub cost: pulid_ops::Cost,
+}
+
+/// Weights are handed to the queue in portions of this size, so that its staging memory stays small.
+const UPLOAD_PORTION: usize = 32 << 20;
+
+impl Session {
+    /// Allocates, uploads and compiles. The observer sees bytes of weights.
+    ///
+    /// # Errors
+    /// An unreadable weight, a device out of memory, or cancellation.
+    pub async fn new(device: &Device, planned: &PlannedGraph, observer: &dyn Observer) -> Result<Session> {
+        let plan = planned.plan.clone();
+        let mut buffers = Vec::with_capacity(plan.buffers.len());
+        for (i, b) in plan.buffers.iter().enumerate() {
+            buffers.push(device.new_buffer(&format!("{}.{i}", plan.network), b.bytes)?);
+        }
+        let total: usize = plan.weights.iter().map(|w| w.ty.bytes()).sum();
+        let (mut done, mut pending) = (0usize, 0usize);
+        for (port, weight) in plan.weights.iter().zip(&planned.weights) {
+            check(observer)?;
+            let tensor = weight.load()?;
+            if tensor.shape() != &port.ty.shape {
+                let detail = format!("expected {}, the file gives {}", port.ty, tensor.tensor_type());
+                return Err(Error::Weight { key: port.name.clone(), source_name: plan.network.clone(), detail });
+            }
+            device.write_buffer(&buffers[port.buffer], tensor.cast(port.ty.dtype).bytes());
+            done += port.ty.bytes();
+            pending += port.ty.bytes();
+            if pending >= UPLOAD_PORTION {
+                device.inner.queue.submit([]);
+                device.finished().await?;
+                pending = 0;
+            }
+            observer.progress(done as u64, total as u64);
+        }
+        let params = Params::new(device, &plan)?;
+        let mut offset = 0;
+        let mut record = |steps: &[Step]| -> Result<Vec<Recorded>> {
+            steps.iter().map(|step| record_step(device, step, &buffers, &params, &mut offset)).collect()
+        };
+        let prologue = record(&plan.prologue)?;
+        let steps = record(&plan.steps)?;
+        device.inner.queue.submit([]);
+        device.finished().await?;
+        Ok(Session { device: device.clone(), plan, buffers, prologue, steps, dirty: true })
+    }
+
+    /// The plan it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Writes an input; converted to the plan's storage type.
+    ///
+    /// # Errors
+    /// When there is no such input or its shape differs.
+    pub fn write(&mut self, name: &str, tensor: &HostTensor) -> Result<()> {
+        let port = find(&self.plan.inputs, name, "input", &self.plan.network)?;
+        if tensor.shape() != &port.ty.shape {
+            let detail = format!("{} expects `{name}` {}, got {}", self.plan.network, port.ty, tensor.shape());
+            return Err(Error::invalid("input", detail));
+        }
+        self.device.write_buffer(&self.buffers[port.buffer], tensor.cast(port.ty.dtype).bytes());
+        self.dirty |= port.hoisted;
+        Ok(())
+    }
+
+    /// Runs the prologue where an input of it changed, then every step. The observer sees floating-point operations.
+    ///
+    /// # Errors
+    /// A lost device or cancellation (between submissions; the session stays usable).
+    pub async fn run(&mut self, observer: &dyn Observer) -> Result<()> {
+        let prologue: &[Recorded] = if self.dirty { &self.prologue } else { &[] };
+        let total = prologue.iter().chain(&self.steps).map(|r| r.flops).sum();
+        // Short enough for progress, cancel and driver watchdogs; long enough to hide the cost of a submission.
+        let portion: u64 = match self.device.capabilities().kind {
+            DeviceKind::Cpu => 4_000_000_000,
+            _ => 200_000_000_000,
+        };
+        let mut done = 0u64;
+        let mut queued = prologue.iter().chain(&self.steps).peekable();
+        while queued.peek().is_some() {
+            check(observer)?;
+            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+            let mut submitted = 0u64;
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                while let Some(recorded) = queued.next_if(|_| submitted < portion) {
+                    encode(&mut pass, recorded);
+                    submitted += recorded.flops;
+                }
+            }
+            self.device.inner.queue.submit([encoder.finish()]);
+            self.device.finished().await?;
+            done += submitted;
+            observer.progress(done, total);
+        }
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Reads an output as the plan stores it.
+    ///
+    /// # Errors
+    /// When there is no such output or the device is lost.
+    pub async fn read(&self, name: &str) -> Result<HostTensor> {
+        let port = find(&self.plan.outputs, name, "output", &self.plan.network)?;
+        let bytes = self.device.read_buffer(&self.buffers[port.buffer], port.ty.bytes()).await?;
+        HostTensor::from_bytes(&port.ty, &bytes)
+    }
+
+    /// Runs operator by operator and finds the first whose result holds NaN or infinity: for reporting, slow.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] naming the operator; other errors of the device.
+    pub async fn locate_non_finite(&mut self) -> Result<()> {
+        for (step, recorded) in
+            self.plan.prologue.iter().zip(&self.prologue).chain(self.plan.steps.iter().zip(&self.steps))
+        {
+            self.submit(recorded).await?;
+            let bytes = self.device.read_buffer(&self.buffers[step.output_buffer], step.output.bytes()).await?;
+            let values = HostTensor::from_bytes(&step.output, &bytes)?.to_f32_vec();
+            let bad = values.iter().filter(|v| !v.is_finite()).count();
+            if bad > 0 {
+                let advice = match step.output.dtype {
+                    DType::F16 => "; half precision overflowed: try --dtype f32",
+                    _ => "; check the weights and inputs",
+                };
+                return Err(Error::NotFinite {
+                    network: self.plan.network.clone(),
+                    operator: format!("{} {}", step.label, step.operator),
+                    detail: format!("{bad} of {} values{advice}", values.len()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Times each operator alone, `repeats` times after one warm-up. Inputs hold whatever was written last.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub async fn profile(&mut self, repeats: usize) -> Result<Vec<StepProfile>> {
+        self.run(&Silent).await?;
+        let mut profiles = Vec::with_capacity(self.steps.len());
+        for (step, recorded) in self.plan.steps.iter().zip(&self.steps) {
+            let mut seconds = Vec::with_capacity(repeats);
+            for _ in 0..repeats.max(1) {
+                let start = Instant::now();
+                self.submit(recorded).await?;
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+            seconds.sort_by(f64::total_cmp);
+            profiles.push(StepProfile {
+                label: step.label.clone(),
+                operator: step.operator.clone(),
+                variant: step.variant,
+                seconds: seconds[seconds.len() / 2],
+                cost: step.cost,
+            });
+        }
+        Ok(profiles)
+    }
+
+    /// Bytes allocated on the device for everything but weights.
+    pub fn working_bytes(&self) -> usize {
+        self.plan.buffers.iter().filter(|b| b.kind != BufferKind::Weight).map(|b| b.bytes).sum()
+    }
+
+    async fn submit(&self, recorded: &Recorded) -> Result<()> {
+        let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+        encode(&mut encoder.begin_compute_pass(&Default::default()), recorded);
+        self.device.inner.queue.submit([encoder.finish()]);
+        self.device.finished().await
+    }
+}
+
+fn encode(pass: &mut wgpu::ComputePass<'_>, recorded: &Recorded) {
+    for (kernel, group, [x, y, z]) in &recorded.dispatches {
+        pass.set_pipeline(&kernel.pipeline);
+        pass.set_bind_group(0, group, &[]);
+        pass.dispatch_workgroups(*x, *y, *z);
+    }
+}
+
+fn find<'a>(ports: &'a [Port], name: &str, what: &str, network: &str) -> Result<&'a Port> {
+    ports.iter().find(|p| p.name == name).ok_or_else(|| {
+        let names: Vec<_> = ports.iter().map(|p| p.name.as_str()).collect();
+        Error::invalid(what, format!("{network} has no {what} `{name}`; it has {}", names.join(", ")))
+    })
+}
+
+/// The uniforms of all dispatches of a plan in one buffer.
+struct Params {
+    buffer: wgpu::Buffer,
+    alignment: u64,
+}
+
+impl Params {
+    fn new(device: &Device, plan: &Plan) -> Result<Params> {
+        let alignment = u64::from(device.inner.uniform_alignment.max(16));
+        let mut bytes = Vec::new();
+        for d in plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches) {
+            bytes.extend_from_slice(&d.params);
+            bytes.resize(bytes.len().next_multiple_of(alignment as usize), 0);
+        }
+        let buffer = device.inner.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size: (bytes.len() as u64).max(alignment),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        device.inner.queue.write_buffer(&buffer, 0, &bytes);
+        device.check()?;
+        Ok(Params { buffer, alignment })
+    }
+}
+
+fn record_step(
+    device: &Device,
+    step: &Step,
+    buffers: &[wgpu::Buffer],
+    params: &Params,
+    offset: &mut u64,
+) -> Result<Recorded> {
+    let mut dispatches = Vec::with_capacity(step.dispatches.len());
+    for d in &step.dispatches {
+        let kernel = device.kernel(KernelKey::new(d.shader, &d.features, &d.constants))?;
+        let uniform = wgpu::BufferBinding {
+            buffer: &params.buffer,
+            offset: *offset,
+            size: std::num::NonZeroU64::new(u64::from(kernel.params_size)),
+        };
+        *offset += (d.params.len() as u64).next_multiple_of(params.alignment);
+        let resources = std::iter::once(wgpu::BindingResource::Buffer(uniform))
+            .chain(d.buffers.iter().map(|&b| buffers[b].as_entire_binding()));
+        let entries: Vec<_> = resources
+            .enumerate()
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+            .collect();
+        let group = device.inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(d.shader),
+            layout: &kernel.layout,
+            entries: &entries,
+        });
+        dispatches.push((kernel, group, d.grid));
+    }
+    device.check()?;
+    Ok(Recorded { flops: step.cost.flops, dispatches })
+}
