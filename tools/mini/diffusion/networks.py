@@ -21,7 +21,7 @@ VAE_CONFIG = dict(
     out_channels=3,
     down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
-    block_out_channels=(32, 64, 96, 128),
+    block_out_channels=(32, 32, 64, 128),
     layers_per_block=1,
     act_fn="silu",
     latent_channels=4,
@@ -37,10 +37,10 @@ UNET_CONFIG = dict(
     out_channels=4,
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(96, 160, 256),
-    layers_per_block=2,
-    transformer_layers_per_block=[1, 1, 2],
-    attention_head_dim=[3, 5, 8],  # diffusers' name for the number of heads; 32 channels each
+    block_out_channels=(96, 96, 96),
+    layers_per_block=1,
+    transformer_layers_per_block=[1, 2, 1],
+    attention_head_dim=[3, 3, 3],  # diffusers' name for the number of heads; 32 channels each
     cross_attention_dim=CROSS_DIM,
     addition_embed_type="text_time",
     addition_time_embed_dim=TIME_IDS_DIM,
@@ -98,13 +98,13 @@ def text_config(vocab: int, hidden: int, layers: int, heads: int, act: str) -> C
         pad_token_id=1,
         # CLIP's default spread suits 768 channels and 12 layers; narrow encoders learn faster from a larger one.
         initializer_factor=1.0,
-        attn_implementation="sdpa",
+        attn_implementation="eager",
     )
 
 
 def build_text_encoders(vocab: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    one = CLIPTextModel(text_config(vocab, TEXT_HIDDEN, 3, 3, "quick_gelu"))
-    two = CLIPTextModelWithProjection(text_config(vocab, TEXT2_HIDDEN, 3, 5, "gelu"))
+    one = CLIPTextModel(text_config(vocab, TEXT_HIDDEN, 2, 3, "quick_gelu"))
+    two = CLIPTextModelWithProjection(text_config(vocab, TEXT2_HIDDEN, 2, 5, "gelu"))
     return one, two
 
 

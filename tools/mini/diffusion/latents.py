@@ -1,0 +1,79 @@
+"""Encoded pictures and their captions."""
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import WORK
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from render.vocabulary import BACKGROUNDS, CLOTHES, EXPRESSIONS, LIGHTS, STYLES, caption  # noqa: E402
+
+FIELDS = ("identity", "style", "background", "expression", "light", "clothes")
+
+
+class Latents:
+    """The encoded shards of one split, normalised per channel to mean 0 and deviation 1."""
+
+    def __init__(self, split: str, tokenizer, tokenizer_2):
+        self.folder = WORK / "latents" / split
+        self.tokenizers = (tokenizer, tokenizer_2)
+        stats = torch.load(WORK / "latent_stats.pt", weights_only=True)
+        self.mean, self.std = stats["mean"].view(1, 4, 1, 1), stats["std"].view(1, 4, 1, 1)
+        self.known, self.parts, self.looked = [], [], 0.0
+        self.z = np.zeros((0, 4, 16, 16), np.float16)
+        self.fields = {}
+        self.refresh()
+
+    def refresh(self, every: float = 60.0) -> None:
+        if time.time() - self.looked < every:
+            return
+        self.looked = time.time()
+        new = [p for p in sorted(self.folder.glob("*.npz")) if p.name not in self.known]
+        for p in new:
+            with np.load(p) as d:
+                self.parts.append({k: d[k] for k in d.files})
+            self.known.append(p.name)
+        if new:
+            self.z = np.concatenate([p["latents"] for p in self.parts])
+            self.mask = np.concatenate([p["person"] for p in self.parts])
+            self.fields = {f: np.concatenate([p[f] for p in self.parts]).astype(np.int64) for f in FIELDS}
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def person(self, i) -> torch.Tensor:
+        """The share of face and hair in each latent cell, [B,1,16,16] in 0..1."""
+        return torch.from_numpy(self.mask[i].astype(np.float32) / 255)[:, None]
+
+    def normalise(self, z):
+        return (z - self.mean) / self.std
+
+    def denormalise(self, z):
+        return z * self.std + self.mean
+
+    def tokens(self, texts):
+        return tuple(
+            torch.tensor(t(list(texts), padding="max_length", max_length=77, truncation=True).input_ids) for t in self.tokenizers
+        )
+
+    def text(self, i: int, rng=None) -> str:
+        f = self.fields
+        return caption(
+            STYLES[f["style"][i]], BACKGROUNDS[f["background"][i]], EXPRESSIONS[f["expression"][i]],
+            LIGHTS[f["light"][i]], CLOTHES[f["clothes"][i]], rng,
+        )
+
+    def take(self, rng: np.random.Generator, count: int, drop: float = 0.0, indices=None):
+        """Normalised latents [B,4,16,16], both token id tensors [B,77] and the indices; `drop` is the share of empty captions."""
+        i = rng.integers(len(self), size=count) if indices is None else indices
+        texts = ["" if rng.random() < drop else self.text(j, rng) for j in i]
+        z = self.normalise(torch.from_numpy(self.z[i].astype(np.float32)))
+        return (z, *self.tokens(texts), i)

@@ -1,0 +1,193 @@
+"""Trains the mini VAE on shards: L1 and picture-gradient losses over scales, a light KL, and late a patch critic.
+
+    python train_vae.py --data DIR --minutes 25 [--resume] [--critic] [--decoder-only]
+"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import common  # noqa: F401  (sets the thread environment first)
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import CACHE, WORK, Shards, sheet, to_u8
+from diffusers.models.attention_processor import AttnProcessor
+from networks import build_vae, count
+from parallel import Team, flat_then_decay, load_averaged
+from torch import nn
+
+# Brows, eyes, glasses, nose, mouth, lips: small, and what tells people apart.
+FEATURES = (2, 3, 4, 5, 6, 10, 11, 12, 13)
+
+
+class PatchCritic(nn.Module):
+    """Judges overlapping patches (30 pixels wide) as real or decoded."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        conv = lambda i, o, s: nn.utils.parametrizations.spectral_norm(nn.Conv2d(i, o, 4, s, 1))
+        self.layers = nn.ModuleList([conv(3, width, 2), conv(width, 2 * width, 2), conv(2 * width, 4 * width, 1), conv(4 * width, 1, 1)])
+
+    def forward(self, x):
+        features = []
+        for layer in self.layers[:-1]:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.layers[-1](x), features
+
+
+def gradients(x):
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def reconstruction(y, x, weight):
+    """Weighted L1 plus L1 of picture gradients at three scales."""
+    total = ((y - x).abs() * weight).mean()
+    for scale in range(3):
+        for g, h in zip(gradients(y), gradients(x)):
+            w = weight[..., : g.shape[-2], : g.shape[-1]]
+            total = total + ((g - h).abs() * w).mean()
+        if scale < 2:
+            y, x, weight = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2), F.avg_pool2d(weight, 2)
+            total = total + 0.5 * ((y - x).abs() * weight).mean()
+    return total
+
+
+def cropped(x, labels, rng, size):
+    """One random square per picture, mostly about the head: many small crops teach more than few whole pictures."""
+    out, marks = [], []
+    for i in range(len(x)):
+        high = x.shape[-1] - size
+        top, left = (int(min(high, max(0, rng.normal(0.4, 0.35) * high))) for _ in range(2))
+        out.append(x[i, :, top : top + size, left : left + size])
+        marks.append(labels[i, top : top + size, left : left + size])
+    return torch.stack(out), torch.stack(marks)
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("--data", type=Path, default=CACHE / "data" / "train")
+    a.add_argument("--out", type=Path, default=WORK / "vae.pt")
+    a.add_argument("--minutes", type=float, default=25)
+    a.add_argument("--workers", type=int, default=2)
+    a.add_argument("--micro", type=int, default=2)
+    a.add_argument("--micro-batch", type=int, default=4)
+    a.add_argument("--lr", type=float, default=2e-3)
+    a.add_argument("--kl", type=float, default=5e-4)
+    a.add_argument("--resume", action="store_true")
+    a.add_argument("--decoder-only", action="store_true", help="freeze the encoder, so that encoded latents stay valid")
+    a.add_argument("--critic", type=float, default=0.0, help="weight of the patch critic's loss")
+    a.add_argument("--crop", type=int, default=64, help="train on crops of this size (128: whole pictures)")
+    a.add_argument("--compile", action="store_true", help="a third faster, after minutes of compiling")
+    a.add_argument("--no-decay", action="store_true", help="hold the learning rate (a run that will be resumed)")
+    a = a.parse_args()
+
+    torch.manual_seed(0)
+    vae = build_vae()
+    vae.set_attn_processor(AttnProcessor())
+    print("parameters", count(vae), flush=True)
+    data = Shards(a.data, labels=True)
+    # The critic lives in every worker; its gradient step rides on the same team as a second network.
+    team = Team(list(vae.named_parameters()), a.workers, muon_lr=a.lr, adam_lr=a.lr)
+    if a.resume and a.out.exists():
+        team.load(torch.load(a.out, weights_only=True))
+    if a.decoder_only:
+        frozen = ("encoder.", "quant_conv.")
+        team.freeze(lambda n: n.startswith(frozen))
+    compiled = team.ctx.Barrier(a.workers)
+
+    def make_loss(rank):
+        table = torch.zeros(256)
+        table[list(FEATURES)] = 2.0
+
+        def forward(x, eps):
+            moments = vae.quant_conv(vae.encoder(x))
+            mean, logvar = moments.chunk(2, 1)
+            logvar = logvar.clamp(-30, 20)
+            z = mean + (0.5 * logvar).exp() * eps
+            return vae.decoder(vae.post_quant_conv(z)), mean, logvar
+
+        run = forward
+        if a.compile:
+
+            def warm():
+                x = torch.zeros(a.micro_batch, 3, 128, 128)
+                with torch.autocast("cpu", torch.bfloat16):
+                    y, m, lv = run(x, torch.zeros(a.micro_batch, 4, 16, 16))
+                (y.float().mean() + m.float().mean() + lv.float().mean()).backward()
+
+            run = torch.compile(forward)
+            if rank == 0:
+                warm()
+            compiled.wait()  # the others find the kernels in the compiler's cache
+            if rank != 0:
+                warm()
+
+        critic = optimizer = None
+        if a.critic:
+            torch.manual_seed(1)
+            critic = PatchCritic()
+            path = a.out.with_name(f"critic{rank}.pt")
+            if path.exists():
+                critic.load_state_dict(torch.load(path, weights_only=True))
+            optimizer = torch.optim.Adam(critic.parameters(), lr=3e-4, betas=(0.5, 0.99))
+
+        def loss(step, k, extra):
+            data.refresh()
+            rng = np.random.default_rng((step, k, 7))
+            x, labels = data.take(rng, a.micro_batch)
+            if a.crop < x.shape[-1]:
+                x, labels = cropped(x, labels, rng, a.crop)
+            if rng.random() < 0.5:
+                x, labels = x.flip(-1), labels.flip(-1)
+            weight = 1 + table[labels][:, None]
+            eps = torch.from_numpy(rng.standard_normal((a.micro_batch, 4, a.crop // 8, a.crop // 8), np.float32))
+            with torch.autocast("cpu", torch.bfloat16):
+                y, mean, logvar = run(x, eps)
+            y, mean, logvar = y.float(), mean.float(), logvar.float()
+            rec = reconstruction(y, x, weight)
+            kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+            total = rec + a.kl * kl
+            extra[0] += float((y - x).detach().abs().mean())
+            extra[1] += float(kl.detach())
+            if critic is not None:
+                with torch.autocast("cpu", torch.bfloat16):
+                    real, real_features = critic(x)
+                    fake, _ = critic(y.detach())
+                d = F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
+                optimizer.zero_grad()
+                d.backward()
+                optimizer.step()
+                critic.requires_grad_(False)
+                with torch.autocast("cpu", torch.bfloat16):
+                    fake, features = critic(y)
+                match = sum((f.float() - r.detach().float()).abs().mean() for f, r in zip(features, real_features))
+                total = total + a.critic * (-fake.float().mean() + 4.0 * match)
+                critic.requires_grad_(True)
+                extra[2] += float(d)
+                extra[3] += float(match)
+                if k == 0 and step % 200 == 199:
+                    torch.save(critic.state_dict(), a.out.with_name(f"critic{rank}.pt"))
+            return total
+
+        return loss
+
+    def look(step, team):
+        """Every now and then a sheet: pictures above their reconstructions by the averaged weights."""
+        if step % 200:
+            return
+        copy = build_vae()
+        load_averaged(copy.named_parameters(), team.state())
+        x, _ = data.take(np.random.default_rng(5), 8)
+        with torch.no_grad():
+            y = copy.decode(copy.encode(x).latent_dist.mean).sample
+        print("averaged weights: L1", float((y - x).abs().mean()), flush=True)
+        sheet(np.concatenate([to_u8(x), to_u8(y)]), 8, WORK / "sheets" / "vae.png", 2)
+
+    schedule = (lambda s, p: min(1.0, (s + 1) / 50)) if a.no_decay else (lambda s, p: flat_then_decay(s, p, 30, 0.5))
+    team.train(make_loss, 10**9, a.micro, schedule, a.out, look, seconds=60 * a.minutes, save_every=240)
+
+
+if __name__ == "__main__":
+    main()
