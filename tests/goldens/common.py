@@ -15,8 +15,19 @@ ROOT = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent.parent / "tools"))
 
 PACKAGES = (
-    "torch", "diffusers", "transformers", "tokenizers", "timm", "onnx", "onnxruntime", "opencv-python-headless",
-    "scikit-image", "facexlib", "safetensors", "numpy",
+    "torch",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "opencv-python-headless",
+    "scikit-image",
+    "facexlib",
+    "open_clip_torch",
+    "safetensors",
+    "numpy",
 )
 
 # A reference output this flat would accept almost any answer.
@@ -132,8 +143,16 @@ def half_error(run, outputs: dict) -> float:
 
 
 def save_case(
-    folder: pathlib.Path, network: str, weights: str, outputs: dict, *, inputs: dict | None = None,
-    adapter: str | None = None, settings: dict | None = None, seed: int, note: str,
+    folder: pathlib.Path,
+    network: str,
+    weights: str,
+    outputs: dict,
+    *,
+    inputs: dict | None = None,
+    adapter: str | None = None,
+    settings: dict | None = None,
+    seed: int,
+    note: str,
 ) -> None:
     """Writes inputs, outputs and golden.json of one case; paths in it are relative to `folder`."""
     check_outputs(f"{network}/{folder.name}", outputs)

@@ -55,8 +55,14 @@ class PlainAttention(nn.Module):
     """
 
     def __call__(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None,
-        id_embedding=None, id_scale=None,
+        self,
+        attn,
+        hidden_states,
+        encoder_hidden_states=None,
+        attention_mask=None,
+        temb=None,
+        id_embedding=None,
+        id_scale=None,
     ):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q = _heads(attn.to_q(hidden_states), attn.heads)
@@ -77,8 +83,14 @@ class IdCrossAttention(nn.Module):
         self.name = name
 
     def __call__(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None,
-        id_embedding=None, id_scale=None,
+        self,
+        attn,
+        hidden_states,
+        encoder_hidden_states=None,
+        attention_mask=None,
+        temb=None,
+        id_embedding=None,
+        id_scale=None,
     ):
         """id_embedding [B, N, id_dim] or None; id_scale overrides the shared setting."""
         settings = self.settings

@@ -69,8 +69,12 @@ def _ancestral(sigma: torch.Tensor, following: torch.Tensor, eta: float):
 
 
 def dpmpp_sde(
-    denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor,
-    noise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], eta: float = 1.0, r: float = 0.5,
+    denoise: Denoise,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    noise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    eta: float = 1.0,
+    r: float = 0.5,
 ) -> Iterator[torch.Tensor]:
     """DPM-Solver++ (stochastic), two model calls per step and an Euler step to 0.
 

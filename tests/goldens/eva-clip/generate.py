@@ -16,21 +16,21 @@ SEED = 4000
 CASES = {
     # The grid differs from the pretrained one; `visual.` prefix, no rotary tables.
     "scaled-grid": (
-        dict(image_size=28, patch=4, width=48, depth=6, heads=3, hidden=66, output_dim=40, pretrained_grid=4),
+        dict(image_size=28, patch=4, width=32, depth=6, heads=2, hidden=44, output_dim=40, pretrained_grid=4),
         dict(prefix=True, rope=False, extra=False),
-        dict(heads=3, pretrained_grid=4),
+        dict(heads=2, pretrained_grid=4),
         2,
     ),
     # Two blocks per hidden state, no prefix, grid as pretrained.
     "two-per-scale": (
-        dict(image_size=20, patch=4, width=32, depth=12, heads=2, hidden=43, output_dim=24, pretrained_grid=5),
+        dict(image_size=20, patch=4, width=24, depth=12, heads=3, hidden=33, output_dim=24, pretrained_grid=5),
         dict(prefix=False, rope=False, extra=False),
-        dict(heads=2, pretrained_grid=5),
+        dict(heads=3, pretrained_grid=5),
         1,
     ),
     # The published layout: heads of 64, a pretrained grid of 16, rotary tables and other towers in the file.
     "published-layout": (
-        dict(image_size=42, patch=7, width=64, depth=6, heads=1, hidden=50, output_dim=32, pretrained_grid=16),
+        dict(image_size=42, patch=7, width=64, depth=6, heads=1, hidden=24, output_dim=32, pretrained_grid=16),
         dict(prefix=True, rope=True, extra=True),
         dict(),
         1,
@@ -108,8 +108,14 @@ def main() -> None:
         save_weights(folder / "tower.safetensors", state)
         note = f"The reference module agrees with timm to {worst:.0e}. PyTorch's own f16 run differs by {error:.1e}."
         save_case(
-            folder, "eva-clip", "tower.safetensors", outputs, inputs={"image": image}, settings=settings,
-            seed=seed, note=note,
+            folder,
+            "eva-clip",
+            "tower.safetensors",
+            outputs,
+            inputs={"image": image},
+            settings=settings,
+            seed=seed,
+            note=note,
         )
 
 

@@ -16,11 +16,22 @@ VIT_TOKENS = 17
 WEIGHTS = {
     # Two layers per scale and two heads of 64, as published but narrower.
     "pulid-file": (
-        dict(dim=24, depth=10, heads=2, output_dim=40, ff_mult=2, vit_dim=20, id_dim=28, mapping_dim=16), True,
+        dict(dim=24, depth=10, heads=2, output_dim=40, ff_mult=2, vit_dim=20, id_dim=28, mapping_dim=16),
+        True,
     ),
     "bare": (
-        dict(dim=32, depth=5, heads=1, num_queries=7, num_id_token=3, output_dim=24, ff_mult=4, vit_dim=24, id_dim=36,
-             mapping_dim=20),
+        dict(
+            dim=32,
+            depth=5,
+            heads=1,
+            num_queries=7,
+            num_id_token=3,
+            output_dim=24,
+            ff_mult=4,
+            vit_dim=24,
+            id_dim=36,
+            mapping_dim=20,
+        ),
         False,
     ),
 }
@@ -66,8 +77,13 @@ def main() -> None:
         error = half_error(lambda: run(copy.deepcopy(model).half(), inputs, torch.float16), outputs)
         note = f"{photos} photos of {VIT_TOKENS} tokens, batch {batch}. PyTorch's own f16 run differs by {error:.1e}."
         save_case(
-            fresh("id-former", name), "id-former", f"../weights/{weights}/weights.safetensors", outputs,
-            inputs=inputs, seed=seed, note=note,
+            fresh("id-former", name),
+            "id-former",
+            f"../weights/{weights}/weights.safetensors",
+            outputs,
+            inputs=inputs,
+            seed=seed,
+            note=note,
         )
 
 

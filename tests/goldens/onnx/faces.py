@@ -43,8 +43,15 @@ def scrfd(height: int = 96, width: int = 64) -> Graph:
         target = g.op("Concat", head, g.op("Cast", size, to=7), axis=0)
         empty = g.const(numpy.zeros(0, dtype=numpy.float32))
         up = g.op(
-            "Resize", lateral[upper], empty, empty, target, mode="nearest", nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric", cubic_coeff_a=-0.75,
+            "Resize",
+            lateral[upper],
+            empty,
+            empty,
+            target,
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+            cubic_coeff_a=-0.75,
         )
         lateral[upper - 1] = g.op("Add", lateral[upper - 1], up)
     pyramid = [g.conv(level, width_out, width_out, pads=[1, 1, 1, 1]) for level in lateral]

@@ -192,6 +192,16 @@ def resize_cubic() -> Graph:
 
 
 OPERATORS = (
-    convolutions, automatic_padding, activations, older_opset, upsample_linear, arithmetic, pools, linear, shapes, resize_nearest,
-    resize_linear, resize_cubic,
+    convolutions,
+    automatic_padding,
+    activations,
+    older_opset,
+    upsample_linear,
+    arithmetic,
+    pools,
+    linear,
+    shapes,
+    resize_nearest,
+    resize_linear,
+    resize_cubic,
 )

@@ -20,7 +20,9 @@ FORMULA = "eps(x, sigma) = a x / sqrt(sigma^2 + 1) + b sin(sigma); x0 = x - sigm
 SHAPE = (1, 4, 5, 3)
 SEED = 6000
 BETAS = dict(
-    beta_start=samplers.BETA_START, beta_end=samplers.BETA_END, beta_schedule="scaled_linear",
+    beta_start=samplers.BETA_START,
+    beta_end=samplers.BETA_END,
+    beta_schedule="scaled_linear",
     num_train_timesteps=samplers.TRAIN_STEPS,
 )
 
@@ -69,13 +71,15 @@ def schedules() -> None:
     karras = []
     for steps in (1, 4, 5, 8, 25):
         sigmas = samplers.karras_sigmas(steps)
-        karras.append({
-            "steps": steps,
-            "sigmas": sigmas.tolist(),
-            "timesteps": samplers.nearest_timestep(sigmas[:-1]).tolist(),
-            # The official pipeline runs in half precision and looks the rounded level up.
-            "timesteps_of_half_sigmas": samplers.nearest_timestep(sigmas[:-1].half().float()).tolist(),
-        })
+        karras.append(
+            {
+                "steps": steps,
+                "sigmas": sigmas.tolist(),
+                "timesteps": samplers.nearest_timestep(sigmas[:-1]).tolist(),
+                # The official pipeline runs in half precision and looks the rounded level up.
+                "timesteps_of_half_sigmas": samplers.nearest_timestep(sigmas[:-1].half().float()).tolist(),
+            }
+        )
     trailing = []
     for steps in (1, 3, 4, 5, 6, 8, 25):
         scheduler = DPMSolverMultistepScheduler(**BETAS, timestep_spacing="trailing")
@@ -84,7 +88,9 @@ def schedules() -> None:
         # diffusers squares its betas in float32, PuLID's pipeline in float64.
         error = (samplers.trailing_sigmas(steps)[:-1] / scheduler.sigmas[:-1] - 1).abs().max()
         assert error < 1e-4 and scheduler.sigmas[-1] == 0, (steps, error)
-        trailing.append({"steps": steps, "timesteps": scheduler.timesteps.tolist(), "sigmas": scheduler.sigmas.tolist()})
+        trailing.append(
+            {"steps": steps, "timesteps": scheduler.timesteps.tolist(), "sigmas": scheduler.sigmas.tolist()}
+        )
     value = {
         "sigma_min": table[0].item(),
         "sigma_max": table[-1].item(),
@@ -102,16 +108,30 @@ def record(start: torch.Tensor, states) -> torch.Tensor:
 
 
 def own_trajectories(tensors: dict, cases: list) -> None:
-    for index, (sampler, spacing, steps) in enumerate([
-        ("dpmpp_2m", "karras", 4), ("dpmpp_2m", "karras", 25), ("dpmpp_2m", "trailing", 4),
-        ("euler", "karras", 5), ("euler", "trailing", 8), ("dpmpp_sde", "karras", 5), ("dpmpp_sde", "trailing", 4),
-    ]):
+    for index, (sampler, spacing, steps) in enumerate(
+        [
+            ("dpmpp_2m", "karras", 4),
+            ("dpmpp_2m", "karras", 25),
+            ("dpmpp_2m", "trailing", 4),
+            ("euler", "karras", 5),
+            ("euler", "trailing", 8),
+            ("dpmpp_sde", "karras", 5),
+            ("dpmpp_sde", "trailing", 4),
+        ]
+    ):
         seed = SEED + index
         sigmas = samplers.karras_sigmas(steps) if spacing == "karras" else samplers.trailing_sigmas(steps)
         start = randn(seed, *SHAPE) * sigmas[0]
         name = f"{sampler}_{spacing}_{steps}"
-        case = {"name": name, "sampler": sampler, "spacing": spacing, "steps": steps, "sigmas": sigmas.tolist(),
-                "states": f"{name}_states", "space": "variance exploding"}
+        case = {
+            "name": name,
+            "sampler": sampler,
+            "spacing": spacing,
+            "steps": steps,
+            "sigmas": sigmas.tolist(),
+            "states": f"{name}_states",
+            "space": "variance exploding",
+        }
         if sampler == "dpmpp_sde":
             noises = randn(seed + 100, 2 * (steps - 1), *SHAPE)
             draws = iter(noises)
@@ -146,11 +166,19 @@ def diffusers_trajectories(tensors: dict, cases: list) -> None:
             assert error < 1e-5, (steps, error)
         name = f"diffusers_dpmpp_2m_trailing_{steps}_{final}"
         tensors[f"{name}_states"] = states
-        cases.append({
-            "name": name, "sampler": "dpmpp_2m", "spacing": "trailing", "steps": steps, "sigmas": sigmas.tolist(),
-            "timesteps": scheduler.timesteps.tolist(), "states": f"{name}_states", "space": "variance preserving",
-            "final_sigma": final,
-        })
+        cases.append(
+            {
+                "name": name,
+                "sampler": "dpmpp_2m",
+                "spacing": "trailing",
+                "steps": steps,
+                "sigmas": sigmas.tolist(),
+                "timesteps": scheduler.timesteps.tolist(),
+                "states": f"{name}_states",
+                "space": "variance preserving",
+                "final_sigma": final,
+            }
+        )
 
     # Not written: the reference's Euler against diffusers'.
     scheduler = EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")

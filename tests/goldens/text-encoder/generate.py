@@ -22,18 +22,39 @@ SHARED = dict(vocab_size=VOCAB, max_position_embeddings=77, bos_token_id=BOS, pa
 CONFIGS = {
     "quick-gelu": (
         CLIPTextModel,
-        dict(hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=3,
-             hidden_act="quick_gelu", eos_token_id=2, projection_dim=48),
+        dict(
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            hidden_act="quick_gelu",
+            eos_token_id=2,
+            projection_dim=48,
+        ),
     ),
     "gelu-projected": (
         CLIPTextModelWithProjection,
-        dict(hidden_size=40, intermediate_size=120, num_hidden_layers=4, num_attention_heads=2,
-             hidden_act="gelu", eos_token_id=2, projection_dim=28),
+        dict(
+            hidden_size=40,
+            intermediate_size=120,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            hidden_act="gelu",
+            eos_token_id=2,
+            projection_dim=28,
+        ),
     ),
     "real-eos": (
         CLIPTextModelWithProjection,
-        dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-             hidden_act="gelu", eos_token_id=EOS - 5, projection_dim=36),
+        dict(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            hidden_act="gelu",
+            eos_token_id=EOS - 5,
+            projection_dim=36,
+        ),
     ),
 }
 
@@ -98,8 +119,13 @@ def main() -> None:
         error = half_error(lambda: encode(copy.deepcopy(model).half(), inputs), outputs)
         note = f"{weights} weights, {len(ids)} rows. PyTorch's own f16 run differs by {error:.1e}."
         save_case(
-            fresh("text-encoder", name), "text-encoder", f"../weights/{weights}", outputs, inputs=inputs,
-            seed=SEED + 100 + index, note=note,
+            fresh("text-encoder", name),
+            "text-encoder",
+            f"../weights/{weights}",
+            outputs,
+            inputs=inputs,
+            seed=SEED + 100 + index,
+            note=note,
         )
 
 

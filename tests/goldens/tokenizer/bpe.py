@@ -79,8 +79,12 @@ def write(folder: pathlib.Path, pad: str, merges: int = 300) -> int:
 
     def special(content: str, normalized: bool = True) -> dict:
         return {
-            "__type": "AddedToken", "content": content, "lstrip": False, "normalized": normalized,
-            "rstrip": False, "single_word": False,
+            "__type": "AddedToken",
+            "content": content,
+            "lstrip": False,
+            "normalized": normalized,
+            "rstrip": False,
+            "single_word": False,
         }
 
     config = {

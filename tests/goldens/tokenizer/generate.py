@@ -24,7 +24,7 @@ TEXTS = {
     "capitals": "Portrait, COLOR, Cinematic, In Garden, Soft Light, Detailed Face",
     "contractions": "It's the man's hat; they're smiling, we've won, I'll paint, you'd, I'm, isn't",
     "digits": "portrait of 2 men, 1024x1152, 35mm f/1.4, 1999",
-    "punctuation": "oil painting (masterpiece:1.4), [sketch] -- \"neon\"!!! ... #face @home 50% & more_",
+    "punctuation": 'oil painting (masterpiece:1.4), [sketch] -- "neon"!!! ... #face @home 50% & more_',
     "whitespace": "  a   sketch\tof\n\na   man  ",
     "accents": "Café, naïve façade; Über Straße, ñandú",
     "scripts": "東京の女性 привет мир ภาษาไทย عربى",
@@ -61,7 +61,9 @@ def main() -> None:
         for name, text in TEXTS.items():
             if variant != "clip-l" and name not in ("plain", "empty", "long", "punctuation"):
                 continue
-            ids = tokenizer(text, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+            ids = tokenizer(
+                text, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+            ).input_ids
             assert ids.shape == (1, LENGTH)
             pad_id = tokenizer.convert_tokens_to_ids(pad)
             note = f"{variant}: {name}."
@@ -73,8 +75,13 @@ def main() -> None:
                 note += " open_clip's tokenizer gives the same."
             case = fresh("tokenizer", name if variant == "clip-l" else f"{name}-{variant}")
             save_case(
-                case, "tokenizer", f"../weights/{variant}", {"input_ids": ids.to(torch.int64)},
-                settings={"text": text}, seed=SEED, note=note,
+                case,
+                "tokenizer",
+                f"../weights/{variant}",
+                {"input_ids": ids.to(torch.int64)},
+                settings={"text": text},
+                seed=SEED,
+                note=note,
             )
 
 

@@ -37,16 +37,16 @@ CONFIGS = {
     ),
     # Two levels, scalars, attention in the first level too, one layer per block.
     "scalars": dict(
-        block_out_channels=(24, 32),
+        block_out_channels=(16, 32),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         transformer_layers_per_block=1,
         attention_head_dim=2,
     ),
-    # Written in several files with an index, in float32 beyond float16's precision; one head of 24 channels.
+    # Written in several files with an index, in float32 beyond float16's precision; one head of 16 channels.
     "sharded": dict(
-        block_out_channels=(8, 24),
+        block_out_channels=(8, 16),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -115,7 +115,7 @@ def main() -> None:
         sharded = name == "sharded"
         unet = randomise(UNet2DConditionModel(**{**SHARED, **config}), SEED + index, half=not sharded)
         stored = unet if sharded else copy.deepcopy(unet).half()
-        stored.save_pretrained(fresh("unet", "weights", name), max_shard_size="150KB" if sharded else "1GB")
+        stored.save_pretrained(fresh("unet", "weights", name), max_shard_size="100KB" if sharded else "1GB")
         models[name] = unet
 
     for index, (name, (weights, batch, height, width, timesteps)) in enumerate(PLAIN.items()):
@@ -149,8 +149,15 @@ def main() -> None:
         note = f"Identity moves the output by {moved:.2f} standard deviations. "
         note += half_note(models[weights], inputs, outputs, id_scale=chosen["id_scale"])
         save_case(
-            fresh("unet", name), "unet", f"../weights/{weights}", outputs, inputs=inputs,
-            adapter=f"../adapters/{weights}/adapter.safetensors", settings=chosen, seed=seed, note=note,
+            fresh("unet", name),
+            "unet",
+            f"../weights/{weights}",
+            outputs,
+            inputs=inputs,
+            adapter=f"../adapters/{weights}/adapter.safetensors",
+            settings=chosen,
+            seed=seed,
+            note=note,
         )
 
 
