@@ -171,6 +171,13 @@ impl Dispatch {
         self
     }
 
+    /// One workgroup per item, folded into two dimensions when one is too short: item `group.y * groups.x + group.x`.
+    pub fn groups(mut self, count: usize) -> Self {
+        let rows = count.div_ceil(65_535).max(1);
+        self.grid = [count.div_ceil(rows).max(1) as u32, rows as u32, 1];
+        self
+    }
+
     /// The shader permutation this dispatch runs.
     ///
     /// # Errors

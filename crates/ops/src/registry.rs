@@ -21,6 +21,11 @@ pub static OPERATORS: &[OperatorInfo] = &[
     MatMul::INFO,
     // conv
     Conv2d::INFO,
+    // resample
+    MaxPool2d::INFO,
+    AveragePool2d::INFO,
+    Resize2d::INFO,
+    UpsampleNearest::INFO,
     // elementwise
     Unary::INFO,
     Binary::INFO,
@@ -29,4 +34,18 @@ pub static OPERATORS: &[OperatorInfo] = &[
     PRelu::INFO,
     Cast::INFO,
     TimeEmbedding::INFO,
+    // norm
+    LayerNorm::INFO,
+    GroupNorm::INFO,
+    BatchNorm::INFO,
+    Softmax::INFO,
+    L2Normalize::INFO,
+    Reduce::INFO,
+    // movement
+    Concat::INFO,
+    Slice::INFO,
+    Pad::INFO,
+    Permute::INFO,
+    Gather::INFO,
+    Expand::INFO,
 ];

@@ -1,0 +1,23 @@
+//! Operators with statistics over an axis: normalisations, softmax, reductions.
+
+mod batch_norm;
+mod group_norm;
+mod l2_normalize;
+mod layer_norm;
+mod reduce;
+mod softmax;
+
+pub use batch_norm::BatchNorm;
+pub use group_norm::GroupNorm;
+pub use l2_normalize::L2Normalize;
+pub use layer_norm::LayerNorm;
+pub use reduce::{Reduce, Reduction};
+pub use softmax::Softmax;
+
+use crate::DeviceKind;
+
+/// Whether rows are better worked on by one invocation each than by one workgroup each: on CPU devices, where barriers
+/// cost more than uncoalesced reads, as long as there are rows for every core's lanes.
+fn prefer_serial(kind: DeviceKind, rows: usize) -> bool {
+    kind == DeviceKind::Cpu && rows >= 32
+}
