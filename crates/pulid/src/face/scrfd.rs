@@ -62,7 +62,7 @@ impl Letterbox {
 /// # Errors
 /// [`Error::Invalid`] when `side` is no positive multiple of 32, or the photo is so narrow that nothing would be left of it.
 pub fn letterbox(photo: &RgbImage, side: u32) -> Result<Letterbox> {
-    if side == 0 || side % 32 != 0 {
+    if side == 0 || !side.is_multiple_of(32) {
         return Err(Error::invalid("detector size", format!("{side} is no positive multiple of 32")));
     }
     let (width, height) = (f64::from(photo.width()), f64::from(photo.height()));

@@ -18,7 +18,7 @@ impl Normalization {
     /// OpenAI CLIP's statistics, which EVA02-CLIP expects.
     pub const OPENAI_CLIP: Normalization = Normalization {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-        deviation: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+        deviation: [0.268_629_54, 0.261_302_6, 0.275_777_1],
     };
     /// (8-bit value - 127.5) / 128, which SCRFD expects.
     pub const SCRFD: Normalization = Normalization { mean: [0.5; 3], deviation: [128.0 / 255.0; 3] };
@@ -126,7 +126,7 @@ mod tests {
     fn pictures_survive_the_round_trip() {
         let image = RgbImage::from_fn(7, 37, |x, y| Rgb([(x * 37 + y) as u8, y as u8, 255 - y as u8]));
         let tensor = tensor_from_rgb(&image, &Normalization::SYMMETRIC);
-        assert_eq!(rgb_from_tensor(&tensor).unwrap(), [image.clone()]);
+        assert_eq!(rgb_from_tensor(&tensor).unwrap()[0], image);
         let unit = tensor_from_rgb(&image, &Normalization::NONE);
         assert_eq!(rgb_from_unit_tensor(&unit).unwrap(), [image]);
     }

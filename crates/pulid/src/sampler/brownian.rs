@@ -23,15 +23,15 @@ pub struct BrownianPath {
     count: usize,
     start: f64,
     span: f64,
-    /// The latest read, since consecutive moves share an end.
-    last: Option<(f64, Vec<f64>)>,
+    /// The two latest reads, the last one first: the moves of a step share their beginning, and steps share ends.
+    recent: Vec<(f64, Vec<f64>)>,
 }
 
 impl BrownianPath {
     /// A path of `count` elements over the noise levels of `schedule`.
     pub fn new(schedule: &NoiseSchedule, count: usize, seed: u64) -> Self {
         let (start, end) = (schedule.sigma_min().ln(), schedule.sigma_max().ln());
-        BrownianPath { seed, count, start, span: end - start, last: None }
+        BrownianPath { seed, count, start, span: end - start, recent: Vec::new() }
     }
 
     /// The path at a noise level; the difference of two values has variance |log(sigma_a / sigma_b)|.
@@ -39,13 +39,13 @@ impl BrownianPath {
     /// Levels outside the schedule give its nearer end.
     pub fn value(&mut self, sigma: f64) -> Vec<f64> {
         let time = ((sigma.ln() - self.start) / self.span).clamp(0.0, 1.0);
-        if let Some((at, value)) = &self.last
-            && *at == time
-        {
-            return value.clone();
-        }
-        let value = self.descend(time);
-        self.last = Some((time, value.clone()));
+        let read = match self.recent.iter().position(|(at, _)| *at == time) {
+            Some(known) => self.recent.remove(known),
+            None => (time, self.descend(time)),
+        };
+        let value = read.1.clone();
+        self.recent.insert(0, read);
+        self.recent.truncate(2);
         value
     }
 
