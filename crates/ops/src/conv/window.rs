@@ -1,4 +1,4 @@
-use pulid_tensor::{Error, Result};
+use pulid_tensor::{Error, Result, TensorType};
 
 /// A kernel window sliding over two axes: what convolution and pooling share.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,48 @@ impl Window {
             };
         }
         Ok(output)
+    }
+
+    /// Canonical text for attributes.
+    pub fn label(&self) -> String {
+        let Window { kernel: k, stride: s, dilation: d, padding: p } = self;
+        format!(
+            "kernel={}x{};stride={},{};dilation={},{};padding={},{},{},{}",
+            k[0], k[1], s[0], s[1], d[0], d[1], p[0], p[1], p[2], p[3]
+        )
+    }
+
+    /// Rows and columns that pooling x [N, H, W, C] gives.
+    ///
+    /// # Errors
+    /// As [`Window::output`]; also when x is no picture, or a window could lie in the padding altogether.
+    pub fn pooled(&self, operator: &str, x: &TensorType, ceil_mode: bool) -> Result<[usize; 2]> {
+        if x.shape.rank() != 4 || x.shape.count() == 0 {
+            return Err(Error::operator(operator, format!("takes a picture [N, H, W, C] with pixels, got {x}")));
+        }
+        let output = self.output(operator, x.shape[1], x.shape[2], ceil_mode)?;
+        let covers = |axis: usize, side: usize| self.padding[side] < (self.kernel[axis] - 1) * self.dilation[axis] + 1;
+        if !(covers(0, 0) && covers(1, 1) && covers(0, 2) && covers(1, 3)) {
+            return Err(Error::operator(operator, format!("the padding must be less than a window: {self:?}")));
+        }
+        Ok(output)
+    }
+
+    /// Calls `f` for every window of [N, H, W, C] pictures in the result's order, with the window's row and column and
+    /// the flat indices of the input pixels under it.
+    pub fn for_each(&self, input: &TensorType, output: &TensorType, mut f: impl FnMut([usize; 2], &[usize])) {
+        let (height, width) = (input.shape[1], input.shape[2]);
+        let mut pixels = Vec::new();
+        for n in 0..output.shape[0] {
+            for (y, x) in (0..output.shape[1]).flat_map(|y| (0..output.shape[2]).map(move |x| (y, x))) {
+                pixels.clear();
+                for row in (0..self.kernel[0]).filter_map(|i| self.position(0, y, i, height)) {
+                    let columns = (0..self.kernel[1]).filter_map(|j| self.position(1, x, j, width));
+                    pixels.extend(columns.map(|column| (n * height + row) * width + column));
+                }
+                f([y, x], &pixels);
+            }
+        }
     }
 
     /// The input position that tap `tap` of window `window` reads along `axis`, if it is inside `extent`.

@@ -1,5 +1,5 @@
 use crate::*;
-use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+use pulid_tensor::{Error, HostTensor, Result, TensorType};
 
 /// y = f(alpha · a b + bias) + residual.
 ///
@@ -263,6 +263,7 @@ fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pulid_tensor::DType;
 
     #[test]
     fn errors_name_the_shapes() {
