@@ -1,1 +1,22 @@
-//! Under construction.
+//! The networks of PuLID-SDXL as graphs, in modules that read like their checkpoints.
+//!
+//! Each network is a struct of weights (read lazily) and sizes (read from the configuration or the tensors), and a
+//! `graph` method that builds its graph for one call's extents. Graphs are channels last; [`run`] converts from and to
+//! PyTorch's layout.
+
+mod config;
+mod eva_clip;
+pub mod face;
+mod layers;
+pub mod pulid;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod run;
+pub mod sdxl;
+mod tokenizer;
+mod vars;
+
+pub use config::PerBlock;
+pub use eva_clip::{EvaClip, EvaSettings};
+pub use layers::Conv;
+pub use tokenizer::{ClipTokenizer, TokenizerFiles};
+pub use vars::{Precision, Vars};

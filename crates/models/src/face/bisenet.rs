@@ -1,0 +1,143 @@
+//! BiSeNet, the face parser, in facexlib's key names: a label for each pixel.
+
+use crate::layers::{Conv, activation, add, concat, global_average, mul, resize_bilinear_aligned, upsample_nearest};
+use crate::{Precision, Vars};
+use pulid_checkpoint::Checkpoint;
+use pulid_graph::{Graph, NodeId, Rate};
+use pulid_ops::{Activation, MaxPool2d};
+use pulid_tensor::{Error, Result};
+
+/// The parser's weights and how to build its graph.
+#[derive(Clone, Debug)]
+pub struct BiSeNet {
+    vars: Vars,
+    classes: usize,
+}
+
+impl BiSeNet {
+    /// The parser of a facexlib file.
+    ///
+    /// # Errors
+    /// When a tensor that tells a size is missing.
+    pub fn new(checkpoint: Checkpoint, precision: Precision) -> Result<Self> {
+        let vars = Vars::new(checkpoint, precision);
+        let classes = vars.extent("conv_out.conv_out.weight", 4, 0)?;
+        Ok(BiSeNet { vars, classes })
+    }
+
+    /// Number of labels, 19 as published.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The graph of pictures of one size.
+    ///
+    /// Input: `image` f32 [B, H, W, 3], normalised with ImageNet's mean and deviation. Output: `logits`
+    /// [B, H, W, classes].
+    ///
+    /// # Errors
+    /// When a weight is missing or misshapen, or the picture is too small.
+    pub fn graph(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
+        if batch == 0 || height < 32 || width < 32 {
+            let detail = format!("{batch} pictures of {height} x {width} pixels; at least 32 x 32 are needed");
+            return Err(Error::invalid("image", detail));
+        }
+        let mut graph = Graph::new("bisenet");
+        let (g, vs) = (&mut graph, &self.vars);
+        let image = vs.input(g, "image", [batch, height, width, 3], Rate::Step)?;
+        let (detail, context) = vs.scope(g, "cp", |vs, g| context_path(vs, g, image))?;
+        let x = vs.scope(g, "ffm", |vs, g| fusion(vs, g, detail, context))?;
+        let x = vs.scope(g, "conv_out", |vs, g| {
+            let x = conv_relu(vs, g, "conv", x, Conv::SAME_3)?;
+            vs.conv2d_no_bias(g, "conv_out", x, self.classes, Conv::POINT)
+        })?;
+        let x = resize_bilinear_aligned(g, x, [height, width])?;
+        vs.output(g, "logits", x)?;
+        Ok(graph)
+    }
+}
+
+/// `ConvBNReLU`.
+fn conv_relu(vs: &Vars, g: &mut Graph, name: &str, x: NodeId, conv: Conv) -> Result<NodeId> {
+    vs.scope(g, name, |vs, g| {
+        let x = vs.conv2d_batch_norm(g, "conv", "bn", x, conv)?;
+        activation(g, Activation::Relu, x)
+    })
+}
+
+/// `ContextPath`: features at an eighth, those of the picture's detail and those that know the whole face.
+fn context_path(vs: &Vars, g: &mut Graph, image: NodeId) -> Result<(NodeId, NodeId)> {
+    let [eighth, sixteenth, thirty_second] = vs.scope(g, "resnet", |vs, g| resnet18(vs, g, image))?;
+    let whole = global_average(g, thirty_second)?;
+    let whole = conv_relu(vs, g, "conv_avg", whole, Conv::POINT)?;
+
+    let low = vs.scope(g, "arm32", |vs, g| attention_refinement(vs, g, thirty_second))?;
+    // One pixel enlarged by nearest neighbour is the same everywhere.
+    let low = add(g, low, whole)?;
+    let low = enlarge(g, low, sixteenth)?;
+    let low = conv_relu(vs, g, "conv_head32", low, Conv::SAME_3)?;
+
+    let mid = vs.scope(g, "arm16", |vs, g| attention_refinement(vs, g, sixteenth))?;
+    let mid = add(g, mid, low)?;
+    let mid = enlarge(g, mid, eighth)?;
+    let mid = conv_relu(vs, g, "conv_head16", mid, Conv::SAME_3)?;
+    Ok((eighth, mid))
+}
+
+/// Nearest neighbour to the size of another picture.
+fn enlarge(g: &mut Graph, x: NodeId, like: NodeId) -> Result<NodeId> {
+    let size = [g.shape(like)[1], g.shape(like)[2]];
+    upsample_nearest(g, x, size)
+}
+
+/// `AttentionRefinementModule`: channels weighted by a gate that sees the whole picture.
+fn attention_refinement(vs: &Vars, g: &mut Graph, x: NodeId) -> Result<NodeId> {
+    let x = conv_relu(vs, g, "conv", x, Conv::SAME_3)?;
+    let gate = global_average(g, x)?;
+    let gate = vs.conv2d_batch_norm(g, "conv_atten", "bn_atten", gate, Conv::POINT)?;
+    let gate = activation(g, Activation::Sigmoid, gate)?;
+    mul(g, x, gate)
+}
+
+/// `FeatureFusionModule`: x + x·gate of both features together.
+fn fusion(vs: &Vars, g: &mut Graph, detail: NodeId, context: NodeId) -> Result<NodeId> {
+    let x = concat(g, 3, &[detail, context])?;
+    let x = conv_relu(vs, g, "convblk", x, Conv::POINT)?;
+    let gate = global_average(g, x)?;
+    let inner = vs.extent("conv1.weight", 4, 0)?;
+    let gate = vs.conv2d_no_bias(g, "conv1", gate, inner, Conv::POINT)?;
+    let gate = activation(g, Activation::Relu, gate)?;
+    let channels = g.shape(x).last();
+    let gate = vs.conv2d_no_bias(g, "conv2", gate, channels, Conv::POINT)?;
+    let gate = activation(g, Activation::Sigmoid, gate)?;
+    let gated = mul(g, x, gate)?;
+    add(g, gated, x)
+}
+
+/// ResNet-18 without its head: features at an eighth, a sixteenth and a thirty-second.
+fn resnet18(vs: &Vars, g: &mut Graph, image: NodeId) -> Result<[NodeId; 3]> {
+    let x = vs.conv2d_batch_norm(g, "conv1", "bn1", image, Conv::same(7).every(2))?;
+    let x = activation(g, Activation::Relu, x)?;
+    let mut x = g.scoped("maxpool", |g| g.apply(MaxPool2d::square(3, 2, 1), &[x]))?;
+    let mut features = Vec::new();
+    for layer in 1..=4 {
+        for block in 0..vs.count(&format!("layer{layer}"), "conv1.weight") {
+            let stride = if layer > 1 && block == 0 { 2 } else { 1 };
+            x = vs.scope(g, format!("layer{layer}.{block}"), |vs, g| basic_block(vs, g, x, stride))?;
+        }
+        features.push(x);
+    }
+    Ok([features[1], features[2], features[3]])
+}
+
+fn basic_block(vs: &Vars, g: &mut Graph, x: NodeId, stride: usize) -> Result<NodeId> {
+    let h = vs.conv2d_batch_norm(g, "conv1", "bn1", x, Conv::SAME_3.every(stride))?;
+    let h = activation(g, Activation::Relu, h)?;
+    let shortcut = match vs.contains("downsample.0.weight") {
+        true => vs.conv2d_batch_norm(g, "downsample.0", "downsample.1", x, Conv::POINT.every(stride))?,
+        false => x,
+    };
+    let h = vs.conv2d_batch_norm(g, "conv2", "bn2", h, Conv::SAME_3)?;
+    let sum = add(g, shortcut, h)?;
+    activation(g, Activation::Relu, sum)
+}

@@ -1,0 +1,5 @@
+//! Networks that find and describe faces.
+
+mod bisenet;
+
+pub use bisenet::BiSeNet;

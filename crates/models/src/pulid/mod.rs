@@ -1,0 +1,11 @@
+//! PuLID's own modules: identity encoders and the identity cross-attention.
+
+mod id_attention;
+mod id_encoder;
+mod id_former;
+mod mapping;
+
+pub use id_attention::{IdentityAdapter, IdentitySettings, Ortho};
+pub use id_encoder::IdEncoder;
+pub use id_former::IdFormer;
+pub(crate) use id_former::SCALES;

@@ -1,0 +1,360 @@
+//! One network alone, by name: the contract of `pulid run`.
+//!
+//! Tensors of the contract are f32 in PyTorch's layout (pictures and latents [N, C, H, W], indices as integers). A
+//! network prepares a graph and that graph's inputs from them; whoever executes the graph hands the results to
+//! [`GraphRun::finish`], which gives the contract's outputs.
+
+use crate::face::BiSeNet;
+use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
+use crate::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
+use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision};
+use pulid_checkpoint::Checkpoint;
+use pulid_graph::Graph;
+use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Tensors of the contract by name.
+pub type Tensors = BTreeMap<String, HostTensor>;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The weights: a file or a folder, as the network's line in [`NETWORKS`] says.
+    pub weights: PathBuf,
+    /// A PuLID file, for the UNet.
+    pub adapter: Option<PathBuf>,
+    /// `--set KEY=VALUE`.
+    pub settings: BTreeMap<String, String>,
+    /// Element types.
+    pub precision: Precision,
+}
+
+impl RunOptions {
+    /// f32, no adapter and no settings.
+    pub fn new(weights: impl Into<PathBuf>) -> Self {
+        let (adapter, settings) = (None, BTreeMap::new());
+        RunOptions { weights: weights.into(), adapter, settings, precision: Precision::F32 }
+    }
+
+    /// The value of a setting, if it is given.
+    ///
+    /// # Errors
+    /// When it does not parse.
+    pub fn setting<T: FromStr>(&self, key: &str) -> Result<Option<T>> {
+        let parse = |text: &String| {
+            let detail = || format!("`{text}` is no {}", std::any::type_name::<T>());
+            text.parse().map_err(|_| Error::invalid(format!("--set {key}"), detail()))
+        };
+        self.settings.get(key).map(parse).transpose()
+    }
+}
+
+/// A network of the contract.
+#[derive(Clone, Copy)]
+pub struct Network {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// What it is, which weights it takes, for the help text.
+    pub summary: &'static str,
+    /// Settings it knows.
+    pub settings: &'static [&'static str],
+    /// Builds the graph.
+    pub prepare: fn(&RunOptions, &Tensors) -> Result<Prepared>,
+}
+
+/// Every network.
+pub static NETWORKS: &[Network] = &[
+    Network {
+        name: "unet",
+        summary: "SDXL's UNet: a diffusers unet/ folder, with --adapter a PuLID file",
+        settings: &["id_scale", "num_zero", "ortho"],
+        prepare: unet,
+    },
+    Network {
+        name: "vae-decoder",
+        summary: "Latents to pictures: a diffusers vae/ folder",
+        settings: &[],
+        prepare: vae_decoder,
+    },
+    Network {
+        name: "vae-encoder",
+        summary: "Pictures to latents: a diffusers vae/ folder",
+        settings: &[],
+        prepare: vae_encoder,
+    },
+    Network {
+        name: "text-encoder",
+        summary: "CLIP's text encoders: a diffusers text_encoder/ or text_encoder_2/ folder",
+        settings: &[],
+        prepare: text_encoder,
+    },
+    Network {
+        name: "tokenizer",
+        summary: "CLIP's tokenizer: a diffusers tokenizer/ folder",
+        settings: &["text"],
+        prepare: tokenizer,
+    },
+    Network {
+        name: "eva-clip",
+        summary: "The EVA02-CLIP vision tower: a weights file in the official key names",
+        settings: &["heads", "pretrained_grid"],
+        prepare: eva_clip,
+    },
+    Network {
+        name: "id-former",
+        summary: "PuLID v1.1's identity encoder: a PuLID file or the bare module",
+        settings: &[],
+        prepare: id_former,
+    },
+    Network {
+        name: "id-encoder",
+        summary: "PuLID v1's identity encoder: a PuLID file or the bare module",
+        settings: &[],
+        prepare: id_encoder,
+    },
+    Network { name: "bisenet", summary: "The face parser: facexlib's weights file", settings: &[], prepare: bisenet },
+];
+
+/// A network made ready.
+pub enum Prepared {
+    /// A graph to run.
+    Graph(GraphRun),
+    /// The outputs themselves: nothing is left to compute.
+    Done(Tensors),
+}
+
+/// A graph with its inputs.
+pub struct GraphRun {
+    /// The network's graph, not yet optimized.
+    pub graph: Graph,
+    /// A value for each of the graph's inputs, of the graph's types.
+    pub inputs: HashMap<String, HostTensor>,
+    finish: fn(HashMap<String, HostTensor>) -> Result<Tensors>,
+}
+
+impl GraphRun {
+    /// A graph whose inputs are all given.
+    ///
+    /// # Errors
+    /// When one is missing or has another type.
+    pub fn new(
+        graph: Graph,
+        inputs: HashMap<String, HostTensor>,
+        finish: fn(HashMap<String, HostTensor>) -> Result<Tensors>,
+    ) -> Result<Self> {
+        for (name, ty) in graph.inputs() {
+            let found = inputs.get(name).map(HostTensor::tensor_type);
+            if found.as_ref() != Some(ty) {
+                let found = found.map_or("nothing".into(), |t| t.to_string());
+                let detail = format!("{} takes {ty} here (channels last), got {found}", graph.name());
+                return Err(Error::invalid(format!("input `{name}`"), detail));
+            }
+        }
+        Ok(GraphRun { graph, inputs, finish })
+    }
+
+    /// The contract's outputs from the graph's.
+    ///
+    /// # Errors
+    /// When an output has an unexpected shape.
+    pub fn finish(&self, outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
+        (self.finish)(outputs)
+    }
+}
+
+/// The network of that name.
+///
+/// # Errors
+/// When there is none; the message lists them.
+pub fn network(name: &str) -> Result<&'static Network> {
+    NETWORKS.iter().find(|n| n.name == name).ok_or_else(|| {
+        let names: Vec<_> = NETWORKS.iter().map(|n| n.name).collect();
+        Error::invalid("network", format!("`{name}` is none of {}", names.join(", ")))
+    })
+}
+
+/// Makes a network ready for the given inputs.
+///
+/// # Errors
+/// When the network or a setting is unknown, weights cannot be read, or an input is missing or misshapen.
+pub fn prepare(name: &str, options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let network = network(name)?;
+    if let Some(key) = options.settings.keys().find(|k| !network.settings.contains(&k.as_str())) {
+        let known = if network.settings.is_empty() { "none".into() } else { network.settings.join(", ") };
+        return Err(Error::invalid(format!("--set {key}"), format!("{name} does not know it; its settings: {known}")));
+    }
+    if options.adapter.is_some() && name != "unet" {
+        return Err(Error::invalid("--adapter", format!("{name} takes none; only unet does")));
+    }
+    (network.prepare)(options, inputs)
+}
+
+/// An f32 input with the given number of axes.
+fn floats(inputs: &Tensors, name: &str, rank: usize) -> Result<HostTensor> {
+    let value = inputs.get(name).ok_or_else(|| {
+        let given: Vec<_> = inputs.keys().map(String::as_str).collect();
+        Error::invalid(format!("input `{name}`"), format!("is missing; given are: {}", given.join(", ")))
+    })?;
+    if value.shape().rank() != rank || value.shape().count() == 0 {
+        let detail = format!("expected {rank} axes of at least one element, got {}", value.shape());
+        return Err(Error::invalid(format!("input `{name}`"), detail));
+    }
+    Ok(value.cast(DType::F32))
+}
+
+/// A picture or latent, [N, C, H, W] to [N, H, W, C].
+fn picture(inputs: &Tensors, name: &str) -> Result<HostTensor> {
+    floats(inputs, name, 4)?.nchw_to_nhwc()
+}
+
+fn map<const N: usize>(inputs: [(&str, HostTensor); N]) -> HashMap<String, HostTensor> {
+    inputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn run(
+    graph: Graph,
+    inputs: HashMap<String, HostTensor>,
+    finish: fn(HashMap<String, HostTensor>) -> Result<Tensors>,
+) -> Result<Prepared> {
+    GraphRun::new(graph, inputs, finish).map(Prepared::Graph)
+}
+
+/// Outputs as they are.
+fn as_they_are(outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
+    Ok(outputs.into_iter().collect())
+}
+
+/// Pictures to [N, C, H, W].
+fn channels_first(outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
+    outputs.into_iter().map(|(name, value)| Ok((name, value.nhwc_to_nchw()?))).collect()
+}
+
+fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let wants_identity = inputs.contains_key("id_embedding");
+    let adapter = match &options.adapter {
+        Some(path) if wants_identity => {
+            let default = IdentitySettings::default();
+            let settings = IdentitySettings {
+                id_scale: options.setting("id_scale")?.unwrap_or(default.id_scale),
+                num_zero: options.setting("num_zero")?.unwrap_or(default.num_zero),
+                ortho: match options.settings.get("ortho") {
+                    Some(text) => text.parse()?,
+                    None => default.ortho,
+                },
+            };
+            Some(IdentityAdapter::new(&Checkpoint::open(path)?, options.precision, settings)?)
+        }
+        None if wants_identity => {
+            return Err(Error::invalid("input `id_embedding`", "needs --adapter with a PuLID file"));
+        }
+        _ => None,
+    };
+    let unet = Unet::open(&options.weights, options.precision, adapter)?;
+    let sample = picture(inputs, "sample")?;
+    let text = floats(inputs, "encoder_hidden_states", 3)?;
+    let mut given = map([("timestep", floats(inputs, "timestep", 1)?)]);
+    let mut id_tokens = 0;
+    if unet.takes_identity() {
+        let identity = floats(inputs, "id_embedding", 3)?;
+        id_tokens = identity.shape()[1];
+        given.insert("id_embedding".into(), identity);
+    }
+    if unet.config().pooled_dim().is_some() {
+        given.extend(map([
+            ("text_embeds", floats(inputs, "text_embeds", 2)?),
+            ("time_ids", floats(inputs, "time_ids", 2)?),
+        ]));
+    }
+    let shape = sample.shape();
+    let text_tokens = text.shape()[1];
+    let size = UnetSize { batch: shape[0], height: shape[1], width: shape[2], text_tokens, id_tokens };
+    let graph = unet.graph(size)?;
+    given.extend(map([("sample", sample), ("encoder_hidden_states", text)]));
+    run(graph, given, channels_first)
+}
+
+fn vae_decoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let vae = Vae::open(&options.weights, options.precision)?;
+    let latent = picture(inputs, "latent")?;
+    let shape = latent.shape();
+    run(vae.decoder(shape[0], shape[1], shape[2])?, map([("latent", latent)]), channels_first)
+}
+
+fn vae_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let vae = Vae::open(&options.weights, options.precision)?;
+    let sample = picture(inputs, "sample")?;
+    let shape = sample.shape();
+    run(vae.encoder(shape[0], shape[1], shape[2])?, map([("sample", sample)]), channels_first)
+}
+
+fn text_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let encoder = ClipTextModel::open(&options.weights, options.precision)?;
+    let ids = inputs.get("input_ids").ok_or_else(|| Error::invalid("input `input_ids`", "is missing"))?;
+    let given = map(encoder.inputs(&ids.cast(DType::U32))?);
+    run(encoder.graph(ids.shape()[0], ids.shape()[1])?, given, as_they_are)
+}
+
+fn tokenizer(options: &RunOptions, _: &Tensors) -> Result<Prepared> {
+    let text = options.settings.get("text");
+    let text = text.ok_or_else(|| Error::invalid("--set text", "is missing: tokenizer needs --set text=..."))?;
+    let ids = ClipTokenizer::open(&options.weights)?.encode(text)?;
+    let ids = HostTensor::from_u32([1, ids.len()], ids)?;
+    Ok(Prepared::Done(Tensors::from([("input_ids".into(), ids)])))
+}
+
+fn eva_clip(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let settings = EvaSettings {
+        heads: options.setting("heads")?,
+        pretrained_grid: options.setting("pretrained_grid")?.unwrap_or(EvaSettings::default().pretrained_grid),
+    };
+    let tower = EvaClip::new(&Checkpoint::open(&options.weights)?, options.precision, settings)?;
+    let image = picture(inputs, "image")?;
+    run(tower.graph(image.shape()[0])?, map([("image", image)]), as_they_are)
+}
+
+fn id_former(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let former = IdFormer::new(&Checkpoint::open(&options.weights)?, options.precision)?;
+    // One photo may come without the axis of photos.
+    let mut condition = match inputs.get("id_cond").map(|t| t.shape().rank()) {
+        Some(2) => floats(inputs, "id_cond", 2)?,
+        _ => floats(inputs, "id_cond", 3)?,
+    };
+    if condition.shape().rank() == 2 {
+        let shape = [condition.shape()[0], 1, condition.shape()[1]];
+        condition = condition.reshape(shape)?;
+    }
+    let hidden = hidden_states(inputs)?;
+    let tokens = hidden["hidden_0"].shape()[1];
+    let graph = former.graph(condition.shape()[0], condition.shape()[1], tokens)?;
+    let mut given = map([("id_cond", condition)]);
+    given.extend(hidden);
+    run(graph, given, as_they_are)
+}
+
+fn id_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let encoder = IdEncoder::new(&Checkpoint::open(&options.weights)?, options.precision)?;
+    let condition = floats(inputs, "id_cond", 2)?;
+    let hidden = hidden_states(inputs)?;
+    let graph = encoder.graph(condition.shape()[0], hidden["hidden_0"].shape()[1])?;
+    let mut given = map([("id_cond", condition)]);
+    given.extend(hidden);
+    run(graph, given, as_they_are)
+}
+
+fn hidden_states(inputs: &Tensors) -> Result<HashMap<String, HostTensor>> {
+    (0..crate::pulid::SCALES)
+        .map(|i| {
+            let name = format!("hidden_{i}");
+            Ok((name.clone(), floats(inputs, &name, 3)?))
+        })
+        .collect()
+}
+
+fn bisenet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let parser = BiSeNet::new(Checkpoint::open(&options.weights)?, options.precision)?;
+    let image = picture(inputs, "image")?;
+    let shape = image.shape();
+    run(parser.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), channels_first)
+}

@@ -1,0 +1,225 @@
+//! CLIP's byte-pair tokenizer from `vocab.json` and `merges.txt`, with the ids that transformers' `CLIPTokenizer` gives.
+
+use pulid_tensor::{Error, Result};
+use serde_json::Value;
+use std::collections::HashMap;
+#[cfg(not(target_arch = "wasm32"))]
+use std::path::Path;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers, replace::ReplacePattern};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+
+const BOS: &str = "<|startoftext|>";
+const EOS: &str = "<|endoftext|>";
+
+/// Positions of CLIP's text encoders, used where the tokenizer's files do not say.
+const LENGTH: usize = 77;
+
+/// Words as CLIP cuts them before the byte pairs are merged: special tokens, English contractions, runs of letters,
+/// single digits, runs of anything else.
+const WORD: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// The texts of a `tokenizer/` folder.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenizerFiles<'a> {
+    /// The folder, for messages.
+    pub name: &'a str,
+    /// `vocab.json`: token to id.
+    pub vocab: &'a str,
+    /// `merges.txt`: one merge a line, the earliest first.
+    pub merges: &'a str,
+    /// `tokenizer_config.json`: special tokens, length.
+    pub config: Option<&'a str>,
+    /// `special_tokens_map.json`: special tokens where the config names none.
+    pub special_tokens_map: Option<&'a str>,
+}
+
+/// Turns a prompt into a row of token ids.
+#[derive(Clone, Debug)]
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    name: String,
+    bos: u32,
+    eos: u32,
+    pad: u32,
+    length: usize,
+}
+
+impl ClipTokenizer {
+    /// Reads a `tokenizer/` folder.
+    ///
+    /// # Errors
+    /// When `vocab.json` or `merges.txt` is missing or malformed.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let read = |file: &str| {
+            let path = folder.join(file);
+            std::fs::read_to_string(&path).map_err(|e| Error::io(path, e))
+        };
+        let optional = |file: &str| if folder.join(file).exists() { read(file).map(Some) } else { Ok(None) };
+        Self::new(TokenizerFiles {
+            name: &folder.display().to_string(),
+            vocab: &read("vocab.json")?,
+            merges: &read("merges.txt")?,
+            config: optional("tokenizer_config.json")?.as_deref(),
+            special_tokens_map: optional("special_tokens_map.json")?.as_deref(),
+        })
+    }
+
+    /// A tokenizer from the texts of its files.
+    ///
+    /// # Errors
+    /// When a file is malformed, or a merge or special token is not in the vocabulary.
+    pub fn new(files: TokenizerFiles<'_>) -> Result<Self> {
+        let file = |name: &str| format!("{}/{name}", files.name);
+        let vocab: HashMap<String, u32> = serde_json::from_str(files.vocab)
+            .map_err(|e| Error::file(file("vocab.json"), format!("is not a map from token to id: {e}")))?;
+        let merges = parse_merges(files.merges).map_err(|e| Error::file(file("merges.txt"), e))?;
+        let config = parse_object(files.config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
+        let map =
+            parse_object(files.special_tokens_map).map_err(|e| Error::file(file("special_tokens_map.json"), e))?;
+
+        let special = |role: &str, default: &str| special_token(&config, &map, role, default);
+        let tokens = [special("bos_token", BOS), special("eos_token", EOS), special("unk_token", EOS)];
+        let pad = special("pad_token", EOS);
+        let bpe = BPE::builder()
+            .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
+            .unk_token(tokens[2].content.clone())
+            .end_of_word_suffix("</w>".to_owned())
+            .build()
+            .map_err(|e| Error::file(file("merges.txt"), format!("does not fit vocab.json: {e}")))?;
+
+        let mut tokenizer = Tokenizer::new(bpe);
+        // The patterns are ours, so an error here is a broken build and not a broken file.
+        let broken = |e| Error::invalid("tokenizer", format!("{e}"));
+        let spaces = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ").map_err(broken)?;
+        let normalizers = Normalizers::new(vec![NFC.into(), spaces.into(), Lowercase.into()]);
+        tokenizer.with_normalizer(Some(normalizers)).map_err(broken)?;
+        let words = SplitPattern::Regex(WORD.to_owned());
+        let split = Split::new(words, SplitDelimiterBehavior::Removed, true).map_err(broken)?;
+        let bytes = ByteLevel::new(false, true, true);
+        tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![split.into(), bytes.into()])));
+
+        let id = |token: &AddedToken| {
+            tokenizer
+                .token_to_id(&token.content)
+                .ok_or_else(|| Error::file(file("vocab.json"), format!("lacks the special token `{}`", token.content)))
+        };
+        let (bos, eos, pad_id) = (id(&tokens[0])?, id(&tokens[1])?, id(&pad)?);
+        tokenizer.add_special_tokens(tokens.into_iter().chain([pad])).map_err(broken)?;
+        // transformers writes 1e30 for "no limit".
+        let length = config.get("model_max_length").and_then(Value::as_u64).map_or(LENGTH, |n| n as usize);
+        if !(2..=4096).contains(&length) {
+            let detail = format!("model_max_length is {length}; 2 to 4096 positions are accepted");
+            return Err(Error::file(file("tokenizer_config.json"), detail));
+        }
+        Ok(ClipTokenizer { tokenizer, name: files.name.to_owned(), bos, eos, pad: pad_id, length })
+    }
+
+    /// Number of ids in a row, 77 for CLIP.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Id of the token that ends a text.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
+    /// The ids of a text alone, as many as it takes: no begin, end or padding. More than [`ClipTokenizer::length`] - 2
+    /// of them do not fit a row.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenized.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|e| Error::invalid("prompt", format!("{} cannot take it: {e}", self.name)))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// A text as a row of ids: begin, the text (cut where it is too long), end, padding.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenized.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let tokens = self.tokens(text)?;
+        let mut row = vec![self.bos];
+        row.extend(tokens.iter().take(self.length - 2));
+        row.push(self.eos);
+        row.resize(self.length, self.pad);
+        Ok(row)
+    }
+}
+
+fn parse_merges(text: &str) -> std::result::Result<Vec<(String, String)>, String> {
+    // Other lines may begin with `#`: it is a token like any other.
+    let lines =
+        text.lines().enumerate().filter(|(i, line)| !(line.is_empty() || *i == 0 && line.starts_with("#version")));
+    lines
+        .map(|(i, line)| match line.split_once(' ') {
+            Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
+            _ => Err(format!("line {}: expected two tokens and a space between, found `{line}`", i + 1)),
+        })
+        .collect()
+}
+
+fn parse_object(text: Option<&str>) -> std::result::Result<Value, String> {
+    match text {
+        None => Ok(Value::Null),
+        Some(text) => serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}")),
+    }
+}
+
+/// The special token of a role: from the config (a string or an object), else from the map, else `default`. A role
+/// given as a string takes its flags from the config's `added_tokens_decoder`.
+fn special_token(config: &Value, map: &Value, role: &str, default: &str) -> AddedToken {
+    let entry = [config, map].into_iter().map(|v| &v[role]).find(|v| v.is_string() || v["content"].is_string());
+    let content = entry.and_then(|v| v.as_str().or(v["content"].as_str())).unwrap_or(default);
+    let listed = config["added_tokens_decoder"].as_object().into_iter().flat_map(|tokens| tokens.values());
+    let flags = listed.chain(entry).find(|v| v["content"].as_str() == Some(content)).unwrap_or(&Value::Null);
+    let flag = |name: &str| flags[name].as_bool().unwrap_or(false);
+    AddedToken::from(content, true)
+        .normalized(flag("normalized"))
+        .single_word(flag("single_word"))
+        .lstrip(flag("lstrip"))
+        .rstrip(flag("rstrip"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(vocab: &'static str, merges: &'static str) -> TokenizerFiles<'static> {
+        TokenizerFiles { name: "tokenizer", vocab, merges, config: None, special_tokens_map: None }
+    }
+
+    const VOCAB: &str = r#"{"a":0,"b":1,"a</w>":2,"b</w>":3,"ab</w>":4,"<|startoftext|>":5,"<|endoftext|>":6}"#;
+
+    #[test]
+    fn merges_cuts_and_pads() {
+        let tokenizer = ClipTokenizer::new(files(VOCAB, "#version: 0.2\na b</w>\n")).unwrap();
+        assert_eq!(tokenizer.tokens("AB  a").unwrap(), [4, 2]);
+        let row = tokenizer.encode("ab ".repeat(100).as_str()).unwrap();
+        assert_eq!((row.len(), row[0], row[1], row[75], row[76]), (77, 5, 4, 4, 6));
+        assert_eq!(tokenizer.encode("").unwrap()[..3], [5, 6, 6]);
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        for (bad, file) in [
+            (files("[1]", "a b"), "vocab.json"),
+            (files(VOCAB, "a b c"), "merges.txt"),
+            (files(VOCAB, "a c"), "merges.txt"),
+            (files(r#"{"a":0}"#, ""), "vocab.json"),
+        ] {
+            let error = ClipTokenizer::new(bad).unwrap_err().to_string();
+            assert!(error.contains(file), "{error}");
+        }
+        let config = TokenizerFiles { config: Some(r#"{"model_max_length": 1}"#), ..files(VOCAB, "a b</w>") };
+        assert!(ClipTokenizer::new(config).unwrap_err().to_string().contains("model_max_length"));
+    }
+}

@@ -1,0 +1,299 @@
+//! Weights of a network by checkpoint key, as graph nodes.
+
+use pulid_checkpoint::Checkpoint;
+use pulid_graph::{Graph, NodeId, Weight};
+use pulid_tensor::{DType, Data, Error, HostTensor, Result, Shape, TensorType};
+use std::fmt::Display;
+
+/// Element types a network runs with. Small vectors (biases, norms' gains) are f32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Precision {
+    /// Type of the values between operators.
+    pub activations: DType,
+    /// Type of large weights (matrices, filters, embeddings); `None` keeps f16 files f16 and reads the rest as f32.
+    pub weights: Option<DType>,
+}
+
+impl Precision {
+    /// f32 values over weights as the file stores them.
+    pub const F32: Precision = Precision { activations: DType::F32, weights: None };
+    /// f16 throughout, for devices with `shader-f16`.
+    pub const F16: Precision = Precision { activations: DType::F16, weights: Some(DType::F16) };
+
+    /// The type of a large weight that the file stores as `stored`. Kernels take no f32 weights under f16 values.
+    pub fn weight(self, stored: DType) -> DType {
+        if self.activations == DType::F16 { DType::F16 } else { self.weights.unwrap_or(stored) }
+    }
+}
+
+/// How a tensor of the checkpoint becomes a weight of the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// As it is.
+    Same,
+    /// Linear layers: [N, K] to [K, N].
+    Transposed,
+    /// Filters: [O, I, KH, KW] to [KH, KW, I, O].
+    ChannelsLast,
+}
+
+/// A view of a checkpoint below one module: declares its weights and places its operators.
+#[derive(Clone, Debug)]
+pub struct Vars {
+    checkpoint: Checkpoint,
+    path: String,
+    precision: Precision,
+}
+
+impl Vars {
+    /// All of a checkpoint.
+    pub fn new(checkpoint: Checkpoint, precision: Precision) -> Self {
+        Vars { checkpoint, path: String::new(), precision }
+    }
+
+    /// The view of a submodule, for example `vs.pp("conv_in")`.
+    pub fn pp(&self, part: impl Display) -> Vars {
+        Vars { path: self.key(&part.to_string()), ..self.clone() }
+    }
+
+    /// Builds a submodule: its weights from below `part`, its operators labelled with it.
+    ///
+    /// # Errors
+    /// The builder's own.
+    pub fn scope<T>(
+        &self,
+        g: &mut Graph,
+        part: impl Display,
+        build: impl FnOnce(&Vars, &mut Graph) -> Result<T>,
+    ) -> Result<T> {
+        let part = part.to_string();
+        let vs = self.pp(&part);
+        g.scoped(part, |g| build(&vs, g))
+    }
+
+    /// Element types in use.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Type of the values between operators.
+    pub fn dtype(&self) -> DType {
+        self.precision.activations
+    }
+
+    /// The checkpoint's name, for messages.
+    pub fn source_name(&self) -> &str {
+        self.checkpoint.name()
+    }
+
+    /// Whether this module has a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(&self.key(name))
+    }
+
+    /// Extents of a tensor in the file.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn shape(&self, name: &str) -> Result<Shape> {
+        Ok(self.checkpoint.info(&self.key(name))?.shape)
+    }
+
+    /// One extent of a tensor of known rank.
+    ///
+    /// # Errors
+    /// When it is missing or has another rank.
+    pub fn extent(&self, name: &str, rank: usize, axis: usize) -> Result<usize> {
+        let shape = self.shape(name)?;
+        if shape.rank() != rank {
+            return Err(self.error(name, format!("expected {rank} axes, found {shape}")));
+        }
+        Ok(shape[axis])
+    }
+
+    /// How many modules `name.0`, `name.1`, ... there are, told by the given tensor of each.
+    pub fn count(&self, name: &str, tensor: &str) -> usize {
+        (0..).take_while(|i| self.contains(&format!("{name}.{i}.{tensor}"))).count()
+    }
+
+    /// Reads a tensor at once, for what must be computed on the host.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
+    pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<HostTensor> {
+        self.checkpoint.tensor_of_shape(&self.key(name), shape)
+    }
+
+    /// An error about a tensor of this module.
+    pub fn error(&self, name: &str, detail: impl Into<String>) -> Error {
+        Error::Weight { key: self.key(name), source_name: self.source_name().to_owned(), detail: detail.into() }
+    }
+
+    /// A small vector or table that stays f32.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
+    pub fn parameter(&self, g: &mut Graph, name: &str, shape: impl Into<Shape>) -> Result<NodeId> {
+        let shape = shape.into();
+        self.declare(g, name, &shape, Layout::Same, DType::F32)
+    }
+
+    /// A large tensor as it is.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
+    pub fn weight(&self, g: &mut Graph, name: &str, shape: impl Into<Shape>) -> Result<NodeId> {
+        let (shape, dtype) = (shape.into(), self.weight_dtype(name)?);
+        self.declare(g, name, &shape, Layout::Same, dtype)
+    }
+
+    /// A tensor as it is, of the given type.
+    pub(crate) fn constant_of(&self, g: &mut Graph, name: &str, shape: &Shape, dtype: DType) -> Result<NodeId> {
+        self.declare(g, name, shape, Layout::Same, dtype)
+    }
+
+    /// The matrix of a linear layer, [N, K] in the file, [K, N] in the graph.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
+    pub fn matrix(&self, g: &mut Graph, name: &str, k: usize, n: usize) -> Result<NodeId> {
+        let dtype = self.weight_dtype(name)?;
+        self.declare(g, name, &Shape::from([n, k]), Layout::Transposed, dtype)
+    }
+
+    /// The filters of a convolution, [O, I, KH, KW] in the file, [KH, KW, I, O] in the graph.
+    ///
+    /// # Errors
+    /// When they are missing or have another shape.
+    pub fn filters(&self, g: &mut Graph, name: &str, oihw: [usize; 4]) -> Result<NodeId> {
+        let dtype = self.weight_dtype(name)?;
+        self.declare(g, name, &Shape::from(oihw), Layout::ChannelsLast, dtype)
+    }
+
+    /// A weight computed from several tensors of this module when it is loaded.
+    pub fn computed(
+        &self,
+        g: &mut Graph,
+        name: &str,
+        ty: TensorType,
+        load: impl Fn(&Vars) -> Result<HostTensor> + Send + Sync + 'static,
+    ) -> NodeId {
+        let (vs, dtype) = (self.clone(), ty.dtype);
+        g.weight(Weight::new(self.key(name), move || Ok(load(&vs)?.cast(dtype))), ty)
+    }
+
+    /// The graph's type of a large weight.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn weight_dtype(&self, name: &str) -> Result<DType> {
+        let stored = self.checkpoint.info(&self.key(name))?.dtype;
+        Ok(self.precision.weight(stored))
+    }
+
+    fn declare(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout, dtype: DType) -> Result<NodeId> {
+        let key = self.key(name);
+        let info = self.checkpoint.info(&key)?;
+        if info.shape != *stored {
+            let detail = format!("expected {stored}, found {}; does the file belong to this network?", info.shape);
+            return Err(self.error(name, detail));
+        }
+        if !info.dtype.is_float() {
+            return Err(self.error(name, format!("expected floating-point numbers, found {:?}", info.element)));
+        }
+        let shape = match layout {
+            Layout::Same => stored.clone(),
+            Layout::Transposed => Shape::from([stored[1], stored[0]]),
+            Layout::ChannelsLast => Shape::from([stored[2], stored[3], stored[1], stored[0]]),
+        };
+        let checkpoint = self.checkpoint.clone();
+        let load = {
+            let key = key.clone();
+            move || {
+                let tensor = checkpoint.tensor(&key)?.cast(dtype);
+                match layout {
+                    Layout::Same => Ok(tensor),
+                    Layout::Transposed => transpose(&tensor),
+                    Layout::ChannelsLast => channels_last(&tensor),
+                }
+            }
+        };
+        Ok(g.weight(Weight::new(key, load), TensorType::new(dtype, shape)))
+    }
+
+    fn key(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+}
+
+/// [N, K] to [K, N].
+///
+/// # Errors
+/// When there are not two axes.
+pub fn transpose(t: &HostTensor) -> Result<HostTensor> {
+    let &[n, k] = t.shape().extents() else {
+        return Err(Error::invalid("weight", format!("expected a matrix, found {}", t.shape())));
+    };
+    reorder(t, n, &(0..k).collect::<Vec<_>>(), [k, n].into())
+}
+
+/// [O, I, KH, KW] to [KH, KW, I, O].
+///
+/// # Errors
+/// When there are not four axes.
+pub fn channels_last(t: &HostTensor) -> Result<HostTensor> {
+    let &[o, i, kh, kw] = t.shape().extents() else {
+        return Err(Error::invalid("weight", format!("expected filters [O, I, KH, KW], found {}", t.shape())));
+    };
+    let columns: Vec<usize> = (0..kh * kw).flat_map(|tap| (0..i).map(move |i| i * kh * kw + tap)).collect();
+    reorder(t, o, &columns, [kh, kw, i, o].into())
+}
+
+/// The transpose of a matrix with `rows` rows whose columns are taken in the given order.
+fn reorder(t: &HostTensor, rows: usize, columns: &[usize], shape: Shape) -> Result<HostTensor> {
+    fn gather<T: Copy + Default>(from: &[T], rows: usize, columns: &[usize]) -> Vec<T> {
+        // Blocks of rows keep both sides in cache; a full-size UNet has 2.6 billion elements.
+        const BLOCK: usize = 32;
+        let width = columns.len();
+        let mut to = vec![T::default(); from.len()];
+        for first in (0..rows).step_by(BLOCK) {
+            let block = first..rows.min(first + BLOCK);
+            for (position, &column) in columns.iter().enumerate() {
+                let to = &mut to[position * rows + block.start..position * rows + block.end];
+                for (to, row) in to.iter_mut().zip(block.clone()) {
+                    *to = from[row * width + column];
+                }
+            }
+        }
+        to
+    }
+    let data = match t.data() {
+        Data::F32(v) => Data::F32(gather(v, rows, columns)),
+        Data::F16(v) => Data::F16(gather(v, rows, columns)),
+        Data::U32(v) => Data::U32(gather(v, rows, columns)),
+    };
+    HostTensor::new(shape, data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reorders_like_permute() {
+        let matrix = HostTensor::from_fn([37, 70], |i| i as f32);
+        assert_eq!(transpose(&matrix).unwrap(), matrix.permute(&[1, 0]).unwrap());
+        let filters = HostTensor::from_fn([35, 5, 3, 2], |i| i as f32).cast(DType::F16);
+        assert_eq!(channels_last(&filters).unwrap(), filters.permute(&[2, 3, 1, 0]).unwrap());
+        assert!(transpose(&filters).is_err());
+    }
+
+    #[test]
+    fn half_values_need_half_weights() {
+        assert_eq!(Precision::F32.weight(DType::F16), DType::F16);
+        assert_eq!(Precision::F32.weight(DType::F32), DType::F32);
+        assert_eq!(Precision::F16.weight(DType::F32), DType::F16);
+        let wide = Precision { weights: Some(DType::F32), ..Precision::F32 };
+        assert_eq!(wide.weight(DType::F16), DType::F32);
+    }
+}
