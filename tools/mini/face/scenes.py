@@ -170,14 +170,29 @@ def group(data, size, rng, smallest, largest):
     return photometric(canvas, rng, 0.7), np.stack(boxes), np.stack(points)
 
 
+def close_up(data, size, rng):
+    """A part of a portrait at the pipeline's scale, 640 pixels for the whole, cut to `size` around its one face."""
+    row = int(rng.integers(len(data)))
+    box = data.all_bbox[row]
+    full = float((box[2:] - box[:2]).max()) / data.image(row).shape[0] * 640
+    face = float(np.clip(full * np.exp(rng.normal(0, 0.25)), 0.15 * size, 0.92 * size))
+    centre = face / 2 + rng.random(2) * (size - face)
+    canvas = clutter(size, rng)
+    boxes, points = _place(canvas, data, row, face, centre, rng.normal(0, 0.1), rng, whole=rng.random() < 0.85)
+    return photometric(canvas, rng, 0.7), boxes[None], points[None]
+
+
 def scene(collections, size, rng):
-    """A random scene from one of the `collections` of renders: picture, boxes [n,4], points [n,10]."""
+    """A random scene from one of the `collections` of renders: picture, boxes [n,4], points [n,10].
+
+    At 320 mostly groups of small faces, at 448 a part of a portrait at the pipeline's scale, at 640 the whole of it.
+    """
     data = collections[int(rng.integers(len(collections)))]
     kind = rng.random()
+    if size == 448:
+        return close_up(data, size, rng)
     if size >= 512:
-        if kind < 0.75:
+        if kind < 0.7:
             return portrait(data, size, rng)
-        return group(data, size, rng, 40, 400) if kind < 0.9 else negative(data, size, rng)
-    if kind < 0.2:
-        return portrait(data, size, rng)
-    return group(data, size, rng, 36, 0.55 * size) if kind < 0.8 else negative(data, size, rng)
+        return group(data, size, rng, 40, 400) if kind < 0.85 else negative(data, size, rng)
+    return group(data, size, rng, 36, 0.55 * size) if kind < 0.65 else negative(data, size, rng)

@@ -73,7 +73,7 @@ class Head(nn.Module):
 
 
 class Scrfd(nn.Module):
-    def __init__(self, stem=(8, 12), widths=(16, 28, 44, 60), units=(1, 2, 2, 2), neck=24, head=24):
+    def __init__(self, stem=(8, 12), widths=(16, 28, 40, 56), units=(1, 2, 2, 2), neck=32, heads=(14, 24, 48)):
         super().__init__()
         self.stem = nn.Sequential(conv_bn(3, stem[0], 3, 2), nn.ReLU(), conv_bn(stem[0], stem[1]), nn.ReLU())
         self.pool = nn.MaxPool2d(2, 2)
@@ -88,7 +88,7 @@ class Scrfd(nn.Module):
         self.fpn = nn.ModuleList([conv_bn(neck, neck) for _ in STRIDES])
         self.down = nn.ModuleList([conv_bn(neck, neck, 3, 2) for _ in STRIDES[1:]])
         self.pafpn = nn.ModuleList([conv_bn(neck, neck) for _ in STRIDES[1:]])
-        self.heads = nn.ModuleList([Head(neck, head, stride) for stride in STRIDES])
+        self.heads = nn.ModuleList([Head(neck, head, stride) for head, stride in zip(heads, STRIDES)])
 
     def pyramid(self, x):
         """(score logits, boxes, points) as NCHW maps, for each stride."""
@@ -156,7 +156,7 @@ def assign(faces, centres, sizes, strides):
         inside = (offset <= radius).all(1)
         distance = (offset / extent).sum(1) + ratio
         near = (offset <= torch.maximum(strides[:, None] * 1.5, extent * 0.4)).all(1)
-        ignored |= near & (ratio < 1.6)
+        ignored |= near & (ratio < 0.95)
         chosen = inside & (ratio <= 0.76) & (distance < best)
         target[chosen] = index
         best[chosen] = distance[chosen]

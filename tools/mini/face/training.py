@@ -76,8 +76,14 @@ def save(model, path, **extra):
 
 
 def resume(model, args):
-    if args.resume is not None:
-        model.load_state_dict(torch.load(args.resume, weights_only=True)["model"])
+    """Takes over every weight of the checkpoint whose name and shape fit: sizes may have changed since."""
+    if args.resume is None:
+        return
+    own = model.state_dict()
+    found = torch.load(args.resume, weights_only=True)["model"]
+    fitting = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    print(f"took over {len(fitting)} of {len(own)} tensors from {args.resume}", flush=True)
 
 
 def verification(features, identity, style=None, gallery_style=None):
