@@ -80,17 +80,18 @@ pub fn letterbox(photo: &RgbImage, side: u32) -> Result<Letterbox> {
 
 /// Faces from the detector's nine outputs, best score first, overlaps removed.
 ///
-/// `outputs` are scores [n, 1], box distances [n, 4] and landmark offsets [n, 10] of the strides 8, 16 and 32, n = 2 (side / stride)^2
-/// anchors each, with or without a leading batch of 1, in any order: the shapes tell them apart. `side` is the input's,
-/// `scale` is [`Letterbox::scale`]. Anchors lie at (x, y) stride, without half a pixel.
+/// `outputs` are scores [n, 1], box distances [n, 4] and landmark offsets [n, 10] of the strides 8, 16 and 32, where n counts 2 anchors
+/// in each cell of stride x stride pixels; with or without a leading batch of 1, in any order, since the shapes tell them
+/// apart. `input` is the width and height of the detector's input in pixels, `scale` is [`Letterbox::scale`]. Anchors lie at
+/// (x, y) stride, without half a pixel.
 ///
 /// # Errors
 /// [`Error::Invalid`] when outputs are missing or have other shapes, or a score is not a number.
-pub fn decode_detections(outputs: &[HostTensor], side: u32, scale: f32, threshold: f32) -> Result<Vec<Face>> {
+pub fn decode_detections(outputs: &[HostTensor], input: (u32, u32), scale: f32, threshold: f32) -> Result<Vec<Face>> {
     let mut faces = Vec::new();
     for stride in STRIDES {
-        let cells = side as usize / stride;
-        let count = cells * cells * ANCHORS;
+        let (columns, rows) = (input.0 as usize / stride, input.1 as usize / stride);
+        let count = columns * rows * ANCHORS;
         let scores = find(outputs, count, 1)?;
         let boxes = find(outputs, count, 4)?;
         let points = find(outputs, count, 10)?;
@@ -103,7 +104,7 @@ pub fn decode_detections(outputs: &[HostTensor], side: u32, scale: f32, threshol
                 continue;
             }
             let cell = i / ANCHORS;
-            let centre = [(cell % cells) as f32 * pixels, (cell / cells) as f32 * pixels];
+            let centre = [(cell % columns) as f32 * pixels, (cell / columns) as f32 * pixels];
             let side_at = |k: usize| {
                 let distance = boxes[i * 4 + k] * pixels;
                 (if k < 2 { centre[k] - distance } else { centre[k - 2] + distance }) / scale
@@ -222,7 +223,9 @@ mod tests {
     fn detections_are_insightface_s() {
         let golden = golden();
         assert!(golden.faces.len() >= 4);
-        let faces = decode_detections(&tensors(&golden, false), golden.side, golden.scale, SCORE_THRESHOLD).unwrap();
+        let faces =
+            decode_detections(&tensors(&golden, false), (golden.side, golden.side), golden.scale, SCORE_THRESHOLD)
+                .unwrap();
         assert_eq!(faces.len(), golden.faces.len());
         for (face, expected) in faces.iter().zip(&golden.faces) {
             assert_eq!(face.score, expected.score);
@@ -233,17 +236,20 @@ mod tests {
         }
         let mut shuffled = tensors(&golden, true);
         shuffled.reverse();
-        assert_eq!(decode_detections(&shuffled, golden.side, golden.scale, SCORE_THRESHOLD).unwrap(), faces);
+        assert_eq!(
+            decode_detections(&shuffled, (golden.side, golden.side), golden.scale, SCORE_THRESHOLD).unwrap(),
+            faces
+        );
     }
 
     #[test]
     fn broken_outputs_are_refused() {
         let golden = golden();
         let mut outputs = tensors(&golden, false);
-        assert!(decode_detections(&outputs, 96, 1.0, 0.5).is_err());
-        assert!(decode_detections(&outputs[1..], golden.side, 1.0, 0.5).is_err());
+        assert!(decode_detections(&outputs, (96, 96), 1.0, 0.5).is_err());
+        assert!(decode_detections(&outputs[1..], (golden.side, golden.side), 1.0, 0.5).is_err());
         outputs[0] = HostTensor::from_fn(outputs[0].shape().clone(), |_| f32::NAN);
-        assert!(decode_detections(&outputs, golden.side, 1.0, 0.5).is_err());
+        assert!(decode_detections(&outputs, (golden.side, golden.side), 1.0, 0.5).is_err());
     }
 
     #[test]

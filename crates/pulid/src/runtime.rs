@@ -1,0 +1,245 @@
+//! Where networks run: a device, or the CPU reference. The pipeline does not care which.
+
+use pulid_engine::{Autotune, Device, DeviceOptions, Observer, Session, TuneBudget, tune};
+use pulid_graph::{FirstVariant, Graph, PlannedGraph, optimize, plan, reference};
+use pulid_models::Precision;
+use pulid_ops::DeviceKind;
+use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// What a person watching a run is told. Every method may stay as it is.
+pub trait Reporter: Observer {
+    /// A stage begins, for example `text encoder` or `decoding`.
+    fn stage(&self, name: &str) {
+        let _ = name;
+    }
+
+    /// A denoising call is done: step `step` (from 1) of `steps`.
+    fn step(&self, step: usize, steps: usize) {
+        let _ = (step, steps);
+    }
+}
+
+impl Reporter for pulid_engine::Silent {}
+
+/// Whether kernel variants are measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tuning {
+    /// Choose by capabilities alone: the same plan every time.
+    #[default]
+    Off,
+    /// Measure what was not measured before, within a budget.
+    On,
+}
+
+/// An execution backend.
+#[derive(Debug)]
+pub enum Runtime {
+    /// A device through wgpu.
+    Gpu {
+        /// The device.
+        device: Device,
+        /// Measured kernel choices.
+        choices: Mutex<Autotune>,
+        /// Whether to measure more.
+        tuning: Tuning,
+    },
+    /// Plain Rust with f64 accumulation: slow, precise, needs no driver.
+    Reference,
+}
+
+impl Runtime {
+    /// Opens `reference`, `auto`, or the device whose name contains `selector`.
+    ///
+    /// # Errors
+    /// When no device matches.
+    pub async fn open(selector: &str, options: DeviceOptions) -> Result<Runtime> {
+        if selector == "reference" {
+            return Ok(Runtime::Reference);
+        }
+        let device = Device::open(selector, options).await?;
+        let choices = Mutex::new(Autotune::for_device(&device));
+        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off })
+    }
+
+    /// Measures kernel variants from now on, starting from choices made earlier (ignored when they belong to another
+    /// device or driver).
+    pub fn with_tuning(self, known: Option<Autotune>) -> Runtime {
+        match self {
+            Runtime::Gpu { device, choices, .. } => {
+                let fits = known.filter(|k| k.device == Autotune::device_key(&device));
+                let choices = fits.map_or(choices, Mutex::new);
+                Runtime::Gpu { device, choices, tuning: Tuning::On }
+            }
+            other => other,
+        }
+    }
+
+    /// The kernel choices made so far, to be kept for the next start.
+    pub fn choices(&self) -> Option<Autotune> {
+        match self {
+            Runtime::Gpu { choices, tuning: Tuning::On, .. } => {
+                Some(choices.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Name of the device, for people.
+    pub fn name(&self) -> String {
+        match self {
+            Runtime::Gpu { device, .. } => format!("{} ({})", device.summary().name, device.summary().backend),
+            Runtime::Reference => "the CPU reference".into(),
+        }
+    }
+
+    /// The precision in which networks run when the user asks for `dtype`: without `shader-f16` activations stay f32 and
+    /// only weights are halved.
+    pub fn precision(&self, dtype: DType) -> Precision {
+        let halves = match self {
+            Runtime::Gpu { device, .. } => device.capabilities().shader_f16,
+            Runtime::Reference => false,
+        };
+        match (dtype, halves) {
+            (DType::F16, true) => Precision::F16,
+            (DType::F16, false) => Precision { activations: DType::F32, weights: Some(DType::F16) },
+            _ => Precision::F32,
+        }
+    }
+
+    /// Plans a graph as [`Runtime::load`] would; the reference has no plan.
+    ///
+    /// # Errors
+    /// When the device cannot run it.
+    pub async fn plan(&self, graph: &Graph, observer: &dyn Observer) -> Result<Option<PlannedGraph>> {
+        let Runtime::Gpu { device, choices, tuning } = self else { return Ok(None) };
+        let graph = optimize(graph);
+        if *tuning == Tuning::Off {
+            return plan(&graph, device.capabilities(), &FirstVariant).map(Some);
+        }
+        let mut known = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Software devices profit little and would take long; GPUs are worth a few seconds once.
+        let seconds = if device.capabilities().kind == DeviceKind::Cpu { 1.0 } else { 15.0 };
+        let tuned = tune(device, &graph, &mut known, TuneBudget { seconds }, observer).await;
+        let planned = plan(&graph, device.capabilities(), &known).map(Some);
+        *choices.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        tuned.and(planned)
+    }
+
+    /// Makes a graph ready to run. The observer sees bytes of weights.
+    ///
+    /// # Errors
+    /// An unreadable weight, a device out of memory, or cancellation.
+    pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
+        match (self, self.plan(graph, observer).await?) {
+            (Runtime::Gpu { device, .. }, Some(planned)) => {
+                Ok(Loaded::Session(Box::new(Session::new(device, &planned, observer).await?)))
+            }
+            _ => Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new() }),
+        }
+    }
+
+    /// Loads, writes, runs and reads in one go.
+    ///
+    /// # Errors
+    /// See [`Loaded::run`].
+    pub async fn run(
+        &self,
+        graph: &Graph,
+        inputs: &HashMap<String, HostTensor>,
+        observer: &dyn Observer,
+    ) -> Result<HashMap<String, HostTensor>> {
+        let mut loaded = self.load(graph, &Quiet(observer)).await?;
+        for (name, value) in inputs {
+            loaded.write(name, value)?;
+        }
+        loaded.run(observer).await
+    }
+}
+
+/// Passes cancellation on, not progress: loading and running count different things.
+struct Quiet<'a>(&'a dyn Observer);
+
+impl Observer for Quiet<'_> {
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
+/// A network ready to run again and again.
+#[derive(Debug)]
+pub enum Loaded {
+    /// On a device.
+    Session(Box<Session>),
+    /// On the CPU.
+    Reference {
+        /// The optimized graph.
+        graph: Graph,
+        /// Inputs written so far.
+        inputs: HashMap<String, HostTensor>,
+    },
+}
+
+impl Loaded {
+    /// Sets an input; it stays until it is set again.
+    ///
+    /// # Errors
+    /// When there is no such input or its shape differs.
+    pub fn write(&mut self, name: &str, value: &HostTensor) -> Result<()> {
+        match self {
+            Loaded::Session(session) => session.write(name, value),
+            Loaded::Reference { inputs, .. } => {
+                inputs.insert(name.to_owned(), value.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs and gives every output in f32.
+    ///
+    /// # Errors
+    /// A lost device, cancellation, or [`Error::NotFinite`] naming the first operator that produced NaN or infinity.
+    pub async fn run(&mut self, observer: &dyn Observer) -> Result<HashMap<String, HostTensor>> {
+        match self {
+            Loaded::Session(session) => {
+                session.run(observer).await?;
+                let mut outputs = HashMap::new();
+                let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
+                for name in names {
+                    let value = session.read(&name).await?.cast(DType::F32);
+                    if value.as_f32()?.iter().any(|v| !v.is_finite()) {
+                        session.locate_non_finite().await?;
+                        // It did not happen again: still nothing to show.
+                        return Err(not_finite(&session.plan().network, &name));
+                    }
+                    outputs.insert(name, value);
+                }
+                Ok(outputs)
+            }
+            Loaded::Reference { graph, inputs } => {
+                let outputs = reference::run(graph, inputs, |done, total| {
+                    if observer.cancelled() {
+                        return Err(Error::Cancelled);
+                    }
+                    observer.progress(done as u64, total as u64);
+                    Ok(())
+                })?;
+                for (name, value) in &outputs {
+                    if value.as_f32()?.iter().any(|v| !v.is_finite()) {
+                        return Err(not_finite(graph.name(), name));
+                    }
+                }
+                Ok(outputs)
+            }
+        }
+    }
+}
+
+fn not_finite(network: &str, output: &str) -> Error {
+    Error::NotFinite {
+        network: network.to_owned(),
+        operator: format!("output `{output}`"),
+        detail: "check the weights and inputs".into(),
+    }
+}

@@ -1,0 +1,378 @@
+//! From a prompt and, if wanted, an identity to a picture: PuLID v1.1's sampling loop around SDXL.
+//!
+//! As in the official pipeline: latents are drawn as PyTorch's CPU generator draws them, the negative prompt is encoded
+//! even when empty, identity enters both guidance passes (the unconditional one its own), and both passes run as one batch.
+
+use crate::image::rgb_from_tensor;
+use crate::random::TorchGenerator;
+use crate::runtime::{Loaded, Reporter, Runtime};
+use crate::sampler::{NoiseSchedule, Sampler, SamplerOptions, SchedulerConfig, StepWindow};
+use image::RgbImage;
+use pulid_checkpoint::Checkpoint;
+use pulid_engine::Observer;
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
+use pulid_models::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
+use pulid_models::{ClipTokenizer, Precision};
+use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Identity tokens for both guidance passes.
+#[derive(Clone, Debug)]
+pub struct IdentityTokens {
+    /// [1, N, E] of the person.
+    pub id_embedding: HostTensor,
+    /// [1, N, E] of nobody: the identity encoder's answer to zeros.
+    pub uncond_id_embedding: HostTensor,
+}
+
+/// How identity enters a picture.
+#[derive(Clone, Debug)]
+pub struct IdentityUse {
+    /// The tokens.
+    pub tokens: IdentityTokens,
+    /// A PuLID file with the identity attention's weights.
+    pub adapter: PathBuf,
+    /// Scale, zero tokens and projection.
+    pub settings: IdentitySettings,
+    /// The part of the schedule in which identity enters.
+    pub window: StepWindow,
+}
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it does not show.
+    pub negative_prompt: String,
+    /// Pixels, a multiple of the VAE's factor.
+    pub width: usize,
+    /// Pixels, a multiple of the VAE's factor.
+    pub height: usize,
+    /// Pictures at once.
+    pub batch: usize,
+    /// Classifier-free guidance; 1 leaves out the unconditional pass.
+    pub guidance: f32,
+    /// Seed of the noise, meaning what it means to PyTorch's CPU generator.
+    pub seed: u64,
+    /// Solver, spacing and number of steps.
+    pub sampler: SamplerOptions,
+    /// Storage type of the text encoders and the UNet. The VAE always runs in f32: stock SDXL weights overflow in f16.
+    pub dtype: DType,
+    /// The person, if any.
+    pub identity: Option<IdentityUse>,
+}
+
+/// What was made.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// One picture per batch member.
+    pub images: Vec<RgbImage>,
+    /// [B, 4, h, w] as the sampler leaves them, before the scaling factor.
+    pub latents: HostTensor,
+}
+
+/// A diffusers SDXL folder.
+#[derive(Clone, Debug)]
+pub struct SdxlFolder {
+    root: PathBuf,
+}
+
+impl SdxlFolder {
+    /// Checks that the folder looks like an SDXL pipeline.
+    ///
+    /// # Errors
+    /// Names what is missing.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
+            if !root.join(part).is_dir() {
+                let detail = format!("has no folder `{part}`; --model takes a folder in diffusers' SDXL layout");
+                return Err(Error::file(root, detail));
+            }
+        }
+        Ok(SdxlFolder { root })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    fn schedule(&self) -> Result<NoiseSchedule> {
+        let path = self.root.join("scheduler/scheduler_config.json");
+        let config = match std::fs::read_to_string(&path) {
+            Ok(text) => SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => SchedulerConfig::default(),
+            Err(e) => return Err(Error::io(path, e)),
+        };
+        NoiseSchedule::new(&config)
+    }
+}
+
+/// Texts as the UNet takes them.
+struct Conditioning {
+    /// [B, 77, D].
+    hidden: HostTensor,
+    /// [B, P].
+    pooled: HostTensor,
+}
+
+/// Makes pictures.
+///
+/// # Errors
+/// Options the model cannot follow, unreadable weights, a lost device, cancellation, or NaN in latents or picture
+/// ([`Error::NotFinite`] names the network and operator).
+pub async fn generate(
+    runtime: &Runtime,
+    model: &SdxlFolder,
+    options: &GenerateOptions,
+    reporter: &dyn Reporter,
+) -> Result<Generated> {
+    let precision = runtime.precision(options.dtype);
+    let vae = Vae::open(model.root.join("vae"), Precision { activations: DType::F32, ..precision })?;
+    let [height, width] = latent_size(options, vae.config().factor())?;
+    let schedule = model.schedule()?;
+    let channels = vae.config().latent_channels;
+    let shape = [options.batch, channels, height, width];
+    let noise = TorchGenerator::new(options.seed).randn(shape.iter().product());
+    let mut sampler = Sampler::new(&schedule, &options.sampler, noise)?;
+
+    let guided = options.guidance != 1.0;
+    let texts: Vec<&str> = match guided {
+        true => vec![&options.negative_prompt, &options.prompt],
+        false => vec![&options.prompt],
+    };
+    let conditioning = encode(runtime, model, &texts, options.batch, precision, reporter).await?;
+
+    reporter.stage("loading the UNet");
+    let mut unet = Denoiser::load(runtime, model, options, &conditioning, [height, width], precision, reporter).await?;
+    reporter.stage("denoising");
+    let mut previous = 0;
+    while let Some(request) = sampler.next_request() {
+        let prediction = unet.predict(&request, options, &shape, reporter).await?;
+        sampler.advance(&prediction)?;
+        let done = sampler.next_request().map_or(request.steps, |next| next.step);
+        if done > previous {
+            reporter.step(done, request.steps);
+            previous = done;
+        }
+    }
+    drop(unet);
+    let latents = HostTensor::from_f32(shape, sampler.into_latents()?)?;
+
+    reporter.stage("decoding");
+    let images = decode(runtime, &vae, &latents, reporter).await?;
+    Ok(Generated { images, latents })
+}
+
+fn latent_size(options: &GenerateOptions, factor: usize) -> Result<[usize; 2]> {
+    for (flag, pixels) in [("--width", options.width), ("--height", options.height)] {
+        if pixels == 0 || pixels % factor != 0 || pixels > 4096 {
+            let detail = format!("{pixels} is not a multiple of {factor} from {factor} to 4096");
+            return Err(Error::invalid(flag, detail));
+        }
+    }
+    if !(1..=64).contains(&options.batch) {
+        return Err(Error::invalid("--batch", format!("{} is not 1 to 64", options.batch)));
+    }
+    if !options.guidance.is_finite() {
+        return Err(Error::invalid("--guidance", format!("{} is no finite number", options.guidance)));
+    }
+    Ok([options.height / factor, options.width / factor])
+}
+
+/// Encodes each text for `batch` pictures; the result holds all rows of the first text, then all of the second.
+async fn encode(
+    runtime: &Runtime,
+    model: &SdxlFolder,
+    texts: &[&str],
+    batch: usize,
+    precision: Precision,
+    reporter: &dyn Reporter,
+) -> Result<Conditioning> {
+    reporter.stage("reading the prompt");
+    let mut hidden = Vec::new();
+    let mut pooled = None;
+    for (tokenizer, encoder) in [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")] {
+        let tokenizer = ClipTokenizer::open(model.root.join(tokenizer))?;
+        let encoder = ClipTextModel::open(model.root.join(encoder), precision)?;
+        let mut ids = Vec::new();
+        for text in texts {
+            ids.extend(tokenizer.encode(text)?);
+        }
+        let ids = HostTensor::from_u32([texts.len(), ids.len() / texts.len()], ids)?;
+        let inputs: HashMap<_, _> = encoder.inputs(&ids)?.into_iter().map(|(n, t)| (n.to_owned(), t)).collect();
+        let graph = encoder.graph(texts.len(), ids.shape()[1])?;
+        let mut outputs = runtime.run(&graph, &inputs, reporter).await?;
+        hidden.push(take(&mut outputs, "hidden_states")?);
+        pooled = Some(take(&mut outputs, "pooled")?);
+    }
+    let pooled = pooled.ok_or_else(|| Error::invalid("text encoders", "there are none"))?;
+    Ok(Conditioning { hidden: repeat_rows(&join_last_axis(&hidden)?, batch)?, pooled: repeat_rows(&pooled, batch)? })
+}
+
+/// The UNet with everything set that does not change between steps.
+struct Denoiser {
+    plain: Option<Loaded>,
+    with_identity: Option<Loaded>,
+    window: StepWindow,
+    passes: usize,
+}
+
+impl Denoiser {
+    async fn load(
+        runtime: &Runtime,
+        model: &SdxlFolder,
+        options: &GenerateOptions,
+        text: &Conditioning,
+        [height, width]: [usize; 2],
+        precision: Precision,
+        reporter: &dyn Reporter,
+    ) -> Result<Denoiser> {
+        let steps = options.sampler.steps;
+        let identity = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0);
+        let window = identity.map_or(StepWindow::ALL, |i| i.window);
+        let inside = (0..steps).filter(|&s| identity.is_some() && window.contains(s, steps)).count();
+        let rows = text.hidden.shape()[0];
+        let (h, w) = (options.height as f32, options.width as f32);
+        let time_ids = HostTensor::from_fn([rows, 6], |i| [h, w, 0.0, 0.0, h, w][i % 6]);
+        let mut denoiser = Denoiser { plain: None, with_identity: None, window, passes: rows / options.batch.max(1) };
+        for with_identity in [false, true] {
+            let needed = if with_identity { inside > 0 } else { inside < steps };
+            if !needed {
+                continue;
+            }
+            let identity = identity.filter(|_| with_identity);
+            let adapter = match identity {
+                Some(i) => Some(IdentityAdapter::new(&Checkpoint::open(&i.adapter)?, precision, i.settings)?),
+                None => None,
+            };
+            let unet = Unet::open(model.root.join("unet"), precision, adapter)?;
+            let id_tokens = identity.map_or(0, |i| i.tokens.id_embedding.shape().get(1).copied().unwrap_or(0));
+            let text_tokens = text.hidden.shape()[1];
+            let graph = unet.graph(UnetSize { batch: rows, height, width, text_tokens, id_tokens })?;
+            let mut loaded = runtime.load(&graph, reporter).await?;
+            loaded.write("encoder_hidden_states", &text.hidden)?;
+            if unet.config().pooled_dim().is_some() {
+                loaded.write("text_embeds", &text.pooled)?;
+                loaded.write("time_ids", &time_ids)?;
+            }
+            if let Some(i) = identity {
+                let tokens = match denoiser.passes {
+                    2 => join_rows(&i.tokens.uncond_id_embedding, &i.tokens.id_embedding)?,
+                    _ => i.tokens.id_embedding.clone(),
+                };
+                loaded.write("id_embedding", &repeat_rows(&tokens, options.batch)?)?;
+            }
+            match with_identity {
+                true => denoiser.with_identity = Some(loaded),
+                false => denoiser.plain = Some(loaded),
+            }
+        }
+        Ok(denoiser)
+    }
+
+    async fn predict(
+        &mut self,
+        request: &crate::sampler::Request,
+        options: &GenerateOptions,
+        shape: &[usize; 4],
+        reporter: &dyn Reporter,
+    ) -> Result<Vec<f32>> {
+        let use_identity = self.with_identity.is_some() && self.window.contains(request.step, request.steps);
+        let loaded = if use_identity { &mut self.with_identity } else { &mut self.plain };
+        let loaded = loaded.as_mut().ok_or_else(|| Error::invalid("sampler", "a step has no network"))?;
+        let sample = HostTensor::from_f32(*shape, request.x_in.clone())?.nchw_to_nhwc()?;
+        let sample = (1..self.passes).try_fold(sample.clone(), |all, _| join_rows(&all, &sample))?;
+        let rows = sample.shape()[0];
+        loaded.write("sample", &sample)?;
+        loaded.write("timestep", &HostTensor::from_fn([rows], |_| request.timestep as f32))?;
+        let mut outputs = loaded.run(reporter).await?;
+        let prediction = take(&mut outputs, "sample")?.nhwc_to_nchw()?;
+        let values = prediction.as_f32()?;
+        if self.passes == 1 {
+            return Ok(values.to_vec());
+        }
+        let (without, with_text) = values.split_at(values.len() / 2);
+        Ok(without.iter().zip(with_text).map(|(&u, &c)| u + options.guidance * (c - u)).collect())
+    }
+}
+
+async fn decode(runtime: &Runtime, vae: &Vae, latents: &HostTensor, observer: &dyn Observer) -> Result<Vec<RgbImage>> {
+    let scale = vae.config().scaling_factor;
+    let values = latents.as_f32()?.iter().map(|v| v / scale).collect();
+    let latent = HostTensor::from_f32(latents.shape().clone(), values)?.nchw_to_nhwc()?;
+    let &[batch, height, width, channels] = latent.shape().extents() else {
+        return Err(Error::invalid("latents", format!("expected four axes, got {}", latent.shape())));
+    };
+    let graph = vae.decoder(1, height, width)?;
+    let mut loaded = runtime.load(&graph, observer).await?;
+    let mut images = Vec::with_capacity(batch);
+    // One at a time: the decoder's activations are the largest of the whole pipeline.
+    for one in latent.as_f32()?.chunks(height * width * channels) {
+        loaded.write("latent", &HostTensor::from_f32([1, height, width, channels], one.to_vec())?)?;
+        let mut outputs = loaded.run(observer).await?;
+        images.extend(rgb_from_tensor(&take(&mut outputs, "sample")?)?);
+    }
+    Ok(images)
+}
+
+pub(crate) fn take(outputs: &mut HashMap<String, HostTensor>, name: &str) -> Result<HostTensor> {
+    outputs.remove(name).ok_or_else(|| Error::invalid("network", format!("gave no output `{name}`")))
+}
+
+/// Every row `times` times, rows staying in order: [a, b] becomes [a, a, b, b].
+fn repeat_rows(t: &HostTensor, times: usize) -> Result<HostTensor> {
+    let mut shape = t.shape().to_vec();
+    let row = t.shape().count() / shape[0].max(1);
+    shape[0] *= times;
+    let values = t.as_f32()?;
+    let repeated = values.chunks(row.max(1)).flat_map(|r| std::iter::repeat_n(r, times)).flatten().copied().collect();
+    HostTensor::from_f32(shape, repeated)
+}
+
+/// The rows of `a`, then those of `b`.
+fn join_rows(a: &HostTensor, b: &HostTensor) -> Result<HostTensor> {
+    if a.shape().is_empty() || a.shape()[1..] != b.shape()[1..] {
+        return Err(Error::invalid("tensors", format!("{} and {} have different rows", a.shape(), b.shape())));
+    }
+    let mut shape = a.shape().to_vec();
+    shape[0] += b.shape()[0];
+    HostTensor::from_f32(shape, [a.as_f32()?, b.as_f32()?].concat())
+}
+
+/// Tensors of equal leading extents side by side along the last axis.
+fn join_last_axis(parts: &[HostTensor]) -> Result<HostTensor> {
+    let Some(first) = parts.first() else { return Err(Error::invalid("tensors", "nothing to join")) };
+    let rows = first.shape().count() / first.shape().last().max(1);
+    let mut shape = first.shape().to_vec();
+    let mut joined = Vec::new();
+    let values = parts.iter().map(HostTensor::as_f32).collect::<Result<Vec<_>>>()?;
+    for row in 0..rows {
+        for (part, values) in parts.iter().zip(&values) {
+            let width = part.shape().last();
+            let slice = values.get(row * width..(row + 1) * width);
+            joined.extend_from_slice(slice.ok_or_else(|| Error::invalid("tensors", "rows differ"))?);
+        }
+    }
+    if let Some(last) = shape.last_mut() {
+        *last = parts.iter().map(|p| p.shape().last()).sum();
+    }
+    HostTensor::from_f32(shape, joined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_repeat_in_order_and_join() {
+        let t = HostTensor::from_fn([2, 1], |i| i as f32);
+        assert_eq!(repeat_rows(&t, 2).unwrap().as_f32().unwrap(), [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(join_rows(&t, &t).unwrap().shape().extents(), [4, 1]);
+        let wide = join_last_axis(&[t.clone(), HostTensor::from_fn([2, 2], |i| i as f32 + 10.0)]).unwrap();
+        assert_eq!(wide.as_f32().unwrap(), [0.0, 10.0, 11.0, 1.0, 12.0, 13.0]);
+    }
+}
