@@ -29,7 +29,7 @@ pub use hash::sha256_hex;
 pub use safetensors::write_safetensors;
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::MappedFile;
-pub use source::{MaybeSendSync, MemorySource, Source};
+pub use source::{MemorySource, Source};
 
 /// Reference-counted bytes: a slice of a mapped file or of memory.
 pub use bytes::Bytes;

@@ -1,9 +1,9 @@
-use pulid_tensor::{HostTensor, Result};
+use pulid_tensor::{HostTensor, MaybeSendSync, Result};
 use std::fmt;
 use std::sync::Arc;
 
 /// Produces a weight when it is needed: reads it from a checkpoint, permutes it, casts it.
-pub trait LoadWeight: Send + Sync {
+pub trait LoadWeight: MaybeSendSync {
     /// The tensor in exactly the type its graph node declares.
     ///
     /// # Errors
@@ -11,7 +11,7 @@ pub trait LoadWeight: Send + Sync {
     fn load(&self) -> Result<HostTensor>;
 }
 
-impl<F: Fn() -> Result<HostTensor> + Send + Sync> LoadWeight for F {
+impl<F: Fn() -> Result<HostTensor> + MaybeSendSync> LoadWeight for F {
     fn load(&self) -> Result<HostTensor> {
         self()
     }

@@ -68,7 +68,7 @@ impl EvaClip {
             None => width / 64,
         };
         // Each of the two axes turns pairs of channels.
-        if heads == 0 || width % heads != 0 || (width / heads) % 4 != 0 {
+        if heads == 0 || !width.is_multiple_of(4 * heads) {
             let detail = format!("{heads} heads do not divide {width} channels into multiples of 4; give --set heads=");
             return Err(Error::invalid("heads", detail));
         }
@@ -76,7 +76,7 @@ impl EvaClip {
             return Err(Error::invalid("pretrained_grid", "is 0; the published tower has 16"));
         }
         let depth = vars.count("blocks", "norm1.weight");
-        if depth == 0 || depth % PARTS != 0 {
+        if depth == 0 || !depth.is_multiple_of(PARTS) {
             return Err(vars.error("blocks", format!("expected a multiple of {PARTS} blocks, found {depth}")));
         }
         let output = vars.extent("head.weight", 2, 0)?;
@@ -117,12 +117,12 @@ impl EvaClip {
         let image = vs.input(g, "image", [batch, size, size, 3], Rate::Step)?;
         let mut x = self.embed(g, batch, image)?;
         let (cos, sin) = self.rotary_tables();
-        let tables = [&cos, &sin];
+        let tables = [g.constant("rope.freqs_cos", cos), g.constant("rope.freqs_sin", sin)];
         let step = self.depth / PARTS;
         for i in 0..self.depth {
             x = vs.scope(g, format!("blocks.{i}"), |vs, g| self.block(vs, g, x, tables))?;
             let done = i + 1;
-            if done % step == 0 && done < self.depth {
+            if done.is_multiple_of(step) && done < self.depth {
                 vs.output(g, &format!("hidden_{}", done / step - 1), x)?;
             }
         }
@@ -165,7 +165,7 @@ impl EvaClip {
     }
 
     /// Pre-norm attention and feed-forward, each with one more norm inside before its last layer.
-    fn block(&self, vs: &Vars, g: &mut Graph, x: NodeId, tables: [&HostTensor; 2]) -> Result<NodeId> {
+    fn block(&self, vs: &Vars, g: &mut Graph, x: NodeId, tables: [NodeId; 2]) -> Result<NodeId> {
         let (width, heads) = (self.width, self.heads);
         let h = vs.layer_norm(g, "norm1", x, EPS)?;
         let h = vs.scope(g, "attn", |vs, g| {
@@ -196,21 +196,22 @@ impl EvaClip {
         add(g, x, h)
     }
 
-    /// cos and sin [patches, head]: rows of the grid turn the first half of a head, columns the second; neighbouring
-    /// channels form a pair with one frequency.
+    /// cos and sin [tokens, head]: rows of the grid turn the first half of a head, columns the second; neighbouring
+    /// channels form a pair with one frequency. The class token in front is not turned.
     fn rotary_tables(&self) -> (HostTensor, HostTensor) {
         let head = self.width / self.heads;
         let axis = head / 2;
         let grid = self.grid;
         let scale = self.settings.pretrained_grid as f32 / grid as f32;
         let angle = move |i: usize| {
-            let (patch, channel) = (i / head, i % head);
+            let (token, channel) = (i / head, i % head);
+            let Some(patch) = token.checked_sub(1) else { return 0.0 };
             let position = if channel < axis { patch / grid } else { patch % grid };
             let pair = (channel % axis) / 2;
             let frequency = THETA.powf(-((2 * pair) as f32) / axis as f32);
             position as f32 * scale * frequency
         };
-        let table = |f: fn(f32) -> f32| HostTensor::from_fn([grid * grid, head], |i| f(angle(i)));
+        let table = |f: fn(f32) -> f32| HostTensor::from_fn([self.tokens(), head], |i| f(angle(i)));
         (table(f32::cos), table(f32::sin))
     }
 }

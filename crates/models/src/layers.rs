@@ -4,8 +4,8 @@ use crate::Vars;
 use crate::vars::channels_last;
 use pulid_graph::{Graph, NodeId, Rate};
 use pulid_ops::{
-    Activation, Binary, Cast, Concat, Conv2d, Expand, Gather, GroupNorm, LayerNorm, MatMul, Pad, Permute, Reduce,
-    Resize2d, Slice, Softmax, Unary, UpsampleNearest,
+    Activation, Attention, Binary, Cast, Concat, Conv2d, Expand, Gather, GroupNorm, LayerNorm, MatMul, Reduce,
+    Resize2d, Rotary, Slice, Unary, UpsampleNearest,
 };
 use pulid_tensor::{DType, HostTensor, Result, Shape, TensorType};
 
@@ -334,65 +334,15 @@ impl Attend {
 /// # Errors
 /// When the shapes do not agree.
 pub fn attention(g: &mut Graph, q: NodeId, k: NodeId, v: NodeId, how: Attend) -> Result<NodeId> {
-    let shape = g.shape(q).clone();
-    let scale = 1.0 / ((shape.last() / how.heads) as f32).sqrt();
-    let weights = attention_weights(g, q, k, scale, how)?;
-    let v = split_heads(g, v, how)?;
-    let o = g.apply(MatMul::default(), &[weights, v])?;
-    let o = g.apply(Permute::new([0, 2, 1, 3]), &[o])?;
-    g.reshape(o, shape)
+    let operator = Attention { causal: how.causal, zero_keys: how.zero_keys as u32, ..Attention::new(how.heads) };
+    g.apply(operator, &[q, k, v])
 }
 
-/// softmax(scale·q kᵀ) for each head, [B, heads, L, S].
+/// Turns neighbouring channels of each head of x [B, T, C] by the angles whose cosines and sines are given, each f32
+/// [T, head].
 ///
 /// # Errors
 /// When the shapes do not agree.
-pub fn attention_weights(g: &mut Graph, q: NodeId, k: NodeId, scale: f32, how: Attend) -> Result<NodeId> {
-    let q = split_heads(g, q, Attend { zero_keys: 0, ..how })?;
-    let k = split_heads(g, k, how)?;
-    let mut scores = g.apply(MatMul { transpose_b: true, alpha: scale, ..MatMul::default() }, &[q, k])?;
-    if how.causal {
-        let (l, n) = (g.shape(scores)[2], g.shape(scores)[3]);
-        let mask = g.constant("causal", HostTensor::from_fn([l, n], |i| if i % n > i / n { -1e4 } else { 0.0 }));
-        scores = add(g, scores, mask)?;
-    }
-    g.apply(Softmax, &[scores])
-}
-
-/// [B, S, C] to [B, heads, S + zero keys, C / heads].
-fn split_heads(g: &mut Graph, x: NodeId, how: Attend) -> Result<NodeId> {
-    let shape = g.shape(x).clone();
-    let x = g.reshape(x, [shape[0], shape[1], how.heads, shape[2] / how.heads])?;
-    let x = g.apply(Permute::new([0, 2, 1, 3]), &[x])?;
-    if how.zero_keys == 0 { Ok(x) } else { g.apply(Pad::zeros([0; 4], [0, 0, how.zero_keys, 0]), &[x]) }
-}
-
-/// Turns neighbouring channels of each head of x [B, 1 + patches, C] by the angles whose cosines and sines [patches, head]
-/// are given; the class token in front stays.
-///
-/// # Errors
-/// When the shapes do not agree.
-pub fn rotary(g: &mut Graph, x: NodeId, [cos, sin]: [&HostTensor; 2], heads: usize) -> Result<NodeId> {
-    let (tokens, width) = (g.shape(x)[1], g.shape(x).last());
-    let head = width / heads;
-    let table = |t: &HostTensor, class: f32| -> Result<HostTensor> {
-        let t = t.as_f32()?;
-        let at = |i: usize| if i < width { class } else { t[(i / width - 1) * head + i % head] };
-        Ok(HostTensor::from_fn([tokens, width], at))
-    };
-    let cos = g.constant("rope.cos", table(cos, 1.0)?);
-    let sin = g.constant("rope.sin", table(sin, 0.0)?);
-    let swap = g.constant(
-        "rope.swap",
-        HostTensor::from_fn([width, width], |i| match (i / width, i % width) {
-            (from, to) if from % 2 == 0 && to == from + 1 => 1.0,
-            (from, to) if to % 2 == 0 && from == to + 1 => -1.0,
-            _ => 0.0,
-        })
-        .cast(g.ty(x).dtype),
-    );
-    let turned = g.apply(MatMul::default(), &[x, swap])?;
-    let turned = mul(g, turned, sin)?;
-    let x = mul(g, x, cos)?;
-    add(g, x, turned)
+pub fn rotary(g: &mut Graph, x: NodeId, [cos, sin]: [NodeId; 2], heads: usize) -> Result<NodeId> {
+    g.apply(Rotary { heads }, &[x, cos, sin])
 }

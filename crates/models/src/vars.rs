@@ -2,7 +2,7 @@
 
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Weight};
-use pulid_tensor::{DType, Data, Error, HostTensor, Result, Shape, TensorType};
+use pulid_tensor::{DType, Data, Error, HostTensor, MaybeSendSync, Result, Shape, TensorType};
 use std::fmt::Display;
 
 /// Element types a network runs with. Small vectors (biases, norms' gains) are f32 always.
@@ -176,7 +176,7 @@ impl Vars {
         g: &mut Graph,
         name: &str,
         ty: TensorType,
-        load: impl Fn(&Vars) -> Result<HostTensor> + Send + Sync + 'static,
+        load: impl Fn(&Vars) -> Result<HostTensor> + MaybeSendSync + 'static,
     ) -> NodeId {
         let (vs, dtype) = (self.clone(), ty.dtype);
         g.weight(Weight::new(self.key(name), move || Ok(load(&vs)?.cast(dtype))), ty)

@@ -6,9 +6,11 @@ mod dtype;
 mod error;
 mod host;
 mod shape;
+mod threads;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use half::f16;
 pub use host::{Data, HostTensor};
 pub use shape::{Shape, TensorType};
+pub use threads::MaybeSendSync;

@@ -1,15 +1,12 @@
 //! PuLID's identity cross-attention: beside the text, every cross-attention of the UNet reads identity tokens.
 
-use crate::layers::{Attend, activation, add, attention, attention_weights, mul, slice};
+use crate::layers::{Attend, attention};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId};
-use pulid_ops::{Activation, Binary, Reduce, Reduction};
+use pulid_ops::{IdentityProjection, Projection};
 use pulid_tensor::{Error, Result};
 use std::str::FromStr;
-
-/// Identity tokens that speak of the whole face; the first ones.
-const GLOBAL_TOKENS: usize = 5;
 
 /// What is done with the part of the identity features that lies along the text features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,29 +118,14 @@ impl IdentityAdapter {
             let k = vs.linear_no_bias(g, "id_to_k", tokens, channels)?;
             let v = vs.linear_no_bias(g, "id_to_v", tokens, channels)?;
             let identity = attention(g, q, k, v, Attend { zero_keys: num_zero, ..Attend::heads(heads) })?;
-            let mut identity = identity;
-            if ortho != Ortho::Off {
-                let sum = Reduce { reduction: Reduction::Sum, ..Reduce::mean([1]) };
-                let both = mul(g, text, identity)?;
-                let both = g.apply(sum.clone(), &[both])?;
-                let own = mul(g, text, text)?;
-                let own = g.apply(sum, &[own])?;
-                let ratio = g.apply(Binary::div(), &[both, own])?;
-                let mut along = mul(g, text, ratio)?;
-                if ortho == Ortho::V2 {
-                    let how = Attend { zero_keys: num_zero, ..Attend::heads(heads) };
-                    let weights = attention_weights(g, q, k, 1.0, how)?;
-                    let weights = g.apply(Reduce { keep_dims: false, ..Reduce::mean([1]) }, &[weights])?;
-                    let tokens = g.shape(weights).last().min(GLOBAL_TOKENS);
-                    let weights = slice(g, weights, 2, 0, tokens)?;
-                    let kept = g.apply(Reduce { reduction: Reduction::Sum, ..Reduce::mean([2]) }, &[weights])?;
-                    let lost = activation(g, Activation::Affine(-1.0, 1.0), kept)?;
-                    along = mul(g, along, lost)?;
-                }
-                identity = g.apply(Binary::sub(), &[identity, along])?;
-            }
-            let scaled = activation(g, Activation::Affine(id_scale, 0.0), identity)?;
-            add(g, text, scaled)
+            let mode = match ortho {
+                Ortho::Off => Projection::Off,
+                Ortho::V1 => Projection::V1,
+                Ortho::V2 => Projection::V2,
+            };
+            let projection = IdentityProjection { mode, heads, zero_keys: num_zero as u32, id_scale };
+            let operands = [text, identity, q, k];
+            g.apply(projection, if ortho == Ortho::V2 { &operands } else { &operands[..2] })
         })
     }
 }

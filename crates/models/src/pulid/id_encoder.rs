@@ -27,7 +27,7 @@ impl IdEncoder {
         let vars = Vars::new(checkpoint.with_optional_prefix("id_adapter."), precision);
         let dim = vars.extent("mapping_0.6.weight", 2, 0)?;
         let rows = vars.extent("body.6.weight", 2, 0)?;
-        if dim == 0 || rows == 0 || rows % dim != 0 {
+        if dim == 0 || rows == 0 || !rows.is_multiple_of(dim) {
             return Err(vars.error("body.6.weight", format!("expected a multiple of {dim} rows, found {rows}")));
         }
         Ok(IdEncoder {

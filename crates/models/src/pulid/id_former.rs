@@ -55,14 +55,14 @@ impl IdFormer {
             layers,
             heads: inner / HEAD,
         };
-        if dim == 0 || tokens == 0 || tokens % dim != 0 {
+        if dim == 0 || tokens == 0 || !tokens.is_multiple_of(dim) {
             let detail = format!("expected a multiple of the width {dim}, found {tokens}");
             return Err(vars.error("id_embedding_mapping.6.weight", detail));
         }
-        if inner == 0 || inner % HEAD != 0 {
+        if inner == 0 || !inner.is_multiple_of(HEAD) {
             return Err(vars.error("layers.0.0.to_q.weight", format!("expected heads of {HEAD}, found {inner} rows")));
         }
-        if layers % SCALES != 0 {
+        if layers == 0 || !layers.is_multiple_of(SCALES) {
             return Err(vars.error("layers", format!("expected a multiple of {SCALES} layers, found {layers}")));
         }
         Ok(IdFormer { vars, sizes })

@@ -8,4 +8,5 @@ mod mapping;
 pub use id_attention::{IdentityAdapter, IdentitySettings, Ortho};
 pub use id_encoder::IdEncoder;
 pub use id_former::IdFormer;
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) use id_former::SCALES;

@@ -66,7 +66,7 @@ impl ClipConfig {
         config.accept(&[("hidden_act", &["quick_gelu", "gelu"]), ("model_type", &["clip_text_model", "clip"])])?;
         let config: Self = config.read()?;
         let heads = config.num_attention_heads;
-        Config::require(name, heads > 0 && config.hidden_size % heads == 0 && config.hidden_size > 0, || {
+        Config::require(name, heads > 0 && config.hidden_size > 0 && config.hidden_size.is_multiple_of(heads), || {
             format!("`hidden_size` {} does not divide into {heads} heads", config.hidden_size)
         })?;
         Config::require(name, config.num_hidden_layers > 0, || "`num_hidden_layers` is 0".into())?;

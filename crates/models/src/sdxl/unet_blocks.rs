@@ -120,7 +120,7 @@ fn transformer(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, picture: Nod
     let &[batch, height, width, channels] = g.shape(picture).extents() else {
         return Err(Error::operator("transformer", format!("expected a picture, got {}", g.shape(picture))));
     };
-    if channels % level.heads != 0 {
+    if !channels.is_multiple_of(level.heads) {
         let detail = format!("{channels} channels do not divide into {} heads", level.heads);
         return Err(Error::invalid("attention_head_dim", detail));
     }
