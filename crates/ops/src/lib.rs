@@ -4,6 +4,7 @@
 //! in [`registry`]. `docs/adding-an-operator.md` walks through it.
 
 pub mod activation;
+pub mod attention;
 pub mod capabilities;
 pub mod case;
 pub mod conv;
@@ -19,6 +20,7 @@ pub mod shader;
 mod strided;
 
 pub use activation::Activation;
+pub use attention::*;
 pub use capabilities::{Capabilities, DeviceKind};
 pub use case::{Case, Fill, Operand, Role, Storage, Tolerance};
 pub use conv::*;

@@ -41,6 +41,10 @@ pub static OPERATORS: &[OperatorInfo] = &[
     Softmax::INFO,
     L2Normalize::INFO,
     Reduce::INFO,
+    // attention
+    Attention::INFO,
+    IdentityProjection::INFO,
+    Rotary::INFO,
     // movement
     Concat::INFO,
     Slice::INFO,

@@ -1,0 +1,313 @@
+use crate::*;
+use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+
+/// y = softmax(scale·q kᵀ + mask) v per head, fused: scores are never stored.
+///
+/// Operands: q [B, Tq, H·D]; k and v [B, Tk, H·D]; then, with `mask`, an additive mask [1 or B, 1 or H, Tq, Tk] in f32
+/// or q's type. Result: q's type. Scores, softmax and sums are f32. A score of -1e30 or less, minus
+/// infinity too, excludes its key; a row without keys gives 0.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// H.
+    pub heads: usize,
+    /// Factor of the scores, 1/√D where `None`.
+    pub scale: Option<f32>,
+    /// Query i sees keys 0 to i only.
+    pub causal: bool,
+    /// Keys and values of zeros added to the operands' own: each adds exp(0) to the softmax's sum and nothing else
+    /// (PuLID's `num_zero`).
+    pub zero_keys: u32,
+    /// Whether a mask follows.
+    pub mask: bool,
+}
+
+params! {
+    struct SerialParams {
+        batch: u32, tq: u32, tk: u32, heads: u32, width: u32,
+        mask_batch: u32, mask_head: u32,
+        scale: f32, zero_keys: f32,
+    }
+}
+
+params! {
+    struct TileParams {
+        tq: u32, tk: u32, heads: u32, width: u32,
+        mask_batch: u32, mask_head: u32,
+        scale: f32, zero_keys: f32,
+    }
+}
+
+/// Largest product of a tile's queries and D / 4: the vec4 of workgroup memory for its sums.
+const TILE_SUMS: usize = 640;
+
+/// Extents, checked against each other.
+struct Sizes {
+    batch: usize,
+    tq: usize,
+    tk: usize,
+    width: usize,
+    /// Elements between pictures and between heads of the mask, 0 where it is shared.
+    mask_batch: usize,
+    mask_head: usize,
+}
+
+impl Attention {
+    /// Registry entry.
+    pub const INFO: OperatorInfo = OperatorInfo {
+        name: "attention",
+        summary: "Fused softmax(q k^T) v: self, cross, causal, masked, with zero keys",
+        shaders: &["attention_serial", "attention_tile"],
+        cases,
+    };
+
+    /// Plain attention with the usual scale.
+    pub fn new(heads: usize) -> Self {
+        Attention { heads, scale: None, causal: false, zero_keys: 0, mask: false }
+    }
+
+    fn sizes(&self, inputs: &[TensorType]) -> Result<Sizes> {
+        expect_operands("attention", inputs, 3 + usize::from(self.mask))?;
+        let fail =
+            |why: &str| Error::operator("attention", format!("{why}: {} ({})", types(inputs), self.attributes()));
+        let (q, k) = (&inputs[0], &inputs[1]);
+        if q.shape.rank() != 3 || k.shape.rank() != 3 || inputs[2] != *k || k.dtype != q.dtype || !q.dtype.is_float() {
+            return Err(fail("q must be [B, Tq, H*D], k and v [B, Tk, H*D], all of one float type"));
+        }
+        let (batch, tq, tk, row) = (q.shape[0], q.shape[1], k.shape[1], q.shape[2]);
+        if k.shape[0] != batch || k.shape[2] != row {
+            return Err(fail("batch or width of q and k differ"));
+        }
+        if batch == 0 || tq == 0 || tk == 0 || row == 0 || self.heads == 0 || row % self.heads != 0 {
+            return Err(fail("an extent is zero or the heads do not divide the width"));
+        }
+        let (mut mask_batch, mut mask_head) = (0, 0);
+        if let Some(mask) = inputs.get(3) {
+            let m = &mask.shape;
+            let shared = |extent: usize, full: usize| extent == 1 || extent == full;
+            let fits = m.rank() == 4 && shared(m[0], batch) && shared(m[1], self.heads) && m[2..] == [tq, tk];
+            if !fits || (mask.dtype != q.dtype && mask.dtype != DType::F32) {
+                return Err(fail("the mask must be [1 or B, 1 or H, Tq, Tk] in f32 or q's type"));
+            }
+            mask_batch = if m[0] == 1 { 0 } else { m[1] * tq * tk };
+            mask_head = if m[1] == 1 { 0 } else { tq * tk };
+        }
+        Ok(Sizes { batch, tq, tk, width: row / self.heads, mask_batch, mask_head })
+    }
+
+    fn scale_for(&self, width: usize) -> f64 {
+        self.scale.map_or_else(|| 1.0 / (width as f64).sqrt(), f64::from)
+    }
+}
+
+impl Operator for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn attributes(&self) -> String {
+        format!(
+            "heads={};scale={};causal={};zero_keys={};mask={}",
+            self.heads,
+            self.scale.map_or("auto".into(), |s| s.to_string()),
+            self.causal,
+            self.zero_keys,
+            self.mask
+        )
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
+        self.sizes(inputs)?;
+        Ok(inputs[0].clone())
+    }
+
+    fn lower(&self, cx: &LowerContext<'_>) -> Result<Vec<Variant>> {
+        let s = self.sizes(cx.inputs)?;
+        let storage = cx.inputs[0].dtype;
+        let wide = cx.inputs.get(3).is_some_and(|m| m.dtype != storage);
+        let mask = if self.mask { Slot::Input(3) } else { Slot::Unused };
+        let scale = self.scale_for(s.width) as f32;
+        let finish = |d: Dispatch| {
+            d.storage(storage)
+                .feature("wide", wide)
+                .constant("CAUSAL", self.causal as u32)
+                .constant("MASK", self.mask as u32)
+                .bind([Slot::Input(0), Slot::Input(1), Slot::Input(2), mask, Slot::Output])
+        };
+        let mut variants = Vec::new();
+        if s.width % 4 == 0 && s.width / 4 * 16 <= TILE_SUMS {
+            let params = TileParams {
+                tq: s.tq as u32,
+                tk: s.tk as u32,
+                heads: self.heads as u32,
+                width: (s.width / 4) as u32,
+                mask_batch: s.mask_batch as u32,
+                mask_head: s.mask_head as u32,
+                scale,
+                zero_keys: self.zero_keys as f32,
+            };
+            let queries = if s.width / 4 * 32 <= TILE_SUMS { 32 } else { 16 };
+            let tile = |name, lanes: u32| {
+                let dispatch = finish(Dispatch::new("attention_tile", params))
+                    .constant("QUERIES", queries as u32)
+                    .constant("LANES", lanes)
+                    .grid(s.tq.div_ceil(queries), self.heads, s.batch);
+                Variant::single(name, dispatch)
+            };
+            variants.extend([tile("tile", 64), tile("narrow_tile", 8)]);
+            // On a CPU device a workgroup of one SIMD width passes barriers almost for free.
+            if cx.capabilities.kind == DeviceKind::Cpu {
+                variants.reverse();
+            }
+        }
+        let params = SerialParams {
+            batch: s.batch as u32,
+            tq: s.tq as u32,
+            tk: s.tk as u32,
+            heads: self.heads as u32,
+            width: s.width as u32,
+            mask_batch: s.mask_batch as u32,
+            mask_head: s.mask_head as u32,
+            scale,
+            zero_keys: self.zero_keys as f32,
+        };
+        let serial = finish(Dispatch::new("attention_serial", params)).over(cx.output.shape.count());
+        variants.push(Variant::single("serial", serial));
+        Ok(variants)
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {
+        let types: Vec<_> = inputs.iter().map(|t| t.tensor_type()).collect();
+        let s = self.sizes(&types)?;
+        let row = s.width * self.heads;
+        let (q, k, v) = (inputs[0].as_f32()?, inputs[1].as_f32()?, inputs[2].as_f32()?);
+        let mask = if self.mask { Some(inputs[3].as_f32()?) } else { None };
+        let scale = self.scale_for(s.width);
+        let mut y = vec![0f32; s.batch * s.tq * row];
+        let mut scores = vec![0f64; s.tk];
+        let mut value = vec![0f64; s.width];
+        for (b, h, i) in (0..s.batch).flat_map(|b| (0..self.heads).flat_map(move |h| (0..s.tq).map(move |i| (b, h, i))))
+        {
+            let start = (b * s.tq + i) * row + h * s.width;
+            let query = &q[start..][..s.width];
+            let key = |j: usize| (b * s.tk + j) * row + h * s.width;
+            let end = if self.causal { s.tk.min(i + 1) } else { s.tk };
+            for (j, score) in scores[..end].iter_mut().enumerate() {
+                let dot: f64 = query.iter().zip(&k[key(j)..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                let add = mask.map_or(0.0, |m| f64::from(m[b * s.mask_batch + h * s.mask_head + i * s.tk + j]));
+                *score = scale * dot + add;
+            }
+            let first = if self.zero_keys > 0 { 0.0 } else { -1e30 };
+            let top = scores[..end].iter().copied().fold(first, f64::max);
+            let mut sum = f64::from(self.zero_keys) * (-top).exp();
+            value.fill(0.0);
+            for (j, score) in scores[..end].iter().enumerate() {
+                let p = if *score > -1e30 { (score - top).exp() } else { 0.0 };
+                sum += p;
+                value.iter_mut().zip(&v[key(j)..]).for_each(|(value, &v)| *value += p * f64::from(v));
+            }
+            if sum == 0.0 {
+                continue;
+            }
+            y[start..][..s.width].iter_mut().zip(&value).for_each(|(y, &value)| *y = (value / sum) as f32);
+        }
+        HostTensor::from_f32(types[0].shape.clone(), y)
+    }
+
+    fn cost(&self, inputs: &[TensorType], output: &TensorType) -> Cost {
+        let bytes = inputs.iter().map(TensorType::bytes).sum::<usize>() + output.bytes();
+        // Two products of every query with every key; a causal mask halves them.
+        let flops = 4 * output.shape.count() * inputs[1].shape[1] / if self.causal { 2 } else { 1 };
+        Cost { flops: flops as u64, bytes: bytes as u64 }
+    }
+
+    fn boxed(&self) -> Box<dyn Operator> {
+        Box::new(self.clone())
+    }
+}
+
+fn cases() -> Vec<Case> {
+    // Probabilities are exp of f32 sums of D products, then a weighted mean: errors of the exponent dominate.
+    let case = |name: &str, op: Attention, [b, tq, tk, d]: [usize; 4], mask: Option<Operand>| {
+        let row = op.heads * d;
+        let mut operands = vec![Operand::activation([b, tq, row])];
+        operands.extend([Operand::activation([b, tk, row]), Operand::activation([b, tk, row])]);
+        operands.extend(mask);
+        Case::new(name, op, operands, Tolerance::Transcendental)
+    };
+    let plain = Attention::new;
+    let causal = |heads| Attention { causal: true, ..Attention::new(heads) };
+    let masked = |heads| Attention { mask: true, ..Attention::new(heads) };
+    let zero_keys = |heads, zero_keys| Attention { zero_keys, ..Attention::new(heads) };
+    // Large scores: softmax must not overflow.
+    let sharp = Attention { scale: Some(20.0), ..Attention::new(2) };
+    let nothing = Operand::parameter([1, 1, 4, 5]).fill(Fill::Values(vec![-3e38, -3e38, -3e38, -3e38, -3e38, 0.0]));
+    let excluded = Fill::Values(vec![0.0, -30000.0, -1.5, 0.0, -30000.0, 2.0, 0.25]);
+    let mut cases = vec![
+        case("b=1;tq=1;tk=1;h=1;d=4", plain(1), [1, 1, 1, 4], None),
+        case("b=1;tq=1;tk=77;h=2;d=16", plain(2), [1, 1, 77, 16], None),
+        case("b=2;tq=33;tk=65;h=2;d=40", plain(2), [2, 33, 65, 40], None),
+        case("b=1;tq=17;tk=19;h=2;d=64", plain(2), [1, 17, 19, 64], None),
+        case("b=1;tq=64;tk=64;h=1;d=32", plain(1), [1, 64, 64, 32], None),
+        case("b=1;tq=9;tk=13;h=1;d=80", plain(1), [1, 9, 13, 80], None),
+        case("b=1;tq=9;tk=35;h=1;d=160", plain(1), [1, 9, 35, 160], None),
+        case("b=1;tq=10;tk=34;h=2;d=20", plain(2), [1, 10, 34, 20], None),
+        case("b=1;tq=5;tk=6;h=3;d=7", plain(3), [1, 5, 6, 7], None),
+        case("b=2;tq=6;tk=6;h=2;d=10;causal", causal(2), [2, 6, 6, 10], None),
+        case("b=2;tq=77;tk=77;h=2;d=16;causal", causal(2), [2, 77, 77, 16], None),
+        case("b=1;tq=37;tk=21;h=1;d=24;causal", causal(1), [1, 37, 21, 24], None),
+        case("b=2;tq=5;tk=32;h=2;d=16;zero_keys=8", zero_keys(2, 8), [2, 5, 32, 16], None),
+        case("b=1;tq=20;tk=5;h=2;d=64;zero_keys=20", zero_keys(2, 20), [1, 20, 5, 64], None),
+        case("b=1;tq=3;tk=4;h=1;d=6;zero_keys=1", zero_keys(1, 1), [1, 3, 4, 6], None),
+        case("b=1;tq=12;tk=40;h=2;d=16;sharp", sharp, [1, 12, 40, 16], None),
+    ];
+    // Row 0 sees no key at all.
+    cases.push(case("b=1;tq=4;tk=5;h=1;d=8;excluded", masked(1), [1, 4, 5, 8], Some(nothing)));
+    for (label, d) in [("d=16", 16), ("d=6", 6)] {
+        let full = Operand::parameter([2, 2, 9, 14]).fill(excluded.clone());
+        cases.push(case(&format!("b=2;tq=9;tk=14;h=2;{label};mask"), masked(2), [2, 9, 14, d], Some(full)));
+        let shared = Operand::activation([1, 1, 9, 14]).fill(excluded.clone());
+        cases.push(case(&format!("b=2;tq=9;tk=14;h=2;{label};shared_mask"), masked(2), [2, 9, 14, d], Some(shared)));
+        let both = Attention { causal: true, zero_keys: 3, ..masked(2) };
+        let heads = Operand::parameter([1, 2, 9, 9]);
+        cases.push(case(&format!("b=2;tq=9;tk=9;h=2;{label};all"), both, [2, 9, 9, d], Some(heads)));
+    }
+    for (tq, tk, heads, d) in [(4096, 4096, 10, 64), (1024, 1024, 20, 64), (4096, 77, 10, 64), (1024, 77, 20, 64)] {
+        cases.push(
+            case(&format!("b=1;tq={tq};tk={tk};h={heads};d={d}"), plain(heads), [1, tq, tk, d], None).benchmark(),
+        );
+    }
+    cases.push(case("b=1;tq=577;tk=577;h=16;d=64", plain(16), [1, 577, 577, 64], None).benchmark());
+    cases.push(case("b=1;tq=256;tk=256;h=4;d=16", plain(4), [1, 256, 256, 16], None).benchmark());
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_keys_are_keys_of_zeros() {
+        let tensor = |shape: [usize; 3], seed: usize| {
+            HostTensor::from_fn(shape, |i| ((i * 37 + seed * 11) % 17) as f32 * 0.1 - 0.8)
+        };
+        let (q, k, v) = (tensor([1, 3, 8], 1), tensor([1, 5, 8], 2), tensor([1, 5, 8], 3));
+        let longer = |t: &HostTensor| {
+            let mut data = t.as_f32().unwrap().to_vec();
+            data.resize(9 * 8, 0.0);
+            HostTensor::from_f32([1, 9, 8], data).unwrap()
+        };
+        let zero = Attention { zero_keys: 4, ..Attention::new(2) };
+        let short = zero.reference(&[&q, &k, &v]).unwrap();
+        let long = Attention::new(2).reference(&[&q, &longer(&k), &longer(&v)]).unwrap();
+        for (a, b) in short.as_f32().unwrap().iter().zip(long.as_f32().unwrap()) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_shapes() {
+        let ty = |t: usize| TensorType::f32([1, t, 10]);
+        let error = Attention::new(3).infer(&[ty(2), ty(4), ty(4)]).unwrap_err();
+        assert!(error.to_string().contains("f32[1, 2, 10]"), "{error}");
+    }
+}

@@ -1,0 +1,304 @@
+use crate::*;
+use pulid_tensor::{Error, HostTensor, Result, TensorType};
+
+/// How identity attention is kept from disturbing text attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projection {
+    /// Added as it is.
+    Off,
+    /// Without its part along the text attention.
+    V1,
+    /// Without that part where the first identity tokens get little attention.
+    V2,
+}
+
+impl Projection {
+    const fn label(self) -> &'static str {
+        match self {
+            Projection::Off => "off",
+            Projection::V1 => "v1",
+            Projection::V2 => "v2",
+        }
+    }
+}
+
+/// y = h + id_scale·r, PuLID's identity cross-attention added to text cross-attention, all in f32 until stored.
+///
+/// With p = (Σₜ h·i / Σₜ h·h)·h per picture and channel (0 where h is 0), r is i ([`Projection::Off`]), i - p
+/// ([`Projection::V1`]) or i + (a - 1)·p ([`Projection::V2`]), where a[b, t] is the mean over heads of what softmax(q kᵀ),
+/// unscaled, gives to the first five keys.
+///
+/// Operands: h and i [B, T, C], outputs of text and identity attention; for V2 also q [B, T, H·D] and k [B, N, H·D].
+/// Result: h's type. Source: PuLID's `attention_processor.py`, where these are `ortho` and `ortho_v2`.
+#[derive(Clone, Debug)]
+pub struct IdentityProjection {
+    /// Kind of projection.
+    pub mode: Projection,
+    /// H; used by V2.
+    pub heads: usize,
+    /// Keys of zeros that follow k; used by V2.
+    pub zero_keys: u32,
+    /// Weight of the identity.
+    pub id_scale: f32,
+}
+
+params! {
+    struct SumParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32 }
+}
+
+params! {
+    struct RatioParams { channels: u32, chunks: u32, count: u32 }
+}
+
+params! {
+    struct WeightParams { positions: u32, keys: u32, heads: u32, width: u32, zero_keys: f32, zeros_first: f32 }
+}
+
+params! {
+    struct ApplyParams { count: u32, rows: u32, width: u32, id_scale: f32 }
+}
+
+/// Identity tokens whose attention [`Projection::V2`] sums.
+const FIRST_KEYS: usize = 5;
+
+impl IdentityProjection {
+    /// Registry entry.
+    pub const INFO: OperatorInfo = OperatorInfo {
+        name: "identity_projection",
+        summary: "PuLID's identity attention added to text attention, projected off it",
+        shaders: &["identity_sums", "identity_ratio", "identity_weight", "identity_apply"],
+        cases,
+    };
+
+    /// a[b, t] of [`Projection::V2`].
+    fn weights(&self, q: &HostTensor, k: &HostTensor) -> Result<Vec<f64>> {
+        let (batch, positions, row) = (q.shape()[0], q.shape()[1], q.shape()[2]);
+        let (keys, width) = (k.shape()[1], row / self.heads);
+        let (q, k) = (q.as_f32()?, k.as_f32()?);
+        let mut weights = Vec::with_capacity(batch * positions);
+        // Zero keys come after the others and have score 0.
+        let mut scores = vec![0f64; keys + self.zero_keys as usize];
+        for b in 0..batch {
+            for t in 0..positions {
+                let mut mean = 0.0;
+                for h in 0..self.heads {
+                    let query = &q[(b * positions + t) * row + h * width..][..width];
+                    for (j, score) in scores[..keys].iter_mut().enumerate() {
+                        let key = &k[(b * keys + j) * row + h * width..][..width];
+                        *score = query.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                    }
+                    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                    mean += scores.iter().take(FIRST_KEYS).map(|s| (s - top).exp()).sum::<f64>() / sum;
+                }
+                weights.push(mean / self.heads as f64);
+            }
+        }
+        Ok(weights)
+    }
+}
+
+impl Operator for IdentityProjection {
+    fn name(&self) -> &'static str {
+        "identity_projection"
+    }
+
+    fn attributes(&self) -> String {
+        format!(
+            "mode={};heads={};zero_keys={};id_scale={}",
+            self.mode.label(),
+            self.heads,
+            self.zero_keys,
+            self.id_scale
+        )
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
+        expect_operands("identity_projection", inputs, if self.mode == Projection::V2 { 4 } else { 2 })?;
+        let h = &inputs[0];
+        let fail = |why: &str| {
+            Error::operator("identity_projection", format!("{why}: {} ({})", types(inputs), self.attributes()))
+        };
+        if h.shape.rank() != 3 || h.shape.count() == 0 || !h.dtype.is_float() || inputs[1] != *h {
+            return Err(fail("h and i must be [B, T, C] of one float type"));
+        }
+        if let [_, _, q, k] = inputs {
+            let ranks = q.shape.rank() == 3 && k.shape.rank() == 3 && q.dtype == h.dtype && k.dtype == h.dtype;
+            let agree = ranks
+                && q.shape[..2] == h.shape[..2]
+                && k.shape[0] == h.shape[0]
+                && k.shape[1] > 0
+                && k.shape[2] == q.shape[2];
+            if !agree || self.heads == 0 || q.shape[2] == 0 || q.shape[2] % self.heads != 0 {
+                return Err(fail("q must be [B, T, H*D], k [B, N, H*D]"));
+            }
+        }
+        Ok(h.clone())
+    }
+
+    fn lower(&self, cx: &LowerContext<'_>) -> Result<Vec<Variant>> {
+        let (batch, rows, channels) = (cx.output.shape[0], cx.output.shape[1], cx.output.shape[2]);
+        let storage = cx.output.dtype;
+        let by_four = channels % 4 == 0;
+        let cell = if by_four { 4 } else { 1 };
+        let width = channels / cell;
+        let chunk_rows = rows.div_ceil(128).max(rows.min(16));
+        let chunks = rows.div_ceil(chunk_rows);
+        let mut dispatches = Vec::new();
+        let mut scratch = Vec::new();
+        let (mut ratio, mut weight) = (Slot::Unused, Slot::Unused);
+        if self.mode != Projection::Off {
+            let count = batch * chunks * width;
+            let params = SumParams {
+                rows: rows as u32,
+                width: width as u32,
+                chunks: chunks as u32,
+                chunk_rows: chunk_rows as u32,
+                count: count as u32,
+            };
+            dispatches.push(
+                Dispatch::new("identity_sums", params)
+                    .storage(storage)
+                    .feature("vec4", by_four)
+                    .bind([Slot::Input(0), Slot::Input(1), Slot::Scratch(0), Slot::Scratch(1)])
+                    .over(count),
+            );
+            let count = batch * channels;
+            let params = RatioParams { channels: channels as u32, chunks: chunks as u32, count: count as u32 };
+            dispatches.push(
+                Dispatch::new("identity_ratio", params)
+                    .bind([Slot::Scratch(0), Slot::Scratch(1), Slot::Scratch(2)])
+                    .over(count),
+            );
+            let partials = batch * chunks * channels * 4;
+            scratch.extend([partials, partials, batch * channels * 4]);
+            ratio = Slot::Scratch(2);
+        }
+        if self.mode == Projection::V2 {
+            let (keys, elements) = (cx.inputs[3].shape[1], cx.inputs[2].shape[2] / self.heads);
+            let by_four = elements % 4 == 0;
+            let zeros_first = FIRST_KEYS.saturating_sub(keys).min(self.zero_keys as usize);
+            let params = WeightParams {
+                positions: rows as u32,
+                keys: keys as u32,
+                heads: self.heads as u32,
+                width: (if by_four { elements / 4 } else { elements }) as u32,
+                zero_keys: self.zero_keys as f32,
+                zeros_first: zeros_first as f32,
+            };
+            dispatches.push(
+                Dispatch::new("identity_weight", params)
+                    .storage(storage)
+                    .feature("vec4", by_four)
+                    .bind([Slot::Input(2), Slot::Input(3), Slot::Scratch(3)])
+                    .grid(rows.div_ceil(64), batch, 1),
+            );
+            scratch.push(batch * rows * 4);
+            weight = Slot::Scratch(3);
+        }
+        let count = cx.output.shape.count() / cell;
+        let params =
+            ApplyParams { count: count as u32, rows: rows as u32, width: width as u32, id_scale: self.id_scale };
+        dispatches.push(
+            Dispatch::new("identity_apply", params)
+                .storage(storage)
+                .feature("vec4", by_four)
+                .constant("MODE", self.mode as u32)
+                .bind([Slot::Input(0), Slot::Input(1), ratio, weight, Slot::Output])
+                .over(count),
+        );
+        Ok(vec![Variant { name: "chunks", dispatches, scratch }])
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {
+        let types: Vec<_> = inputs.iter().map(|t| t.tensor_type()).collect();
+        let output = self.infer(&types)?;
+        let (rows, channels) = (output.shape[1], output.shape[2]);
+        let (h, i) = (inputs[0].as_f32()?, inputs[1].as_f32()?);
+        let mut ratio = vec![0f64; output.shape[0] * channels];
+        for (n, ratio) in ratio.iter_mut().enumerate() {
+            let elements = || (0..rows).map(|t| ((n / channels) * rows + t) * channels + n % channels);
+            let product: f64 = elements().map(|e| f64::from(h[e]) * f64::from(i[e])).sum();
+            let square: f64 = elements().map(|e| f64::from(h[e]).powi(2)).sum();
+            *ratio = if square > 0.0 { product / square } else { 0.0 };
+        }
+        let weights = match self.mode {
+            Projection::V2 => self.weights(inputs[2], inputs[3])?,
+            _ => Vec::new(),
+        };
+        Ok(HostTensor::from_fn(output.shape, |e| {
+            let p = ratio[e / (rows * channels) * channels + e % channels] * f64::from(h[e]);
+            let part = match self.mode {
+                Projection::Off => 0.0,
+                Projection::V1 => -p,
+                Projection::V2 => (weights[e / channels] - 1.0) * p,
+            };
+            (f64::from(h[e]) + f64::from(self.id_scale) * (f64::from(i[e]) + part)) as f32
+        }))
+    }
+
+    fn cost(&self, inputs: &[TensorType], output: &TensorType) -> Cost {
+        let bytes = inputs.iter().map(TensorType::bytes).sum::<usize>() + output.bytes();
+        let scores = inputs.get(3).map_or(0, |k| 2 * inputs[2].shape.count() * k.shape[1]);
+        Cost { flops: (8 * output.shape.count() + scores) as u64, bytes: bytes as u64 }
+    }
+
+    fn boxed(&self) -> Box<dyn Operator> {
+        Box::new(self.clone())
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let case = |mode: Projection, zero_keys: u32, [b, t, c]: [usize; 3], [keys, heads, d]: [usize; 3]| {
+        let mut name = format!("mode={};b={b};t={t};c={c}", mode.label());
+        // Identity attention resembles text attention only in part.
+        let mut operands = vec![Operand::activation([b, t, c]), Operand::activation([b, t, c])];
+        if mode == Projection::V2 {
+            name += &format!(";keys={keys};h={heads};d={d};zero_keys={zero_keys}");
+            operands.push(Operand::activation([b, t, heads * d]).fill(Fill::Normal(0.0, 0.7)));
+            operands.push(Operand::activation([b, keys, heads * d]).fill(Fill::Normal(0.0, 0.7)));
+        }
+        let op = IdentityProjection { mode, heads, zero_keys, id_scale: 0.8 };
+        Case::new(name, op, operands, Tolerance::Transcendental)
+    };
+    vec![
+        case(Projection::Off, 0, [2, 5, 7], [1, 1, 1]),
+        case(Projection::Off, 0, [2, 5, 8], [1, 1, 1]),
+        case(Projection::V1, 0, [2, 5, 7], [1, 1, 1]),
+        case(Projection::V1, 0, [1, 37, 16], [1, 1, 1]),
+        case(Projection::V1, 0, [2, 1, 4], [1, 1, 1]),
+        case(Projection::V2, 20, [2, 65, 16], [32, 2, 8]),
+        case(Projection::V2, 8, [1, 9, 15], [10, 3, 5]),
+        case(Projection::V2, 3, [2, 6, 8], [3, 2, 4]),
+        case(Projection::V2, 0, [1, 4, 8], [6, 2, 4]),
+        case(Projection::V2, 1, [1, 4, 6], [2, 1, 6]),
+        case(Projection::V2, 20, [2, 4096, 640], [32, 10, 64]).benchmark(),
+        case(Projection::V2, 20, [2, 1024, 1280], [32, 20, 64]).benchmark(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v1_leaves_nothing_along_the_text_attention() {
+        let h = HostTensor::from_fn([2, 5, 3], |i| ((i * 7) % 11) as f32 - 4.5);
+        let i = HostTensor::from_fn([2, 5, 3], |i| ((i * 5) % 13) as f32 - 6.0);
+        let op = IdentityProjection { mode: Projection::V1, heads: 1, zero_keys: 0, id_scale: 1.0 };
+        let y = op.reference(&[&h, &i]).unwrap();
+        let (y, h) = (y.as_f32().unwrap(), h.as_f32().unwrap());
+        for (b, c) in [(0, 0), (0, 2), (1, 1)] {
+            let along: f32 = (0..5).map(|t| (b * 5 + t) * 3 + c).map(|e| (y[e] - h[e]) * h[e]).sum();
+            assert!(along.abs() < 1e-3, "{along}");
+        }
+    }
+
+    #[test]
+    fn scale_zero_is_text_attention_alone() {
+        let h = HostTensor::from_fn([1, 4, 4], |i| i as f32 * 0.3 - 2.0);
+        let i = HostTensor::from_fn([1, 4, 4], |i| 1.0 - i as f32);
+        let op = IdentityProjection { mode: Projection::V1, heads: 1, zero_keys: 0, id_scale: 0.0 };
+        assert_eq!(op.reference(&[&h, &i]).unwrap(), h);
+    }
+}
