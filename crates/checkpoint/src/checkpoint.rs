@@ -238,6 +238,30 @@ impl Checkpoint {
         self.tensor(key)
     }
 
+    /// Reads some rows of a table [N, ..] and nothing else of it: the result is [rows, ..], of the type
+    /// [`Checkpoint::tensor`] gives.
+    ///
+    /// # Errors
+    /// When the key is missing, the tensor is no table, a row is beyond its end or the file cannot be read.
+    pub fn rows(&self, key: &str, rows: &[u32]) -> Result<HostTensor> {
+        let (_, entry) = self.place(key)?;
+        let Some((&count, row)) = entry.shape.split_first() else {
+            return Err(weight_error(&self.full(key), self.name(), "is a single number, not a table".into()));
+        };
+        let row_bytes = entry.element.bytes(&Shape::from(row)).unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        for &index in rows {
+            if index as usize >= count {
+                let detail = format!("has {count} rows, row {index} is wanted");
+                return Err(weight_error(&self.full(key), self.name(), detail));
+            }
+            let start = u64::from(index) * row_bytes;
+            bytes.extend_from_slice(&self.bytes_range(key, start..start + row_bytes)?);
+        }
+        let shape: Vec<usize> = [rows.len()].iter().chain(row).copied().collect();
+        host_tensor(entry.element, &shape.into(), &bytes).map_err(|e| self.explain(key, e))
+    }
+
     /// Reads an integer or boolean tensor as signed 64-bit integers.
     ///
     /// # Errors
@@ -405,6 +429,16 @@ mod tests {
         assert!(c.tensor_of_shape("x", [2]).unwrap_err().to_string().contains("expected [2]"));
         assert_eq!(&c.bytes_range("x", 2..4).unwrap()[..], &1.0f32.to_le_bytes()[2..]);
         assert!(c.bytes_range("x", 2..5).is_err());
+    }
+
+    #[test]
+    fn rows_are_read_alone() {
+        let table = HostTensor::from_fn([3, 2], |i| i as f32).cast(DType::F16);
+        let bytes = safetensors::to_bytes([("t", &table)], &BTreeMap::new()).unwrap();
+        let c = Checkpoint::from_source(Arc::new(MemorySource::new("t", bytes))).unwrap();
+        let rows = c.rows("t", &[2, 0, 2]).unwrap();
+        assert_eq!(rows, HostTensor::from_f32([3, 2], vec![4.0, 5.0, 0.0, 1.0, 4.0, 5.0]).unwrap().cast(DType::F16));
+        assert!(c.rows("t", &[3]).unwrap_err().to_string().contains("row 3"));
     }
 
     #[test]

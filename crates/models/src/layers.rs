@@ -166,18 +166,6 @@ impl Vars {
         })
     }
 
-    /// Rows of the table `name.weight` [rows, width] by index.
-    ///
-    /// # Errors
-    /// When the table is missing or misshapen.
-    pub fn embedding(&self, g: &mut Graph, name: &str, indices: NodeId, rows: usize, width: usize) -> Result<NodeId> {
-        self.scope(g, name, |vs, g| {
-            let table = vs.weight(g, "weight", [rows, width])?;
-            let gather = if vs.dtype() == DType::F32 { Gather::to_f32() } else { Gather::default() };
-            g.apply(gather, &[table, indices])
-        })
-    }
-
     /// A tensor as it is, of the type of the values between operators.
     ///
     /// # Errors

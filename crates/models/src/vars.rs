@@ -124,6 +124,18 @@ impl Vars {
         self.checkpoint.tensor_of_shape(&self.key(name), shape)
     }
 
+    /// Reads some rows of a table of the given shape as f32, and nothing else of it.
+    ///
+    /// # Errors
+    /// When the table is missing or has another shape, or a row is beyond its end.
+    pub fn rows(&self, name: &str, shape: impl Into<Shape>, rows: &[u32]) -> Result<HostTensor> {
+        let (expected, found) = (shape.into(), self.shape(name)?);
+        if found != expected {
+            return Err(self.error(name, format!("expected {expected}, found {found}")));
+        }
+        Ok(self.checkpoint.rows(&self.key(name), rows)?.cast(DType::F32))
+    }
+
     /// An error about a tensor of this module.
     pub fn error(&self, name: &str, detail: impl Into<String>) -> Error {
         Error::Weight { key: self.key(name), source_name: self.source_name().to_owned(), detail: detail.into() }

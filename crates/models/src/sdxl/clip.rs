@@ -113,26 +113,31 @@ impl ClipTextModel {
         self.vars.contains("text_projection.weight")
     }
 
-    /// The graph's inputs for rows of token ids [B, T]: `input_ids` and `eos_index`.
+    /// The graph's inputs for rows of token ids [B, T]: `inputs_embeds` and `eos_index`.
+    ///
+    /// Embeddings are looked up here: of a table that alone would exceed what some devices bind, only the rows in use
+    /// are read.
     ///
     /// # Errors
-    /// When the ids are no matrix, or an id is not in the vocabulary.
+    /// When the ids are no matrix, an id is not in the vocabulary, or the table is missing or misshapen.
     pub fn inputs(&self, input_ids: &HostTensor) -> Result<[(&'static str, HostTensor); 2]> {
         let ids = input_ids.as_u32()?;
         let &[rows, length] = input_ids.shape().extents() else {
             return Err(Error::invalid("input_ids", format!("expected [B, 77], got {}", input_ids.shape())));
         };
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+        let ClipConfig { vocab_size, hidden_size, .. } = self.config;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             let detail = format!(
-                "token {id} is beyond the vocabulary of {} of {}; does the tokenizer belong to this model?",
-                self.config.vocab_size,
+                "token {id} is beyond the vocabulary of {vocab_size} of {}; does the tokenizer belong to this model?",
                 self.vars.source_name()
             );
             return Err(Error::invalid("input_ids", detail));
         }
+        let table = "embeddings.token_embedding.weight";
+        let embeddings = self.body.rows(table, [vocab_size, hidden_size], ids)?.reshape([rows, length, hidden_size])?;
         let ends = ids.chunks(length.max(1)).enumerate().map(|(row, ids)| (row * length + self.end(ids)) as u32);
         let ends = HostTensor::from_u32([rows], ends.collect())?;
-        Ok([("input_ids", input_ids.clone()), ("eos_index", ends)])
+        Ok([("inputs_embeds", embeddings), ("eos_index", ends)])
     }
 
     /// Position of the token that stands for the whole text.
@@ -147,7 +152,8 @@ impl ClipTextModel {
 
     /// The graph of `batch` texts of `length` tokens.
     ///
-    /// Inputs: `input_ids` [B, T] and `eos_index` [B] (positions in the B·T tokens), from [`ClipTextModel::inputs`].
+    /// Inputs: `inputs_embeds` f32 [B, T, D] and `eos_index` [B] (positions in the B·T tokens), from
+    /// [`ClipTextModel::inputs`].
     /// Outputs: `hidden_states` [B, T, D], what enters the last block; `pooled` [B, P].
     ///
     /// # Errors
@@ -161,10 +167,9 @@ impl ClipTextModel {
         let mut graph = Graph::new("text-encoder");
         let g = &mut graph;
         let width = config.hidden_size;
-        let ids = g.input("input_ids", TensorType::new(DType::U32, [batch, length]), Rate::Step)?;
+        let x = self.vars.input(g, "inputs_embeds", [batch, length, width], Rate::Step)?;
         let eos = g.input("eos_index", TensorType::new(DType::U32, [batch]), Rate::Step)?;
         let mut x = vs.scope(g, "embeddings", |vs, g| {
-            let x = vs.embedding(g, "token_embedding", ids, config.vocab_size, width)?;
             let positions = config.max_position_embeddings;
             let all = [positions, width];
             let used = TensorType::f32([length, width]);
