@@ -35,7 +35,8 @@ pub fn arcface_crop(name: &str, photo: &RgbImage, landmarks: &Landmarks) -> Resu
     warp(photo, &transform, ARCFACE_SIDE, ARCFACE_SIDE, [0; 3])
 }
 
-/// The square crop of `side` pixels for parsing and the vision tower: a robust fit onto facexlib's template, gray outside.
+/// The square crop of `side` pixels for parsing and the vision tower: a robust fit onto facexlib's template, gray
+/// outside.
 ///
 /// # Errors
 /// [`Error::Photo`] when the landmarks coincide, [`Error::Invalid`] when `side` is 0; `name` is the photo's.

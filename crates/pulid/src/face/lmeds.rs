@@ -8,9 +8,9 @@ const OUTLIERS: f64 = 0.45;
 /// The robust similarity transform of OpenCV's `estimateAffinePartial2D(from, to, method=LMEDS)`.
 ///
 /// Least median of squares (Rousseeuw 1984): pairs of points are drawn, each fixes a transform, and the one with the
-/// least median of squared distances over all points wins. Points within 2.5 robust deviations of it are inliers, and the
-/// result is the least-squares transform of the inliers. OpenCV draws its pairs from a generator with a fixed seed, so
-/// not every pair is tried; the same pairs are drawn here, and both agree on outliers.
+/// least median of squared distances over all points wins. Points within 2.5 robust deviations of it are inliers, and
+/// the result is the least-squares transform of the inliers. OpenCV draws its pairs from a generator with a fixed
+/// seed, so not every pair is tried; the same pairs are drawn here, and both agree on outliers.
 ///
 /// # Errors
 /// [`Error::Invalid`] for fewer than three points, unequal numbers, or points that no pair of which fixes a transform.

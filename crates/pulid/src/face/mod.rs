@@ -1,7 +1,8 @@
 //! Faces around the networks: the detector's input and outputs, alignment, and the mask before the identity encoder.
 //!
-//! The order of things: [`letterbox`], the detector network, [`decode_detections`], [`choose_face`]; then [`arcface_crop`] for the
-//! recogniser, and [`facexlib_crop`], the parser network, [`LabelMap`] and [`gray_on_white`] for the vision tower.
+//! The order of things: [`letterbox`], the detector network, [`decode_detections`], [`choose_face`]; then
+//! [`arcface_crop`] for the recogniser, and [`facexlib_crop`], the parser network, [`LabelMap`] and [`gray_on_white`]
+//! for the vision tower.
 
 mod align;
 mod debug;

@@ -95,7 +95,8 @@ impl LabelMap {
     }
 }
 
-/// The crop as the vision tower gets it, before resizing: the face in gray (0.299 R + 0.587 G + 0.114 B), white elsewhere.
+/// The crop as the vision tower gets it, before resizing: the face in gray (0.299 R + 0.587 G + 0.114 B), white
+/// elsewhere.
 ///
 /// Returns [1, H, W, 3] with values in 0..1.
 ///

@@ -60,7 +60,8 @@ impl Letterbox {
 /// Fits a photo into a square of `side` pixels, larger or smaller, keeping its aspect, as insightface does.
 ///
 /// # Errors
-/// [`Error::Invalid`] when `side` is no positive multiple of 32, or the photo is so narrow that nothing would be left of it.
+/// [`Error::Invalid`] when `side` is no positive multiple of 32, or the photo is so narrow that nothing would be left
+/// of it.
 pub fn letterbox(photo: &RgbImage, side: u32) -> Result<Letterbox> {
     if side == 0 || !side.is_multiple_of(32) {
         return Err(Error::invalid("detector size", format!("{side} is no positive multiple of 32")));
@@ -80,10 +81,10 @@ pub fn letterbox(photo: &RgbImage, side: u32) -> Result<Letterbox> {
 
 /// Faces from the detector's nine outputs, best score first, overlaps removed.
 ///
-/// `outputs` are scores [n, 1], box distances [n, 4] and landmark offsets [n, 10] of the strides 8, 16 and 32, where n counts 2 anchors
-/// in each cell of stride x stride pixels; with or without a leading batch of 1, in any order, since the shapes tell them
-/// apart. `input` is the width and height of the detector's input in pixels, `scale` is [`Letterbox::scale`]. Anchors lie at
-/// (x, y) stride, without half a pixel.
+/// `outputs` are scores [n, 1], box distances [n, 4] and landmark offsets [n, 10] of the strides 8, 16 and 32, where n
+/// counts 2 anchors in each cell of stride x stride pixels; with or without a leading batch of 1, in any order, since
+/// the shapes tell them apart. `input` is the width and height of the detector's input in pixels, `scale` is
+/// [`Letterbox::scale`]. Anchors lie at (x, y) stride, without half a pixel.
 ///
 /// # Errors
 /// [`Error::Invalid`] when outputs are missing or have other shapes, or a score is not a number.

@@ -2,7 +2,8 @@ use super::Similarity;
 use crate::image::RgbImage;
 use pulid_tensor::{Error, Result};
 
-/// Fraction bits of coordinates while they are added up, and of the interpolation (1/32 pixel), in OpenCV 4's `warpAffine`.
+/// Fraction bits of coordinates while they are added up, and of the interpolation (1/32 pixel), in OpenCV 4's
+/// `warpAffine`.
 const COORDINATE_BITS: u32 = 10;
 const FRACTION_BITS: u32 = 5;
 const FRACTION: i64 = 1 << FRACTION_BITS;
@@ -10,7 +11,8 @@ const FRACTION: i64 = 1 << FRACTION_BITS;
 /// Moves a picture by `transform` onto a `width` x `height` canvas, with `border` where the picture does not reach.
 ///
 /// Bit for bit OpenCV 4's `warpAffine(flags=INTER_LINEAR, borderMode=BORDER_CONSTANT)` for 8-bit pictures, which
-/// interpolates at multiples of 1/32 pixel. (OpenCV 5 interpolates at full precision; the two differ by up to 1/64 pixel.)
+/// interpolates at multiples of 1/32 pixel. (OpenCV 5 interpolates at full precision; the two differ by up to 1/64
+/// pixel.)
 ///
 /// # Errors
 /// [`Error::Invalid`] when the transform is not finite or has no scale, or the canvas has no pixels.

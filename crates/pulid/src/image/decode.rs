@@ -19,7 +19,8 @@ const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8 + (64 << 20);
 /// rounded to 8; of an animation the first frame counts. `name` is the photo's name for messages.
 ///
 /// # Errors
-/// [`Error::Photo`] for other formats, broken or truncated files, and pictures above [`MAX_PIXELS`] or below [`MIN_SIDE`].
+/// [`Error::Photo`] for other formats, broken or truncated files, and pictures above [`MAX_PIXELS`] or below
+/// [`MIN_SIDE`].
 pub fn decode_photo(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     let refuse = |detail: String| Error::photo(name, detail);
     if bytes.is_empty() {

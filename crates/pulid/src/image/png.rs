@@ -46,7 +46,8 @@ pub fn encode_png(image: &RgbImage, metadata: &PngMetadata) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text that AUTOMATIC1111's web UI made customary: the prompt, a line with the negative prompt, a line of settings.
+/// The text that AUTOMATIC1111's web UI made customary: the prompt, a line with the negative prompt, a line of
+/// settings.
 ///
 /// Values with a comma, colon, quote or line break are quoted as JSON strings, which is how its readers expect them.
 pub fn parameters_text(prompt: &str, negative_prompt: &str, settings: &[(&str, String)]) -> String {

@@ -24,12 +24,12 @@ pub struct Request {
 
 /// A diffusion sampler between two network calls.
 ///
-/// Ask for the next call with [`Sampler::next_request`], run the network (with guidance, if any), and hand its prediction
-/// to [`Sampler::advance`], until no request comes. Dropping the sampler at any time cancels the run.
+/// Ask for the next call with [`Sampler::next_request`], run the network (with guidance, if any), and hand its
+/// prediction to [`Sampler::advance`], until no request comes. Dropping the sampler at any time cancels the run.
 ///
-/// Latents are kept unscaled: clean latents plus sigma times noise, f32, with each update computed in f64. Sources: k-diffusion's
-/// `sample_dpmpp_2m`, `sample_dpmpp_sde` and `sample_euler`; diffusers' `DPMSolverMultistepScheduler` (order 2, midpoint), whose
-/// variance-preserving form is the same DPM++ 2M under another scale.
+/// Latents are kept unscaled: clean latents plus sigma times noise, f32, with each update computed in f64. Sources:
+/// k-diffusion's `sample_dpmpp_2m`, `sample_dpmpp_sde` and `sample_euler`; diffusers' `DPMSolverMultistepScheduler`
+/// (order 2, midpoint), whose variance-preserving form is the same DPM++ 2M under another scale.
 pub struct Sampler {
     kind: SamplerKind,
     prediction: PredictionType,
@@ -229,8 +229,8 @@ impl Sampler {
 
 /// What the noise is multiplied with to become the first latents.
 ///
-/// k-diffusion and diffusers' Euler multiply by sigma. diffusers' DPM-Solver starts its variance-preserving latents as the
-/// noise itself, which is sqrt(sigma^2 + 1) here: 0.2 % more at SDXL's highest noise level.
+/// k-diffusion and diffusers' Euler multiply by sigma. diffusers' DPM-Solver starts its variance-preserving latents as
+/// the noise itself, which is sqrt(sigma^2 + 1) here: 0.2 % more at SDXL's highest noise level.
 fn initial_scale(kind: SamplerKind, spacing: Spacing, sigma: f64) -> f64 {
     match (kind, spacing) {
         (SamplerKind::DpmPp2M, Spacing::Trailing) => (sigma * sigma + 1.0).sqrt(),
