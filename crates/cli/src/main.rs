@@ -1,2 +1,50 @@
-//! Under construction.
-fn main() {}
+//! The `pulid` command: a thin shell around the library.
+
+mod commands;
+mod progress;
+
+use clap::{Parser, Subcommand};
+use pulid_tensor::Error;
+use std::process::ExitCode;
+
+/// Pictures of a person from a photo and a prompt, on any GPU.
+#[derive(Parser)]
+#[command(name = "pulid", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a picture from a prompt, of a person if an identity is given
+    Generate(Box<commands::generate::Args>),
+    /// Run one network alone on tensors from a file
+    Run(commands::run::Args),
+    /// List the devices that can run shaders
+    Devices(commands::devices::Args),
+    /// Time every kernel at real network sizes
+    Bench(commands::bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Run(args) => commands::run::run(&args),
+        Command::Devices(args) => commands::devices::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Cancelled) => {
+            eprintln!("cancelled; nothing was written");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
+            let own = matches!(error, Error::Device(_) | Error::NotFinite { .. });
+            ExitCode::from(if own { 1 } else { 2 })
+        }
+    }
+}

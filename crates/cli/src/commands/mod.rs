@@ -1,0 +1,84 @@
+//! One module per subcommand.
+
+pub mod bench;
+pub mod devices;
+pub mod generate;
+pub mod run;
+
+use clap::Args;
+use pulid::runtime::Runtime;
+use pulid_engine::{Autotune, DeviceOptions};
+use pulid_tensor::{DType, Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Flags of every command that computes.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// `auto`, `reference` (plain CPU code, slow and precise) or a part of a device's name
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Storage type: f16 halves the memory
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    pub dtype: DType,
+    /// `on` measures kernel variants once per device and remembers them; `off` gives the same plan every time
+    #[arg(long, default_value = "on", value_parser = ["on", "off"])]
+    pub autotune: String,
+}
+
+fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
+    match text {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        _ => Err("accepted are f32 and f16".into()),
+    }
+}
+
+impl DeviceArgs {
+    /// Opens what the flags ask for.
+    pub async fn open(&self) -> Result<Runtime> {
+        let runtime = Runtime::open(&self.device, DeviceOptions::default()).await?;
+        if self.autotune == "off" {
+            return Ok(runtime);
+        }
+        // A missing or outdated cache only means measuring again.
+        let known = cache_file()
+            .and_then(|path| std::fs::read(path).ok())
+            .and_then(|bytes| serde_json::from_slice::<Autotune>(&bytes).ok());
+        Ok(runtime.with_tuning(known))
+    }
+}
+
+/// Keeps measured kernel choices for the next start. A cache that cannot be written costs time, not results, so it is
+/// only mentioned.
+pub fn remember_choices(runtime: &Runtime) {
+    let (Some(choices), Some(path)) = (runtime.choices(), cache_file()) else { return };
+    let kept = serde_json::to_vec_pretty(&choices).map_err(|e| Error::invalid("autotune", e.to_string()));
+    let written = kept.and_then(|bytes| {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        }
+        pulid::image::write_atomically(&path, &bytes)
+    });
+    if let Err(error) = written {
+        eprintln!("note: kernel choices were not kept: {error}");
+    }
+}
+
+fn cache_file() -> Option<PathBuf> {
+    Some(dirs::cache_dir()?.join("pulid-wgpu").join("autotune.json"))
+}
+
+/// Checks, before any work, that a file can be created at `path` later.
+pub fn check_output(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(Error::file(path, format!("cannot be written: there is no folder {}", folder.display())));
+    }
+    if path.is_dir() {
+        return Err(Error::file(path, "cannot be written: it is a folder"));
+    }
+    Ok(())
+}

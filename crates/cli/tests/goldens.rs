@@ -1,0 +1,162 @@
+//! The program itself against what other implementations answer: every network golden through `pulid run` and every
+//! pipeline golden through `pulid generate`, on the device `PULID_TEST_DEVICE` (default: the best there is).
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use pulid_checkpoint::Checkpoint;
+use pulid_tensor::{DType, HostTensor};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+type Outcome = Result<(), Failed>;
+
+/// Weights in a format that is not read yet.
+const UNREADABLE: [&str; 2] = ["bisenet/legacy-pickle", "bisenet/zip-pickle"];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens");
+    let mut trials = Vec::new();
+    for case in folders(&root).iter().flat_map(|family| folders(family)) {
+        let name = case.strip_prefix(&root).expect("below root").to_string_lossy().into_owned();
+        if let Some(golden) = json(&case.join("golden.json")) {
+            // The tokenizer computes nothing on a device.
+            let dtypes: &[&str] = if golden["network"] == "tokenizer" { &["f32"] } else { &["f32", "f16"] };
+            for dtype in dtypes {
+                let (case, golden) = (case.clone(), golden.clone());
+                let ignored = UNREADABLE.contains(&name.as_str());
+                let trial = Trial::test(format!("run {name} {dtype}"), move || network(&case, &golden, dtype));
+                trials.push(trial.with_ignored_flag(ignored));
+            }
+        }
+        if let Some(golden) = json(&case.join("case.json")).filter(|g| g["picture"].is_string()) {
+            trials.push(Trial::test(format!("generate {name}"), move || pipeline(&case, &golden)));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn folders(root: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root).expect("goldens are in the repository");
+    let mut folders: Vec<_> = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+fn json(path: &Path) -> Option<Value> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
+
+fn pulid(arguments: &[String]) -> Outcome {
+    let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    let output = Command::new(env!("CARGO_BIN_EXE_pulid"))
+        .args(arguments)
+        .args(["--device", &device, "--autotune", "off"])
+        .output()
+        .map_err(|e| Failed::from(e.to_string()))?;
+    if !output.status.success() {
+        return Err(format!("pulid {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn path(case: &Path, value: &Value) -> Option<String> {
+    Some(case.join(value.as_str()?).to_string_lossy().into_owned())
+}
+
+/// Largest difference over the standard deviation of the expected values.
+fn difference(got: &HostTensor, want: &HostTensor) -> Result<f64, Failed> {
+    if got.shape() != want.shape() {
+        return Err(format!("shape {}, expected {}", got.shape(), want.shape()).into());
+    }
+    let (got, want) = (got.to_f32_vec(), want.to_f32_vec());
+    let mean = want.iter().map(|&x| f64::from(x)).sum::<f64>() / want.len() as f64;
+    let variance = want.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / want.len() as f64;
+    if got.iter().any(|x| !x.is_finite()) {
+        return Err("the result holds NaN or infinity".into());
+    }
+    let worst = got.iter().zip(&want).map(|(&a, &b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    Ok(worst / variance.sqrt())
+}
+
+fn network(case: &Path, golden: &Value, dtype: &str) -> Outcome {
+    let folder = std::env::temp_dir().join(format!("pulid-golden-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let result = folder.join("outputs.safetensors");
+    let mut arguments = vec!["run".into(), text(&golden["network"])];
+    let mut flag = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            arguments.extend([name.to_owned(), value]);
+        }
+    };
+    flag("--weights", path(case, &golden["weights"]));
+    flag("--adapter", path(case, &golden["adapter"]));
+    flag("--inputs", path(case, &golden["inputs"]));
+    flag("--outputs", Some(result.to_string_lossy().into_owned()));
+    flag("--dtype", Some(dtype.to_owned()));
+    for (key, value) in golden["set"].as_object().into_iter().flatten() {
+        flag("--set", Some(format!("{key}={}", text(value))));
+    }
+    pulid(&arguments)?;
+    let limit = if dtype == "f16" { 3e-2 } else { 1e-3 };
+    let got = Checkpoint::open(&result).map_err(Failed::from)?;
+    let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
+    for key in want.keys() {
+        let (got, want) = (got.tensor(key).map_err(Failed::from)?, want.tensor(key).map_err(Failed::from)?);
+        if want.dtype() == DType::U32 {
+            if got.cast(DType::U32) != want {
+                return Err(format!("{key} is {:?}, expected {:?}", got.data(), want.data()).into());
+            }
+            continue;
+        }
+        let error = difference(&got, &want)?;
+        if error > limit {
+            return Err(format!("{key} differs by {error:.2e} standard deviations, limit {limit:.0e}").into());
+        }
+    }
+    Ok(std::fs::remove_dir_all(&folder)?)
+}
+
+/// Latents to 1e-3 of their standard deviation and the picture to 3 of 255 per channel.
+fn pipeline(case: &Path, golden: &Value) -> Outcome {
+    let folder = std::env::temp_dir().join(format!("pulid-pipeline-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let (picture, latents) = (folder.join("picture.png"), folder.join("latents.safetensors"));
+    let mut arguments = vec!["generate".to_owned()];
+    let mut flag = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            arguments.extend([name.to_owned(), value]);
+        }
+    };
+    flag("--model", path(case, &golden["model"]));
+    flag("--adapter", path(case, &golden["adapter"]));
+    flag("--identity", path(case, &golden["identity"]));
+    for (key, value) in golden["arguments"].as_object().into_iter().flatten() {
+        flag(&format!("--{key}"), Some(text(value)));
+    }
+    flag("--output", Some(picture.to_string_lossy().into_owned()));
+    flag("--save-latents", Some(latents.to_string_lossy().into_owned()));
+    pulid(&arguments)?;
+    let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
+    let got = Checkpoint::open(&latents).map_err(Failed::from)?;
+    let error =
+        difference(&got.tensor("latents").map_err(Failed::from)?, &want.tensor("latents").map_err(Failed::from)?)?;
+    if error > 1e-3 {
+        return Err(format!("latents differ by {error:.2e} standard deviations").into());
+    }
+    let open = |p: &Path| image::open(p).map(|i| i.to_rgb8()).map_err(|e| Failed::from(e.to_string()));
+    let (got, want) = (open(&picture)?, open(&case.join(text(&golden["picture"])))?);
+    if got.dimensions() != want.dimensions() {
+        return Err(format!("the picture is {:?}, expected {:?}", got.dimensions(), want.dimensions()).into());
+    }
+    let worst = got.as_raw().iter().zip(want.as_raw()).map(|(&a, &b)| a.abs_diff(b)).max().unwrap_or(0);
+    if worst > 3 {
+        return Err(format!("the picture differs by {worst} of 255").into());
+    }
+    Ok(std::fs::remove_dir_all(&folder)?)
+}
