@@ -54,7 +54,7 @@ impl EvaClip {
     /// When a tensor that tells a size is missing or the sizes do not agree.
     pub fn new(checkpoint: &Checkpoint, precision: Precision, settings: EvaSettings) -> Result<Self> {
         const PATCHES: &str = "patch_embed.proj.weight";
-        let vars = Vars::new(checkpoint.with_optional_prefix("visual."), precision);
+        let vars = Vars::optional(checkpoint, precision, "visual");
         let (width, patch) = (vars.extent(PATCHES, 4, 0)?, vars.extent(PATCHES, 4, 2)?);
         let positions = vars.extent("pos_embed", 3, 1)?;
         let grid = positions.saturating_sub(1).isqrt();

@@ -51,6 +51,12 @@ impl Vars {
         Vars { checkpoint, path: String::new(), precision }
     }
 
+    /// The tensors below `module`, or all where there are none: some files hold the bare module.
+    pub fn optional(checkpoint: &Checkpoint, precision: Precision, module: &str) -> Self {
+        let vars = Vars::new(checkpoint.clone(), precision);
+        if checkpoint.with_prefix(&format!("{module}.")).is_empty() { vars } else { vars.pp(module) }
+    }
+
     /// The view of a submodule, for example `vs.pp("conv_in")`.
     pub fn pp(&self, part: impl Display) -> Vars {
         Vars { path: self.key(&part.to_string()), ..self.clone() }

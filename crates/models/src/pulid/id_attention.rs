@@ -72,13 +72,15 @@ impl IdentityAdapter {
         if settings.num_zero > 4096 {
             return Err(Error::invalid("num_zero", format!("{} is above 4096", settings.num_zero)));
         }
-        let layers = checkpoint.with_prefix("id_adapter_attn_layers.");
-        if layers.is_empty() {
-            let detail = "is missing; this is no PuLID file for SDXL".into();
-            let key = "id_adapter_attn_layers.1.id_to_k.weight".into();
-            return Err(Error::Weight { key, source_name: checkpoint.name().into(), detail });
+        let layers = "id_adapter_attn_layers";
+        if checkpoint.with_prefix(&format!("{layers}.")).is_empty() {
+            return Err(Error::Weight {
+                key: format!("{layers}.1.id_to_k.weight"),
+                source_name: checkpoint.name().into(),
+                detail: "is missing; this is no PuLID file for SDXL".into(),
+            });
         }
-        let adapter = IdentityAdapter { vars: Vars::new(layers, precision), settings };
+        let adapter = IdentityAdapter { vars: Vars::new(checkpoint.clone(), precision).pp(layers), settings };
         adapter.id_dim()?;
         Ok(adapter)
     }

@@ -24,7 +24,7 @@ impl IdEncoder {
     /// # Errors
     /// When a tensor that tells a size is missing or the sizes do not agree.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
-        let vars = Vars::new(checkpoint.with_optional_prefix("id_adapter."), precision);
+        let vars = Vars::optional(checkpoint, precision, "id_adapter");
         let dim = vars.extent("mapping_0.6.weight", 2, 0)?;
         let rows = vars.extent("body.6.weight", 2, 0)?;
         if dim == 0 || rows == 0 || !rows.is_multiple_of(dim) {

@@ -40,7 +40,7 @@ impl IdFormer {
     /// # Errors
     /// When a tensor that tells a size is missing or the sizes do not agree.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
-        let vars = Vars::new(checkpoint.with_optional_prefix("id_adapter."), precision);
+        let vars = Vars::optional(checkpoint, precision, "id_adapter");
         let (queries, dim) = (vars.extent("latents", 3, 1)?, vars.extent("latents", 3, 2)?);
         let inner = vars.extent("layers.0.0.to_q.weight", 2, 0)?;
         let tokens = vars.extent("id_embedding_mapping.6.weight", 2, 0)?;

@@ -1,0 +1,199 @@
+//! The published networks at their real sizes: every tensor has its place, and every plan fits WebGPU's limits.
+//!
+//! `data/published.json` holds keys and shapes; the weights themselves are never read.
+
+use bytes::Bytes;
+use pulid_checkpoint::{Checkpoint, Source};
+use pulid_graph::{FirstVariant, Graph, NodeKind, Plan, optimize, plan};
+use pulid_models::face::BiSeNet;
+use pulid_models::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
+use pulid_models::sdxl::{ClipConfig, ClipTextModel, Unet, UnetConfig, UnetSize, Vae, VaeConfig};
+use pulid_models::{EvaClip, EvaSettings, Precision};
+use pulid_ops::{Capabilities, DeviceKind};
+use pulid_tensor::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A safetensors file of which only the header exists.
+#[derive(Debug)]
+struct HeaderOnly {
+    header: Bytes,
+    len: u64,
+}
+
+impl Source for HeaderOnly {
+    fn path(&self) -> &Path {
+        Path::new("published")
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        if range.end > self.header.len() as u64 {
+            return Err(Error::file("published", "holds no weights"));
+        }
+        Ok(self.header.slice(range.start as usize..range.end as usize))
+    }
+}
+
+struct Published {
+    config: String,
+    keys: BTreeSet<String>,
+    checkpoint: Checkpoint,
+}
+
+fn published(name: &str) -> Published {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/published.json");
+    let all: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let tensors = all[name]["tensors"].as_object().unwrap();
+    let (mut entries, mut offset) = (Map::new(), 0u64);
+    for (key, shape) in tensors {
+        let count: u64 = shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product();
+        let end = offset + 2 * count;
+        entries.insert(key.clone(), json!({"dtype": "F16", "shape": shape, "data_offsets": [offset, end]}));
+        offset = end;
+    }
+    let text = serde_json::to_string(&entries).unwrap();
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.extend(text.as_bytes());
+    let len = header.len() as u64 + offset;
+    Published {
+        config: all[name]["config"].to_string(),
+        keys: tensors.keys().cloned().collect(),
+        checkpoint: Checkpoint::from_source(Arc::new(HeaderOnly { header: header.into(), len })).unwrap(),
+    }
+}
+
+/// Asserts that the graphs read exactly the file's tensors, but for those that `left_out` accepts.
+fn reads_all(graphs: &[&Graph], keys: &BTreeSet<String>, left_out: impl Fn(&str) -> bool) {
+    let names = graphs.iter().flat_map(|g| g.nodes()).filter_map(|n| match &n.kind {
+        NodeKind::Weight(weight) => Some(weight.name.clone()),
+        _ => None,
+    });
+    let read: BTreeSet<String> = names.filter(|n| !n.starts_with("rope.")).collect();
+    let unread: Vec<_> = keys.difference(&read).filter(|key| !left_out(key)).collect();
+    assert!(unread.is_empty(), "nothing reads {unread:?}");
+    let unknown: Vec<_> = read.difference(keys).collect();
+    assert!(unknown.is_empty(), "the file has no {unknown:?}");
+}
+
+/// Plans on a device with WebGPU's guaranteed limits, where every binding must fit 128 MiB.
+fn planned(graph: &Graph, precision: Precision) -> Plan {
+    let f16 = precision == Precision::F16;
+    let capabilities = Capabilities { shader_f16: f16, ..Capabilities::baseline(DeviceKind::Discrete) };
+    let plan = plan(&optimize(graph), &capabilities, &FirstVariant).unwrap().plan;
+    println!("{} {:?}: {:?}", graph.name(), precision.activations, plan.summary());
+    plan
+}
+
+const BOTH: [Precision; 2] = [Precision::F32, Precision::F16];
+
+#[test]
+fn unet_and_adapter() {
+    let (unet, adapter) = (published("unet"), published("pulid_v1.1"));
+    let config = UnetConfig::parse(&unet.config, "config.json").unwrap();
+    assert_eq!(config.pooled_dim(), Some(1280));
+    // 1024 x 1024 pixels in half precision, 768 x 768 in single precision; both guidance passes at once.
+    for (precision, side) in [(Precision::F16, 128), (Precision::F32, 96)] {
+        let identity = IdentityAdapter::new(&adapter.checkpoint, precision, IdentitySettings::default()).unwrap();
+        let network = Unet::new(config.clone(), unet.checkpoint.clone(), precision, Some(identity));
+        let size = UnetSize { batch: 2, height: side, width: side, text_tokens: 77, id_tokens: 32 };
+        let graph = network.graph(size).unwrap();
+        let layers = adapter.keys.iter().filter(|k| k.starts_with("id_adapter_attn_layers.")).cloned();
+        reads_all(&[&graph], &unet.keys.iter().cloned().chain(layers).collect(), |_| false);
+        let plan = planned(&graph, precision);
+        // Keys and values of text and identity, 70 layers each, wait outside the step.
+        let hoisted = |suffix: &str| plan.prologue.iter().filter(|s| s.label.ends_with(suffix)).count();
+        assert_eq!((hoisted("attn2.to_k"), hoisted("attn2.to_v")), (70, 70));
+        assert_eq!((hoisted("id_attention.id_to_k"), hoisted("id_attention.id_to_v")), (70, 70));
+        assert_eq!(hoisted("add_embedding.linear_2"), 1);
+    }
+}
+
+#[test]
+fn vae() {
+    let vae = published("vae");
+    let config = VaeConfig::parse(&vae.config, "config.json").unwrap();
+    assert_eq!(config.factor(), 8);
+    for precision in BOTH {
+        let network = Vae::new(config.clone(), vae.checkpoint.clone(), precision);
+        let (decoder, encoder) = (network.decoder(1, 32, 32).unwrap(), network.encoder(1, 256, 256).unwrap());
+        reads_all(&[&decoder, &encoder], &vae.keys, |_| false);
+        planned(&decoder, precision);
+        planned(&encoder, precision);
+    }
+}
+
+#[test]
+fn text_encoders() {
+    for name in ["text_encoder", "text_encoder_2"] {
+        let file = published(name);
+        let config = ClipConfig::parse(&file.config, "config.json").unwrap();
+        for precision in BOTH {
+            let network = ClipTextModel::new(config.clone(), file.checkpoint.clone(), precision);
+            assert_eq!(network.has_projection(), name == "text_encoder_2");
+            let graph = network.graph(2, 77).unwrap();
+            // Rows of the token table are looked up on the host.
+            reads_all(&[&graph], &file.keys, |key| key.ends_with("token_embedding.weight"));
+            planned(&graph, precision);
+        }
+    }
+}
+
+#[test]
+fn vision_tower() {
+    let file = published("eva_clip");
+    for precision in BOTH {
+        let tower = EvaClip::new(&file.checkpoint, precision, EvaSettings::default()).unwrap();
+        assert_eq!((tower.image_size(), tower.tokens(), tower.width(), tower.output_dim()), (336, 577, 1024, 768));
+        let graph = tower.graph(1).unwrap();
+        reads_all(&[&graph], &file.keys, |key| key.contains("rope.freqs"));
+        planned(&graph, precision);
+    }
+}
+
+#[test]
+fn identity_encoders() {
+    let (newer, older) = (published("pulid_v1.1"), published("pulid_v1"));
+    let own = |keys: &BTreeSet<String>| keys.iter().filter(|k| k.starts_with("id_adapter.")).cloned().collect();
+    for precision in BOTH {
+        let former = IdFormer::new(&newer.checkpoint, precision).unwrap();
+        assert_eq!((former.condition_dim(), former.output_shape()), (1280, [32, 2048]));
+        let graph = former.graph(1, 4, 4 * 577).unwrap();
+        reads_all(&[&graph], &own(&newer.keys), |_| false);
+        planned(&graph, precision);
+
+        let encoder = IdEncoder::new(&older.checkpoint, precision).unwrap();
+        assert_eq!(encoder.output_shape(), [10, 2048]);
+        let graph = encoder.graph(1, 577).unwrap();
+        reads_all(&[&graph], &own(&older.keys), |_| false);
+        planned(&graph, precision);
+        // Either file given for the other is refused by a missing tensor, not misread.
+        assert!(IdFormer::new(&older.checkpoint, precision).is_err());
+        assert!(IdEncoder::new(&newer.checkpoint, precision).is_err());
+    }
+}
+
+#[test]
+fn face_parser() {
+    let file = published("bisenet");
+    for precision in BOTH {
+        let graph = BiSeNet::new(file.checkpoint.clone(), precision).unwrap().graph(1, 512, 512).unwrap();
+        // Means and variances are folded into filters and biases; the auxiliary heads served training.
+        let left_out = |key: &str| {
+            let folded = ["running_mean", "running_var"].iter().any(|part| key.ends_with(part));
+            let gain = key.contains("bn") || key.contains("downsample.1");
+            folded
+                || (gain && key.ends_with("weight"))
+                || key.starts_with("conv_out16")
+                || key.starts_with("conv_out32")
+        };
+        reads_all(&[&graph], &file.keys, left_out);
+        planned(&graph, precision);
+    }
+}
