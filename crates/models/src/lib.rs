@@ -8,6 +8,7 @@ mod config;
 mod eva_clip;
 pub mod face;
 mod layers;
+pub mod onnx;
 pub mod pulid;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod run;

@@ -5,6 +5,7 @@
 //! [`GraphRun::finish`], which gives the contract's outputs.
 
 use crate::face::BiSeNet;
+use crate::onnx::OnnxNetwork;
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use crate::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
 use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision};
@@ -115,6 +116,12 @@ pub static NETWORKS: &[Network] = &[
         prepare: id_encoder,
     },
     Network { name: "bisenet", summary: "The face parser: facexlib's weights file", settings: &[], prepare: bisenet },
+    Network {
+        name: "onnx",
+        summary: "An ONNX file; inputs and outputs under the file's own names",
+        settings: &[],
+        prepare: onnx,
+    },
 ];
 
 /// A network made ready.
@@ -357,4 +364,12 @@ fn bisenet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let image = picture(inputs, "image")?;
     let shape = image.shape();
     run(parser.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), channels_first)
+}
+
+fn onnx(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let network = OnnxNetwork::open(&options.weights)?;
+    let shapes = inputs.iter().map(|(name, value)| (name.clone(), value.shape().to_vec())).collect();
+    let graph = network.build(&shapes, options.precision)?;
+    let given = inputs.iter().map(|(name, value)| (name.clone(), value.cast(DType::F32))).collect();
+    run(graph, given, as_they_are)
 }

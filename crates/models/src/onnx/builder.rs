@@ -1,0 +1,322 @@
+//! The graph under construction: values by name, and pictures in either order of axes.
+
+use super::call::Call;
+use super::value::{Constant, Numbers, Traced, Value};
+use super::{linear, movement, picture, pointwise};
+use crate::Precision;
+use crate::layers::cast;
+use pulid_checkpoint::onnx::{Attribute, Model, Node};
+use pulid_graph::{Graph, NodeId, Rate, Weight};
+use pulid_ops::{Activation, BinaryFunction, Permute};
+use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
+use std::collections::{HashMap, HashSet};
+
+pub(super) struct Builder<'a> {
+    pub graph: Graph,
+    pub precision: Precision,
+    model: &'a Model,
+    values: HashMap<&'a str, Value>,
+    /// Which nodes read a value; a graph's output counts as the node behind the last.
+    readers: HashMap<&'a str, Vec<usize>>,
+    /// Nodes that an earlier one has taken in.
+    done: HashSet<usize>,
+    /// Each picture's node in the other order of axes, if there is one already.
+    turned: HashMap<NodeId, NodeId>,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(model: &'a Model, precision: Precision) -> Result<Self> {
+        let mut values = HashMap::new();
+        for (name, tensor) in &model.graph.initializers {
+            values.insert(name.as_str(), Value::Constant(Constant::from_tensor(tensor)?));
+        }
+        let mut readers: HashMap<_, Vec<_>> = HashMap::new();
+        for (index, node) in model.graph.nodes.iter().enumerate() {
+            node.inputs.iter().for_each(|name| readers.entry(name.as_str()).or_default().push(index));
+        }
+        for output in &model.graph.outputs {
+            readers.entry(output.name.as_str()).or_default().push(model.graph.nodes.len());
+        }
+        let (done, turned) = (HashSet::new(), HashMap::new());
+        Ok(Builder { graph: Graph::new("onnx"), precision, model, values, readers, done, turned })
+    }
+
+    /// Declares an input of the file.
+    pub fn input(&mut self, name: &'a str, dims: &[usize]) -> Result<()> {
+        let x = self.graph.input(name, TensorType::f32(dims), Rate::Step)?;
+        let dtype = self.precision.activations;
+        let id = self.graph.scoped(name, |g| cast(g, x, dtype))?;
+        self.values.insert(name, Value::Node(Traced { id, dims: dims.to_vec(), channels_last: false }));
+        Ok(())
+    }
+
+    /// Adds every node and names the outputs.
+    pub fn finish(mut self) -> Result<Graph> {
+        let model = self.model;
+        for (index, node) in model.graph.nodes.iter().enumerate() {
+            if self.done.contains(&index) {
+                continue;
+            }
+            let call = self.call(node);
+            // A scope lasts for one closure over the graph, but an importer needs the whole builder: the graph moves in.
+            let mut graph = std::mem::replace(&mut self.graph, Graph::new(""));
+            let value = graph.scoped(node.label(), |g| {
+                std::mem::swap(g, &mut self.graph);
+                let value = dispatch(&mut self, &call);
+                std::mem::swap(g, &mut self.graph);
+                value
+            });
+            self.graph = graph;
+            let name = node.outputs.first().filter(|name| !name.is_empty());
+            let name = name.ok_or_else(|| call.error("has no output"))?;
+            self.values.insert(name, value?);
+        }
+        for output in &model.graph.outputs {
+            let unknown = || Error::invalid(&model.name, format!("nothing gives the output `{}`", output.name));
+            let id = match self.values.get(output.name.as_str()).ok_or_else(unknown)?.clone() {
+                Value::Node(x) => self.channels_second(&x)?,
+                Value::Constant(c) => self.graph.constant(&output.name, c.host()?.cast(DType::F32)),
+            };
+            let id = self.graph.scoped(&output.name, |g| cast(g, id, DType::F32))?;
+            self.graph.output(&output.name, id)?;
+        }
+        Ok(self.graph)
+    }
+
+    fn call(&self, node: &'a Node) -> Call<'a> {
+        Call { node, opset: self.model.opset, file: &self.model.name }
+    }
+
+    /// The node that alone reads this one's result, if it is of that operator; mark it with [`Builder::take_in`].
+    pub fn only_reader(&self, call: &Call<'a>, op_type: &str) -> Option<(usize, Call<'a>)> {
+        let name = call.node.outputs.first()?;
+        let [index] = self.readers.get(name.as_str())?[..] else { return None };
+        let node = self.model.graph.nodes.get(index)?;
+        let fits = node.op_type == op_type && node.domain.is_empty() && node.inputs.first() == Some(name);
+        fits.then(|| (index, self.call(node)))
+    }
+
+    /// Gives a later node's value now.
+    pub fn take_in(&mut self, index: usize, value: Value) {
+        if let Some(name) = self.model.graph.nodes[index].outputs.first() {
+            self.values.insert(name, value);
+            self.done.insert(index);
+        }
+    }
+
+    /// An operand that may be left out.
+    pub fn optional(&self, call: &Call, index: usize) -> Result<Option<Value>> {
+        let Some(name) = call.input(index) else { return Ok(None) };
+        let unknown = || call.error(format!("reads `{name}`, which nothing before it gives"));
+        self.values.get(name).cloned().map(Some).ok_or_else(unknown)
+    }
+
+    pub fn value(&self, call: &Call, index: usize) -> Result<Value> {
+        self.optional(call, index)?.ok_or_else(|| call.error(format!("operand {index} is missing")))
+    }
+
+    /// An operand that must be known while importing and may be left out.
+    pub fn constant(&self, call: &Call, index: usize) -> Result<Option<Constant>> {
+        match self.optional(call, index)? {
+            None => Ok(None),
+            Some(Value::Constant(constant)) => Ok(Some(constant)),
+            Some(Value::Node(_)) => Err(call.error(format!("operand {index} must be a constant"))),
+        }
+    }
+
+    /// [`Builder::constant`] that may not be left out.
+    pub fn needed_constant(&self, call: &Call, index: usize) -> Result<Constant> {
+        self.constant(call, index)?.ok_or_else(|| call.error(format!("operand {index} is missing")))
+    }
+
+    /// An operand in the graph.
+    pub fn traced(&mut self, call: &Call, index: usize) -> Result<Traced> {
+        let value = self.value(call, index)?;
+        self.materialize(call, value)
+    }
+
+    /// A value in the graph; constants get the type of the values between operators.
+    pub fn materialize(&mut self, call: &Call, value: Value) -> Result<Traced> {
+        match value {
+            Value::Node(x) => Ok(x),
+            Value::Constant(c) if c.is_integer() => {
+                Err(call.error("integers are understood only where shapes are computed"))
+            }
+            Value::Constant(c) => {
+                let dtype = self.precision.activations;
+                let id = self.weight(call, dtype, c.dims.clone(), {
+                    let c = c.clone();
+                    move || c.host()
+                });
+                Ok(Traced { id, dims: c.dims, channels_last: false })
+            }
+        }
+    }
+
+    /// A weight of the graph that is read when the graph is loaded.
+    pub fn weight(
+        &mut self,
+        call: &Call,
+        dtype: DType,
+        shape: impl Into<Shape>,
+        load: impl Fn() -> Result<HostTensor> + Send + Sync + 'static,
+    ) -> NodeId {
+        let weight = Weight::new(call.node.label(), move || Ok(load()?.cast(dtype)));
+        self.graph.weight(weight, TensorType::new(dtype, shape))
+    }
+
+    /// The type of a large weight.
+    pub fn weight_dtype(&self, constant: &Constant) -> DType {
+        self.precision.weight(constant.stored_dtype())
+    }
+
+    /// A picture's node as [N, H, W, C].
+    pub fn channels_last(&mut self, call: &Call, x: &Traced) -> Result<NodeId> {
+        match x.dims[..] {
+            _ if x.channels_last => Ok(x.id),
+            [_, _, _, _] => self.turn(x.id, &[0, 2, 3, 1]),
+            _ => Err(call.error(format!("takes pictures [N, C, H, W], got {:?}", x.dims))),
+        }
+    }
+
+    /// A value's node with the file's order of axes.
+    pub fn channels_second(&mut self, x: &Traced) -> Result<NodeId> {
+        if x.channels_last { self.turn(x.id, &[0, 3, 1, 2]) } else { Ok(x.id) }
+    }
+
+    fn turn(&mut self, id: NodeId, order: &[usize]) -> Result<NodeId> {
+        if let Some(&turned) = self.turned.get(&id) {
+            return Ok(turned);
+        }
+        let turned = self.permute(id, order)?;
+        self.turned.insert(id, turned);
+        self.turned.insert(turned, id);
+        Ok(turned)
+    }
+
+    /// The axes in another order; free where only axes of one element move.
+    pub fn permute(&mut self, id: NodeId, order: &[usize]) -> Result<NodeId> {
+        let shape = self.graph.shape(id);
+        let long: Vec<usize> = order.iter().copied().filter(|&axis| shape[axis] != 1).collect();
+        let dims: Vec<usize> = order.iter().map(|&axis| shape[axis]).collect();
+        match long.is_sorted() {
+            true if shape.extents() == dims => Ok(id),
+            true => self.graph.reshape(id, dims),
+            false => self.graph.apply(Permute::new(order), &[id]),
+        }
+    }
+
+    /// A node with the file's order of axes as a value.
+    pub fn plain(&self, id: NodeId) -> Value {
+        Value::Node(Traced { id, dims: self.graph.shape(id).to_vec(), channels_last: false })
+    }
+
+    /// A node [N, H, W, C] as a value.
+    pub fn picture(&self, id: NodeId) -> Value {
+        let s = self.graph.shape(id);
+        Value::Node(Traced { id, dims: vec![s[0], s[3], s[1], s[2]], channels_last: true })
+    }
+
+    /// A node in the order of axes of another value.
+    pub fn like(&self, x: &Traced, id: NodeId) -> Value {
+        if x.channels_last { self.picture(id) } else { self.plain(id) }
+    }
+}
+
+fn dispatch<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
+    let node = call.node;
+    if !node.domain.is_empty() {
+        return Err(call.error(format!("operators of domain `{}` are not supported", node.domain)));
+    }
+    call.one_output()?;
+    match node.op_type.as_str() {
+        "Conv" => picture::conv(b, call),
+        "BatchNormalization" => picture::batch_norm(b, call),
+        "MaxPool" => picture::max_pool(b, call),
+        "AveragePool" => picture::average_pool(b, call),
+        "GlobalAveragePool" => picture::global_average_pool(b, call),
+        "Resize" => picture::resize(b, call),
+        "Upsample" => picture::upsample(b, call),
+        "PRelu" => pointwise::prelu(b, call),
+        "Clip" => pointwise::clip(b, call),
+        "Softmax" => pointwise::softmax(b, call),
+        "LeakyRelu" => {
+            call.known(&["alpha"])?;
+            pointwise::unary(b, call, Activation::LeakyRelu(call.float("alpha")?.unwrap_or(0.01)))
+        }
+        "Relu" => pointwise::plain_unary(b, call, Activation::Relu),
+        "Sigmoid" => pointwise::plain_unary(b, call, Activation::Sigmoid),
+        "Add" => pointwise::binary(b, call, BinaryFunction::Add),
+        "Sub" => pointwise::binary(b, call, BinaryFunction::Sub),
+        "Mul" => pointwise::binary(b, call, BinaryFunction::Mul),
+        "Div" => pointwise::binary(b, call, BinaryFunction::Div),
+        "Floor" | "Ceil" => pointwise::round(b, call),
+        "Gemm" => linear::gemm(b, call),
+        "MatMul" => linear::matmul(b, call),
+        "Flatten" => movement::flatten(b, call),
+        "Reshape" => movement::reshape(b, call),
+        "Transpose" => movement::transpose(b, call),
+        "Concat" => movement::concat(b, call),
+        "Slice" => movement::slice(b, call),
+        "Gather" => movement::gather(b, call),
+        "Unsqueeze" => movement::unsqueeze(b, call),
+        "Squeeze" => movement::squeeze(b, call),
+        "Shape" => movement::shape(b, call),
+        "Cast" => cast_to(b, call),
+        "Constant" => constant(call),
+        "Identity" => {
+            call.known(&[])?;
+            b.value(call, 0)
+        }
+        "Dropout" => {
+            call.known(&["ratio", "seed", "is_test"])?;
+            let training = b.constant(call, 2)?;
+            if training.is_some_and(|c| c.ints(call).map_or(true, |v| v.iter().any(|&v| v != 0))) {
+                return Err(call.error("training mode is not supported"));
+            }
+            b.value(call, 0)
+        }
+        other => Err(call.error(format!("operator {other} is not supported"))),
+    }
+}
+
+/// A node's own constant.
+fn constant(call: &Call) -> Result<Value> {
+    let mut attributes = call.node.attributes.iter();
+    let (Some((name, value)), None) = (attributes.next(), attributes.next()) else {
+        return Err(call.error("needs exactly one attribute"));
+    };
+    Ok(Value::Constant(match (name.as_str(), value) {
+        ("value", Attribute::Tensor(tensor)) => Constant::from_tensor(tensor)?,
+        ("value_float", Attribute::Float(v)) => Constant { dims: vec![], numbers: Numbers::Floats(vec![*v]) },
+        ("value_floats", Attribute::Floats(v)) => Constant { dims: vec![v.len()], numbers: Numbers::Floats(v.clone()) },
+        ("value_int", Attribute::Int(v)) => Constant { dims: vec![], numbers: Numbers::Ints(vec![*v]) },
+        ("value_ints", Attribute::Ints(v)) => Constant::ints_of(v.clone()),
+        _ => return Err(call.error(format!("attribute `{name}` is not supported"))),
+    }))
+}
+
+/// Numbers of `TensorProto.DataType` for floating-point types: float, float16, double, bfloat16.
+const FLOATS: [i64; 4] = [1, 10, 11, 16];
+/// The same for signed and unsigned integers of at least 32 bits.
+const INTEGERS: [i64; 4] = [6, 7, 12, 13];
+
+/// Conversions of constants; between floats the graph's own precision decides.
+fn cast_to(b: &mut Builder, call: &Call) -> Result<Value> {
+    call.known(&["to", "saturate"])?;
+    let to = call.int("to")?.ok_or_else(|| call.error("attribute `to` is missing"))?;
+    let (float, integer) = (FLOATS.contains(&to), INTEGERS.contains(&to));
+    Ok(match b.value(call, 0)? {
+        Value::Node(x) if float => Value::Node(x),
+        Value::Constant(c) if float && !c.is_integer() || integer && c.is_integer() => Value::Constant(c),
+        Value::Constant(c) if float => {
+            let values = c.ints(call)?.iter().map(|&v| v as f32).collect();
+            Value::Constant(Constant { dims: c.dims, numbers: Numbers::Floats(values) })
+        }
+        Value::Constant(c) if integer => {
+            let values = c.floats(call)?.iter().map(|&v| v as i64).collect();
+            Value::Constant(Constant { dims: c.dims, numbers: Numbers::Ints(values) })
+        }
+        _ => return Err(call.unsupported("to", to)),
+    })
+}

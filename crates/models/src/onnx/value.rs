@@ -1,0 +1,195 @@
+//! What a name of the file stands for while importing.
+
+use super::call::Call;
+use pulid_checkpoint::onnx::Tensor;
+use pulid_graph::NodeId;
+use pulid_tensor::{DType, HostTensor, Result, Shape};
+
+/// Elements that folding may create; shape computations are tiny, and more points to a broken file.
+const MAX_FOLDED: usize = 1 << 24;
+
+#[derive(Clone)]
+pub(super) enum Value {
+    /// Known while importing.
+    Constant(Constant),
+    /// Computed by the graph.
+    Node(Traced),
+}
+
+/// A value of the graph.
+#[derive(Clone)]
+pub(super) struct Traced {
+    pub id: NodeId,
+    /// Extents in the file's order of axes.
+    pub dims: Vec<usize>,
+    /// The node holds [N, H, W, C] of what the file calls [N, C, H, W].
+    pub channels_last: bool,
+}
+
+impl Traced {
+    /// The node's axis for an axis of the file.
+    pub fn physical(&self, axis: usize) -> usize {
+        if self.channels_last { [0, 3, 1, 2][axis] } else { axis }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Constant {
+    pub dims: Vec<usize>,
+    pub numbers: Numbers,
+}
+
+#[derive(Clone)]
+pub(super) enum Numbers {
+    Ints(Vec<i64>),
+    Floats(Vec<f32>),
+    /// Floats that stay in the file until they are asked for.
+    Stored(Tensor),
+}
+
+impl Constant {
+    pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
+        let numbers = match tensor.element.is_float() {
+            true => Numbers::Stored(tensor.clone()),
+            false => Numbers::Ints(tensor.to_integers()?),
+        };
+        Ok(Constant { dims: tensor.shape.to_vec(), numbers })
+    }
+
+    pub fn ints_of(values: Vec<i64>) -> Self {
+        Constant { dims: vec![values.len()], numbers: Numbers::Ints(values) }
+    }
+
+    pub fn count(&self) -> usize {
+        Shape::from(self.dims.as_slice()).count()
+    }
+
+    /// Whether it holds integers or booleans.
+    pub fn is_integer(&self) -> bool {
+        matches!(self.numbers, Numbers::Ints(_))
+    }
+
+    /// Element type of a large weight as the file stores it.
+    pub fn stored_dtype(&self) -> DType {
+        match &self.numbers {
+            Numbers::Stored(tensor) => tensor.element.dtype(),
+            _ => DType::F32,
+        }
+    }
+
+    pub fn ints(&self, call: &Call) -> Result<Vec<i64>> {
+        match &self.numbers {
+            Numbers::Ints(values) => Ok(values.clone()),
+            _ => Err(call.error("an operand holds floats where integers are expected")),
+        }
+    }
+
+    /// Floats, f16 where they are stored so.
+    pub fn host(&self) -> Result<HostTensor> {
+        match &self.numbers {
+            Numbers::Stored(tensor) => tensor.to_host(),
+            Numbers::Floats(values) => HostTensor::from_f32(self.dims.clone(), values.clone()),
+            Numbers::Ints(values) => {
+                HostTensor::from_f32(self.dims.clone(), values.iter().map(|&v| v as f32).collect())
+            }
+        }
+    }
+
+    pub fn floats(&self, call: &Call) -> Result<Vec<f32>> {
+        match &self.numbers {
+            Numbers::Ints(_) => Err(call.error("an operand holds integers where floats are expected")),
+            _ => Ok(self.host()?.to_f32_vec()),
+        }
+    }
+
+    /// The same elements under other extents.
+    pub fn reshaped(&self, dims: Vec<usize>) -> Result<Self> {
+        let numbers = match &self.numbers {
+            // A stored tensor carries its own extents.
+            Numbers::Stored(_) => Numbers::Floats(self.host()?.to_f32_vec()),
+            other => other.clone(),
+        };
+        Ok(Constant { dims, numbers })
+    }
+
+    /// Positions along one axis.
+    pub fn pick(&self, call: &Call, axis: usize, positions: &[usize]) -> Result<Self> {
+        let outer: usize = self.dims[..axis].iter().product();
+        let inner: usize = self.dims[axis + 1..].iter().product();
+        let mut dims = self.dims.clone();
+        dims[axis] = positions.len();
+        foldable(call, &dims)?;
+        let from = |o: usize, p: usize, i: usize| (o * self.dims[axis] + p) * inner + i;
+        let indices: Vec<usize> = (0..outer)
+            .flat_map(|o| positions.iter().flat_map(move |&p| (0..inner).map(move |i| from(o, p, i))))
+            .collect();
+        let numbers = match &self.numbers {
+            Numbers::Ints(values) => Numbers::Ints(indices.iter().map(|&i| values[i]).collect()),
+            _ => {
+                let values = self.floats(call)?;
+                Numbers::Floats(indices.iter().map(|&i| values[i]).collect())
+            }
+        };
+        Ok(Constant { dims, numbers })
+    }
+
+    /// Constants one after the other along an axis; they agree along the others.
+    pub fn concat(call: &Call, parts: &[Constant], axis: usize) -> Result<Self> {
+        let mut dims = parts[0].dims.clone();
+        dims[axis] = parts.iter().map(|p| p.dims[axis]).fold(0, usize::saturating_add);
+        foldable(call, &dims)?;
+        let outer: usize = dims[..axis].iter().product();
+        fn join<T: Copy>(parts: &[(Vec<T>, usize)], outer: usize) -> Vec<T> {
+            (0..outer)
+                .flat_map(|o| parts.iter().flat_map(move |(v, run)| &v[o * run..(o + 1) * run]))
+                .copied()
+                .collect()
+        }
+        let run = |p: &Constant| p.dims[axis..].iter().product::<usize>();
+        let numbers = if parts.iter().all(Constant::is_integer) {
+            let parts: Result<Vec<_>> = parts.iter().map(|p| Ok((p.ints(call)?, run(p)))).collect();
+            Numbers::Ints(join(&parts?, outer))
+        } else {
+            let parts: Result<Vec<_>> = parts.iter().map(|p| Ok((p.floats(call)?, run(p)))).collect();
+            Numbers::Floats(join(&parts?, outer))
+        };
+        Ok(Constant { dims, numbers })
+    }
+
+    /// Two constants element by element, by NumPy's broadcasting.
+    pub fn zip(
+        call: &Call,
+        a: &Constant,
+        b: &Constant,
+        ints: impl Fn(i64, i64) -> Option<i64>,
+        floats: impl Fn(f32, f32) -> f32,
+    ) -> Result<Self> {
+        let (sa, sb) = (Shape::from(a.dims.as_slice()), Shape::from(b.dims.as_slice()));
+        let disagree = || call.error(format!("{sa} and {sb} do not broadcast"));
+        let shape = sa.broadcast(&sb).ok_or_else(disagree)?;
+        foldable(call, &shape)?;
+        let strides = shape.strides();
+        let (ta, tb) = match (sa.broadcast_strides(&shape), sb.broadcast_strides(&shape)) {
+            (Some(ta), Some(tb)) => (ta, tb),
+            _ => return Err(disagree()),
+        };
+        let at = |i: usize, own: &[usize]| -> usize {
+            (0..strides.len()).map(|axis| (i / strides[axis]) % shape[axis] * own[axis]).sum()
+        };
+        let pairs = (0..shape.count()).map(|i| (at(i, &ta), at(i, &tb)));
+        let numbers = if a.is_integer() && b.is_integer() {
+            let (va, vb) = (a.ints(call)?, b.ints(call)?);
+            let values: Option<Vec<i64>> = pairs.map(|(i, j)| ints(va[i], vb[j])).collect();
+            Numbers::Ints(values.ok_or_else(|| call.error("an integer overflows or is divided by zero"))?)
+        } else {
+            let (va, vb) = (a.floats(call)?, b.floats(call)?);
+            Numbers::Floats(pairs.map(|(i, j)| floats(va[i], vb[j])).collect())
+        };
+        Ok(Constant { dims: shape.to_vec(), numbers })
+    }
+}
+
+fn foldable(call: &Call, dims: &[usize]) -> Result<()> {
+    let count = Shape::from(dims).count();
+    if count <= MAX_FOLDED { Ok(()) } else { Err(call.error(format!("a constant of {count} elements is too large"))) }
+}
