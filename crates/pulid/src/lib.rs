@@ -3,9 +3,11 @@
 //! The parts that need no network live in small pure modules, all of which build for the browser:
 //! [`random`] draws PyTorch's noise, [`sampler`] turns a noise prediction into latents step by step, [`image`] reads
 //! photos and writes pictures, and [`face`] finds, aligns and masks faces around the networks' outputs. [`runtime`] is
-//! where networks run; [`text_to_image`] is the pipeline.
+//! where networks run; [`identity`] reads a person from photos, and [`text_to_image`] makes the picture.
 
 pub mod face;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod identity;
 pub mod image;
 pub mod random;
 pub mod runtime;

@@ -1,0 +1,119 @@
+//! Identities as files.
+
+use crate::text_to_image::IdentityTokens;
+use pulid_checkpoint::{Checkpoint, write_safetensors};
+use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A person as PuLID's networks see them.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Tokens of the person and of nobody, [1, N, E] each.
+    pub tokens: IdentityTokens,
+    /// The recogniser's raw embedding of each photo, [n, 512]; comparing two people takes the cosine.
+    pub face_embedding: HostTensor,
+    /// SHA-256 of the adapter whose encoder made the tokens; they mean nothing to another one.
+    pub adapter_sha256: String,
+    /// Names of the photos, in order.
+    pub photos: Vec<String>,
+}
+
+impl Identity {
+    /// Writes the identity as safetensors, whole or not at all: tensors `id_embedding`, `uncond_id_embedding`,
+    /// `face_embedding`; metadata `adapter_sha256` and `photos` (a JSON list of names).
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let photos = serde_json::Value::from(self.photos.clone()).to_string();
+        let metadata = BTreeMap::from([
+            ("adapter_sha256".to_owned(), self.adapter_sha256.clone()),
+            ("photos".to_owned(), photos),
+        ]);
+        let tensors = [
+            ("id_embedding", &self.tokens.id_embedding),
+            ("uncond_id_embedding", &self.tokens.uncond_id_embedding),
+            ("face_embedding", &self.face_embedding),
+        ];
+        write_safetensors(path, tensors, &metadata)
+    }
+
+    /// Reads the tokens from any file that holds `id_embedding` and `uncond_id_embedding`, each [1, N, E] or [N, E].
+    ///
+    /// # Errors
+    /// When a tensor is missing, has another shape or holds NaN or infinity, or the two differ in shape.
+    pub fn load_tokens(path: impl AsRef<Path>) -> Result<IdentityTokens> {
+        let path = path.as_ref();
+        let file = Checkpoint::open(path)?;
+        let read = |key: &str| -> Result<HostTensor> {
+            let tensor = file.tensor(key)?.cast(DType::F32);
+            if tensor.as_f32()?.iter().any(|v| !v.is_finite()) {
+                return Err(Error::file(path, format!("`{key}` holds NaN or infinity; make the identity again")));
+            }
+            match *tensor.shape().extents() {
+                [n, e] if n * e > 0 => tensor.reshape([1, n, e]),
+                [1, n, e] if n * e > 0 => Ok(tensor),
+                _ => Err(Error::file(path, format!("`{key}` has shape {}, expected [1, N, E]", tensor.shape()))),
+            }
+        };
+        let (id_embedding, uncond_id_embedding) = (read("id_embedding")?, read("uncond_id_embedding")?);
+        if id_embedding.shape() != uncond_id_embedding.shape() {
+            let (a, b) = (id_embedding.shape(), uncond_id_embedding.shape());
+            return Err(Error::file(path, format!("`id_embedding` is {a}, `uncond_id_embedding` {b}; they must agree")));
+        }
+        Ok(IdentityTokens { id_embedding, uncond_id_embedding })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            tokens: IdentityTokens {
+                id_embedding: HostTensor::from_fn([1, 3, 4], |i| i as f32 * 0.5 - 1.0),
+                uncond_id_embedding: HostTensor::from_fn([1, 3, 4], |i| -(i as f32)),
+            },
+            face_embedding: HostTensor::from_fn([2, 512], |i| i as f32),
+            adapter_sha256: "ab".repeat(32),
+            photos: vec!["a \"quoted\".jpg".into(), "b.png".into()],
+        }
+    }
+
+    #[test]
+    fn identities_survive_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ada.safetensors");
+        let identity = identity();
+        identity.save(&path).unwrap();
+        let tokens = Identity::load_tokens(&path).unwrap();
+        assert_eq!(tokens.id_embedding, identity.tokens.id_embedding);
+        assert_eq!(tokens.uncond_id_embedding, identity.tokens.uncond_id_embedding);
+        let file = Checkpoint::open(&path).unwrap();
+        assert_eq!(file.tensor("face_embedding").unwrap(), identity.face_embedding);
+        assert_eq!(file.metadata()["adapter_sha256"], identity.adapter_sha256);
+        assert_eq!(serde_json::from_str::<Vec<String>>(&file.metadata()["photos"]).unwrap(), identity.photos);
+    }
+
+    #[test]
+    fn other_files_are_read_or_refused_by_what_they_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.safetensors");
+        let table = |rows: usize| HostTensor::from_fn([rows, 2], |i| i as f32);
+        let write = |a: &HostTensor, b: &HostTensor| {
+            write_safetensors(&path, [("id_embedding", a), ("uncond_id_embedding", b)], &BTreeMap::new()).unwrap();
+            Identity::load_tokens(&path)
+        };
+        let tokens = write(&table(3).cast(DType::F16), &table(3)).unwrap();
+        assert_eq!(tokens.id_embedding.shape().extents(), [1, 3, 2]);
+        assert_eq!(tokens.id_embedding.dtype(), DType::F32);
+        assert!(write(&table(3), &table(2)).is_err());
+        assert!(write(&HostTensor::zeros([2, 3, 2]), &table(3)).is_err());
+        assert!(write(&HostTensor::from_fn([3, 2], |_| f32::NAN), &table(3)).is_err());
+        write_safetensors(&path, [("id_embedding", &table(3))], &BTreeMap::new()).unwrap();
+        let message = Identity::load_tokens(&path).unwrap_err().to_string();
+        assert!(message.contains("uncond_id_embedding"), "{message}");
+    }
+}

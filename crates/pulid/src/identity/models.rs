@@ -1,0 +1,161 @@
+//! Where the face networks lie on disk.
+
+use pulid_checkpoint::Checkpoint;
+use pulid_models::face::BiSeNet;
+use pulid_models::{EvaClip, EvaSettings, Precision};
+use pulid_tensor::{Error, Result};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Files of the detector, by the names of insightface's `antelopev2` download. The archive holds a folder of its own
+/// name, so many people end up with it nested.
+const DETECTOR: &[&str] = &["antelopev2/scrfd_10g_bnkps.onnx", "antelopev2/antelopev2/scrfd_10g_bnkps.onnx"];
+
+/// Files of the face recogniser, from the same download.
+const RECOGNISER: &[&str] = &["antelopev2/glintr100.onnx", "antelopev2/antelopev2/glintr100.onnx"];
+
+/// Files of the face parser.
+const PARSER: &[&str] = &["parsing_bisenet.safetensors"];
+
+/// Files of the vision tower.
+const TOWER: &[&str] = &["eva_clip.safetensors", "EVA02_CLIP_L_336_psz14_s6B.safetensors"];
+
+/// The networks that read a photo, in one folder.
+///
+/// `antelopev2/scrfd_10g_bnkps.onnx` and `antelopev2/glintr100.onnx` (insightface's detector and recogniser),
+/// `parsing_bisenet.safetensors` (facexlib's parser) and `eva_clip.safetensors` (the EVA02-CLIP vision tower), the last
+/// with an optional `eva_clip.json` beside it for what its tensors do not tell.
+#[derive(Clone, Debug)]
+pub struct FaceModels {
+    root: PathBuf,
+}
+
+/// What `eva_clip.json` may say; other entries are for people.
+#[derive(Default, Deserialize)]
+struct TowerConfig {
+    heads: Option<usize>,
+    pretrained_grid: Option<usize>,
+}
+
+impl FaceModels {
+    /// The networks in this folder. Each file is looked for when it is needed: finding faces takes the detector alone.
+    ///
+    /// # Errors
+    /// When there is no such folder.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        if !root.is_dir() {
+            return Err(Error::file(root, "is no folder; give the folder that holds the face networks"));
+        }
+        Ok(FaceModels { root })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Checks that every file is there, so that nothing is computed in vain.
+    ///
+    /// # Errors
+    /// Names the first missing file and where it was looked for.
+    pub fn require_all(&self) -> Result<()> {
+        self.detector().and(self.recogniser()).and(self.parser_file()).and(self.tower_file()).map(drop)
+    }
+
+    /// The detector's file.
+    ///
+    /// # Errors
+    /// Says where it was looked for.
+    pub fn detector(&self) -> Result<PathBuf> {
+        self.find("face detector", DETECTOR, "it is part of insightface's antelopev2 download")
+    }
+
+    /// The recogniser's file.
+    ///
+    /// # Errors
+    /// Says where it was looked for.
+    pub fn recogniser(&self) -> Result<PathBuf> {
+        self.find("face recogniser", RECOGNISER, "it is part of insightface's antelopev2 download")
+    }
+
+    fn parser_file(&self) -> Result<PathBuf> {
+        self.find("face parser", PARSER, "it is facexlib's parsing_bisenet in safetensors format")
+    }
+
+    fn tower_file(&self) -> Result<PathBuf> {
+        self.find("vision tower", TOWER, "it is EVA02_CLIP_L_336_psz14_s6B in safetensors format")
+    }
+
+    /// The face parser.
+    ///
+    /// # Errors
+    /// When its file is missing or holds something else.
+    pub fn parser(&self, precision: Precision) -> Result<BiSeNet> {
+        BiSeNet::new(Checkpoint::open(self.parser_file()?)?, precision)
+    }
+
+    /// The vision tower.
+    ///
+    /// # Errors
+    /// When its file is missing or holds something else, or the JSON beside it is malformed.
+    pub fn tower(&self, precision: Precision) -> Result<EvaClip> {
+        let file = self.tower_file()?;
+        let settings = tower_settings(&file.with_extension("json"))?;
+        EvaClip::new(&Checkpoint::open(file)?, precision, settings)
+    }
+
+    fn find(&self, what: &str, names: &[&str], advice: &str) -> Result<PathBuf> {
+        if let Some(found) = names.iter().map(|n| self.root.join(n)).find(|p| p.is_file()) {
+            return Ok(found);
+        }
+        let looked = names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" and ");
+        Err(Error::file(&self.root, format!("holds no {what}: looked for {looked} in this folder; {advice}")))
+    }
+}
+
+/// The published tower's settings, changed by what the file says if there is one.
+fn tower_settings(path: &Path) -> Result<EvaSettings> {
+    let config: TowerConfig = match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is malformed: {e}")))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => TowerConfig::default(),
+        Err(e) => return Err(Error::io(path, e)),
+    };
+    let published = EvaSettings::default();
+    Ok(EvaSettings {
+        heads: config.heads.or(published.heads),
+        pretrained_grid: config.pretrained_grid.unwrap_or(published.pretrained_grid),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_files_are_named_with_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let models = FaceModels::open(folder.path()).unwrap();
+        let message = models.require_all().unwrap_err().to_string();
+        let place = folder.path().display().to_string();
+        assert!(message.contains(&place) && message.contains("scrfd_10g_bnkps.onnx"), "{message}");
+        std::fs::create_dir_all(folder.path().join("antelopev2/antelopev2")).unwrap();
+        for name in [DETECTOR[1], RECOGNISER[1], PARSER[0]] {
+            std::fs::write(folder.path().join(name), b"").unwrap();
+        }
+        let message = models.require_all().unwrap_err().to_string();
+        assert!(message.contains("eva_clip.safetensors"), "{message}");
+        assert!(FaceModels::open(folder.path().join("elsewhere")).is_err());
+    }
+
+    #[test]
+    fn the_tower_s_settings_come_from_the_file_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eva_clip.json");
+        assert_eq!(tower_settings(&path).unwrap(), EvaSettings::default());
+        std::fs::write(&path, r#"{"width": 192, "heads": 3, "pretrained_grid": 8}"#).unwrap();
+        assert_eq!(tower_settings(&path).unwrap(), EvaSettings { heads: Some(3), pretrained_grid: 8 });
+        std::fs::write(&path, "{").unwrap();
+        assert!(tower_settings(&path).is_err());
+    }
+}
