@@ -1,2 +1,85 @@
-//! Under construction.
-fn main() {}
+//! Developer commands: `cargo xtask demo | test | check`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
+
+mod check;
+mod setup;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+type Outcome<T = ()> = Result<T, String>;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+
+  demo    make a picture with the models in the repository
+  test    every test: format, lints, layering, wasm, unit tests, every kernel, every network
+  check   the quick part of `test`: format, file sizes, layering, lints, wasm
+";
+
+fn main() -> ExitCode {
+    let command = std::env::args().nth(1).unwrap_or_default();
+    let result = match command.as_str() {
+        "demo" => demo(),
+        "test" => test(),
+        "check" => setup::wasm_target().and_then(|()| check::all()),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {command}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs a program in the root with its output shown.
+fn run(program: &str, arguments: &[&str]) -> Outcome {
+    println!("$ {program} {}", arguments.join(" "));
+    let status = Command::new(program).args(arguments).current_dir(root()).status();
+    let status = status.map_err(|e| format!("{program} cannot be started: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("`{program} {}` failed ({status})", arguments.join(" "))) }
+}
+
+/// What a program prints, or nothing when it fails or does not exist.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).current_dir(root()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn test() -> Outcome {
+    setup::vulkan_driver()?;
+    setup::wasm_target()?;
+    check::all()?;
+    // The runner's own closing lines end the output; a failure anywhere fails the whole.
+    run("cargo", &["test", "--workspace"])
+}
+
+fn demo() -> Outcome {
+    let parts = ["sdxl/unet/diffusion_pytorch_model.safetensors", "pulid_v1.1.safetensors", "eva_clip.safetensors"];
+    if let Some(missing) = parts.iter().find(|part| !root().join("models/mini").join(part).is_file()) {
+        return Err(format!(
+            "models/mini/{missing} is not in the repository yet: the mini models are still being trained \
+             (tools/mini/), so there is nothing to show. `cargo xtask test` runs everything else"
+        ));
+    }
+    setup::vulkan_driver()?;
+    run("cargo", &["build", "--release", "--package", "pulid-cli"])?;
+    let prompt = "oil painting, portrait of a person smiling in a garden, soft light";
+    let pulid = root().join("target/release/pulid");
+    let pulid = pulid.to_string_lossy();
+    let identity = ["--id", "examples/faces/ada.jpg", "--adapter", "models/mini/pulid_v1.1.safetensors"];
+    let mut arguments = vec!["generate", "--model", "models/mini/sdxl", "--prompt", prompt, "--output", "demo.png"];
+    arguments.extend(identity);
+    run(&pulid, &arguments)?;
+    println!("demo.png shows the person of examples/faces/ada.jpg");
+    Ok(())
+}
