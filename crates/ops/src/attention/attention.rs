@@ -198,7 +198,8 @@ impl Operator for Attention {
             }
             let first = if self.zero_keys > 0 { 0.0 } else { -1e30 };
             let top = scores[..end].iter().copied().fold(first, f64::max);
-            let mut sum = f64::from(self.zero_keys) * (-top).exp();
+            // Without zero keys the maximum may be so low that its exponential is infinite.
+            let mut sum = if self.zero_keys > 0 { f64::from(self.zero_keys) * (-top).exp() } else { 0.0 };
             value.fill(0.0);
             for (j, score) in scores[..end].iter().enumerate() {
                 let p = if *score > -1e30 { (score - top).exp() } else { 0.0 };
