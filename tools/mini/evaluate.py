@@ -42,12 +42,20 @@ PROMPTS = (
 )
 
 
+def judged(models, picture, points):
+    """The judging recogniser's embedding, of unit length: the second one's, or for a first look, while that one is not
+    trained yet, the training recogniser's (the report says which)."""
+    if models.second_recogniser is not None:
+        return models.second(picture, points)
+    return F.normalize(models.embedding(picture, points), dim=-1)
+
+
 def condition_of(models, picture):
     """The identity condition by the whole photo path (detector, alignment, parser, tower), as the program does it."""
     face = models.find(picture)
     if face is None:
         return None
-    return models.identity(picture, face.points), models.second(picture, face.points)
+    return models.identity(picture, face.points), judged(models, picture, face.points)
 
 
 def main():
@@ -118,7 +126,8 @@ def main():
         print(label, json.dumps(row), f"{time.time() - started:.0f}s", flush=True)
         shown = [np.concatenate([photos[i][None], to_u8(pictures[i])]) for i in range(min(n, 10))]
         sheet(np.concatenate(shown), len(texts) + 1, WORK / "sheets" / f"evaluation_{label.replace(' ', '_')}.png")
-    a.out.write_text(json.dumps(dict(settings=settings, people=n, prompts=texts, rows=report), indent=2) + "\n")
+    judge_name = "second recogniser" if models.second_recogniser is not None else "training recogniser (no independent judge)"
+    a.out.write_text(json.dumps(dict(judge=judge_name, settings=settings, people=n, prompts=texts, rows=report), indent=2) + "\n")
 
 
 def off_diagonal(m):
@@ -148,7 +157,7 @@ def measure(pictures, plain, models, judge, references):
     for i, picture in enumerate(to_u8(flat)):
         face = models.find(picture)
         if face is not None:
-            embedded[i], found[i] = models.second(picture, face.points), True
+            embedded[i], found[i] = judged(models, picture, face.points), True
     cosine = (embedded @ references.T).view(n, p, n)
     own = torch.stack([cosine[i, :, i] for i in range(n)])
     others = (cosine.sum(2) - own) / (n - 1)

@@ -20,6 +20,7 @@ def main():
     a = argparse.ArgumentParser()
     a.add_argument("--fresh", action="store_true")
     a.add_argument("--batch", type=int, default=20)
+    a.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="this process takes every N-th shard, from the I-th")
     a = a.parse_args()
     if a.fresh:
         shutil.rmtree(WORK / "latents", ignore_errors=True)
@@ -28,7 +29,7 @@ def main():
     for split in ("train", "heldout"):
         target = WORK / "latents" / split
         target.mkdir(parents=True, exist_ok=True)
-        for shard in sorted((CACHE / "data" / split).glob("*.npz")):
+        for shard in sorted((CACHE / "data" / split).glob("*.npz"))[a.part[0] :: a.part[1]]:
             if (target / shard.name).exists():
                 continue
             try:

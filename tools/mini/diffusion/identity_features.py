@@ -42,8 +42,9 @@ class IdentityFeatures:
 
 def main():
     from data import Renders, arcface_crop, facexlib_crop, jittered
-    from identity import FaceModels
-    from train_tower import coarse, gray_face, normalised
+    from export import trained
+    from iresnet import IResNet
+    from train_tower import coarse, gray_face, normalised, tower
 
     a = argparse.ArgumentParser()
     a.add_argument("--face", type=Path, default=CACHE / "face")
@@ -51,7 +52,7 @@ def main():
     a.add_argument("--batch", type=int, default=32)
     a = a.parse_args()
     torch.set_num_threads(1)
-    models = FaceModels(a.face)
+    recogniser, eva = trained(IResNet(), a.face / "recogniser.pt"), trained(tower(), a.face / "tower.pt")
     rng = np.random.default_rng(3)
     for split in ("heldout", "train"):
         data = Renders(CACHE / "data" / split, WORK / "unpacked_faces")
@@ -70,8 +71,8 @@ def main():
                 crops.append(arcface_crop(data.image(r), points))
             x = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float()
             with torch.no_grad():
-                arc = models.recogniser((x - 127.5) / 127.5)
-                cls, hidden = models.tower(normalised(faces))
+                arc = recogniser((x - 127.5) / 127.5)
+                cls, hidden = eva(normalised(faces))
             conditions.append(torch.cat([arc, F.normalize(cls, dim=-1)], -1).numpy())
             hiddens.append(torch.stack(hidden, 1).half().numpy())
         folder = WORK / "identity" / split

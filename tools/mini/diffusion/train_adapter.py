@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from common import CACHE, WORK, sheet, to_u8
 from identity_features import IdentityFeatures
+from landmarks import load_landmarks
 from latents import BACKGROUNDS, CLOTHES, EXPRESSIONS, STYLES, Latents, caption
 from networks import CROSS_DIM, count
 from parallel import Team, flat_then_decay, load_averaged
@@ -60,6 +61,14 @@ def load_base(checkpoint=None) -> TextToLatent:
     return net.eval().requires_grad_(False)
 
 
+def load_recogniser(folder: Path):
+    from iresnet import IResNet
+
+    recogniser = IResNet()
+    recogniser.load_state_dict(torch.load(folder / "recogniser.pt", weights_only=True)["model"])
+    return recogniser.eval().requires_grad_(False)
+
+
 def nothing(batch: int):
     """The unconditional identity's input: zeros."""
     return torch.zeros(batch, ID_FORMER["id_dim"]), [torch.zeros(batch, 65, ID_FORMER["vit_dim"]) for _ in range(5)]
@@ -68,9 +77,9 @@ def nothing(batch: int):
 class Branch:
     """The few-step branch and its two losses."""
 
-    def __init__(self, net, settings, data, vae, recogniser, find_points):
+    def __init__(self, net, settings, data, vae, recogniser, landmarks):
         self.net, self.settings, self.data, self.vae = net, settings, data, vae
-        self.recogniser, self.find_points = recogniser, find_points
+        self.recogniser, self.landmarks = recogniser, landmarks
         self.sigmas = trailing(BRANCH_STEPS)
 
     def predict(self, x, s, context, identity):
@@ -107,15 +116,11 @@ class Branch:
         return x, torch.stack(losses).mean(0) if losses else None
 
     def id_loss(self, z, wanted):
-        """1 - cos of the recogniser's embeddings of the decoded latents and of the photos, over faces that were found."""
+        """1 - cos of the recogniser's embeddings of the decoded latents and of the photos."""
         pictures = self.vae.decode(self.data.denormalise(z)).sample.float()
-        found = [self.find_points(p) for p in to_u8(pictures.detach())]
-        keep = [i for i, f in enumerate(found) if f is not None]
-        if not keep:
-            return None, 0
-        crops = torch.cat([aligned(pictures[i : i + 1], found[i]) for i in keep])
-        own = self.recogniser(crops)
-        return (1 - F.cosine_similarity(own.float(), wanted[keep], dim=-1)).mean(), len(keep)
+        points = self.landmarks(z.detach()).float().numpy().reshape(-1, 5, 2) * pictures.shape[-1]
+        crops = torch.cat([aligned(p[None], found) for p, found in zip(pictures, points)])
+        return (1 - F.cosine_similarity(self.recogniser(crops).float(), wanted, dim=-1)).mean()
 
 
 def aligned(picture, points):
@@ -187,17 +192,7 @@ def main():
     def make_loss(rank):
         branch = None
         if a.stage > 1:
-            from identity import FaceModels
-
-            models = FaceModels(a.face)
-
-            def find(picture):
-                face = models.find(picture)
-                return None if face is None else face.points
-
-            for m in (models.recogniser,):
-                m.eval().requires_grad_(False)
-            branch = Branch(net, settings, data, load_vae(), models.recogniser, find)
+            branch = Branch(net, settings, data, load_vae(), load_recogniser(a.face), load_landmarks())
 
         def loss(step, k, extra):
             rng = np.random.default_rng((step, k, 13 + a.stage))
@@ -235,11 +230,9 @@ def main():
                 with torch.no_grad():
                     fixed = net.context(*data.tokens([ID_PROMPT] * b))
                 z, _ = branch.run(noise, fixed, identity, align=False, last=2)
-                same, found = branch.id_loss(z, condition[:, :512])
-                if same is not None:
-                    total = total + 0.3 * same
-                    extra[2] += float(same.detach())
-                    extra[3] += found / b
+                same = branch.id_loss(z, condition[:, :512])
+                total = total + 0.3 * same
+                extra[2] += float(same.detach())
                 if a.stage == 3:
                     pick = lambda names: names[int(rng.integers(len(names)))]
                     texts = [caption(pick(STYLES), pick(BACKGROUNDS), pick(EXPRESSIONS), None, pick(CLOTHES), rng) for _ in range(b)]
@@ -247,8 +240,8 @@ def main():
                         styled = net.context(*data.tokens(texts))
                     _, parts = branch.run(noise, styled, adapter.id_adapter(condition, hidden), align=True)
                     total = total + 0.6 * parts[0] + 0.1 * parts[1]
-                    extra[4] += float(parts[0].detach())
-                    extra[5] += float(parts[1].detach())
+                    extra[3] += float(parts[0].detach())
+                    extra[4] += float(parts[1].detach())
             return total
 
         return loss

@@ -42,15 +42,15 @@ def gradients(x):
 
 
 def reconstruction(y, x, weight):
-    """Weighted L1 plus L1 of picture gradients at three scales."""
-    total = ((y - x).abs() * weight).mean()
-    for scale in range(3):
-        for g, h in zip(gradients(y), gradients(x)):
-            w = weight[..., : g.shape[-2], : g.shape[-1]]
-            total = total + ((g - h).abs() * w).mean()
-        if scale < 2:
-            y, x, weight = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2), F.avg_pool2d(weight, 2)
-            total = total + 0.5 * ((y - x).abs() * weight).mean()
+    """Weighted L1 at five scales (the coarse ones settle colour and shade early) plus L1 of gradients at three."""
+    total = 0.0
+    for scale in range(5):
+        total = total + ((y - x).abs() * weight).mean()
+        if scale < 3:
+            for g, h in zip(gradients(y), gradients(x)):
+                w = weight[..., : g.shape[-2], : g.shape[-1]]
+                total = total + ((g - h).abs() * w).mean()
+        y, x, weight = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2), F.avg_pool2d(weight, 2)
     return total
 
 
@@ -175,7 +175,7 @@ def main():
 
     def look(step, team):
         """Every now and then a sheet: pictures above their reconstructions by the averaged weights."""
-        if step % 200:
+        if step % 100:
             return
         copy = build_vae()
         load_averaged(copy.named_parameters(), team.state())
