@@ -9,7 +9,7 @@ pub fn vulkan_driver() -> Outcome {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries.map(|e| e.path()).any(|p| p.extension().is_some_and(|e| e == "json"))
     };
-    let has_driver = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].iter().any(|f| is_driver(&f))
+    let has_driver = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].iter().any(is_driver)
         || std::env::var_os("VK_DRIVER_FILES").is_some();
     let has_loader = output("sh", &["-c", "ldconfig -p | grep libvulkan.so.1"]).is_some();
     if !cfg!(target_os = "linux") || (has_driver && has_loader) {

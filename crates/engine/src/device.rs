@@ -110,8 +110,7 @@ impl Device {
             wanted == "auto" || format!("{} {} {}", s.name, s.driver, s.backend).to_lowercase().contains(&wanted)
         };
         let Some(adapter) = adapters.iter().find(matches) else {
-            let names: Vec<_> =
-                adapters.iter().map(|a| summary(a)).map(|s| format!("{} ({})", s.name, s.backend)).collect();
+            let names: Vec<_> = adapters.iter().map(summary).map(|s| format!("{} ({})", s.name, s.backend)).collect();
             return Err(Error::Device(match names.is_empty() {
                 true => "no GPU and no software Vulkan driver found; on Debian or Ubuntu `apt install \
                          mesa-vulkan-drivers` brings one that runs on the CPU"

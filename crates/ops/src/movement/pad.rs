@@ -105,7 +105,7 @@ impl Operator for Pad {
 
     fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {
         let ty = inputs[0].tensor_type();
-        let output = self.infer(&[ty.clone()])?;
+        let output = self.infer(std::slice::from_ref(&ty))?;
         let source = as_reference(inputs[0]).cast(DType::F32);
         let x = source.as_f32()?;
         let (own, strides) = (ty.shape.strides(), output.shape.strides());

@@ -81,7 +81,7 @@ impl Operator for Slice {
 
     fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {
         let ty = inputs[0].tensor_type();
-        let output = self.infer(&[ty.clone()])?;
+        let output = self.infer(std::slice::from_ref(&ty))?;
         let (strides, start) = self.walk(&ty);
         Ok(as_reference(&select(inputs[0], offsets(&self.sizes, &strides, start), output.shape)?))
     }

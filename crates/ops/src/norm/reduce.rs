@@ -155,7 +155,7 @@ impl Operator for Reduce {
 
     fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {
         let ty = inputs[0].tensor_type();
-        let output = self.infer(&[ty.clone()])?;
+        let output = self.infer(std::slice::from_ref(&ty))?;
         let x = inputs[0].as_f32()?;
         let split = self.split(&ty);
         let y = offsets(&split.kept, &split.kept_strides, 0)
