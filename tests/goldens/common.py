@@ -83,6 +83,31 @@ def randomise(module: torch.nn.Module, seed: int, gain: float = 1.0, half: bool 
     return module.eval()
 
 
+def narrow(network: torch.nn.Module, divisor: int, kept: tuple[int, ...] = (3,)) -> torch.nn.Module:
+    """Exchanges every convolution and batch norm for one of 1/`divisor` the channels; numbers in `kept` stay."""
+
+    def width(channels: int) -> int:
+        return channels if channels in kept else channels // divisor
+
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, torch.nn.Conv2d):
+                exchanged = torch.nn.Conv2d(
+                    width(layer.in_channels),
+                    width(layer.out_channels),
+                    layer.kernel_size,
+                    layer.stride,
+                    layer.padding,
+                    bias=layer.bias is not None,
+                )
+            elif isinstance(layer, torch.nn.BatchNorm2d):
+                exchanged = torch.nn.BatchNorm2d(width(layer.num_features), eps=layer.eps, momentum=layer.momentum)
+            else:
+                continue
+            setattr(parent, name, exchanged)
+    return network
+
+
 def fresh(*parts: str) -> pathlib.Path:
     """An empty folder below tests/goldens."""
     folder = ROOT.joinpath(*parts)

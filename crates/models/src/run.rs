@@ -4,7 +4,7 @@
 //! network prepares a graph and that graph's inputs from them; whoever executes the graph hands the results to
 //! [`GraphRun::finish`], which gives the contract's outputs.
 
-use crate::face::BiSeNet;
+use crate::face::{BiSeNet, RetinaFace};
 use crate::onnx::OnnxNetwork;
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use crate::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
@@ -116,6 +116,12 @@ pub static NETWORKS: &[Network] = &[
         prepare: id_encoder,
     },
     Network { name: "bisenet", summary: "The face parser: facexlib's weights file", settings: &[], prepare: bisenet },
+    Network {
+        name: "retinaface",
+        summary: "facexlib's face detector: its weights file",
+        settings: &[],
+        prepare: retinaface,
+    },
     Network {
         name: "onnx",
         summary: "An ONNX file; inputs and outputs under the file's own names",
@@ -364,6 +370,13 @@ fn bisenet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let image = picture(inputs, "image")?;
     let shape = image.shape();
     run(parser.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), channels_first)
+}
+
+fn retinaface(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let detector = RetinaFace::new(&Checkpoint::open(&options.weights)?, options.precision)?;
+    let image = picture(inputs, "image")?;
+    let shape = image.shape();
+    run(detector.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), as_they_are)
 }
 
 fn onnx(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {

@@ -151,6 +151,7 @@ networks! {
     id_former: "id-former",
     id_encoder: "id-encoder",
     bisenet: "bisenet",
+    retinaface: "retinaface",
     onnx: "onnx",
 }
 

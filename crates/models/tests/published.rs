@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use pulid_checkpoint::{Checkpoint, Source};
 use pulid_graph::{FirstVariant, Graph, NodeKind, Plan, optimize, plan};
-use pulid_models::face::BiSeNet;
+use pulid_models::face::{BiSeNet, RetinaFace};
 use pulid_models::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use pulid_models::sdxl::{ClipConfig, ClipTextModel, Unet, UnetConfig, UnetSize, Vae, VaeConfig};
 use pulid_models::{EvaClip, EvaSettings, Precision};
@@ -179,21 +179,25 @@ fn identity_encoders() {
     }
 }
 
+/// Means and variances are folded into biases, gains into filters.
+fn folded(key: &str) -> bool {
+    let norm = ["bn", "downsample.1", "fpn.", "ssh"].iter().any(|part| key.contains(part));
+    let filters = key.ends_with(".0.weight") || key.ends_with("conv.weight");
+    key.ends_with("running_mean") || key.ends_with("running_var") || (norm && key.ends_with("weight") && !filters)
+}
+
 #[test]
-fn face_parser() {
-    let file = published("bisenet");
+fn face_networks() {
+    let (parser, detector) = (published("bisenet"), published("retinaface"));
     for precision in BOTH {
-        let graph = BiSeNet::new(file.checkpoint.clone(), precision).unwrap().graph(1, 512, 512).unwrap();
-        // Means and variances are folded into filters and biases; the auxiliary heads served training.
-        let left_out = |key: &str| {
-            let folded = ["running_mean", "running_var"].iter().any(|part| key.ends_with(part));
-            let gain = key.contains("bn") || key.contains("downsample.1");
-            folded
-                || (gain && key.ends_with("weight"))
-                || key.starts_with("conv_out16")
-                || key.starts_with("conv_out32")
-        };
-        reads_all(&[&graph], &file.keys, left_out);
+        let graph = BiSeNet::new(parser.checkpoint.clone(), precision).unwrap().graph(1, 512, 512).unwrap();
+        // The auxiliary heads served training.
+        let auxiliary = |key: &str| key.starts_with("conv_out16") || key.starts_with("conv_out32");
+        reads_all(&[&graph], &parser.keys, |key| folded(key) || auxiliary(key));
+        planned(&graph, precision);
+
+        let graph = RetinaFace::new(&detector.checkpoint, precision).unwrap().graph(1, 480, 640).unwrap();
+        reads_all(&[&graph], &detector.keys, folded);
         planned(&graph, precision);
     }
 }

@@ -12,9 +12,8 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import torch
-from common import deterministic, fresh, half_error, randn, randomise, save_case, save_weights
+from common import deterministic, fresh, half_error, narrow, randn, randomise, save_case, save_weights
 from facexlib.parsing.bisenet import BiSeNet
-from torch import nn
 
 SEED = 8000
 CLASSES = 19
@@ -22,45 +21,20 @@ DIVISOR = 16
 KEPT = (3, CLASSES)
 
 
-def narrow(network: nn.Module, divisor: int) -> nn.Module:
-    """Exchanges every convolution and batch norm; picture channels and classes keep their number."""
-
-    def width(channels: int) -> int:
-        return channels if channels in KEPT else channels // divisor
-
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Conv2d):
-                exchanged = nn.Conv2d(
-                    width(layer.in_channels),
-                    width(layer.out_channels),
-                    layer.kernel_size,
-                    layer.stride,
-                    layer.padding,
-                    bias=layer.bias is not None,
-                )
-            elif isinstance(layer, nn.BatchNorm2d):
-                exchanged = nn.BatchNorm2d(width(layer.num_features), eps=layer.eps, momentum=layer.momentum)
-            else:
-                continue
-            setattr(parent, name, exchanged)
-    return network
-
-
-def run(network: nn.Module, image: torch.Tensor) -> dict:
+def run(network: torch.nn.Module, image: torch.Tensor) -> dict:
     return {"logits": network(image)[0]}
 
 
 def main() -> None:
     deterministic()
     original = randomise(BiSeNet(CLASSES), SEED)
-    exchanged = narrow(BiSeNet(CLASSES), 1).eval()
+    exchanged = narrow(BiSeNet(CLASSES), 1, KEPT).eval()
     exchanged.load_state_dict(original.state_dict())
     probe = randn(SEED + 1, 1, 3, 64, 96)
     assert torch.equal(run(original, probe)["logits"], run(exchanged, probe)["logits"])
 
-    wide = randomise(narrow(BiSeNet(CLASSES), DIVISOR), SEED + 2, gain=1.4)
-    slim = randomise(narrow(BiSeNet(CLASSES), 2 * DIVISOR), SEED + 3, gain=1.4)
+    wide = randomise(narrow(BiSeNet(CLASSES), DIVISOR, KEPT), SEED + 2, gain=1.4)
+    slim = randomise(narrow(BiSeNet(CLASSES), 2 * DIVISOR, KEPT), SEED + 3, gain=1.4)
     folder = fresh("bisenet", "weights")
     save_weights(folder / "bisenet.safetensors", wide.state_dict(), half=False)
     torch.save(slim.state_dict(), folder / "bisenet.pth")

@@ -1,10 +1,11 @@
 //! BiSeNet, the face parser, in facexlib's key names: a label for each pixel.
 
+use super::resnet::resnet;
 use crate::layers::{Conv, activation, add, concat, global_average, mul, resize_bilinear_aligned, upsample_nearest};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
-use pulid_ops::{Activation, MaxPool2d};
+use pulid_ops::Activation;
 use pulid_tensor::{Error, Result};
 
 /// The parser's weights and how to build its graph.
@@ -67,7 +68,7 @@ fn conv_relu(vs: &Vars, g: &mut Graph, name: &str, x: NodeId, conv: Conv) -> Res
 
 /// `ContextPath`: features at an eighth, those of the picture's detail and those that know the whole face.
 fn context_path(vs: &Vars, g: &mut Graph, image: NodeId) -> Result<(NodeId, NodeId)> {
-    let [eighth, sixteenth, thirty_second] = vs.scope(g, "resnet", |vs, g| resnet18(vs, g, image))?;
+    let [eighth, sixteenth, thirty_second] = vs.scope(g, "resnet", |vs, g| resnet(vs, g, image))?;
     let whole = global_average(g, thirty_second)?;
     let whole = conv_relu(vs, g, "conv_avg", whole, Conv::POINT)?;
 
@@ -112,32 +113,4 @@ fn fusion(vs: &Vars, g: &mut Graph, detail: NodeId, context: NodeId) -> Result<N
     let gate = activation(g, Activation::Sigmoid, gate)?;
     let gated = mul(g, x, gate)?;
     add(g, gated, x)
-}
-
-/// ResNet-18 without its head: features at an eighth, a sixteenth and a thirty-second.
-fn resnet18(vs: &Vars, g: &mut Graph, image: NodeId) -> Result<[NodeId; 3]> {
-    let x = vs.conv2d_batch_norm(g, "conv1", "bn1", image, Conv::same(7).every(2))?;
-    let x = activation(g, Activation::Relu, x)?;
-    let mut x = g.scoped("maxpool", |g| g.apply(MaxPool2d::square(3, 2, 1), &[x]))?;
-    let mut features = Vec::new();
-    for layer in 1..=4 {
-        for block in 0..vs.count(&format!("layer{layer}"), "conv1.weight") {
-            let stride = if layer > 1 && block == 0 { 2 } else { 1 };
-            x = vs.scope(g, format!("layer{layer}.{block}"), |vs, g| basic_block(vs, g, x, stride))?;
-        }
-        features.push(x);
-    }
-    Ok([features[1], features[2], features[3]])
-}
-
-fn basic_block(vs: &Vars, g: &mut Graph, x: NodeId, stride: usize) -> Result<NodeId> {
-    let h = vs.conv2d_batch_norm(g, "conv1", "bn1", x, Conv::SAME_3.every(stride))?;
-    let h = activation(g, Activation::Relu, h)?;
-    let shortcut = match vs.contains("downsample.0.weight") {
-        true => vs.conv2d_batch_norm(g, "downsample.0", "downsample.1", x, Conv::POINT.every(stride))?,
-        false => x,
-    };
-    let h = vs.conv2d_batch_norm(g, "conv2", "bn2", h, Conv::SAME_3)?;
-    let sum = add(g, shortcut, h)?;
-    activation(g, Activation::Relu, sum)
 }

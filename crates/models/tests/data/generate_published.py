@@ -14,6 +14,7 @@ sys.path.insert(0, str(HERE.parents[3] / "tools"))
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from facexlib.detection.retinaface import RetinaFace
 from facexlib.parsing.bisenet import BiSeNet
 from pulid_reference import EvaClipTower, IDEncoder, IDFormer, adapter_layers_state_dict, install_id_attention
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -80,7 +81,9 @@ def main() -> None:
             }
             published[name] = {"config": config.to_dict(), "tensors": prefixed}
         published["bisenet"] = {"config": None, "tensors": shapes(BiSeNet(19).state_dict())}
-    # The rotary tables are computed when the module is made, so this one needs real memory.
+    # These two compute with what they make, so they need real memory.
+    detector = RetinaFace("resnet50", device="cpu").state_dict()
+    published["retinaface"] = {"config": None, "tensors": shapes(detector, "module.")}
     tower = EvaClipTower()
     published["eva_clip"] = {"config": None, "tensors": shapes(tower.official_state_dict())}
     for entry in published.values():
