@@ -27,10 +27,8 @@ impl Identity {
     /// When the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let photos = serde_json::Value::from(self.photos.clone()).to_string();
-        let metadata = BTreeMap::from([
-            ("adapter_sha256".to_owned(), self.adapter_sha256.clone()),
-            ("photos".to_owned(), photos),
-        ]);
+        let metadata =
+            BTreeMap::from([("adapter_sha256".to_owned(), self.adapter_sha256.clone()), ("photos".to_owned(), photos)]);
         let tensors = [
             ("id_embedding", &self.tokens.id_embedding),
             ("uncond_id_embedding", &self.tokens.uncond_id_embedding),
@@ -60,7 +58,10 @@ impl Identity {
         let (id_embedding, uncond_id_embedding) = (read("id_embedding")?, read("uncond_id_embedding")?);
         if id_embedding.shape() != uncond_id_embedding.shape() {
             let (a, b) = (id_embedding.shape(), uncond_id_embedding.shape());
-            return Err(Error::file(path, format!("`id_embedding` is {a}, `uncond_id_embedding` {b}; they must agree")));
+            return Err(Error::file(
+                path,
+                format!("`id_embedding` is {a}, `uncond_id_embedding` {b}; they must agree"),
+            ));
         }
         Ok(IdentityTokens { id_embedding, uncond_id_embedding })
     }
