@@ -68,7 +68,7 @@ impl EvaClip {
             None => width / 64,
         };
         // Each of the two axes turns pairs of channels.
-        if heads == 0 || !width.is_multiple_of(4 * heads) {
+        if heads == 0 || !width.is_multiple_of(heads) || !(width / heads).is_multiple_of(4) {
             let detail = format!("{heads} heads do not divide {width} channels into multiples of 4; give --set heads=");
             return Err(Error::invalid("heads", detail));
         }

@@ -27,6 +27,11 @@ pub struct OnnxNetwork {
 }
 
 impl OnnxNetwork {
+    /// A model that has been read already.
+    pub fn new(model: Model) -> Self {
+        OnnxNetwork { model }
+    }
+
     /// Opens a `.onnx` file.
     ///
     /// # Errors

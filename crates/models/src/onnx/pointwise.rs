@@ -131,11 +131,11 @@ fn with_constant(
     c: &Constant,
     reversed: bool,
 ) -> Result<Value> {
-    let shape = Shape::from(x.dims.as_slice()).broadcast(&Shape::from(c.dims.as_slice()));
-    let shape = shape.ok_or_else(|| call.error(format!("{:?} and {:?} do not broadcast", x.dims, c.dims)))?;
     if c.is_integer() {
         return Err(call.error("floats meet an integer constant"));
     }
+    let shape = Shape::from(x.dims.as_slice()).broadcast(&Shape::from(c.dims.as_slice()));
+    let shape = shape.ok_or_else(|| call.error(format!("{:?} and {:?} do not broadcast", x.dims, c.dims)))?;
     if c.count() == 1 && c.dims.len() <= x.dims.len() {
         let number = c.floats(call)?[0];
         // A number's function joins what computes x.

@@ -153,7 +153,8 @@ impl UnetConfig {
         }
         if config.addition_embed_type.is_some() {
             let given = config.addition_time_embed_dim.zip(config.projection_class_embeddings_input_dim);
-            let fits = given.is_some_and(|(time, all)| time > 0 && all > Self::TIME_IDS * time);
+            let fits = given
+                .is_some_and(|(time, all)| time > 0 && all / Self::TIME_IDS >= time && all > Self::TIME_IDS * time);
             Config::require(name, fits, || {
                 "text_time needs `addition_time_embed_dim` and a `projection_class_embeddings_input_dim` above six \
                  times it"
@@ -167,7 +168,7 @@ impl UnetConfig {
     pub fn pooled_dim(&self) -> Option<usize> {
         self.addition_embed_type.as_ref()?;
         let (time, all) = self.addition_time_embed_dim.zip(self.projection_class_embeddings_input_dim)?;
-        all.checked_sub(Self::TIME_IDS * time)
+        all.checked_sub(time.checked_mul(Self::TIME_IDS)?)
     }
 
     pub(super) fn level(&self, level: usize) -> Result<Level> {

@@ -90,6 +90,7 @@ impl VaeConfig {
         Config::require(name, levels > 0 && config.block_out_channels.iter().all(|&c| c > 0), || {
             "`block_out_channels` must hold numbers above 0".into()
         })?;
+        Config::require(name, levels <= 16, || format!("{levels} levels; at most 16 are built"))?;
         for (types, known) in
             [(blocks.down_block_types, "DownEncoderBlock2D"), (blocks.up_block_types, "UpDecoderBlock2D")]
         {
