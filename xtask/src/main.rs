@@ -59,6 +59,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 
 fn test() -> Outcome {
     setup::vulkan_driver()?;
+    setup::shader_validator();
     setup::wasm_target()?;
     check::all()?;
     // The runner's own closing lines end the output; a failure anywhere fails the whole.
