@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes the trainers' checkpoints from the published files, so that training continues where the files stand.
 
-    python tools/mini/recover.py [--only recogniser tower parser vae unet]
+    python tools/mini/recover.py [--only recogniser tower parser vae unet adapter]
 
 The published VAE has its latents' mean and deviation folded in already, so the recovered statistics are mean 0 and one
 deviation for all channels. Optimizer moments start at zero; the averaged weights start at the published ones.
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -121,21 +122,25 @@ def parser():
     keep(FACE / "parser.pt", {"model": model.state_dict()})
 
 
-def vae():
-    import json
-
+def published_vae():
+    """The VAE and its scaling factor."""
     from networks import build_vae
 
     model = build_vae()
     model.load_state_dict(read(MODELS / "sdxl" / "vae" / "diffusion_pytorch_model.safetensors"))
+    return model, json.loads((MODELS / "sdxl" / "vae" / "config.json").read_text())["scaling_factor"]
+
+
+def vae():
+    model, factor = published_vae()
     keep(WORK / "vae.pt", team_state(model.named_parameters()))
-    size = 1 / json.loads((MODELS / "sdxl" / "vae" / "config.json").read_text())["scaling_factor"]
-    keep(WORK / "latent_stats.pt", dict(mean=torch.zeros(4), std=torch.full((4,), size)))
+    keep(WORK / "latent_stats.pt", dict(mean=torch.zeros(4), std=torch.full((4,), 1 / factor)))
 
 
-def unet():
-    from train_unet import TextToLatent
+def published_base():
+    """UNet and text encoders."""
     from sampling import load_tokenizers
+    from train_unet import TextToLatent
 
     net = TextToLatent(len(load_tokenizers()[0]))
     net.unet.load_state_dict(read(MODELS / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"))
@@ -147,11 +152,30 @@ def unet():
         missing, unexpected = module.load_state_dict(state, strict=False)
         if unexpected or any("position_ids" not in key for key in missing):
             raise ValueError(f"{name}: missing {missing}, unexpected {unexpected}")
-    keep(WORK / "unet.pt", team_state(net.named_parameters()))
+    return net
+
+
+def unet():
+    keep(WORK / "unet.pt", team_state(published_base().named_parameters()))
+
+
+def published_adapter(net, settings):
+    """The adapter, installed in the UNet of `net`."""
+    from train_adapter import Adapter
+
+    adapter = Adapter(net.unet, settings)
+    adapter.load_state_dict(read(MODELS / "pulid_v1.1.safetensors"))
+    return adapter
+
+
+def adapter():
+    from train_adapter import IdSettings
+
+    keep(WORK / "adapter_1.pt", team_state(published_adapter(published_base(), IdSettings()).named_parameters()))
 
 
 def main():
-    every = {"recogniser": recogniser, "tower": tower, "parser": parser, "vae": vae, "unet": unet}
+    every = {"recogniser": recogniser, "tower": tower, "parser": parser, "vae": vae, "unet": unet, "adapter": adapter}
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--only", nargs="+", choices=every, default=list(every))
     args = parse.parse_args()
