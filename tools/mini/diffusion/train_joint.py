@@ -114,7 +114,8 @@ def main():
     a.add_argument("--person", type=float, default=3.0, help="how much more a face counts than the background")
     a.add_argument("--look-every", type=int, default=600)
     a.add_argument("--fresh-adapter", action="store_true")
-    a.add_argument("--no-decay", action="store_true")
+    a.add_argument("--no-decay", action="store_true", help="hold the learning rate (a run that will be continued)")
+    a.add_argument("--decay-from", type=float, default=0.7, help="the part of the run after which the learning rate falls")
     a = a.parse_args()
 
     torch.manual_seed(0)
@@ -200,7 +201,7 @@ def main():
         for (_, p), k in zip(team.named, kept):
             p.data.copy_(k)
 
-    schedule = (lambda s, p: min(1.0, (s + 1) / 100)) if a.no_decay else (lambda s, p: flat_then_decay(s, p, 100, 0.7))
+    schedule = (lambda s, p: min(1.0, (s + 1) / 100)) if a.no_decay else (lambda s, p: flat_then_decay(s, p, 100, a.decay_from))
     team.train(make_loss, 10**9, a.micro, schedule, BASE, look, seconds=60 * a.minutes, save_every=240)
 
 
