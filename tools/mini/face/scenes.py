@@ -126,6 +126,13 @@ def _place(canvas, data, row, face, centre, angle, rng, whole):
     return new_box.astype(np.float32), new_points.reshape(-1).astype(np.float32)
 
 
+def softened(canvas, rng):
+    """Now and then as soft as a picture from few sampling steps, or as a small photo enlarged to `canvas`."""
+    if rng.random() < 0.3:
+        return cv2.GaussianBlur(canvas, (0, 0), float(np.exp(rng.uniform(np.log(2.0), np.log(8.0)))))
+    return canvas
+
+
 def portrait(data, size, rng):
     """One large face, as the pipeline shows it: a photo of some aspect letterboxed to the top left, zeros elsewhere."""
     row = int(rng.integers(len(data)))
@@ -146,7 +153,7 @@ def portrait(data, size, rng):
         centre = face / 2 + rng.random(2) * room
     boxes, points = _place(canvas, data, row, face, centre, angle, rng, whole=rng.random() < 0.75)
     out = np.zeros((size, size, 3), np.uint8)
-    out[:height, :width] = photometric(canvas, rng, 0.7)
+    out[:height, :width] = photometric(softened(canvas, rng), rng, 0.7)
     return out, boxes[None], points[None]
 
 
@@ -179,7 +186,7 @@ def close_up(data, size, rng):
     centre = face / 2 + rng.random(2) * (size - face)
     canvas = clutter(size, rng)
     boxes, points = _place(canvas, data, row, face, centre, rng.normal(0, 0.1), rng, whole=rng.random() < 0.85)
-    return photometric(canvas, rng, 0.7), boxes[None], points[None]
+    return photometric(softened(canvas, rng), rng, 0.7), boxes[None], points[None]
 
 
 def scene(collections, size, rng):
