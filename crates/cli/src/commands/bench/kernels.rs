@@ -3,9 +3,9 @@
 use super::{Args, median};
 use pulid::runtime::Runtime;
 use pulid_conformance::variants;
-use pulid_engine::run_single;
+use pulid_engine::{GUARD, run_single};
 use pulid_ops::{OPERATORS, Storage};
-use pulid_tensor::{Error, Result};
+use pulid_tensor::{Error, Result, TensorType};
 
 /// One kernel variant at one size.
 #[derive(serde::Serialize)]
@@ -35,6 +35,11 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
             }
             let types = case.types(Storage::F32);
             let output = case.operator.infer(&types)?;
+            let largest = types.iter().chain([&output]).map(TensorType::bytes).max().unwrap_or(0) + GUARD;
+            if largest as u64 > device.capabilities().max_binding_bytes {
+                eprintln!("skipped: {kernel} has a tensor over the device's largest binding");
+                continue;
+            }
             let cost = case.operator.cost(&types, &output);
             let variants = variants(&case, Storage::F32, device.capabilities())?;
             let chosen = runtime.choose(case.operator.as_ref(), &types, &output, &variants).await?;
