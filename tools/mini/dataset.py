@@ -7,7 +7,7 @@ Shards `shard-00000.npz` of `--shard-size` pictures hold images u8 [N,S,S,3] RGB
 CelebAMask order), landmarks f32 [N,5,2] (viewer's left eye, right eye, nose tip, left and right mouth corner), bbox f32
 [N,4] (x0, y0, x1, y1 of the face), identity i32 [N], and the scene as indices into the lists of `render/vocabulary.py`:
 style, background, expression, light, clothes i8 [N]. `shard-00000.captions.json` lists the captions of a shard and
-`captions.json` those of all shards, written at the end. Coordinates count pixel centres from 0.
+`captions.json` those of all shards, written when the last shard is done. Coordinates count pixel centres from 0.
 
 Identity i is the same person in every run; a picture depends on its identity, its number and `--seed` alone.
 Identities 0..2999 are for training, 3000..3099 are kept for evaluation.
@@ -100,6 +100,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--limit", type=int, default=0, help="stop after this many pictures (0: all)")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="this process renders every N-th shard, from the I-th")
     args = parser.parse_args()
     import cv2
 
@@ -112,16 +113,17 @@ def main():
         pairs = pairs[: args.limit]
     start, done = time.time(), 0
     shards = range(0, len(pairs), args.shard_size)
-    for index, at in enumerate(shards):
+    for index in range(args.part[0], len(shards), args.part[1]):
+        at = index * args.shard_size
         if (args.out / f"shard-{index:05d}.npz").exists():
             continue
         write_shard(args.out, index, pairs[at : at + args.shard_size], args, names, weights)
         done += len(pairs[at : at + args.shard_size])
         print(f"shard {index + 1}/{len(shards)}: {done / (time.time() - start):.1f} pictures/s", flush=True)
-    captions = []
-    for index in range(len(shards)):
-        captions += json.loads((args.out / f"shard-{index:05d}.captions.json").read_text())
-    (args.out / "captions.json").write_text(json.dumps(captions))
+    texts = [args.out / f"shard-{index:05d}.captions.json" for index in range(len(shards))]
+    if all(path.exists() for path in texts):
+        captions = [text for path in texts for text in json.loads(path.read_text())]
+        (args.out / "captions.json").write_text(json.dumps(captions))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "diffusion"), str(HERE / "face"), str(HERE), str(HERE.parent)]
+# Both folders have an export.py; the one meant here is the face networks'.
+sys.path[:0] = [str(HERE / "face"), str(HERE / "diffusion"), str(HERE), str(HERE.parent)]
 
 import common  # noqa: E402  (sets the thread environment first)
 import numpy as np  # noqa: E402

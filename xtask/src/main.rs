@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | check`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
+//! Developer commands: `cargo xtask demo | test | check | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
 
 mod check;
 mod setup;
@@ -14,6 +14,7 @@ usage: cargo xtask COMMAND
   demo    make a picture with the models in the repository
   test    every test: format, lints, layering, wasm, unit tests, every kernel, every network
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
+  bless   accept what tests/snapshots and docs/operators.md would be now; look at the difference before you commit it
 ";
 
 fn main() -> ExitCode {
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         "demo" => demo(),
         "test" => test(),
         "check" => setup::wasm_target().and_then(|()| check::all()),
+        "bless" => bless(),
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);
@@ -57,10 +59,25 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 
 fn test() -> Outcome {
     setup::vulkan_driver()?;
+    setup::shader_validator();
     setup::wasm_target()?;
     check::all()?;
     // The runner's own closing lines end the output; a failure anywhere fails the whole.
     run("cargo", &["test", "--workspace"])
+}
+
+fn bless() -> Outcome {
+    let tests = [["pulid-ops", "translations"], ["pulid-models", "plans"], ["pulid-conformance", "docs"]];
+    for [package, test] in tests {
+        println!("$ INSTA_UPDATE=always PULID_BLESS=1 cargo test -p {package} --test {test}");
+        let mut command = Command::new("cargo");
+        command.args(["test", "--quiet", "--package", package, "--test", test]);
+        let status = command.env("INSTA_UPDATE", "always").env("PULID_BLESS", "1").current_dir(root()).status();
+        if !status.is_ok_and(|s| s.success()) {
+            return Err(format!("the test `{test}` fails for another reason; see above"));
+        }
+    }
+    run("git", &["status", "--short", "tests/snapshots", "docs/operators.md"])
 }
 
 fn demo() -> Outcome {

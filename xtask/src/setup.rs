@@ -58,6 +58,20 @@ fn privileged(command: &[&str]) -> Outcome {
     }
 }
 
+/// `spirv-val`, which checks the SPIR-V of every shader; without it that one check is left out.
+pub fn shader_validator() {
+    if output("spirv-val", &["--version"]).is_some() || !Path::new("/usr/bin/apt-get").exists() {
+        return;
+    }
+    println!("No spirv-val found: installing spirv-tools, which checks the shaders' SPIR-V.");
+    let installed = privileged(&["apt-get", "install", "--yes", "--no-install-recommends", "spirv-tools"])
+        .or_else(|_| privileged(&["apt-get", "update"]))
+        .and_then(|()| privileged(&["apt-get", "install", "--yes", "--no-install-recommends", "spirv-tools"]));
+    if let Err(e) = installed {
+        println!("{e}; the shaders' SPIR-V will not be checked");
+    }
+}
+
 /// The target that browser builds need.
 pub fn wasm_target() -> Outcome {
     let target = "wasm32-unknown-unknown";

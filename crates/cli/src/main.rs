@@ -19,6 +19,10 @@ struct Cli {
 enum Command {
     /// Make a picture from a prompt, of a person if an identity is given
     Generate(Box<commands::generate::Args>),
+    /// Read a person from photos into a file that `generate --identity` takes
+    Embed(commands::embed::Args),
+    /// List the faces of a photo
+    Faces(commands::faces::Args),
     /// Run one network alone on tensors from a file
     Run(commands::run::Args),
     /// List the devices that can run shaders
@@ -30,6 +34,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Embed(args) => commands::embed::run(&args),
+        Command::Faces(args) => commands::faces::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Bench(args) => commands::bench::run(&args),

@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pulid::runtime::Reporter;
 use pulid_engine::Observer;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ pub struct Terminal {
     bar: RefCell<ProgressBar>,
     stage: RefCell<(String, Instant)>,
     seconds: RefCell<Vec<(String, f64)>>,
+    /// Whether this stage counts denoising steps; what is counted within a step is not shown then.
+    steps: Cell<bool>,
     quiet: bool,
 }
 
@@ -29,7 +31,7 @@ impl Terminal {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let stage = RefCell::new((String::new(), Instant::now()));
-        Terminal { bar: RefCell::new(bar), stage, seconds: RefCell::default(), quiet }
+        Terminal { bar: RefCell::new(bar), stage, seconds: RefCell::default(), steps: Cell::new(false), quiet }
     }
 
     /// Ends the last stage and gives the seconds of each.
@@ -37,6 +39,17 @@ impl Terminal {
         self.close();
         self.bar.borrow().finish_and_clear();
         self.seconds.borrow().clone()
+    }
+
+    /// Moves the bar; a stage's first count, and the change from weights to work, gives it its form.
+    fn show(&self, template: &str, position: u64, length: u64) {
+        let bar = self.bar.borrow();
+        if bar.length() != Some(length) {
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_length(length);
+            bar.reset_eta();
+        }
+        bar.set_position(position);
     }
 
     fn close(&self) {
@@ -55,11 +68,19 @@ impl Observer for Terminal {
     fn cancelled(&self) -> bool {
         CANCELLED.load(Ordering::SeqCst)
     }
+
+    fn progress(&self, done: u64, total: u64) {
+        if self.steps.get() || total == 0 {
+            return;
+        }
+        self.show("{msg} {wide_bar} {percent}% ({elapsed}, {eta} left)", done, total);
+    }
 }
 
 impl Reporter for Terminal {
     fn stage(&self, name: &str) {
         self.close();
+        self.steps.set(false);
         *self.stage.borrow_mut() = (name.to_owned(), Instant::now());
         self.bar.borrow().finish_and_clear();
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -70,12 +91,7 @@ impl Reporter for Terminal {
     }
 
     fn step(&self, step: usize, steps: usize) {
-        let bar = self.bar.borrow();
-        if bar.length() != Some(steps as u64) {
-            let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} ({per_sec}, {eta} left)");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_length(steps as u64);
-        }
-        bar.set_position(step as u64);
+        self.steps.set(true);
+        self.show("{msg} {wide_bar} {pos}/{len} ({per_sec}, {eta} left)", step as u64, steps as u64);
     }
 }

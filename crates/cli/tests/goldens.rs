@@ -1,5 +1,6 @@
 //! The program itself against what other implementations answer: every network golden through `pulid run` and every
-//! pipeline golden through `pulid generate`, on the device `PULID_TEST_DEVICE` (default: the best there is).
+//! pipeline golden through `pulid generate`, on the device `PULID_TEST_DEVICE` (default: the best there is). The networks also
+//! run on the CPU reference, which shares no kernel with any device.
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use pulid_checkpoint::Checkpoint;
@@ -22,11 +23,11 @@ fn main() {
         let name = case.strip_prefix(&root).expect("below root").to_string_lossy().into_owned();
         if let Some(golden) = json(&case.join("golden.json")) {
             // The tokenizer computes nothing on a device.
-            let dtypes: &[&str] = if golden["network"] == "tokenizer" { &["f32"] } else { &["f32", "f16"] };
-            for dtype in dtypes {
+            let ways: &[Way] = if golden["network"] == "tokenizer" { &[Way::F32] } else { &Way::ALL };
+            for &way in ways {
                 let (case, golden) = (case.clone(), golden.clone());
                 let ignored = UNREADABLE.contains(&name.as_str());
-                let trial = Trial::test(format!("run {name} {dtype}"), move || network(&case, &golden, dtype));
+                let trial = Trial::test(format!("run {name} {}", way.name()), move || network(&case, &golden, way));
                 trials.push(trial.with_ignored_flag(ignored));
             }
         }
@@ -35,6 +36,33 @@ fn main() {
         }
     }
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Where and in which storage type a network runs.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    F32,
+    F16,
+    Reference,
+}
+
+impl Way {
+    const ALL: [Way; 3] = [Way::F32, Way::F16, Way::Reference];
+
+    fn name(self) -> &'static str {
+        match self {
+            Way::F32 => "f32",
+            Way::F16 => "f16",
+            Way::Reference => "reference",
+        }
+    }
+
+    fn device(self) -> String {
+        match self {
+            Way::Reference => "reference".into(),
+            _ => std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into()),
+        }
+    }
 }
 
 fn folders(root: &Path) -> Vec<PathBuf> {
@@ -48,11 +76,10 @@ fn json(path: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
-fn pulid(arguments: &[String]) -> Outcome {
-    let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+fn pulid(arguments: &[String], way: Way) -> Outcome {
     let output = Command::new(env!("CARGO_BIN_EXE_pulid"))
         .args(arguments)
-        .args(["--device", &device, "--autotune", "off"])
+        .args(["--device", &way.device(), "--autotune", "off"])
         .output()
         .map_err(|e| Failed::from(e.to_string()))?;
     if !output.status.success() {
@@ -84,7 +111,7 @@ fn difference(got: &HostTensor, want: &HostTensor) -> Result<f64, Failed> {
     Ok(worst / variance.sqrt())
 }
 
-fn network(case: &Path, golden: &Value, dtype: &str) -> Outcome {
+fn network(case: &Path, golden: &Value, way: Way) -> Outcome {
     let folder = std::env::temp_dir().join(format!("pulid-golden-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let result = folder.join("outputs.safetensors");
@@ -98,12 +125,12 @@ fn network(case: &Path, golden: &Value, dtype: &str) -> Outcome {
     flag("--adapter", path(case, &golden["adapter"]));
     flag("--inputs", path(case, &golden["inputs"]));
     flag("--outputs", Some(result.to_string_lossy().into_owned()));
-    flag("--dtype", Some(dtype.to_owned()));
+    flag("--dtype", Some(if way == Way::F16 { "f16".into() } else { "f32".into() }));
     for (key, value) in golden["set"].as_object().into_iter().flatten() {
         flag("--set", Some(format!("{key}={}", text(value))));
     }
-    pulid(&arguments)?;
-    let limit = if dtype == "f16" { 3e-2 } else { 1e-3 };
+    pulid(&arguments, way)?;
+    let limit = if way == Way::F16 { 3e-2 } else { 1e-3 };
     let got = Checkpoint::open(&result).map_err(Failed::from)?;
     let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
     for key in want.keys() {
@@ -141,7 +168,7 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
     }
     flag("--output", Some(picture.to_string_lossy().into_owned()));
     flag("--save-latents", Some(latents.to_string_lossy().into_owned()));
-    pulid(&arguments)?;
+    pulid(&arguments, Way::F32)?;
     let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
     let got = Checkpoint::open(&latents).map_err(Failed::from)?;
     let error =

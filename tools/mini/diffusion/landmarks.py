@@ -28,10 +28,10 @@ def load_landmarks() -> LandmarkNet:
     return net.eval().requires_grad_(False)
 
 
-def points_of(folder) -> np.ndarray:
+def points_of(folder, names) -> np.ndarray:
     parts = []
-    for shard in sorted(folder.glob("*.npz")):
-        with np.load(shard) as d:
+    for name in names:
+        with np.load(folder / name) as d:
             parts.append(d["landmarks"])
     return np.concatenate(parts).reshape(-1, 10).astype(np.float32) / 128
 
@@ -45,7 +45,7 @@ def main():
     rng = np.random.default_rng(4)
     tokenizers = load_tokenizers()
     data, held = Latents("train", *tokenizers), Latents("heldout", *tokenizers)
-    points, held_points = points_of(CACHE / "data" / "train")[: len(data)], points_of(CACHE / "data" / "heldout")
+    points, held_points = (points_of(CACHE / "data" / d.folder.name, d.known) for d in (data, held))
     net = LandmarkNet()
     steps = 600
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)

@@ -19,6 +19,11 @@ from render.vocabulary import BACKGROUNDS, CLOTHES, EXPRESSIONS, LIGHTS, STYLES,
 FIELDS = ("identity", "style", "background", "expression", "light", "clothes")
 
 
+def keys(shard: Path, count: int) -> np.ndarray:
+    """Numbers of a shard's pictures that stay the same however many shards are known: shard * 100000 + place."""
+    return int(shard.stem.split("-")[1]) * 100_000 + np.arange(count)
+
+
 class Latents:
     """The encoded shards of one split, normalised per channel to mean 0 and deviation 1."""
 
@@ -39,18 +44,24 @@ class Latents:
         new = [p for p in sorted(self.folder.glob("*.npz")) if p.name not in self.known]
         for p in new:
             with np.load(p) as d:
-                self.parts.append({k: d[k] for k in d.files})
+                self.parts.append({k: d[k] for k in d.files} | {"key": keys(p, len(d["latents"]))})
             self.known.append(p.name)
         if new:
             self.z = np.concatenate([p["latents"] for p in self.parts])
+            self.key = np.concatenate([p["key"] for p in self.parts])
             self.mask = np.concatenate([p["person"] for p in self.parts])
             self.fields = {f: np.concatenate([p[f] for p in self.parts]).astype(np.int64) for f in FIELDS}
 
     def __len__(self) -> int:
         return len(self.z)
 
+    def rows(self, key) -> np.ndarray:
+        """The places of pictures with these keys."""
+        order = np.argsort(self.key)
+        return order[np.searchsorted(self.key[order], key)]
+
     def person(self, i) -> torch.Tensor:
-        """The share of face and hair in each latent cell, [B,1,16,16] in 0..1."""
+        """The share of the face, and half the share of hair, in each latent cell, [B,1,16,16] in 0..1."""
         return torch.from_numpy(self.mask[i].astype(np.float32) / 255)[:, None]
 
     def normalise(self, z):

@@ -184,11 +184,6 @@ def main():
     cumulative = alphas_cumprod()
     snr = cumulative / (1 - cumulative)
 
-    def other_photo(rng, row):
-        choices = photos.of[int(data.fields["identity"][row])]
-        different = choices[photos.rows[choices] != row]
-        return int(rng.choice(different if len(different) else choices))
-
     def make_loss(rank):
         branch = None
         if a.stage > 1:
@@ -199,7 +194,7 @@ def main():
             b = a.micro_batch
             rows = targets[rng.integers(len(targets), size=b)]
             z, ids_one, ids_two, _ = data.take(rng, b, drop=0.1, indices=rows)
-            condition, hidden = photos.take([other_photo(rng, r) for r in rows])
+            condition, hidden = photos.take([photos.other(rng, int(data.fields["identity"][r]), data.key[r]) for r in rows])
             keep = torch.from_numpy((rng.random(b) >= 0.1).astype(np.float32))
             condition = condition * keep[:, None]
             hidden = [h * keep[:, None, None] for h in hidden]
@@ -221,7 +216,7 @@ def main():
             if branch is None:
                 return diffusion
             b = a.branch_batch
-            people = rng.integers(len(photos.rows), size=b)
+            people = rng.integers(len(photos), size=b)
             condition, hidden = photos.take(people)
             noise = torch.from_numpy(rng.standard_normal((b, 4, 16, 16), np.float32))
             total = diffusion
@@ -274,7 +269,7 @@ def sheet_of(adapter, net, team, heldout, photos, prompts, tokenizers, path):
             i = photos.of[person][:1]
             own = adapter.id_adapter(*photos.take(i)).expand(len(prompts), -1, -1)
             z = sample(net, tokenizers, prompts, seed=3, steps=10, guidance=2.5, identity=(own, none.expand(len(prompts), -1, -1)))
-            photo = torch.from_numpy(heldout.z[photos.rows[i]].astype(np.float32))
+            photo = torch.from_numpy(heldout.z[heldout.rows(photos.key[i])].astype(np.float32))
             rows.append(to_u8(vae.decode(torch.cat([photo, heldout.denormalise(z)])).sample))
     sheet(np.concatenate(rows), len(prompts) + 1, path, 2)
     # The workers hold the raw weights in the same shared memory; put them back before the next step.

@@ -185,12 +185,13 @@ def close_up(data, size, rng):
 def scene(collections, size, rng):
     """A random scene from one of the `collections` of renders: picture, boxes [n,4], points [n,10].
 
-    At 320 mostly groups of small faces, at 448 a part of a portrait at the pipeline's scale, at 640 the whole of it.
+    At 320 mostly groups of small faces, at 448 a part of a portrait at the pipeline's scale, at 640 the whole of it; at
+    each size also canvases without a face.
     """
     data = collections[int(rng.integers(len(collections)))]
     kind = rng.random()
     if size == 448:
-        return close_up(data, size, rng)
+        return close_up(data, size, rng) if kind < 0.82 else negative(data, size, rng)
     if size >= 512:
         if kind < 0.7:
             return portrait(data, size, rng)

@@ -70,8 +70,32 @@ def evaluate(model, collections, count=100, seed=1):
     return out
 
 
+def batch(collections, rng, area):
+    """Scenes of one random size, fewer of the larger sizes, so that every batch costs the same."""
+    size = int(rng.choice([320, 448, 640], p=[0.2, 0.5, 0.3]))
+    made = [scene(collections, size, rng) for _ in range(max(1, round(area * (320 / size) ** 2)))]
+    x = normalised([m[0] for m in made]).contiguous(memory_format=torch.channels_last)
+    return size, x, [torch.from_numpy(m[1]) for m in made], [torch.from_numpy(m[2]) for m in made]
+
+
+def norms(model):
+    return [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def measure_norms(model, collections, rng, area, batches=60):
+    """Sets the batch norms' statistics to their plain average over scenes of all sizes."""
+    for norm in norms(model):
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for _ in range(batches):
+            model.pyramid(batch(collections, rng, area)[1])
+
+
 def main():
     parser = arguments(__doc__, steps=2400, batch=16, rate=4e-3, seed=31)
+    parser.add_argument("--steady", action="store_true", help="measure the norms' statistics first and train with them fixed")
     args = parser.parse_args()
     rng = prepare(args)
     collections = [renders(args, "train")]
@@ -82,25 +106,25 @@ def main():
     resume(model, args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=1e-3)
     progress = Progress(args, optimizer, refresh=collections[0].refresh)
+    if args.steady:
+        measure_norms(model, collections, rng, args.batch)
     for step in range(args.steps):
         progress.before(step)
-        # A step costs the same at every size.
-        size = int(rng.choice([320, 448, 640], p=[0.25, 0.6, 0.15]))
-        count = max(1, round(args.batch * (320 / size) ** 2))
-        made = [scene(collections, size, rng) for _ in range(count)]
+        size, x, boxes, points = batch(collections, rng, args.batch)
         model.train()
-        x = normalised([m[0] for m in made]).contiguous(memory_format=torch.channels_last)
+        if args.steady:
+            # A batch shows one kind of scene, so its own statistics are not those that the finished network uses.
+            for norm in norms(model):
+                norm.eval()
         with torch.autocast("cpu", torch.bfloat16):
             maps = model.pyramid(x)
-        score, box, point = loss(
-            maps, [torch.from_numpy(m[1]) for m in made], [torch.from_numpy(m[2]) for m in made], size, size
-        )
+        score, box, point = loss(maps, boxes, points, size, size)
         total = 2 * score + 2 * box + 8 * point
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
-        progress.after(step, count, score=score, box=box, point=point)
+        progress.after(step, len(x), score=score, box=box, point=point)
         if (step + 1) % 200 == 0:
             save(model, args.work / "detector.pt")
     save(model, args.work / "detector.pt")

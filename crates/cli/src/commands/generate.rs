@@ -1,11 +1,13 @@
-use super::{DeviceArgs, check_output, remember_choices};
+use super::identity::{ModelsArgs, check_folder, read_photos};
+use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
+use pulid::identity::{FaceModels, Identity, extract};
 use pulid::image::{PngMetadata, encode_png, parameters_text, write_atomically};
+use pulid::runtime::Runtime;
 use pulid::sampler::{SamplerKind, SamplerOptions, Spacing, StepWindow};
 use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlFolder, generate};
-use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentitySettings, Ortho};
-use pulid_tensor::{DType, Error, HostTensor, Result};
+use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,11 +15,16 @@ use std::path::{Path, PathBuf};
 /// Flags of `pulid generate`. What is not given comes from the model's `generation_defaults.json`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
-    pulid generate --model models/mini/sdxl --prompt 'oil painting, portrait of a person in a garden' --output a.png\n  \
-    pulid generate --model DIR --adapter pulid_v1.1.safetensors --identity ada.safetensors --prompt 'neon portrait' --seed 7")]
+    pulid generate --id ada.jpg --prompt 'an oil painting of a person, in a garden' --output ada.png\n  \
+    pulid generate --identity ada.safetensors --prompt 'a neon picture of a person' --seed 7 --batch 4\n  \
+    pulid generate --model DIR --adapter pulid_v1.1.safetensors --models-dir DIR --id a.jpg b.jpg --prompt 'portrait'\n  \
+    pulid generate --prompt 'a watercolor painting of a person, in the snow'")]
 pub struct Args {
-    /// An identity file with `id_embedding` and `uncond_id_embedding`; without one the picture shows nobody in particular
-    #[arg(long)]
+    /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
+    #[arg(long, num_args = 1.., value_name = "PHOTO", conflicts_with = "identity")]
+    id: Vec<PathBuf>,
+    /// An identity file, as `pulid embed` writes it; with neither this nor photos the picture shows nobody in particular
+    #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
     /// What the picture shows
     #[arg(long)]
@@ -25,12 +32,14 @@ pub struct Args {
     /// What the picture does not show
     #[arg(long)]
     negative_prompt: Option<String>,
-    /// A folder in diffusers' SDXL layout
-    #[arg(long)]
-    model: PathBuf,
-    /// A PuLID file; needed with an identity
-    #[arg(long)]
+    /// A folder in diffusers' SDXL layout [default: sdxl of the models folder]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// A PuLID file [default: pulid_v1.1.safetensors of the models folder]
+    #[arg(long, value_name = "FILE")]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelsArgs,
     /// Width in pixels
     #[arg(long)]
     width: Option<usize>,
@@ -72,6 +81,11 @@ pub struct Args {
     batch: usize,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    storage: DtypeArgs,
+    /// With --id: write pictures of the faces, crop, mask and features into this folder
+    #[arg(long, value_name = "DIR", requires = "id")]
+    debug_dir: Option<PathBuf>,
     /// Also write the latents [B, 4, h, w] as the sampler leaves them (safetensors)
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
@@ -121,17 +135,23 @@ pub fn run(args: &Args) -> Result<()> {
     for path in std::iter::once(&args.output).chain(&args.save_latents) {
         check_output(path)?;
     }
-    let model = SdxlFolder::open(&args.model)?;
-    let options = options(args)?;
+    args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
+    let model = SdxlFolder::open(args.models.model(args.model.as_deref())?)?;
+    let defaults = Defaults::read(model.path())?;
+    let person = Person::open(args, &defaults)?;
+    let mut options = options(args, &defaults);
     let terminal = Terminal::new(args.json);
     let (runtime, made) = pollster::block_on(async {
         let runtime = args.device.open().await?;
+        if let Some(person) = person {
+            options.identity = Some(person.read(&runtime, &terminal).await?);
+        }
         let made = generate(&runtime, &model, &options, &terminal).await?;
         Ok::<_, Error>((runtime, made))
     })?;
     let seconds = terminal.finish();
 
-    let parameters = parameters(args, &options);
+    let parameters = parameters(model.path(), &options);
     let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
     let files = made.images.iter().map(|i| encode_png(i, &metadata)).collect::<Result<Vec<_>>>()?;
     let mut written = Vec::new();
@@ -161,8 +181,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn options(args: &Args) -> Result<GenerateOptions> {
-    let defaults = Defaults::read(&args.model)?;
+fn options(args: &Args, defaults: &Defaults) -> GenerateOptions {
     // SDXL's own size and the official app's settings for undistilled models, where the model says nothing.
     let kind = args.sampler.or(defaults.sampler).unwrap_or(SamplerKind::DpmPp2M);
     // A model's spacing goes with its sampler; another sampler brings its own.
@@ -173,62 +192,79 @@ fn options(args: &Args) -> Result<GenerateOptions> {
         steps: args.steps.or(defaults.steps).unwrap_or(25),
         seed: args.seed,
     };
-    let identity = match (&args.identity, &args.adapter) {
-        (None, _) => None,
-        (Some(_), None) => return Err(Error::invalid("--identity", "needs --adapter with a PuLID file")),
-        (Some(file), Some(adapter)) => {
-            let own = IdentitySettings::default();
-            let ortho = match (args.ortho, &defaults.ortho) {
-                (Some(ortho), _) => ortho,
-                (None, Some(text)) => text.parse()?,
-                (None, None) => own.ortho,
-            };
-            Some(IdentityUse {
-                tokens: read_identity(file)?,
-                adapter: adapter.clone(),
-                settings: IdentitySettings {
-                    id_scale: args.id_scale.or(defaults.id_scale).unwrap_or(own.id_scale),
-                    num_zero: args.num_zero.or(defaults.num_zero).unwrap_or(own.num_zero),
-                    ortho,
-                },
-                window: StepWindow::new(args.id_start, args.id_end)?,
-            })
-        }
-    };
-    Ok(GenerateOptions {
+    GenerateOptions {
         prompt: args.prompt.clone(),
-        negative_prompt: args.negative_prompt.clone().or(defaults.negative_prompt).unwrap_or_default(),
+        negative_prompt: args
+            .negative_prompt
+            .as_ref()
+            .or(defaults.negative_prompt.as_ref())
+            .cloned()
+            .unwrap_or_default(),
         width: args.width.or(defaults.width).unwrap_or(1024),
         height: args.height.or(defaults.height).unwrap_or(1024),
         batch: args.batch,
         guidance: args.guidance.or(defaults.guidance_scale).unwrap_or(7.0),
         seed: args.seed,
         sampler,
-        dtype: args.device.dtype,
-        identity,
-    })
-}
-
-/// Reads `id_embedding` and `uncond_id_embedding`, each [1, N, E] or [N, E].
-fn read_identity(path: &Path) -> Result<IdentityTokens> {
-    let file = Checkpoint::open(path)?;
-    let read = |key: &str| -> Result<HostTensor> {
-        let tensor = file.tensor(key)?.cast(DType::F32);
-        match *tensor.shape().extents() {
-            [n, e] => tensor.reshape([1, n, e]),
-            [1, _, _] => Ok(tensor),
-            _ => Err(Error::file(path, format!("`{key}` has shape {}, expected [1, N, E]", tensor.shape()))),
-        }
-    };
-    let tokens =
-        IdentityTokens { id_embedding: read("id_embedding")?, uncond_id_embedding: read("uncond_id_embedding")? };
-    if tokens.id_embedding.shape() != tokens.uncond_id_embedding.shape() {
-        return Err(Error::file(path, "`id_embedding` and `uncond_id_embedding` have different shapes"));
+        dtype: args.storage.dtype,
+        identity: None,
     }
-    Ok(tokens)
 }
 
-fn parameters(args: &Args, options: &GenerateOptions) -> String {
+/// The person to show, as far as it is known before a device is open.
+struct Person {
+    source: Source,
+    adapter: PathBuf,
+    settings: IdentitySettings,
+    window: StepWindow,
+}
+
+/// Where identity tokens come from.
+enum Source {
+    Photos { models: FaceModels, photos: Vec<(String, Vec<u8>)>, debug_dir: Option<PathBuf> },
+    Tokens(IdentityTokens),
+}
+
+impl Person {
+    /// Reads files and settings; `None` when the flags name no person.
+    fn open(args: &Args, defaults: &Defaults) -> Result<Option<Person>> {
+        let window = StepWindow::new(args.id_start, args.id_end)?;
+        let source = match &args.identity {
+            Some(file) => Source::Tokens(Identity::load_tokens(file)?),
+            None if args.id.is_empty() => return Ok(None),
+            None => Source::Photos {
+                models: args.models.face_models()?,
+                photos: read_photos(&args.id)?,
+                debug_dir: args.debug_dir.clone(),
+            },
+        };
+        let own = IdentitySettings::default();
+        let ortho = match (args.ortho, &defaults.ortho) {
+            (Some(ortho), _) => ortho,
+            (None, Some(text)) => text.parse()?,
+            (None, None) => own.ortho,
+        };
+        let settings = IdentitySettings {
+            id_scale: args.id_scale.or(defaults.id_scale).unwrap_or(own.id_scale),
+            num_zero: args.num_zero.or(defaults.num_zero).unwrap_or(own.num_zero),
+            ortho,
+        };
+        let adapter = args.models.adapter(args.adapter.as_deref())?;
+        Ok(Some(Person { source, adapter, settings, window }))
+    }
+
+    async fn read(self, runtime: &Runtime, terminal: &Terminal) -> Result<IdentityUse> {
+        let tokens = match self.source {
+            Source::Tokens(tokens) => tokens,
+            Source::Photos { models, photos, debug_dir } => {
+                extract(runtime, &models, &self.adapter, &photos, debug_dir.as_deref(), terminal).await?.tokens
+            }
+        };
+        Ok(IdentityUse { tokens, adapter: self.adapter, settings: self.settings, window: self.window })
+    }
+}
+
+fn parameters(model: &Path, options: &GenerateOptions) -> String {
     let mut settings = vec![
         ("Steps", options.sampler.steps.to_string()),
         ("Sampler", options.sampler.kind.to_string()),
@@ -236,9 +272,10 @@ fn parameters(args: &Args, options: &GenerateOptions) -> String {
         ("CFG scale", options.guidance.to_string()),
         ("Seed", options.seed.to_string()),
         ("Size", format!("{}x{}", options.width, options.height)),
-        ("Model", args.model.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+        ("Model", model.file_name().unwrap_or_default().to_string_lossy().into_owned()),
     ];
-    if let Some(identity) = &options.identity {
+    // At scale 0 the picture is the one without identity, and its file is too.
+    if let Some(identity) = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
         let s = identity.settings;
         settings.push(("PuLID scale", s.id_scale.to_string()));
         settings.push(("PuLID zero tokens", s.num_zero.to_string()));

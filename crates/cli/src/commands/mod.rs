@@ -2,7 +2,10 @@
 
 pub mod bench;
 pub mod devices;
+pub mod embed;
+pub mod faces;
 pub mod generate;
+mod identity;
 pub mod run;
 
 use clap::Args;
@@ -17,12 +20,17 @@ pub struct DeviceArgs {
     /// `auto`, `reference` (plain CPU code, slow and precise) or a part of a device's name
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Storage type: f16 halves the memory
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
-    pub dtype: DType,
     /// `on` measures kernel variants once per device and remembers them; `off` gives the same plan every time
     #[arg(long, default_value = "on", value_parser = ["on", "off"])]
     pub autotune: String,
+}
+
+/// The storage type, for commands that offer one.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct DtypeArgs {
+    /// Storage type: f16 halves the memory
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    pub dtype: DType,
 }
 
 fn parse_dtype(text: &str) -> std::result::Result<DType, String> {

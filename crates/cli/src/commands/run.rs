@@ -1,4 +1,4 @@
-use super::{DeviceArgs, check_output, remember_choices};
+use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
 use pulid_checkpoint::Checkpoint;
 use pulid_models::run::{NETWORKS, Prepared, RunOptions, Tensors, prepare};
@@ -32,6 +32,8 @@ pub struct Args {
     dump_plan: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    storage: DtypeArgs,
 }
 
 fn after_help() -> String {
@@ -62,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
             weights: args.weights.clone(),
             adapter: args.adapter.clone(),
             settings,
-            precision: runtime.precision(args.device.dtype),
+            precision: runtime.precision(args.storage.dtype),
         };
         let inputs = match &args.inputs {
             Some(path) => read_tensors(path)?,

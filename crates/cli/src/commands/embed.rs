@@ -1,0 +1,68 @@
+use super::identity::{ModelsArgs, check_folder, read_photos};
+use super::{DeviceArgs, check_output, remember_choices};
+use crate::progress::Terminal;
+use pulid::identity::extract;
+use pulid_tensor::{Error, Result};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Flags of `pulid embed`.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    pulid embed ada-1.jpg ada-2.jpg --output ada.safetensors\n  \
+    pulid embed ada.jpg --output ada.safetensors --debug-dir seen\n\n\
+    The file holds `id_embedding` and `uncond_id_embedding` for `pulid generate --identity`, and `face_embedding`, the\n\
+    recogniser's vector of each photo: the cosine of two tells whether they show the same person.")]
+pub struct Args {
+    /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
+    #[arg(required = true, value_name = "PHOTO")]
+    photos: Vec<PathBuf>,
+    /// The identity file to write (safetensors)
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// A PuLID file [default: pulid_v1.1.safetensors of the models folder]
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelsArgs,
+    /// Write pictures of the faces, crop, mask and features into this folder
+    #[arg(long, value_name = "DIR")]
+    debug_dir: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print a JSON report instead of progress
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads a person from photos.
+pub fn run(args: &Args) -> Result<()> {
+    check_output(&args.output)?;
+    args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
+    let models = args.models.face_models()?;
+    let adapter = args.models.adapter(args.adapter.as_deref())?;
+    let photos = read_photos(&args.photos)?;
+    let terminal = Terminal::new(args.json);
+    let (runtime, identity) = pollster::block_on(async {
+        let runtime = args.device.open().await?;
+        let identity = extract(&runtime, &models, &adapter, &photos, args.debug_dir.as_deref(), &terminal).await?;
+        Ok::<_, Error>((runtime, identity))
+    })?;
+    let seconds = terminal.finish();
+    identity.save(&args.output)?;
+    remember_choices(&runtime);
+    if args.json {
+        let report = serde_json::json!({
+            "device": runtime.name(),
+            "file": args.output,
+            "photos": identity.photos,
+            "adapter_sha256": identity.adapter_sha256,
+            "tokens": identity.tokens.id_embedding.shape().extents(),
+            "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
+        });
+        println!("{report}");
+    } else {
+        println!("{}", args.output.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! `docs/operators.md` lists the operators as they are. With `PULID_BLESS` set the file is written instead of compared.
+
+use pulid_conformance::variants;
+use pulid_ops::{Capabilities, DeviceKind, OPERATORS, OperatorInfo, Storage};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+fn row(table: &mut String, info: &OperatorInfo) {
+    let cases = (info.cases)();
+    let checked = cases.iter().filter(|c| !c.benchmark).count();
+    let mut names = BTreeSet::new();
+    for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
+        for case in &cases {
+            let capabilities = Capabilities { subgroup_lanes: 8, ..Capabilities::baseline(kind) };
+            for variant in variants(case, Storage::F32, &capabilities).expect("every case lowers") {
+                names.insert(variant.name.to_string());
+            }
+        }
+    }
+    let names = names.into_iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    writeln!(table, "| `{}` | {} | {names} | {checked} | {} |", info.name, info.summary, cases.len() - checked)
+        .unwrap();
+}
+
+#[test]
+fn the_operator_table_is_true() {
+    let mut text = String::from(
+        "# Operators\n\nGenerated from the registry by `cargo xtask bless`; `cargo xtask test` holds it to the code.\n\nEvery case runs \
+         on every kernel variant that the device can run, in f32, with weights packed as f16 and, where the device has \
+         `shader-f16`, in f16, against a reference in plain Rust with f64 sums. Benchmark cases are real network sizes.\n\n\
+         | operator | what it computes | kernel variants | cases | benchmark cases |\n|---|---|---|---|---|\n",
+    );
+    OPERATORS.iter().for_each(|info| row(&mut text, info));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operators.md");
+    if std::env::var_os("PULID_BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let present = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(present == text, "docs/operators.md is out of date; run `cargo xtask bless`");
+}

@@ -1,0 +1,141 @@
+//! Every permutation of every shader in the languages that drivers and browsers are handed: SPIR-V (valid by `spirv-val`,
+//! where that is installed), MSL, HLSL and GLSL, as naga writes them.
+//!
+//! The snapshot `tests/snapshots/shaders.snap` lists bindings, size and hash of each text, so that a change to a shader,
+//! an import or the compiler shows which kernels it reaches; `cargo xtask bless` renews it. With `PULID_TRANSLATIONS` set to a
+//! folder, the texts themselves are written there.
+
+use naga::back::pipeline_constants::process_overrides;
+use naga::back::{glsl, hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{Module, ShaderStage};
+use pulid_ops::{Shader, shaders};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+type Outcome<T = ()> = Result<T, String>;
+
+const CAPABILITIES: Capabilities =
+    Capabilities::SHADER_FLOAT16.union(Capabilities::SHADER_FLOAT16_IN_FLOAT32).union(Capabilities::SUBGROUP);
+
+/// A shader as (file extension, bytes), one for each language.
+type Texts = Vec<(&'static str, Vec<u8>)>;
+
+fn translate(shader: &Shader) -> Outcome<Texts> {
+    let module = naga::front::wgsl::parse_str(shader.wgsl).map_err(|e| e.emit_to_string(shader.wgsl))?;
+    let mut validator = Validator::new(ValidationFlags::all(), CAPABILITIES);
+    let info = validator.validate(&module).map_err(|e| e.emit_to_string(shader.wgsl))?;
+    let entry = (ShaderStage::Compute, shader.name);
+    let (module, info) =
+        process_overrides(&module, &info, Some(entry), &Default::default()).map_err(|e| e.to_string())?;
+    let (module, info) = (module.as_ref(), info.as_ref());
+    let texts = vec![
+        ("wgsl", shader.wgsl.as_bytes().to_vec()),
+        ("spv", spirv(module, info)?),
+        ("metal", metal(module, info, shader.name)?),
+        ("hlsl", direct3d(module, info, shader.name)?),
+    ];
+    // GLSL has no 16-bit floats.
+    if shader.features.contains(&"f16") {
+        return Ok(texts);
+    }
+    Ok([texts, vec![("comp", opengl(module, info, shader.name)?)]].concat())
+}
+
+fn spirv(module: &Module, info: &ModuleInfo) -> Outcome<Vec<u8>> {
+    let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+    let words = spv::write_vec(module, info, &options, None).map_err(|e| format!("SPIR-V: {e}"))?;
+    Ok(words.into_iter().flat_map(u32::to_le_bytes).collect())
+}
+
+fn metal(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
+    let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..msl::Options::default() };
+    let entry_point = Some((ShaderStage::Compute, name.to_owned()));
+    let pipeline = msl::PipelineOptions { entry_point, ..msl::PipelineOptions::default() };
+    let (text, _) = msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
+    Ok(text.into_bytes())
+}
+
+fn direct3d(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        fake_missing_bindings: true,
+        ..hlsl::Options::default()
+    };
+    let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, name.to_owned())) };
+    let mut text = String::new();
+    hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).map_err(|e| format!("HLSL: {e}"))?;
+    Ok(text.into_bytes())
+}
+
+fn opengl(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
+    let options = glsl::Options { version: glsl::Version::Desktop(450), ..glsl::Options::default() };
+    let pipeline =
+        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned(), multiview: None };
+    let mut text = String::new();
+    let policies = naga::proc::BoundsCheckPolicies::default();
+    glsl::Writer::new(&mut text, module, info, &options, &pipeline, policies)
+        .and_then(|mut writer| writer.write())
+        .map_err(|e| format!("GLSL: {e}"))?;
+    Ok(text.into_bytes())
+}
+
+fn id(shader: &Shader) -> String {
+    if shader.features.is_empty() {
+        shader.name.into()
+    } else {
+        format!("{}.{}", shader.name, shader.features.join("."))
+    }
+}
+
+fn write_texts(folder: &Path, id: &str, texts: &Texts) -> Outcome {
+    texts.iter().try_for_each(|(extension, bytes)| {
+        let path = folder.join(format!("{id}.{extension}"));
+        std::fs::write(&path, bytes).map_err(|e| format!("{}: {e}", path.display()))
+    })
+}
+
+#[test]
+fn every_shader_translates_and_its_spirv_is_valid() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = std::env::var_os("PULID_TRANSLATIONS").map_or_else(|| scratch.path().to_owned(), PathBuf::from);
+    std::fs::create_dir_all(&folder).unwrap();
+    let validator = Command::new("spirv-val").arg("--version").output().is_ok_and(|o| o.status.success());
+    if !validator {
+        eprintln!("spirv-val is not installed (Debian: spirv-tools), so SPIR-V is written but not validated");
+    }
+    let mut table = String::new();
+    let mut failures = Vec::new();
+    for shader in shaders() {
+        let id = id(shader);
+        let texts = match translate(shader) {
+            Ok(texts) => texts,
+            Err(e) => {
+                failures.push(format!("{id}: {e}"));
+                continue;
+            }
+        };
+        write_texts(&folder, &id, &texts).unwrap();
+        if validator {
+            let file = folder.join(format!("{id}.spv"));
+            let checked = Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file).output().unwrap();
+            if !checked.status.success() {
+                failures.push(format!("{id}: {}", String::from_utf8_lossy(&checked.stderr)));
+            }
+        }
+        let access: String = shader.writable.iter().map(|&w| if w { 'w' } else { 'r' }).collect();
+        write!(table, "{id} [{access}] {} bytes of parameters", shader.params_size).unwrap();
+        for (extension, bytes) in &texts {
+            let hash = Sha256::digest(bytes).iter().take(4).map(|b| format!("{b:02x}")).collect::<String>();
+            write!(table, ", {extension} {hash}").unwrap();
+        }
+        table.push('\n');
+    }
+    assert!(failures.is_empty(), "{} of {} fail:\n{}", failures.len(), shaders().len(), failures.join("\n"));
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../../../tests/snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.bind(|| insta::assert_snapshot!("shaders", table));
+}
