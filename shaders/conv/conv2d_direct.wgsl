@@ -1,5 +1,6 @@
 // y[n, h, w, o] = f(sum over i, j, c of x[n, h * stride_y + i * dilation_y - pad_top, w * stride_x + j * dilation_x -
-// pad_left, first + c] * weight[i, j, c, o] + bias[o]) + residual[n, h, w, o]; first is the start of o's channel group.
+// pad_left, first + c] * weight[i, j, c, o] + bias[o]) + residual[n, h, w, o]; first is the start of o's channel
+// group.
 //   x: (N, H, W, I)      weight: (KH, KW, I / groups, O), may be packed halves      bias: (O) f32
 //   residual, y: (N, OH, OW, O)
 // Each invocation computes one element of y, neighbours along O. The plain variant: any size and any grouping.

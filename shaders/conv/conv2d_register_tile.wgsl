@@ -1,10 +1,11 @@
-// y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where p
-// counts the pixels of all pictures; one group, I and O multiples of 4: a matrix product whose rows are gathered.
+// y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
+// p counts the pixels of all pictures; one group, I and O multiples of 4: a matrix product whose rows are gathered.
 //   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
-// Each invocation computes 4 pixels x 4 channels in registers and reads straight from global memory: on a CPU device the
-// lanes of a workgroup share their pixels (uniform loads) and read consecutive vec4 of the weight. Workgroups run along
-// O in x and along pixels in y. Accumulators are named values: indexed arrays leave registers.
+// Each invocation computes 4 pixels x 4 channels in registers and reads straight from global memory: on a CPU device
+// the lanes of a workgroup share their pixels (uniform loads) and read consecutive vec4 of the weight. Workgroups run
+// along pixels in x, then z, so that neighbours read the same weights, and along O in y. Accumulators are named
+// values: indexed arrays leave registers.
 // permutation: f16
 // permutation: w16
 
@@ -13,14 +14,15 @@ import package::shared::storage::elem;
 
 @if(f16) enable f16;
 
+// Channels count the elements of x's and y's bindings.
 struct Params {
     pixels: u32,
     height: u32,
     width: u32,
-    channels4: u32,
+    in_channels: u32,
     out_height: u32,
     out_width: u32,
-    out_channels4: u32,
+    out_channels: u32,
     kernel_height: u32,
     kernel_width: u32,
     stride_y: u32,
@@ -48,8 +50,8 @@ override RESIDUAL: u32 = 0u;
 }
 @else fn load_weight(i: u32) -> vec4<f32> { return vec4<f32>(weight[i]); }
 
-// Top left corner of pixel p's window (below zero by the padding, wrapped) and its picture. Pixels past the end read the
-// last one again and are not stored.
+// Top left corner of pixel p's window (below zero by the padding, wrapped) and its picture. Pixels past the end read
+// the last one again and are not stored.
 fn corner(p: u32) -> vec3<u32> {
     let q = min(p, params.pixels - 1u);
     let column = q % params.out_width;
@@ -65,7 +67,7 @@ fn inside(c: vec3<u32>, dy: u32, dx: u32) -> bool {
 
 // First vec4 of the input pixel under a tap; 0 for one outside.
 fn address(c: vec3<u32>, dy: u32, dx: u32) -> u32 {
-    let i = ((c.z * params.height + c.x + dy) * params.width + c.y + dx) * params.channels4;
+    let i = ((c.z * params.height + c.x + dy) * params.width + c.y + dx) * params.in_channels;
     return select(0u, i, inside(c, dy, dx));
 }
 
@@ -78,7 +80,7 @@ fn store(p: u32, o4: u32, sum: vec4<f32>) {
         v += bias[o4];
     }
     v = activate4(v);
-    let i = p * params.out_channels4 + o4;
+    let i = p * params.out_channels + o4;
     if RESIDUAL == 1u {
         v += vec4<f32>(residual[i]);
     }
@@ -86,17 +88,21 @@ fn store(p: u32, o4: u32, sum: vec4<f32>) {
 }
 
 @compute @workgroup_size(8)
-fn conv2d_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
-    let o4 = group.x * 8u + lane.x;
-    if o4 >= params.out_channels4 {
+fn conv2d_register_tile(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+) {
+    let o4 = group.y * 8u + lane.x;
+    if o4 >= params.out_channels {
         return;
     }
-    let p = group.y * 4u;
+    let p = (group.z * groups.x + group.x) * 4u;
     let p0 = corner(p);
     let p1 = corner(p + 1u);
     let p2 = corner(p + 2u);
     let p3 = corner(p + 3u);
-    let n4 = params.out_channels4;
+    let n4 = params.out_channels;
     var c0 = vec4(0.0);
     var c1 = vec4(0.0);
     var c2 = vec4(0.0);
@@ -114,7 +120,7 @@ fn conv2d_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_
             let in1 = inside(p1, dy, dx);
             let in2 = inside(p2, dy, dx);
             let in3 = inside(p3, dy, dx);
-            for (var c = 0u; c < params.channels4; c++) {
+            for (var c = 0u; c < params.in_channels; c++) {
                 let x0 = select(vec4(0.0), vec4<f32>(x[a0 + c]), in0);
                 let x1 = select(vec4(0.0), vec4<f32>(x[a1 + c]), in1);
                 let x2 = select(vec4(0.0), vec4<f32>(x[a2 + c]), in2);

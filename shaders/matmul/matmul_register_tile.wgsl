@@ -2,8 +2,9 @@
 //   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // Each invocation computes 4 rows x 4 columns in registers and reads straight from global memory: on a CPU device the
-// lanes of a workgroup share their rows of `a` (a uniform load) and read consecutive vec4 of `b`. Workgroups run
-// along N in x, along M in y, over G in z. Accumulators are named values: indexed arrays leave registers.
+// lanes of a workgroup share their rows of `a` (a uniform load) and read consecutive vec4 of `b`. Workgroups run along
+// M in x, so that neighbours read the same columns of `b`, along N in y, over G in z. Accumulators are named values:
+// indexed arrays leave registers.
 // permutation: f16
 // permutation: w16
 
@@ -56,12 +57,12 @@ fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
 
 @compute @workgroup_size(8)
 fn matmul_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
-    let column4 = group.x * 8u + lane.x;
+    let column4 = group.y * 8u + lane.x;
     if column4 >= params.n4 {
         return;
     }
     let g = group.z;
-    let row = group.y * 4u;
+    let row = group.x * 4u;
     // Rows past the end read the last row again and are not stored.
     let last = params.m - 1u;
     let a0 = g * params.a_batch4 + row * params.k4;

@@ -7,7 +7,7 @@ mod compare;
 pub use compare::{Comparison, compare};
 
 use pulid_engine::{Device, run_single};
-use pulid_ops::{Capabilities, Case, LowerContext, OPERATORS, Storage, Variant};
+use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, OPERATORS, Storage, Variant};
 use pulid_tensor::{DType, HostTensor, Result, TensorType};
 
 /// One kernel variant on one case under one storage mode.
@@ -39,7 +39,7 @@ pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
                 storages.push(Storage::F16);
             }
             for storage in storages {
-                for variant in variants(&case, storage, capabilities)? {
+                for variant in variants_of_all_kinds(&case, storage, capabilities)? {
                     let id = format!("{}/{}:{};{}", info.name, variant.name, storage.name(), case.name);
                     checks.push(Check { id, case: case.clone(), storage, variant });
                 }
@@ -57,6 +57,20 @@ pub fn variants(case: &Case, storage: Storage, capabilities: &Capabilities) -> R
     let inputs = case.types(storage);
     let output = case.operator.infer(&inputs)?;
     case.operator.lower(&LowerContext { capabilities, inputs: &inputs, output: &output })
+}
+
+/// The variants that any kind of device within these limits may choose: kernels written for GPUs are checked on a CPU
+/// device too and the other way round.
+fn variants_of_all_kinds(case: &Case, storage: Storage, capabilities: &Capabilities) -> Result<Vec<Variant>> {
+    let mut all: Vec<Variant> = Vec::new();
+    for kind in [capabilities.kind, DeviceKind::Cpu, DeviceKind::Discrete, DeviceKind::Integrated, DeviceKind::Other] {
+        for variant in variants(case, storage, &Capabilities { kind, ..capabilities.clone() })? {
+            if all.iter().all(|known| known.name != variant.name) {
+                all.push(variant);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// The reference's result for inputs already rounded to their storage types.

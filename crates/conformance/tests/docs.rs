@@ -12,7 +12,8 @@ fn row(table: &mut String, info: &OperatorInfo) {
     let mut names = BTreeSet::new();
     for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
         for case in &cases {
-            for variant in variants(case, Storage::F32, &Capabilities::baseline(kind)).expect("every case lowers") {
+            let capabilities = Capabilities { subgroup_lanes: 8, ..Capabilities::baseline(kind) };
+            for variant in variants(case, Storage::F32, &capabilities).expect("every case lowers") {
                 names.insert(variant.name.to_string());
             }
         }

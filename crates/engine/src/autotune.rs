@@ -3,7 +3,7 @@
 use crate::time::Instant;
 use crate::{Device, Observer, run_single};
 use pulid_graph::{Chooser, Graph, NodeKind};
-use pulid_ops::{LowerContext, Operator, Variant};
+use pulid_ops::{DeviceKind, LONG, LowerContext, Operator, Variant};
 use pulid_tensor::{DType, Data, HostTensor, Result, TensorType};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,12 +18,17 @@ pub struct Autotune {
     pub choices: BTreeMap<String, String>,
 }
 
-/// How long tuning may take in all; what was not reached keeps the operator's own first choice and is tuned next time.
+/// How long tuning may take in all, over every graph it is passed to: after that no other operator is begun. What was
+/// not reached keeps the operator's own first choice and is tuned next time.
 #[derive(Clone, Copy, Debug)]
 pub struct TuneBudget {
-    /// Seconds.
+    /// Seconds left.
     pub seconds: f64,
 }
+
+/// Operations up to which the plainest variant of an operator, which may be a hundred times slower than the others,
+/// is run as their yardstick. Variants of larger work are held against each other.
+const PLAIN_LIMIT: u64 = 100_000_000;
 
 impl Autotune {
     /// An empty set of choices for a device.
@@ -35,6 +40,38 @@ impl Autotune {
     pub fn device_key(device: &Device) -> String {
         let s = device.summary();
         format!("{} | {} | {} | {}", s.name, s.driver, s.backend, env!("CARGO_PKG_VERSION"))
+    }
+
+    /// Measures the variants of one operator unless a choice is known; gives the seconds it took.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub async fn measure(
+        &mut self,
+        device: &Device,
+        operator: &dyn Operator,
+        inputs: &[TensorType],
+        output: &TensorType,
+    ) -> Result<f64> {
+        let key = signature(operator, inputs);
+        if self.choices.contains_key(&key) {
+            return Ok(0.0);
+        }
+        let start = Instant::now();
+        let cx = LowerContext { capabilities: device.capabilities(), inputs, output };
+        let mut variants = operator.lower(&cx)?;
+        if device.capabilities().kind == DeviceKind::Cpu {
+            // The others are made for GPUs or plain: with work enough to be measured here, one run of them takes seconds.
+            variants.truncate(2);
+        } else if variants.len() > 2 && operator.cost(inputs, output).flops > PLAIN_LIMIT {
+            variants.pop();
+        }
+        if variants.len() > 1
+            && let Some(name) = fastest(device, &variants, inputs, output).await?
+        {
+            self.choices.insert(key, name.to_owned());
+        }
+        Ok(start.elapsed().as_secs_f64())
     }
 }
 
@@ -50,8 +87,9 @@ pub fn signature(operator: &dyn Operator, inputs: &[TensorType]) -> String {
     format!("{}({}) {}", operator.name(), operator.attributes(), pulid_ops::types(inputs))
 }
 
-/// Measures every operator of `graph` that has more than one variant and no choice yet. The observer sees operators.
-/// A variant that disagrees with the plainest one, or writes where it must not, is never chosen.
+/// Measures the operators of `graph` that have more than one variant and no choice yet, those with the most work first.
+/// The observer sees operators. A variant that disagrees with the plainest one, or writes where it must not, is never
+/// chosen.
 ///
 /// # Errors
 /// A lost device or cancellation; choices made before stay.
@@ -59,34 +97,33 @@ pub async fn tune(
     device: &Device,
     graph: &Graph,
     choices: &mut Autotune,
-    budget: TuneBudget,
+    budget: &mut TuneBudget,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let start = Instant::now();
     let mut work = BTreeMap::new();
     for node in graph.nodes() {
         let NodeKind::Apply { operator, inputs } = &node.kind else { continue };
         let types: Vec<_> = inputs.iter().map(|&i| graph.ty(i).clone()).collect();
         let key = signature(operator.as_ref(), &types);
         if !choices.choices.contains_key(&key) {
-            work.entry(key).or_insert((operator, types, &node.ty));
+            let flops = operator.cost(&types, &node.ty).flops;
+            let entry = work.entry(key).or_insert((0, operator, types, &node.ty));
+            entry.0 += flops;
         }
     }
+    let mut work: Vec<_> = work.into_iter().collect();
+    // A CPU device's driver compiles for about half a second a variant: small networks never win that back.
+    let least = if device.capabilities().kind == DeviceKind::Cpu { LONG } else { 0 };
+    work.retain(|(_, (total, ..))| *total >= least);
+    work.sort_by_key(|(_, (total, ..))| std::cmp::Reverse(*total));
     let total = work.len() as u64;
-    for (done, (key, (operator, types, output))) in work.into_iter().enumerate() {
+    for (done, (_, (_, operator, types, output))) in work.into_iter().enumerate() {
         crate::observer::check(observer)?;
         observer.progress(done as u64, total);
-        let cx = LowerContext { capabilities: device.capabilities(), inputs: &types, output };
-        let variants = operator.lower(&cx)?;
-        if variants.len() < 2 {
-            continue;
-        }
-        if start.elapsed().as_secs_f64() > budget.seconds {
+        if budget.seconds <= 0.0 {
             break;
         }
-        if let Some(name) = fastest(device, &variants, &types, output).await? {
-            choices.choices.insert(key, name.to_owned());
-        }
+        budget.seconds -= choices.measure(device, operator.as_ref(), &types, output).await?;
     }
     Ok(())
 }
@@ -98,20 +135,20 @@ async fn fastest(
     output: &TensorType,
 ) -> Result<Option<&'static str>> {
     let inputs = types.iter().enumerate().map(|(i, ty)| sample(ty, i)).collect::<Result<Vec<_>>>()?;
-    let mut runs = Vec::with_capacity(variants.len());
-    for variant in variants {
+    // The plainest, listed last, comes first: its result is what the others must equal.
+    let plain = run_single(device, &variants[variants.len() - 1], &inputs, output, 1).await?;
+    let want = plain.output.to_f32_vec();
+    let mut best = (plain.seconds[0], variants[variants.len() - 1].name);
+    for variant in &variants[..variants.len() - 1] {
+        // Enough to end an operator once begun: a choice among half of the variants would be kept for ever.
         let run = run_single(device, variant, &inputs, output, 2).await?;
         let seconds = run.seconds.iter().copied().fold(f64::INFINITY, f64::min);
-        runs.push((variant.name, seconds, run));
+        let right = run.stray_bytes == 0 && agrees(&run.output.to_f32_vec(), &want, output.dtype);
+        if right && seconds < best.0 {
+            best = (seconds, variant.name);
+        }
     }
-    // Variants are listed best first; the last is the plainest, and its result is what the others must equal.
-    let Some((_, _, plainest)) = runs.last() else { return Ok(None) };
-    let want = plainest.output.to_f32_vec();
-    let right = |(_, _, run): &&(&'static str, f64, crate::SingleRun)| {
-        run.stray_bytes == 0 && agrees(&run.output.to_f32_vec(), &want, output.dtype)
-    };
-    let best = runs.iter().filter(right).min_by(|a, b| a.1.total_cmp(&b.1));
-    Ok(best.map(|(name, _, _)| *name))
+    Ok((plain.stray_bytes == 0).then_some(best.1))
 }
 
 /// Small deterministic values: sums stay in range in half precision too.

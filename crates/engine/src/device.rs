@@ -127,6 +127,10 @@ impl Device {
         let mut features = wgpu::Features::empty();
         let shader_f16 = options.shader_f16 && offered.contains(wgpu::Features::SHADER_F16);
         features.set(wgpu::Features::SHADER_F16, shader_f16);
+        let info = adapter.get_info();
+        let one_size = info.subgroup_min_size == info.subgroup_max_size;
+        let subgroups = one_size && offered.contains(wgpu::Features::SUBGROUP);
+        features.set(wgpu::Features::SUBGROUP, subgroups);
         // The adapter's own limits: plans check sizes against them, nothing else does.
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
@@ -171,6 +175,7 @@ impl Device {
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
+            subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
         };
         let poller = Poller::new(device.clone()).map_err(|e| Error::Device(format!("no thread for callbacks: {e}")))?;
         Ok(Device {

@@ -14,4 +14,4 @@ pub use autotune::{Autotune, TuneBudget, signature, tune};
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use observer::{Observer, Silent};
 pub use session::{Session, StepProfile};
-pub use single::{SingleRun, run_single};
+pub use single::{GUARD, SingleRun, run_single};

@@ -18,7 +18,7 @@ pub struct SingleRun {
 }
 
 /// Bytes behind each result and scratch buffer that a kernel must not touch.
-const GUARD: usize = 4096;
+pub const GUARD: usize = 4096;
 /// What guards and results hold before the run; results stay so where a kernel forgets an element.
 const SENTINEL: u8 = 0xA5;
 

@@ -33,6 +33,8 @@ pub struct Capabilities {
     pub max_invocations: u32,
     /// Storage bindings per shader. WebGPU guarantees 8.
     pub max_storage_bindings: u32,
+    /// Lanes of every subgroup where shaders may use subgroup operations and the size never varies; otherwise 0.
+    pub subgroup_lanes: u32,
 }
 
 impl Capabilities {
@@ -46,6 +48,7 @@ impl Capabilities {
             max_workgroup_bytes: 16 << 10,
             max_invocations: 256,
             max_storage_bindings: 8,
+            subgroup_lanes: 0,
         }
     }
 }

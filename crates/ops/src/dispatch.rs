@@ -205,4 +205,13 @@ impl Variant {
     pub fn single(name: &'static str, dispatch: Dispatch) -> Self {
         Variant { name, dispatches: vec![dispatch], scratch: Vec::new() }
     }
+
+    /// The same variant with a pipeline-overridable constant set in every dispatch.
+    pub fn constant(mut self, name: &'static str, value: impl Into<f64> + Copy) -> Self {
+        self.dispatches.iter_mut().for_each(|d| d.constants.push((name, value.into())));
+        self
+    }
 }
+
+/// Operations from which on a CPU device's driver wins back the time it takes to compile a kernel's larger tile.
+pub const LONG: u64 = 1 << 30;

@@ -24,7 +24,7 @@ pub use attention::*;
 pub use capabilities::{Capabilities, DeviceKind};
 pub use case::{Case, Fill, Operand, Role, Storage, Tolerance};
 pub use conv::*;
-pub use dispatch::{Dispatch, Slot, Variant};
+pub use dispatch::{Dispatch, LONG, Slot, Variant};
 pub use elementwise::*;
 pub use matmul::*;
 pub use movement::*;

@@ -40,7 +40,8 @@ fn dispatches_match_their_shaders() {
                     let id = format!("{}/{} {}", info.name, case.name, storage.name());
                     let inputs = case.types(storage);
                     let output = case.operator.infer(&inputs).unwrap_or_else(|e| panic!("{id}: {e}"));
-                    let capabilities = Capabilities { shader_f16: true, ..Capabilities::baseline(kind) };
+                    let capabilities =
+                        Capabilities { shader_f16: true, subgroup_lanes: 8, ..Capabilities::baseline(kind) };
                     let cx = LowerContext { capabilities: &capabilities, inputs: &inputs, output: &output };
                     let variants = case.operator.lower(&cx).unwrap_or_else(|e| panic!("{id}: {e}"));
                     assert!(!variants.is_empty(), "{id} has no variant");

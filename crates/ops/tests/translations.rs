@@ -72,11 +72,8 @@ fn direct3d(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> 
 
 fn opengl(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
     let options = glsl::Options { version: glsl::Version::Desktop(450), ..glsl::Options::default() };
-    let pipeline = glsl::PipelineOptions {
-        shader_stage: ShaderStage::Compute,
-        entry_point: name.to_owned(),
-        multiview: None,
-    };
+    let pipeline =
+        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned(), multiview: None };
     let mut text = String::new();
     let policies = naga::proc::BoundsCheckPolicies::default();
     glsl::Writer::new(&mut text, module, info, &options, &pipeline, policies)
@@ -86,7 +83,11 @@ fn opengl(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
 }
 
 fn id(shader: &Shader) -> String {
-    if shader.features.is_empty() { shader.name.into() } else { format!("{}.{}", shader.name, shader.features.join(".")) }
+    if shader.features.is_empty() {
+        shader.name.into()
+    } else {
+        format!("{}.{}", shader.name, shader.features.join("."))
+    }
 }
 
 fn write_texts(folder: &Path, id: &str, texts: &Texts) -> Outcome {

@@ -1,10 +1,10 @@
 //! Where networks run: a device, or the CPU reference. The pipeline does not care which.
 
 use pulid_engine::{Autotune, Device, DeviceOptions, Observer, Session, TuneBudget, tune};
-use pulid_graph::{FirstVariant, Graph, PlannedGraph, optimize, plan, reference};
+use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, optimize, plan, reference};
 use pulid_models::Precision;
-use pulid_ops::DeviceKind;
-use pulid_tensor::{DType, Error, HostTensor, Result};
+use pulid_ops::{DeviceKind, Operator, Variant};
+use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -44,6 +44,8 @@ pub enum Runtime {
         choices: Mutex<Autotune>,
         /// Whether to measure more.
         tuning: Tuning,
+        /// What is left of the time for measuring.
+        budget: Mutex<TuneBudget>,
     },
     /// Plain Rust with f64 accumulation: slow, precise, needs no driver.
     Reference,
@@ -60,17 +62,20 @@ impl Runtime {
         }
         let device = Device::open(selector, options).await?;
         let choices = Mutex::new(Autotune::for_device(&device));
-        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off })
+        // Software devices profit little and would take long; GPUs are worth a few seconds once.
+        let seconds = if device.capabilities().kind == DeviceKind::Cpu { 1.0 } else { 15.0 };
+        let budget = Mutex::new(TuneBudget { seconds });
+        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off, budget })
     }
 
     /// Measures kernel variants from now on, starting from choices made earlier (ignored when they belong to another
     /// device or driver).
     pub fn with_tuning(self, known: Option<Autotune>) -> Runtime {
         match self {
-            Runtime::Gpu { device, choices, .. } => {
+            Runtime::Gpu { device, choices, budget, .. } => {
                 let fits = known.filter(|k| k.device == Autotune::device_key(&device));
                 let choices = fits.map_or(choices, Mutex::new);
-                Runtime::Gpu { device, choices, tuning: Tuning::On }
+                Runtime::Gpu { device, choices, tuning: Tuning::On, budget }
             }
             other => other,
         }
@@ -113,18 +118,38 @@ impl Runtime {
     /// # Errors
     /// When the device cannot run it.
     pub async fn plan(&self, graph: &Graph, observer: &dyn Observer) -> Result<Option<PlannedGraph>> {
-        let Runtime::Gpu { device, choices, tuning } = self else { return Ok(None) };
+        let Runtime::Gpu { device, choices, tuning, budget } = self else { return Ok(None) };
         let graph = optimize(graph);
         if *tuning == Tuning::Off {
             return plan(&graph, device.capabilities(), &FirstVariant).map(Some);
         }
         let mut known = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Software devices profit little and would take long; GPUs are worth a few seconds once.
-        let seconds = if device.capabilities().kind == DeviceKind::Cpu { 1.0 } else { 15.0 };
-        let tuned = tune(device, &graph, &mut known, TuneBudget { seconds }, observer).await;
+        let mut left = *budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let tuned = tune(device, &graph, &mut known, &mut left, observer).await;
+        *budget.lock().unwrap_or_else(PoisonError::into_inner) = left;
         let planned = plan(&graph, device.capabilities(), &known).map(Some);
         *choices.lock().unwrap_or_else(PoisonError::into_inner) = known;
         tuned.and(planned)
+    }
+
+    /// The variant that a network would run for an operator, measured first where tuning is on: an index into `variants`.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub async fn choose(
+        &self,
+        operator: &dyn Operator,
+        inputs: &[TensorType],
+        output: &TensorType,
+        variants: &[Variant],
+    ) -> Result<usize> {
+        let Runtime::Gpu { device, choices, tuning: Tuning::On, .. } = self else { return Ok(0) };
+        let mut known = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Whoever asks for one operator wants its answer: the budget is for whole networks.
+        known.measure(device, operator, inputs, output).await?;
+        let chosen = known.choose(operator, inputs, output, variants);
+        *choices.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(chosen)
     }
 
     /// Makes a graph ready to run. The observer sees bytes of weights.

@@ -1,78 +1,92 @@
-use pulid_conformance::variants;
-use pulid_engine::{Device, DeviceOptions, run_single};
-use pulid_ops::{OPERATORS, Storage};
+//! `pulid bench`: kernels at real network sizes, and the UNet of a model.
+
+mod kernels;
+mod network;
+
+use super::{DeviceArgs, remember_choices};
+use pulid::runtime::Runtime;
 use pulid_tensor::{Error, Result};
+use std::path::PathBuf;
 
 /// Flags of `pulid bench`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  pulid bench --device llvmpipe --filter matmul --json")]
+#[command(after_help = "Examples:\n  \
+    pulid bench --device llvmpipe --filter matmul\n  \
+    pulid bench --filter attention --variants all --json\n  \
+    pulid bench --model models/mini/sdxl")]
 pub struct Args {
-    /// A part of the device's name
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// Only kernels whose id contains this
+    /// Only kernels whose `operator/case` contains this
     #[arg(long, default_value = "")]
     filter: String,
-    /// Timed repetitions of each kernel, after one warm-up
+    /// `chosen`: what networks run; `all`: also the others (the plain ones take long at these sizes); or a name
+    #[arg(long, default_value = "chosen")]
+    variants: String,
+    /// Time the UNet of this folder in diffusers' SDXL layout instead, and show where its time goes
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// With --model: a PuLID file, to run the UNet with an identity
+    #[arg(long, requires = "model")]
+    adapter: Option<PathBuf>,
+    /// With --model: pixels of a side, from its `generation_defaults.json` or 1024 if not given
+    #[arg(long, requires = "model")]
+    size: Option<usize>,
+    /// Timed repetitions, after one warm-up; the median counts
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
-/// One kernel variant at one size.
+/// What was measured.
 #[derive(serde::Serialize)]
-struct Row {
-    id: String,
-    seconds: f64,
-    gflops: f64,
-    gbytes: f64,
+struct Report {
+    device: String,
+    driver: String,
+    backend: String,
+    repeats: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kernels: Vec<kernels::Row>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<network::Figures>,
 }
 
-/// Times the benchmark cases.
+/// Times the benchmark cases, or a model's UNet.
 pub fn run(args: &Args) -> Result<()> {
-    let rows = pollster::block_on(async {
-        let device = Device::open(&args.device, DeviceOptions::default()).await?;
+    pollster::block_on(async {
+        let runtime = args.device.open().await?;
+        let Runtime::Gpu { device, .. } = &runtime else {
+            return Err(Error::invalid("--device", "the reference is no device to measure"));
+        };
+        let s = device.summary();
         if !args.json {
-            let s = device.summary();
-            println!("{} ({}), median of {} runs, f32", s.name, s.driver, args.repeats.max(1));
-            println!("{:>10} {:>9} {:>8}  kernel", "ms", "GFLOP/s", "GB/s");
+            println!("{} ({}, {}), median of {} runs, f32", s.name, s.driver, s.backend, args.repeats.max(1));
         }
-        let mut rows = Vec::new();
-        for info in OPERATORS {
-            for case in (info.cases)().into_iter().filter(|c| c.benchmark) {
-                let types = case.types(Storage::F32);
-                let output = case.operator.infer(&types)?;
-                let cost = case.operator.cost(&types, &output);
-                for variant in variants(&case, Storage::F32, device.capabilities())? {
-                    let id = format!("{}/{}:{}", info.name, variant.name, case.name);
-                    if !id.contains(&args.filter) {
-                        continue;
-                    }
-                    let inputs = case.inputs(Storage::F32)?;
-                    let mut seconds =
-                        run_single(&device, &variant, &inputs, &output, args.repeats.max(1)).await?.seconds;
-                    seconds.sort_by(f64::total_cmp);
-                    let seconds = seconds[seconds.len() / 2];
-                    let row = Row {
-                        id,
-                        seconds,
-                        gflops: cost.flops as f64 / seconds / 1e9,
-                        gbytes: cost.bytes as f64 / seconds / 1e9,
-                    };
-                    if !args.json {
-                        println!("{:>10.3} {:>9.2} {:>8.2}  {}", seconds * 1e3, row.gflops, row.gbytes, row.id);
-                    }
-                    rows.push(row);
-                }
-            }
+        let mut report = Report {
+            device: s.name.clone(),
+            driver: s.driver.clone(),
+            backend: s.backend.clone(),
+            repeats: args.repeats.max(1),
+            kernels: Vec::new(),
+            network: None,
+        };
+        match &args.model {
+            Some(model) => report.network = Some(network::measure(&runtime, model, args).await?),
+            None => report.kernels = kernels::measure(&runtime, args).await?,
         }
-        Ok::<_, Error>(rows)
-    })?;
-    if args.json {
-        let text = serde_json::to_string_pretty(&rows).map_err(|e| Error::invalid("--json", e.to_string()))?;
-        println!("{text}");
-    }
-    Ok(())
+        remember_choices(&runtime);
+        if args.json {
+            let text = serde_json::to_string_pretty(&report).map_err(|e| Error::invalid("--json", e.to_string()))?;
+            println!("{text}");
+        }
+        Ok(())
+    })
+}
+
+/// The middle one.
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -56,7 +56,7 @@ impl Attention {
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "attention",
         summary: "Fused softmax(q k^T) v: self, cross, causal, masked, with zero keys",
-        shaders: &["attention_serial", "attention_tile"],
+        shaders: &["attention_serial", "attention_tile", "attention_subgroup_tile"],
         cases,
     };
 
@@ -153,10 +153,16 @@ impl Operator for Attention {
                     .grid(s.tq.div_ceil(queries), self.heads, s.batch);
                 Variant::single(name, dispatch)
             };
-            variants.extend([tile("tile", 64), tile("narrow_tile", 8)]);
+            variants.push(tile("tile", 64));
             // On a CPU device a workgroup of one SIMD width passes barriers almost for free.
             if cx.capabilities.kind == DeviceKind::Cpu {
-                variants.reverse();
+                variants.insert(0, tile("narrow_tile", 8));
+            }
+            if cx.capabilities.kind == DeviceKind::Cpu && cx.capabilities.subgroup_lanes == 8 && s.width <= 64 {
+                let dispatch = finish(Dispatch::new("attention_subgroup_tile", params))
+                    .constant("BLOCKS", s.width.div_ceil(32) as u32)
+                    .grid(s.tq.div_ceil(8), self.heads, s.batch);
+                variants.insert(0, Variant::single("subgroup_tile", dispatch));
             }
         }
         let params = SerialParams {

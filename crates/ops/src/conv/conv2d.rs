@@ -51,13 +51,16 @@ params! {
 
 params! {
     struct TileParams {
-        pixels: u32, height: u32, width: u32, channels4: u32,
-        out_height: u32, out_width: u32, out_channels4: u32,
+        pixels: u32, height: u32, width: u32, in_channels: u32,
+        out_height: u32, out_width: u32, out_channels: u32,
         kernel_height: u32, kernel_width: u32,
         stride_y: u32, stride_x: u32, dilation_y: u32, dilation_x: u32,
         pad_top: u32, pad_left: u32,
     }
 }
+
+/// Most output channels for which lanes run along pixels instead of channels.
+const FEW_OUTPUTS: usize = 19;
 
 impl Conv2d {
     /// Registry entry.
@@ -65,7 +68,14 @@ impl Conv2d {
         name: "conv2d",
         summary: "Two-dimensional convolution: strided, dilated, grouped, padded on each side, with bias, activation and \
                   residual",
-        shaders: &["conv2d_direct", "conv2d_register_tile"],
+        shaders: &[
+            "conv2d_workgroup_tile",
+            "conv2d_subgroup_tile",
+            "conv2d_register_tile",
+            "conv2d_few_inputs",
+            "conv2d_few_outputs",
+            "conv2d_direct",
+        ],
         cases,
     };
 
@@ -121,7 +131,7 @@ impl Operator for Conv2d {
             return Err(fail("f16 activations need f16 weights"));
         }
         let (channels, out_channels) = (x.shape[3], weight.shape[3]);
-        if self.groups == 0 || weight.shape[2] * self.groups != channels || out_channels % self.groups != 0 {
+        if self.groups == 0 || weight.shape[2] * self.groups != channels || !out_channels.is_multiple_of(self.groups) {
             return Err(fail("channels, weight and groups do not agree"));
         }
         if x.shape.count() == 0 || out_channels == 0 {
@@ -152,17 +162,16 @@ impl Operator for Conv2d {
         };
         let (channels, out_channels) = (x.shape[3], y.shape[3]);
         let pixels = y.shape.count() / out_channels;
-        let mut variants = Vec::new();
-        let fits = pixels.div_ceil(4) <= cx.capabilities.max_workgroups as usize;
-        if self.groups == 1 && channels % 4 == 0 && out_channels % 4 == 0 && fits {
+        // Channels in units of the shader's elements: vec4 or scalars.
+        let tile = |name, shader, in_unit: usize, out_unit: usize| {
             let params = TileParams {
                 pixels: n(pixels),
                 height: n(x.shape[1]),
                 width: n(x.shape[2]),
-                channels4: n(channels / 4),
+                in_channels: n(channels / in_unit),
                 out_height: n(y.shape[1]),
                 out_width: n(y.shape[2]),
-                out_channels4: n(out_channels / 4),
+                out_channels: n(out_channels / out_unit),
                 kernel_height: n(weight.shape[0]),
                 kernel_width: n(weight.shape[1]),
                 stride_y: n(self.stride[0]),
@@ -172,9 +181,52 @@ impl Operator for Conv2d {
                 pad_top: n(self.padding[0]),
                 pad_left: n(self.padding[1]),
             };
-            let tile = finish(Dispatch::new("conv2d_register_tile", params));
-            let tile = tile.grid((out_channels / 4).div_ceil(8), pixels.div_ceil(4), 1);
-            variants.push(Variant::single("register_tile", tile));
+            (name, finish(Dispatch::new(shader, params)))
+        };
+        // Workgroups of `columns` channels x `rows` pixels; pixels may need more workgroups than y holds.
+        let limit = cx.capabilities.max_workgroups as usize;
+        let over = |(name, dispatch): (&'static str, Dispatch), columns: usize, rows: usize| {
+            let (columns, rows) = (out_channels.div_ceil(columns), pixels.div_ceil(rows));
+            let layers = rows.div_ceil(limit);
+            let rows = rows.div_ceil(layers);
+            // Register tiles run along pixels first: all pixels meet the same weights while those are cached.
+            let (x, y) = if name == "workgroup_tile" { (columns, rows) } else { (rows, columns) };
+            Variant::single(name, dispatch.grid(x, y, layers))
+        };
+        let mut variants = Vec::new();
+        let vec4 = (channels.is_multiple_of(4), out_channels.is_multiple_of(4));
+        let on_cpu = cx.capabilities.kind == DeviceKind::Cpu;
+        let few_outputs = self.groups == 1 && vec4.0 && out_channels <= FEW_OUTPUTS && pixels.div_ceil(64) <= limit;
+        let few_outputs = few_outputs.then(|| {
+            let wide = out_channels > 4;
+            let (name, dispatch) = tile("few_outputs", "conv2d_few_outputs", 4, 1);
+            let dispatch = dispatch.constant("WIDE", wide as u32);
+            let layers = out_channels.div_ceil(if wide { 8 } else { 4 });
+            Variant::single(name, dispatch.grid(pixels.div_ceil(64), 1, layers))
+        });
+        if !on_cpu {
+            variants.extend(few_outputs.clone());
+        }
+        if self.groups == 1 && vec4 == (true, true) {
+            let register = over(tile("register_tile", "conv2d_register_tile", 4, 4), 32, 4);
+            let subgroup = over(tile("subgroup_tile", "conv2d_subgroup_tile", 4, 4), 32, 8);
+            let tall = over(tile("tall_subgroup_tile", "conv2d_subgroup_tile", 4, 4), 32, 16).constant("TALL", 1);
+            let long = self.cost(cx.inputs, cx.output).flops >= LONG;
+            let lanes = if long { [tall, subgroup] } else { [subgroup, tall] };
+            let lanes = lanes.into_iter().filter(|_| cx.capabilities.subgroup_lanes == 8);
+            let workgroup = over(tile("workgroup_tile", "conv2d_workgroup_tile", 4, 4), 64, 64);
+            let fits = cx.capabilities.max_invocations >= 256 && cx.capabilities.max_workgroup_bytes >= 9216;
+            match on_cpu {
+                true => variants.extend(lanes.chain([register]).chain(fits.then_some(workgroup))),
+                false => variants.extend(fits.then_some(workgroup).into_iter().chain([register])),
+            }
+        }
+        // A CPU device skips idle lanes, so its register tile loses little to few channels.
+        if on_cpu {
+            variants.extend(few_outputs);
+        }
+        if self.groups == 1 && vec4 == (false, true) {
+            variants.push(over(tile("few_inputs", "conv2d_few_inputs", 1, 4), 32, 4));
         }
         let params = DirectParams {
             count: n(y.shape.count()),
@@ -292,6 +344,8 @@ fn cases() -> Vec<Case> {
         case(Conv2d::same(0), [1, 5, 7, 12], [1, 1], 36),
         case(Conv2d::same(1), [2, 5, 7, 8], [3, 3], 20),
         case(Conv2d::same(1), [1, 9, 3, 16], [3, 3], 68),
+        case(Conv2d::same(1), [2, 9, 8, 20], [3, 3], 132),
+        case(Conv2d { stride: [2, 2], padding: [0, 0, 1, 1], ..all(Activation::Silu) }, [1, 8, 9, 12], [3, 3], 72),
         case(Conv2d { stride: [2, 2], ..Conv2d::same(1) }, [1, 9, 11, 8], [3, 3], 12),
         case(Conv2d { stride: [2, 2], padding: [0, 0, 1, 1], ..Conv2d::same(0) }, [1, 8, 8, 8], [3, 3], 8),
         case(Conv2d { padding: [2, 0, 1, 3], ..Conv2d::default() }, [1, 4, 5, 4], [3, 2], 4),
@@ -303,6 +357,7 @@ fn cases() -> Vec<Case> {
         case(Conv2d::same(1), [1, 7, 9, 64], [3, 3], 4),
         case(Conv2d::same(1), [1, 7, 9, 32], [3, 3], 3),
         case(Conv2d::same(0), [1, 5, 6, 32], [1, 1], 19),
+        case(Conv2d { dilation: [2, 1], stride: [1, 2], ..all(Activation::Relu) }, [2, 9, 8, 8], [3, 3], 16),
         // Epilogues in every variant.
         case(all(Activation::Silu), [2, 6, 5, 8], [3, 3], 12),
         case(all(Activation::LeakyRelu(0.1)), [2, 6, 5, 6], [3, 3], 10),
@@ -321,6 +376,7 @@ fn cases() -> Vec<Case> {
         (Conv2d::same(1), [1, 128, 128, 4], 3, 320),
         (Conv2d::same(1), [1, 128, 128, 320], 3, 4),
         (Conv2d::same(1), [1, 256, 256, 128], 3, 3),
+        (Conv2d { stride: [14, 14], ..Conv2d::same(0) }, [1, 336, 336, 3], 14, 1024),
         (Conv2d::same(0), [1, 64, 64, 640], 1, 320),
         (Conv2d { stride: [2, 2], ..Conv2d::same(1) }, [1, 64, 64, 320], 3, 320),
         (Conv2d { groups: 64, ..Conv2d::same(1) }, [1, 64, 64, 64], 3, 64),

@@ -1,5 +1,5 @@
 use crate::*;
-use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 
 /// y = f(alpha · a b + bias) + residual.
 ///
@@ -52,7 +52,7 @@ impl MatMul {
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "matmul",
         summary: "Matrix product, plain, batched or transposed, with bias, activation and residual",
-        shaders: &["matmul_strided", "matmul_register_tile"],
+        shaders: &["matmul_workgroup_tile", "matmul_subgroup_tile", "matmul_register_tile", "matmul_strided"],
         cases,
     };
 
@@ -76,6 +76,9 @@ impl MatMul {
         };
         if bk != k {
             return Err(fail("inner extents differ"));
+        }
+        if inputs[0].dtype == DType::F16 && inputs[1].dtype != DType::F16 {
+            return Err(fail("f16 activations need an f16 right operand"));
         }
         let b_is_shared = b.rank() == 2;
         if !b_is_shared && b[..b.rank() - 2] != a[..a.rank() - 2] {
@@ -135,8 +138,8 @@ impl Operator for MatMul {
                 .bind([Slot::Input(0), Slot::Input(1), bias, residual, Slot::Output])
         };
         let mut variants = Vec::new();
-        let fits = s.m.div_ceil(4) <= cx.capabilities.max_workgroups as usize;
-        if !self.transpose_b && s.k % 4 == 0 && s.n % 4 == 0 && fits {
+        // Workgroups of `columns` x `rows` elements.
+        let tile = |name, shader, columns: usize, rows: usize| {
             let params = TileParams {
                 m: s.m as u32,
                 n4: (s.n / 4) as u32,
@@ -145,9 +148,25 @@ impl Operator for MatMul {
                 b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
                 alpha: self.alpha,
             };
-            let tile = finish(Dispatch::new("matmul_register_tile", params));
-            let tile = tile.grid((s.n / 4).div_ceil(8), s.m.div_ceil(4), s.batch);
-            variants.push(Variant::single("register_tile", tile));
+            let dispatch = finish(Dispatch::new(shader, params));
+            let (columns, rows) = (s.n.div_ceil(columns), s.m.div_ceil(rows));
+            // Register tiles run along M first: all rows meet the same columns of b while those are cached.
+            let (x, y) = if shader == "matmul_workgroup_tile" { (columns, rows) } else { (rows, columns) };
+            Variant::single(name, dispatch.grid(x, y, s.batch))
+        };
+        let limits = cx.capabilities;
+        let fits =
+            |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
+        if !self.transpose_b && s.k.is_multiple_of(4) && s.n.is_multiple_of(4) {
+            let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
+            let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
+            let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
+            let workgroup = fits(64) && limits.max_invocations >= 256 && limits.max_workgroup_bytes >= 9216;
+            let workgroup = workgroup.then(|| tile("workgroup_tile", "matmul_workgroup_tile", 64, 64));
+            variants.extend(match limits.kind {
+                DeviceKind::Cpu => [subgroup, register, workgroup].into_iter().flatten(),
+                _ => [workgroup, register, None].into_iter().flatten(),
+            });
         }
         let (b_row, b_column) = if self.transpose_b { (1, s.k) } else { (s.n, 1) };
         let params = StridedParams {
@@ -236,18 +255,19 @@ fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("m=1;k=4;n=4", MatMul::default(), &[1, 4], weight(4, 4), vec![]),
         case("m=5;k=12;n=36", MatMul::default(), &[5, 12], weight(12, 36), vec![]),
+        case("m=67;k=20;n=132", MatMul::default(), &[67, 20], weight(20, 132), vec![]),
         case("m=3;k=7;n=5", MatMul::default(), &[3, 7], weight(7, 5), vec![]),
         case("b=2;m=77;k=64;n=40;bias", MatMul::linear(), &[2, 77, 64], weight(64, 40), vec![Operand::parameter([40])]),
     ];
     let all = MatMul { activation: Activation::Silu, residual: true, alpha: 0.5, ..MatMul::linear() };
-    for (m, k, n) in [(9, 16, 20), (6, 10, 3)] {
+    for (m, k, n) in [(9, 16, 20), (7, 12, 68), (6, 10, 3)] {
         let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
         let name = format!("b=2;m={m};k={k};n={n};bias;silu;residual;alpha=0.5");
         cases.push(case(&name, all.clone(), &[2, m, k], weight(k, n), more));
     }
     let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };
     cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
-    for (m, k, n) in [(6, 8, 12), (5, 3, 7)] {
+    for (m, k, n) in [(6, 8, 12), (65, 20, 72), (5, 3, 7)] {
         let b = Operand::activation([2, 3, k, n]);
         cases.push(case(&format!("batched=2x3;m={m};k={k};n={n}"), MatMul::default(), &[2, 3, m, k], b, vec![]));
         let b = Operand::activation([2, 3, n, k]);
@@ -263,7 +283,6 @@ fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pulid_tensor::DType;
 
     #[test]
     fn errors_name_the_shapes() {

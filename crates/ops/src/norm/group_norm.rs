@@ -24,12 +24,18 @@ params! {
     struct CombineParams { rows: u32, channels: u32, chunks: u32, chunk_rows: u32, groups: u32, eps: f32 }
 }
 
+params! {
+    struct SerialCombineParams {
+        rows: u32, channels: u32, chunks: u32, chunk_rows: u32, groups: u32, eps: f32, count: u32,
+    }
+}
+
 impl GroupNorm {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "group_norm",
         summary: "Normalisation per group of channels, with gain, bias and activation",
-        shaders: &["group_norm_partial", "group_norm_combine", "group_norm_apply"],
+        shaders: &["group_norm_partial", "group_norm_combine", "group_norm_combine_serial", "group_norm_apply"],
         cases,
     };
 
@@ -96,27 +102,50 @@ impl Operator for GroupNorm {
             eps: self.eps,
         };
         let vector = |i| if self.affine { Slot::Input(i) } else { Slot::Unused };
-        let dispatches = vec![
-            Dispatch::new("group_norm_partial", by_chunk)
-                .storage(x.dtype)
-                .feature("vec4", by_four)
-                .bind([Slot::Input(0), Slot::Scratch(0), Slot::Scratch(1)])
-                .over(count),
-            Dispatch::new("group_norm_combine", combine)
-                .constant("GAIN", self.affine as u32)
-                .constant("BIAS", self.affine as u32)
-                .bind([Slot::Scratch(0), Slot::Scratch(1), vector(1), vector(2), Slot::Scratch(2), Slot::Scratch(3)])
-                .grid(self.groups, batch, 1),
-            Dispatch::new("group_norm_apply", by_chunk)
-                .storage(x.dtype)
-                .feature("vec4", by_four)
-                .activation(self.activation)
-                .bind([Slot::Input(0), Slot::Scratch(2), Slot::Scratch(3), Slot::Output])
-                .over(count),
-        ];
+        let serial = SerialCombineParams {
+            rows: combine.rows,
+            channels: combine.channels,
+            chunks: combine.chunks,
+            chunk_rows: combine.chunk_rows,
+            groups: combine.groups,
+            eps: combine.eps,
+            count: (self.groups * batch) as u32,
+        };
+        let statistics = |combine: Dispatch| {
+            combine.constant("GAIN", self.affine as u32).constant("BIAS", self.affine as u32).bind([
+                Slot::Scratch(0),
+                Slot::Scratch(1),
+                vector(1),
+                vector(2),
+                Slot::Scratch(2),
+                Slot::Scratch(3),
+            ])
+        };
+        let first = Dispatch::new("group_norm_partial", by_chunk)
+            .storage(x.dtype)
+            .feature("vec4", by_four)
+            .bind([Slot::Input(0), Slot::Scratch(0), Slot::Scratch(1)])
+            .over(count);
+        let last = Dispatch::new("group_norm_apply", by_chunk)
+            .storage(x.dtype)
+            .feature("vec4", by_four)
+            .activation(self.activation)
+            .bind([Slot::Input(0), Slot::Scratch(2), Slot::Scratch(3), Slot::Output])
+            .over(count);
         let partials = batch * chunks * channels * 4;
         let vectors = batch * channels * 4;
-        Ok(vec![Variant { name: "chunks", dispatches, scratch: vec![partials, partials, vectors, vectors] }])
+        let variant = |name, combine: Dispatch| Variant {
+            name,
+            dispatches: vec![first.clone(), statistics(combine), last.clone()],
+            scratch: vec![partials, partials, vectors, vectors],
+        };
+        let chunks = Dispatch::new("group_norm_combine", combine).grid(self.groups, batch, 1);
+        let mut variants = vec![variant("chunks", chunks)];
+        if cx.capabilities.kind == DeviceKind::Cpu {
+            let serial = Dispatch::new("group_norm_combine_serial", serial).over(self.groups * batch);
+            variants.insert(0, variant("serial_chunks", serial));
+        }
+        Ok(variants)
     }
 
     fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {

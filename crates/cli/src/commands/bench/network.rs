@@ -1,0 +1,141 @@
+//! One call of a model's UNet: its plan's sizes, its time, and where that goes.
+
+use super::{Args, median};
+use pulid::runtime::{Loaded, Runtime};
+use pulid_checkpoint::Checkpoint;
+use pulid_engine::Silent;
+use pulid_models::Precision;
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
+use pulid_models::sdxl::{Unet, UnetSize};
+use pulid_tensor::{Error, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+/// CLIP's text length.
+const TEXT_TOKENS: usize = 77;
+/// Tokens of a PuLID v1.1 identity.
+const ID_TOKENS: usize = 32;
+
+/// Figures of one UNet call, the two guidance passes as a batch of two.
+#[derive(serde::Serialize)]
+pub(super) struct Figures {
+    network: String,
+    pixels: usize,
+    /// Seconds from a graph to a session that can run: planning, measuring variants, weights, shaders.
+    load_seconds: f64,
+    /// The first call with the prologue, which later calls leave out; drivers compile shaders in it.
+    first_call_milliseconds: f64,
+    call_milliseconds: f64,
+    call_gflops: f64,
+    dispatches: usize,
+    prologue_dispatches: usize,
+    weight_bytes: usize,
+    /// Bytes of everything but weights: the plan's peak.
+    working_bytes: usize,
+    /// Time by operator and variant, each dispatch waited for by itself.
+    operators: Vec<Share>,
+}
+
+/// The steps of a plan that share operator and variant.
+#[derive(Default, serde::Serialize)]
+struct Share {
+    operator: String,
+    variant: &'static str,
+    count: usize,
+    milliseconds: f64,
+    gflops: f64,
+}
+
+/// Measures the UNet of an SDXL folder.
+pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Result<Figures> {
+    let pixels = args.size.or_else(|| default_size(model)).unwrap_or(1024);
+    if pixels == 0 || pixels % 8 != 0 || pixels > 4096 {
+        return Err(Error::invalid("--size", format!("{pixels} is not a multiple of 8 up to 4096")));
+    }
+    let adapter = match &args.adapter {
+        Some(path) => {
+            Some(IdentityAdapter::new(&Checkpoint::open(path)?, Precision::F32, IdentitySettings::default())?)
+        }
+        None => None,
+    };
+    let id_tokens = if adapter.is_some() { ID_TOKENS } else { 0 };
+    let unet = Unet::open(model.join("unet"), Precision::F32, adapter)?;
+    let side = pixels / 8;
+    let size = UnetSize { batch: 2, height: side, width: side, text_tokens: TEXT_TOKENS, id_tokens };
+    let graph = unet.graph(size)?;
+    let start = Instant::now();
+    let Loaded::Session(mut session) = runtime.load(&graph, &Silent).await? else {
+        return Err(Error::invalid("--device", "the reference is no device to measure"));
+    };
+    let load_seconds = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    session.run(&Silent).await?;
+    let first = start.elapsed().as_secs_f64();
+    let mut seconds = Vec::with_capacity(args.repeats.max(1));
+    for _ in 0..args.repeats.max(1) {
+        let start = Instant::now();
+        session.run(&Silent).await?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    let call = median(seconds);
+    let mut shares: BTreeMap<(String, &str), (Share, u64)> = BTreeMap::new();
+    for step in session.profile(args.repeats).await? {
+        let operator = step.operator.split('(').next().unwrap_or_default().to_owned();
+        let (share, flops) = shares.entry((operator.clone(), step.variant)).or_default();
+        share.operator = operator;
+        share.variant = step.variant;
+        share.count += 1;
+        share.milliseconds += step.seconds * 1e3;
+        *flops += step.cost.flops;
+        share.gflops = *flops as f64 / share.milliseconds / 1e6;
+    }
+    let mut operators: Vec<_> = shares.into_values().map(|(share, _)| share).collect();
+    operators.sort_by(|a, b| b.milliseconds.total_cmp(&a.milliseconds));
+    let summary = session.plan().summary();
+    let figures = Figures {
+        network: session.plan().network.clone(),
+        pixels,
+        load_seconds,
+        first_call_milliseconds: first * 1e3,
+        call_milliseconds: call * 1e3,
+        call_gflops: summary.step_flops as f64 / call / 1e9,
+        dispatches: summary.step_dispatches,
+        prologue_dispatches: summary.prologue_dispatches,
+        weight_bytes: summary.weight_bytes,
+        working_bytes: summary.working_bytes,
+        operators,
+    };
+    if !args.json {
+        print(&figures);
+    }
+    Ok(figures)
+}
+
+/// The size that the model's defaults give, beside its folder or in it.
+fn default_size(model: &Path) -> Option<usize> {
+    let folders = [Some(model), model.parent()];
+    let text = folders
+        .into_iter()
+        .flatten()
+        .find_map(|folder| std::fs::read_to_string(folder.join("generation_defaults.json")).ok())?;
+    let defaults: serde_json::Value = serde_json::from_str(&text).ok()?;
+    usize::try_from(defaults.get("width")?.as_u64()?).ok()
+}
+
+fn print(f: &Figures) {
+    println!("{} at {} x {} pixels, a batch of two", f.network, f.pixels, f.pixels);
+    println!("{:>10.1} ms a call, {:.1} GFLOP/s", f.call_milliseconds, f.call_gflops);
+    println!("{:>10.1} ms the first call, after {:.2} s of loading", f.first_call_milliseconds, f.load_seconds);
+    println!("{:>10} dispatches a call, {} before the first", f.dispatches, f.prologue_dispatches);
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "{:>10.1} MiB of weights, {:.1} MiB of everything else at its peak",
+        mib(f.weight_bytes),
+        mib(f.working_bytes)
+    );
+    println!("{:>10} {:>9} {:>6}  operator, each waited for by itself", "ms", "GFLOP/s", "count");
+    for s in &f.operators {
+        println!("{:>10.3} {:>9.2} {:>6}  {} {}", s.milliseconds, s.gflops, s.count, s.operator, s.variant);
+    }
+}

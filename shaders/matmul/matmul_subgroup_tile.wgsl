@@ -1,0 +1,113 @@
+// y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
+//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves
+//   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
+// For CPU devices whose subgroups have 8 lanes: there a load is eight scalar loads, each checked and branched around,
+// whether the lanes read one address or eight, so that no lane may read what another has read. A workgroup is one
+// subgroup and computes 8 rows x 32 columns. Each lane reads one row of `a` and its own vec4 of `b`, and passes the row
+// on by broadcast, which is a permutation of one register. Workgroups run along M in x, so that neighbours read the
+// same columns of `b`, along N in y, over G in z. Accumulators are named values: indexed arrays leave registers.
+// permutation: f16
+// permutation: w16
+
+import package::shared::activation::activate4;
+import package::shared::storage::elem;
+
+@if(f16) enable f16;
+
+struct Params {
+    m: u32,
+    n4: u32,
+    k4: u32,
+    a_batch4: u32,
+    b_batch4: u32,
+    alpha: f32,
+}
+
+override BIAS: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4<elem>>;
+@if(w16) @group(0) @binding(2) var<storage, read> b: array<vec2<u32>>;
+@else @group(0) @binding(2) var<storage, read> b: array<vec4<elem>>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
+
+@if(w16) fn load_b(i: u32) -> vec4<f32> {
+    let p = b[i];
+    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
+}
+@else fn load_b(i: u32) -> vec4<f32> { return vec4<f32>(b[i]); }
+
+fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
+    if column4 >= params.n4 {
+        return;
+    }
+    var v = sum * params.alpha;
+    if BIAS == 1u {
+        v += bias[column4];
+    }
+    v = activate4(v);
+    let i = (g * params.m + row) * params.n4 + column4;
+    if RESIDUAL == 1u {
+        v += vec4<f32>(residual[i]);
+    }
+    y[i] = vec4<elem>(v);
+}
+
+// One invocation per lane of a subgroup of 8.
+@compute @workgroup_size(8)
+fn matmul_subgroup_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let column4 = group.y * 8u + lane;
+    let g = group.z;
+    let row = group.x * 8u;
+    // Rows and columns past the end read the last ones again and are not stored.
+    let last = params.m - 1u;
+    var bi = g * params.b_batch4 + min(column4, params.n4 - 1u);
+    let a_at = g * params.a_batch4 + min(row + lane, last) * params.k4;
+    var s0 = vec4(0.0);
+    var s1 = vec4(0.0);
+    var s2 = vec4(0.0);
+    var s3 = vec4(0.0);
+    var s4 = vec4(0.0);
+    var s5 = vec4(0.0);
+    var s6 = vec4(0.0);
+    var s7 = vec4(0.0);
+    for (var k = 0u; k < params.k4; k++) {
+        let b0 = load_b(bi);
+        let b1 = load_b(bi + params.n4);
+        let b2 = load_b(bi + 2u * params.n4);
+        let b3 = load_b(bi + 3u * params.n4);
+        bi += 4u * params.n4;
+        let l = vec4<f32>(a[a_at + k]);
+        let x0 = subgroupBroadcast(l, 0u);
+        s0 += x0.x * b0 + x0.y * b1 + x0.z * b2 + x0.w * b3;
+        let x1 = subgroupBroadcast(l, 1u);
+        s1 += x1.x * b0 + x1.y * b1 + x1.z * b2 + x1.w * b3;
+        let x2 = subgroupBroadcast(l, 2u);
+        s2 += x2.x * b0 + x2.y * b1 + x2.z * b2 + x2.w * b3;
+        let x3 = subgroupBroadcast(l, 3u);
+        s3 += x3.x * b0 + x3.y * b1 + x3.z * b2 + x3.w * b3;
+        let x4 = subgroupBroadcast(l, 4u);
+        s4 += x4.x * b0 + x4.y * b1 + x4.z * b2 + x4.w * b3;
+        let x5 = subgroupBroadcast(l, 5u);
+        s5 += x5.x * b0 + x5.y * b1 + x5.z * b2 + x5.w * b3;
+        let x6 = subgroupBroadcast(l, 6u);
+        s6 += x6.x * b0 + x6.y * b1 + x6.z * b2 + x6.w * b3;
+        let x7 = subgroupBroadcast(l, 7u);
+        s7 += x7.x * b0 + x7.y * b1 + x7.z * b2 + x7.w * b3;
+    }
+    // One store in a loop instead of one for each row: it is compiled once.
+    for (var r = 0u; r < min(8u, params.m - row); r++) {
+        var v = s0;
+        v = select(v, s1, r == 1u);
+        v = select(v, s2, r == 2u);
+        v = select(v, s3, r == 3u);
+        v = select(v, s4, r == 4u);
+        v = select(v, s5, r == 5u);
+        v = select(v, s6, r == 6u);
+        v = select(v, s7, r == 7u);
+        store(row + r, column4, g, v);
+    }
+}

@@ -1,0 +1,115 @@
+// y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
+//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves
+//   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
+// A workgroup of 16 x 16 invocations computes 64 x 64 elements, each invocation 4 rows x 4 columns in registers. 16
+// steps of K at a time, the workgroup copies 64 rows of `a` and 64 columns of `b` to workgroup memory, one vec4 of
+// each per invocation. Workgroups run along N in x, along M in y, over G in z. Accumulators are named values: indexed
+// arrays leave registers. The first barrier of a step waits until the tiles are written, the second until all have
+// read them.
+// permutation: f16
+// permutation: w16
+
+import package::shared::activation::activate4;
+import package::shared::storage::elem;
+
+@if(f16) enable f16;
+
+struct Params {
+    m: u32,
+    n4: u32,
+    k4: u32,
+    a_batch4: u32,
+    b_batch4: u32,
+    alpha: f32,
+}
+
+override BIAS: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4<elem>>;
+@if(w16) @group(0) @binding(2) var<storage, read> b: array<vec2<u32>>;
+@else @group(0) @binding(2) var<storage, read> b: array<vec4<elem>>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
+
+@if(w16) fn load_b(i: u32) -> vec4<f32> {
+    let p = b[i];
+    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
+}
+@else fn load_b(i: u32) -> vec4<f32> { return vec4<f32>(b[i]); }
+
+fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
+    if row >= params.m || column4 >= params.n4 {
+        return;
+    }
+    var v = sum * params.alpha;
+    if BIAS == 1u {
+        v += bias[column4];
+    }
+    v = activate4(v);
+    let i = (g * params.m + row) * params.n4 + column4;
+    if RESIDUAL == 1u {
+        v += vec4<f32>(residual[i]);
+    }
+    y[i] = vec4<elem>(v);
+}
+
+// One vec4 of padding per row spreads the rows over the banks.
+const A_STRIDE: u32 = 5u;
+var<workgroup> a_tile: array<vec4<f32>, 320>;
+var<workgroup> b_tile: array<vec4<f32>, 256>;
+
+@compute @workgroup_size(16, 16)
+fn matmul_workgroup_tile(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
+    let g = group.z;
+    // What this invocation copies: vec4 number a_column of row a_row, and vec4 number lane.x of step lane.y.
+    let a_row = index / 4u;
+    let a_column = index % 4u;
+    let a_from = g * params.a_batch4 + (group.y * 64u + a_row) * params.k4;
+    let a_valid = group.y * 64u + a_row < params.m;
+    let column4 = group.x * 16u + lane.x;
+    let row = lane.y * 4u;
+    var c0 = vec4(0.0);
+    var c1 = vec4(0.0);
+    var c2 = vec4(0.0);
+    var c3 = vec4(0.0);
+    for (var step = 0u; step < params.k4; step += 4u) {
+        var x = vec4(0.0);
+        if a_valid && step + a_column < params.k4 {
+            x = vec4<f32>(a[a_from + step + a_column]);
+        }
+        a_tile[a_row * A_STRIDE + a_column] = x;
+        var w = vec4(0.0);
+        if column4 < params.n4 && step * 4u + lane.y < params.k4 * 4u {
+            w = load_b(g * params.b_batch4 + (step * 4u + lane.y) * params.n4 + column4);
+        }
+        b_tile[lane.y * 16u + lane.x] = w;
+        workgroupBarrier();
+        for (var k = 0u; k < 4u; k++) {
+            let x0 = a_tile[row * A_STRIDE + k];
+            let x1 = a_tile[(row + 1u) * A_STRIDE + k];
+            let x2 = a_tile[(row + 2u) * A_STRIDE + k];
+            let x3 = a_tile[(row + 3u) * A_STRIDE + k];
+            let b0 = b_tile[k * 64u + lane.x];
+            let b1 = b_tile[k * 64u + 16u + lane.x];
+            let b2 = b_tile[k * 64u + 32u + lane.x];
+            let b3 = b_tile[k * 64u + 48u + lane.x];
+            c0 += x0.x * b0 + x0.y * b1 + x0.z * b2 + x0.w * b3;
+            c1 += x1.x * b0 + x1.y * b1 + x1.z * b2 + x1.w * b3;
+            c2 += x2.x * b0 + x2.y * b1 + x2.z * b2 + x2.w * b3;
+            c3 += x3.x * b0 + x3.y * b1 + x3.z * b2 + x3.w * b3;
+        }
+        workgroupBarrier();
+    }
+    let first = group.y * 64u + row;
+    store(first, column4, g, c0);
+    store(first + 1u, column4, g, c1);
+    store(first + 2u, column4, g, c2);
+    store(first + 3u, column4, g, c3);
+}
