@@ -1,6 +1,6 @@
 """The figures of models/mini/MODEL_CARD.md: 64 held-out identities x 8 prompts, with and without identity.
 
-    python tools/mini/evaluate.py [--adapters adapter_1.pt adapter_2.pt adapter_3.pt] [--people 64] [--out table.json]
+    python tools/mini/evaluate.py [--adapters adapter_1.pt adapter_2.pt adapter_3.pt] [--people 64] [--gallery 64] [--out table.json]
 
 Identity is judged by the second recogniser, which no training saw, on the face that the detector finds (a picture
 without a found face counts as cosine 0 and as a wrong person). Style and background are judged by a classifier trained
@@ -63,7 +63,8 @@ def main():
     a = argparse.ArgumentParser()
     a.add_argument("--adapters", type=Path, nargs="*", default=[WORK / f"adapter_{i}.pt" for i in (1, 2, 3)])
     a.add_argument("--face", type=Path, default=CACHE / "face")
-    a.add_argument("--people", type=int, default=64)
+    a.add_argument("--people", type=int, default=64, help="people that pictures are made of")
+    a.add_argument("--gallery", type=int, default=64, help="people among whom the right one must be found")
     a.add_argument("--defaults", type=Path, default=common.MODELS / "generation_defaults.json")
     a.add_argument("--out", type=Path, default=WORK / "table.json")
     a.add_argument("--threads", type=int, default=2)
@@ -88,11 +89,11 @@ def main():
                 references.append(got[1])
                 photos.append(images[row])
                 break
-        if len(people) == a.people:
+        if len(people) == max(a.people, a.gallery):
             break
     references = torch.stack(references)
-    n = len(people)
-    print(f"{n} people with a found photo; reference photos among each other: {off_diagonal(references @ references.T):.3f}", flush=True)
+    n = min(a.people, len(people))
+    print(f"{len(people)} people with a found photo; reference photos among each other: {off_diagonal(references @ references.T):.3f}", flush=True)
 
     texts = [p[0] for p in PROMPTS]
     noise = torch.randn(n, len(PROMPTS), 4, 16, 16, generator=torch.Generator().manual_seed(2024))
@@ -128,7 +129,7 @@ def main():
         shown = [np.concatenate([photos[i][None], to_u8(pictures[i])]) for i in range(min(n, 10))]
         sheet(np.concatenate(shown), len(texts) + 1, WORK / "sheets" / f"evaluation_{label.replace(' ', '_')}.png")
     judge_name = "second recogniser" if models.second_recogniser is not None else "training recogniser (no independent judge)"
-    a.out.write_text(json.dumps(dict(judge=judge_name, settings=settings, people=n, prompts=texts, rows=report), indent=2) + "\n")
+    a.out.write_text(json.dumps(dict(judge=judge_name, settings=settings, people=n, gallery=len(people), prompts=texts, rows=report), indent=2) + "\n")
 
 
 def off_diagonal(m):
@@ -159,14 +160,15 @@ def measure(pictures, plain, models, judge, references):
         face = models.find(picture)
         if face is not None:
             embedded[i], found[i] = judged(models, picture, face.points), True
-    cosine = (embedded @ references.T).view(n, p, n)
+    cosine = (embedded @ references.T).view(n, p, len(references))
     own = torch.stack([cosine[i, :, i] for i in range(n)])
-    others = (cosine.sum(2) - own) / (n - 1)
+    others = (cosine.sum(2) - own) / (len(references) - 1)
     first = torch.stack([cosine[i].argmax(1) == i for i in range(n)]) & found.view(n, p)
     photo = torch.tensor([s == "photo" for _, s, _ in PROMPTS])
     row |= {
         "face found": float(found.float().mean()),
         "cosine to own photo": float(own.mean()),
+        "cosine to own photo where a face is found": float(own[found.view(n, p)].mean()),
         "cosine to others": float(others.mean()),
         "first among all": float(first.float().mean()),
         "cosine to own photo, photo prompts": float(own[:, photo].mean()),
