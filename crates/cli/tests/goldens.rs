@@ -1,5 +1,5 @@
 //! The program itself against what other implementations answer: every network golden through `pulid run` and every
-//! pipeline golden through `pulid generate`, on the device `PULID_TEST_DEVICE` (default: the best there is). The networks also
+//! pipeline golden through `pulid generate`, photos through `pulid embed`, on the device `PULID_TEST_DEVICE` (default: the best there is). The networks also
 //! run on the CPU reference, which shares no kernel with any device.
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -31,8 +31,14 @@ fn main() {
                 trials.push(trial.with_ignored_flag(ignored));
             }
         }
-        if let Some(golden) = json(&case.join("case.json")).filter(|g| g["picture"].is_string()) {
-            trials.push(Trial::test(format!("generate {name}"), move || pipeline(&case, &golden)));
+        match json(&case.join("case.json")) {
+            Some(golden) if golden["picture"].is_string() => {
+                trials.push(Trial::test(format!("generate {name}"), move || pipeline(&case, &golden)));
+            }
+            Some(golden) if golden["photos"].is_array() => {
+                trials.push(Trial::test(format!("embed {name}"), move || photos(&case, &golden)));
+            }
+            _ => {}
         }
     }
     libtest_mimic::run(&arguments, trials).exit();
@@ -186,4 +192,28 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
         return Err(format!("the picture differs by {worst} of 255").into());
     }
     Ok(std::fs::remove_dir_all(&folder)?)
+}
+
+/// Identity tokens and face embeddings of photos. The tolerance is wider than a network's: pixels of crop and mask are
+/// rounded to whole numbers, and a single one that falls the other way moves the tokens by a few thousandths.
+fn photos(case: &Path, golden: &Value) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("identity.safetensors");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini");
+    let mut arguments = vec!["embed".to_owned()];
+    arguments.extend(golden["photos"].as_array().into_iter().flatten().filter_map(|photo| path(case, photo)));
+    for (flag, value) in [("--output", &file), ("--models-dir", &models)] {
+        arguments.extend([flag.to_owned(), value.to_string_lossy().into_owned()]);
+    }
+    pulid(&arguments, Way::F32)?;
+    let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
+    let got = Checkpoint::open(&file).map_err(Failed::from)?;
+    for key in ["face_embedding", "id_embedding", "uncond_id_embedding"] {
+        let (got, want) = (got.tensor(key).map_err(Failed::from)?, want.tensor(key).map_err(Failed::from)?);
+        let error = difference(&got, &want)?;
+        if error > 1e-2 {
+            return Err(format!("{key} differs by {error:.2e} standard deviations").into());
+        }
+    }
+    Ok(())
 }

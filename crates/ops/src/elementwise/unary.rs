@@ -49,7 +49,10 @@ impl Operator for Unary {
     }
 
     fn as_epilogue(&self, operand: usize, _inputs: &[TensorType]) -> Option<Epilogue> {
-        (operand == 0).then_some(Epilogue::Activation(self.0))
+        // A network scales by many different numbers (SCRFD's heads do): each would make one more pipeline of the producer,
+        // whose compilation costs more than the pass over memory that it saves.
+        let fits = operand == 0 && !matches!(self.0, Activation::Affine(..));
+        fits.then_some(Epilogue::Activation(self.0))
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

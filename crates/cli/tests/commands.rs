@@ -1,0 +1,365 @@
+//! The program on the mini models: what it writes, what it refuses, and that it then leaves nothing behind.
+
+use image::{Rgb, RgbImage};
+use pulid_checkpoint::Checkpoint;
+use pulid_tensor::HostTensor;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+fn portrait(name: &str) -> String {
+    repository("examples/faces").join(name).to_string_lossy().into_owned()
+}
+
+/// Runs the program in `folder`, which is below no models of its own.
+fn pulid(folder: &Path, arguments: &[&str]) -> Output {
+    let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    Command::new(env!("CARGO_BIN_EXE_pulid"))
+        .args(arguments)
+        .args(["--device", &device, "--autotune", "off"])
+        .current_dir(folder)
+        .env("PULID_MODELS", repository("models/mini"))
+        .output()
+        .expect("the program starts")
+}
+
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = pulid(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs what must fail: exit code 2, a message on stderr and no file in the folder but those in it before.
+fn refuse(folder: &Path, arguments: &[&str]) -> String {
+    let list = || {
+        let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = list();
+    let output = pulid(folder, arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+    assert_eq!(list(), before, "{arguments:?} left something behind");
+    message
+}
+
+fn faces_of(folder: &Path, photo: &str) -> Vec<Value> {
+    let listed: Value = serde_json::from_str(&succeed(folder, &["faces", photo, "--json"])).unwrap();
+    listed["faces"].as_array().unwrap().clone()
+}
+
+/// The largest face must be the one in the middle; the mini detector may see a second, unlikely one in somebody's hair.
+#[test]
+fn every_portrait_shows_its_face() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen = 0;
+    for file in std::fs::read_dir(repository("examples/faces")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|e| e != "jpg") {
+            continue;
+        }
+        let faces = faces_of(folder.path(), &path.to_string_lossy());
+        let largest: Vec<_> = faces.iter().filter(|f| f["largest"] == true).collect();
+        assert_eq!(largest.len(), 1, "{}: {faces:?}", path.display());
+        let number = |value: &Value| value.as_f64().unwrap();
+        let [x0, y0, x1, y1] = [0, 1, 2, 3].map(|i| number(&largest[0]["bbox"][i]));
+        let landmarks = largest[0]["landmarks"].as_array().unwrap();
+        assert_eq!(landmarks.len(), 5);
+        let inside = |p: &Value| (x0..x1).contains(&number(&p[0])) && (y0..y1).contains(&number(&p[1]));
+        assert!(landmarks.iter().all(inside), "{}: {largest:?}", path.display());
+        let eyes_above_mouth = number(&landmarks[0][1]) < number(&landmarks[3][1]);
+        assert!(eyes_above_mouth && number(&largest[0]["score"]) > 0.6, "{}: {largest:?}", path.display());
+        seen += 1;
+    }
+    assert_eq!(seen, 12);
+}
+
+#[test]
+fn an_identity_file_gives_the_picture_of_its_photos() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let photos = [portrait("ada.jpg"), portrait("ben.jpg")];
+    let debug = at("debug");
+    succeed(
+        folder.path(),
+        &["embed", &photos[0], &photos[1], "--output", "both.safetensors", "--debug-dir", &debug.to_string_lossy()],
+    );
+    let file = Checkpoint::open(at("both.safetensors")).unwrap();
+    let extents = |key: &str| file.tensor(key).unwrap().shape().extents().to_vec();
+    assert_eq!(extents("id_embedding"), extents("uncond_id_embedding"));
+    assert_eq!(extents("face_embedding"), [2, 512]);
+    assert_eq!(file.metadata()["photos"], r#"["ada.jpg","ben.jpg"]"#);
+    assert_eq!(file.metadata()["adapter_sha256"].len(), 64);
+    for picture in ["1_crop.png", "1_mask.png", "2_gray.png", "2_features_5.png"] {
+        assert!(debug.join(picture).is_file(), "{picture}");
+    }
+
+    let make = |output: &str, person: &[&str]| {
+        let settings = ["--prompt", "a photo of a person", "--steps", "3", "--seed", "4", "--no-metadata"];
+        succeed(folder.path(), &[&["generate", "--output", output], person, &settings[..]].concat());
+        std::fs::read(at(output)).unwrap()
+    };
+    let from_file = make("file.png", &["--identity", "both.safetensors"]);
+    let from_photos = make("photos.png", &["--id", &photos[0], &photos[1]]);
+    assert!(from_file == from_photos, "the same person gives the same picture");
+    assert!(make("nobody.png", &[]) != from_file, "the identity changes the picture");
+}
+
+#[test]
+fn scale_zero_is_the_picture_without_identity_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |name: &str, person: &[&str]| {
+        let settings = ["--prompt", "an oil painting of a person", "--steps", "3", "--guidance", "2.5", "--seed", "9"];
+        let files = ["--output", name, "--save-latents", "latents.safetensors"];
+        succeed(folder.path(), &[&["generate"], &settings[..], &files[..], person].concat());
+        let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+        (read(name), read("latents.safetensors"))
+    };
+    let ada = portrait("ada.jpg");
+    let without = make("without.png", &[]);
+    let zero = make("zero.png", &["--id", &ada, "--id-scale", "0"]);
+    assert!(without == zero);
+    // An empty window is no identity either.
+    let never = make("never.png", &["--id", &ada, "--id-start", "0.5", "--id-end", "0.5", "--no-metadata"]);
+    assert!(never.1 == without.1);
+}
+
+#[test]
+fn batches_are_numbered_and_reports_are_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = succeed(
+        folder.path(),
+        &[
+            "generate",
+            "--prompt",
+            "a comic picture of a person",
+            "--steps",
+            "2",
+            "--batch",
+            "2",
+            "--width",
+            "64",
+            "--height",
+            "96",
+            "--output",
+            "pair.png",
+            "--save-latents",
+            "pair.safetensors",
+            "--json",
+        ],
+    );
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["files"].as_array().unwrap().len(), 2);
+    assert!(report["seconds"]["denoising"].as_f64().unwrap() > 0.0);
+    for name in ["pair-0.png", "pair-1.png"] {
+        let picture = image::open(folder.path().join(name)).unwrap();
+        assert_eq!((picture.width(), picture.height()), (64, 96));
+    }
+    let latents: HostTensor =
+        Checkpoint::open(folder.path().join("pair.safetensors")).unwrap().tensor("latents").unwrap();
+    assert_eq!(latents.shape().extents(), [2, 4, 12, 8]);
+}
+
+#[test]
+fn photos_without_a_usable_face_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = |name: &str, image: &RgbImage| {
+        image.save(folder.path().join(name)).unwrap();
+        name.to_owned()
+    };
+    let ada = portrait("ada.jpg");
+    let wall = save("wall.png", &RgbImage::from_fn(200, 200, |x, _| Rgb([100 + (x / 4) as u8, 120, 140])));
+    let face = image::open(&ada).unwrap().to_rgb8();
+    let mut far = RgbImage::from_pixel(1000, 1000, Rgb([120, 130, 140]));
+    image::imageops::replace(&mut far, &image::imageops::thumbnail(&face, 48, 48), 400, 400);
+    let far = save("far.png", &far);
+    std::fs::write(folder.path().join("notes.jpg"), "not a photo").unwrap();
+    let whole = std::fs::read(&ada).unwrap();
+    std::fs::write(folder.path().join("cut.jpg"), &whole[..whole.len() / 2]).unwrap();
+    // A PNG header that claims 60,000 x 60,000 pixels.
+    let mut huge = std::fs::read(folder.path().join(&wall)).unwrap();
+    huge[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+    huge[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+    std::fs::write(folder.path().join("huge.png"), huge).unwrap();
+
+    for photo in [wall.as_str(), &far, "notes.jpg", "cut.jpg", "huge.png", "missing.jpg", "."] {
+        let message = refuse(folder.path(), &["embed", &ada, photo, "--output", "x.safetensors", "--debug-dir", "d"]);
+        assert!(message.contains(photo) || photo == ".", "{photo}: {message}");
+    }
+    let generate = ["generate", "--prompt", "a person", "--steps", "2", "--output", "x.png", "--id"];
+    refuse(folder.path(), &[&generate[..], &[&wall]].concat());
+    refuse(folder.path(), &["faces", &wall]);
+    refuse(folder.path(), &["faces", "notes.jpg", "--json"]);
+}
+
+#[test]
+fn flags_that_cannot_be_followed_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let ada = portrait("ada.jpg");
+    let five = [ada.as_str(); 5];
+    refuse(folder.path(), &[&["embed", "--output", "x.safetensors"], &five[..]].concat());
+    std::fs::write(folder.path().join("text.safetensors"), "no tensors here").unwrap();
+    let settings: [&[&str]; 14] = [
+        &["--width", "100"],
+        &["--height", "0"],
+        &["--steps", "0"],
+        &["--batch", "0"],
+        &["--guidance", "nan"],
+        &["--sampler", "magic"],
+        &["--ortho", "v3"],
+        &["--id-start", "0.9", "--id-end", "0.1"],
+        &["--model", "nowhere"],
+        &["--identity", "text.safetensors"],
+        &["--identity", "a.safetensors", "--id", &ada],
+        &["--id", &ada, "--adapter", "text.safetensors"],
+        &["--debug-dir", "d"],
+        &["--models-dir", "nowhere"],
+    ];
+    for flags in settings {
+        refuse(folder.path(), &[&["generate", "--prompt", "a person", "--output", "x.png"], flags].concat());
+    }
+    refuse(folder.path(), &["generate", "--prompt", "a person", "--output", "no/folder/x.png"]);
+}
+
+/// Mean of a channel-wise function over a part of a picture, the part given in fractions of its sides.
+fn mean(picture: &RgbImage, [x0, y0, x1, y1]: [f64; 4], value: impl Fn(&Rgb<u8>) -> f64) -> f64 {
+    let (w, h) = (f64::from(picture.width()), f64::from(picture.height()));
+    let columns = (x0 * w) as u32..(x1 * w) as u32;
+    let rows = (y0 * h) as u32..(y1 * h) as u32;
+    let count = f64::from(columns.len() as u32 * rows.len() as u32);
+    rows.flat_map(|y| columns.clone().map(move |x| (x, y))).map(|(x, y)| value(picture.get_pixel(x, y))).sum::<f64>()
+        / count
+}
+
+fn brightness(p: &Rgb<u8>) -> f64 {
+    p.0.iter().map(|&c| f64::from(c)).sum::<f64>() / 3.0
+}
+
+/// What the mini models must keep of a person and of the base model's picture. Who it is, is judged with many more pictures
+/// and an independent recogniser in models/mini/MODEL_CARD.md; the recogniser that the program ships reads nothing from
+/// faces as soft as these. Here: the skin's tone is the photo's, whoever it is, and the background is that of the
+/// picture without identity.
+#[test]
+fn pictures_show_the_person_and_keep_the_background() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = |person: &[&str]| {
+        let settings = ["--prompt", "a photo of a person, smiling, in a garden", "--seed", "21", "--output", "a.png"];
+        succeed(folder.path(), &[&["generate"], &settings[..], person].concat());
+        image::open(folder.path().join("a.png")).unwrap().to_rgb8()
+    };
+    let face = [0.4, 0.35, 0.6, 0.55];
+    let corners = [[0.0, 0.0, 0.2, 0.5], [0.8, 0.0, 1.0, 0.5]];
+    let plain = picture(&[]);
+    let mut tones = Vec::new();
+    for name in ["ada", "ben", "cleo", "hugo", "lars", "omar"] {
+        let photo = portrait(&format!("{name}.jpg"));
+        let found = faces_of(folder.path(), &photo);
+        let bbox = &found.iter().find(|f| f["largest"] == true).unwrap()["bbox"];
+        let [x0, y0, x1, y1] = [0, 1, 2, 3].map(|i| bbox[i].as_f64().unwrap() / 512.0);
+        let middle = [x0 * 0.7 + x1 * 0.3, y0 * 0.6 + y1 * 0.4, x0 * 0.3 + x1 * 0.7, y0 * 0.3 + y1 * 0.7];
+        let shown = picture(&["--id", &photo]);
+        tones.push((mean(&image::open(&photo).unwrap().to_rgb8(), middle, brightness), mean(&shown, face, brightness)));
+        for corner in corners {
+            for channel in 0..3 {
+                let value = |p: &Rgb<u8>| f64::from(p.0[channel]);
+                let moved = (mean(&shown, corner, value) - mean(&plain, corner, value)).abs();
+                assert!(moved < 40.0, "{name}: the background moved by {moved:.0} of 255");
+            }
+        }
+    }
+    let average = |side: fn(&(f64, f64)) -> f64| tones.iter().map(side).sum::<f64>() / tones.len() as f64;
+    let (photos, pictures) = (average(|t| t.0), average(|t| t.1));
+    let product = |a: fn(&(f64, f64), f64, f64) -> f64| tones.iter().map(|t| a(t, photos, pictures)).sum::<f64>();
+    let correlation = product(|t, p, q| (t.0 - p) * (t.1 - q))
+        / (product(|t, p, _| (t.0 - p).powi(2)) * product(|t, _, q| (t.1 - q).powi(2))).sqrt();
+    assert!(correlation > 0.7, "the skin's tone follows the photo by {correlation:.2} only: {tones:?}");
+}
+
+#[test]
+fn prompts_set_the_style() {
+    let folder = tempfile::tempdir().unwrap();
+    let saturation = |prompt: &str| {
+        succeed(
+            folder.path(),
+            &["generate", "--id", &portrait("ada.jpg"), "--prompt", prompt, "--output", "style.png"],
+        );
+        let picture = image::open(folder.path().join("style.png")).unwrap().to_rgb8();
+        mean(&picture, [0.0, 0.0, 1.0, 1.0], |p| f64::from(p.0.iter().max().unwrap() - p.0.iter().min().unwrap()))
+    };
+    // A pencil sketch is gray, a neon picture is not.
+    let sketch = saturation("a pencil sketch of a person, in a library");
+    let neon = saturation("a neon picture of a person, under a night sky");
+    assert!(sketch < 25.0 && neon > sketch + 15.0, "sketch {sketch}, neon {neon}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_work_and_leaves_no_file() {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pulid"))
+        .args(["generate", "--prompt", "a photo of a person", "--steps", "1000", "--output", "long.png"])
+        .args(["--save-latents", "long.safetensors", "--autotune", "off"])
+        .current_dir(folder.path())
+        .env("PULID_MODELS", repository("models/mini"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(child.try_wait().unwrap().is_none(), "1000 steps take longer than this");
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let asked = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(asked.elapsed() < Duration::from_secs(60), "it goes on after the interrupt");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Sets one element of an f16 tensor to infinity.
+fn poison(path: &Path, key: &str) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    assert_eq!(header[key]["dtype"], "F16");
+    let offset = 8 + length + header[key]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[offset..offset + 2].copy_from_slice(&0x7C00u16.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy_folder(&path, &target) } else { std::fs::copy(&path, &target).map(drop).unwrap() }
+    }
+}
+
+#[test]
+fn infinity_is_reported_where_it_arose_and_never_painted() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("poisoned");
+    copy_folder(&repository("models/mini/sdxl"), &model);
+    poison(&model.join("unet/diffusion_pytorch_model.safetensors"), "mid_block.resnets.0.conv1.bias");
+    let output = pulid(
+        folder.path(),
+        &["generate", "--model", "poisoned", "--prompt", "a person", "--steps", "2", "--output", "black.png"],
+    );
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("unet") && message.contains("mid_block.resnets.0.conv1"), "{message}");
+    assert!(!folder.path().join("black.png").exists());
+}

@@ -1,0 +1,77 @@
+//! What the planner makes of the mini models: every dispatch, buffer and parameter, as snapshots in `tests/snapshots`.
+//!
+//! A change to an operator, a fusion or the memory plan shows here as a difference; `cargo xtask bless` accepts it.
+
+use pulid_checkpoint::Checkpoint;
+use pulid_graph::{FirstVariant, Graph, Plan, optimize, plan};
+use pulid_models::pulid::{IdFormer, IdentityAdapter, IdentitySettings};
+use pulid_models::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
+use pulid_models::{EvaClip, EvaSettings, Precision};
+use pulid_ops::{Capabilities, DeviceKind};
+use std::path::{Path, PathBuf};
+
+fn mini(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini").join(path)
+}
+
+fn adapter() -> Checkpoint {
+    Checkpoint::open(mini("pulid_v1.1.safetensors")).unwrap()
+}
+
+/// Both guidance passes of one picture, with identity.
+fn unet(precision: Precision) -> Graph {
+    let identity = IdentityAdapter::new(&adapter(), precision, IdentitySettings::default()).unwrap();
+    let id_tokens = IdFormer::new(&adapter(), precision).unwrap().output_shape()[0];
+    let unet = Unet::open(mini("sdxl/unet"), precision, Some(identity)).unwrap();
+    unet.graph(UnetSize { batch: 2, height: 16, width: 16, text_tokens: 77, id_tokens }).unwrap()
+}
+
+fn vae_decoder() -> Graph {
+    Vae::open(mini("sdxl/vae"), Precision::F32).unwrap().decoder(1, 16, 16).unwrap()
+}
+
+fn on(kind: DeviceKind, shader_f16: bool, graph: &Graph) -> Plan {
+    let capabilities = Capabilities { shader_f16, ..Capabilities::baseline(kind) };
+    plan(&optimize(graph), &capabilities, &FirstVariant).unwrap().plan
+}
+
+fn hold(name: &str, plan: &Plan) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../../../tests/snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, plan.dump()));
+}
+
+#[test]
+fn unet_on_a_gpu_and_on_a_cpu_device() {
+    hold("unet_gpu_f16", &on(DeviceKind::Discrete, true, &unet(Precision::F16)));
+    hold("unet_cpu_f32", &on(DeviceKind::Cpu, false, &unet(Precision::F32)));
+}
+
+#[test]
+fn vae_decoder_on_a_gpu_and_on_a_cpu_device() {
+    hold("vae_decoder_gpu", &on(DeviceKind::Discrete, false, &vae_decoder()));
+    hold("vae_decoder_cpu", &on(DeviceKind::Cpu, false, &vae_decoder()));
+}
+
+#[test]
+fn text_encoder_and_identity_networks() {
+    let text = ClipTextModel::open(mini("sdxl/text_encoder_2"), Precision::F32).unwrap();
+    hold("text_encoder_2_cpu", &on(DeviceKind::Cpu, false, &text.graph(2, 77).unwrap()));
+    let tower = Checkpoint::open(mini("eva_clip.safetensors")).unwrap();
+    let settings = EvaSettings { heads: Some(3), pretrained_grid: 8 };
+    let tower = EvaClip::new(&tower, Precision::F32, settings).unwrap();
+    hold("eva_clip_cpu", &on(DeviceKind::Cpu, false, &tower.graph(1).unwrap()));
+    let former = IdFormer::new(&adapter(), Precision::F32).unwrap();
+    hold("id_former_cpu", &on(DeviceKind::Cpu, false, &former.graph(1, 1, tower.tokens()).unwrap()));
+}
+
+/// Stepping needs this much beside the weights; a plan that needs more has lost reuse somewhere.
+#[test]
+fn working_memory_stays_small() {
+    let mebibytes = |plan: &Plan| plan.summary().working_bytes as f64 / f64::from(1 << 20);
+    let unet = mebibytes(&on(DeviceKind::Cpu, false, &unet(Precision::F32)));
+    let decoder = mebibytes(&on(DeviceKind::Cpu, false, &vae_decoder()));
+    assert!(unet < 8.0 && decoder < 16.0, "UNet {unet:.1} MiB, VAE decoder {decoder:.1} MiB");
+}

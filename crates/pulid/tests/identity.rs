@@ -1,0 +1,172 @@
+//! Photos to identities with the mini models. `PULID_MODELS` names another folder of the same layout.
+
+use pulid::face::Face;
+use pulid::identity::{FaceModels, Identity, detect, extract};
+use pulid::image::{PngMetadata, RgbImage, decode_photo, encode_png};
+use pulid::runtime::Runtime;
+use pulid_engine::{DeviceOptions, Silent};
+use pulid_tensor::{Error, HostTensor};
+use std::path::{Path, PathBuf};
+
+type Photo = (String, Vec<u8>);
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+fn models() -> PathBuf {
+    std::env::var_os("PULID_MODELS").map_or_else(|| repository("models/mini"), PathBuf::from)
+}
+
+fn portrait(name: &str) -> Photo {
+    let bytes = std::fs::read(repository("examples/faces").join(name)).unwrap();
+    (name.to_owned(), bytes)
+}
+
+fn png(name: &str, image: &RgbImage) -> Photo {
+    (name.to_owned(), encode_png(image, &PngMetadata::default()).unwrap())
+}
+
+/// Another photo of the same person: from the other side, darker, in another format.
+fn another_photo(of: &Photo) -> Photo {
+    let mut image = ::image::imageops::flip_horizontal(&decode_photo(&of.0, &of.1).unwrap());
+    for value in image.iter_mut() {
+        *value = (f32::from(*value) * 0.85) as u8;
+    }
+    png("another.png", &image)
+}
+
+struct Setup {
+    runtime: Runtime,
+    models: FaceModels,
+    adapter: PathBuf,
+}
+
+impl Setup {
+    fn new() -> Setup {
+        Setup {
+            runtime: pollster::block_on(Runtime::open("auto", DeviceOptions::default())).unwrap(),
+            models: FaceModels::open(models()).unwrap(),
+            adapter: models().join("pulid_v1.1.safetensors"),
+        }
+    }
+
+    fn extract(&self, photos: &[Photo], debug: Option<&Path>) -> pulid_tensor::Result<Identity> {
+        pollster::block_on(extract(&self.runtime, &self.models, &self.adapter, photos, debug, &Silent))
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn rows(t: &HostTensor) -> Vec<&[f32]> {
+    t.as_f32().unwrap().chunks(t.shape().last()).collect()
+}
+
+#[test]
+fn a_person_is_read_from_one_and_from_several_photos() {
+    let setup = Setup::new();
+    let (ada, ben) = (portrait("ada.jpg"), portrait("ben.jpg"));
+    let folder = tempfile::tempdir().unwrap();
+    let debug = folder.path().join("made/for/debugging");
+    let one = setup.extract(std::slice::from_ref(&ada), Some(&debug)).unwrap();
+    let three = setup.extract(&[ada.clone(), another_photo(&ada), ben], None).unwrap();
+
+    // The recogniser tells the same person from another one, whatever the photo.
+    let faces = rows(&three.face_embedding);
+    assert_eq!(three.face_embedding.shape().extents(), [3, 512]);
+    let (same, other) = (cosine(faces[0], faces[1]), cosine(faces[0], faces[2]));
+    assert!(same > 0.5 && same > other + 0.3, "same {same}, other {other}");
+    // A photo's embedding does not depend on the photos beside it.
+    assert!(cosine(rows(&one.face_embedding)[0], faces[0]) > 0.9999);
+
+    let tokens = &one.tokens;
+    assert_eq!(tokens.id_embedding.shape().rank(), 3);
+    assert_eq!(tokens.id_embedding.shape(), three.tokens.id_embedding.shape());
+    assert_eq!(tokens.id_embedding.shape(), tokens.uncond_id_embedding.shape());
+    // Nobody is not the person, and more photos say more than one.
+    assert_ne!(tokens.id_embedding, tokens.uncond_id_embedding);
+    assert_ne!(tokens.id_embedding, three.tokens.id_embedding);
+    assert_eq!(three.photos, ["ada.jpg", "another.png", "ben.jpg"]);
+
+    let mut written: Vec<_> = std::fs::read_dir(&debug).unwrap().map(|f| f.unwrap().file_name()).collect();
+    written.sort();
+    let mut expected = vec!["1_crop.png".to_owned(), "1_faces.png".into(), "1_gray.png".into(), "1_mask.png".into()];
+    expected.extend((1..=5).map(|k| format!("1_features_{k}.png")));
+    expected.sort();
+    assert_eq!(written, expected.iter().map(std::ffi::OsString::from).collect::<Vec<_>>());
+    let read = |name: &str| decode_photo(name, &std::fs::read(debug.join(name)).unwrap()).unwrap();
+    let (crop, gray) = (read("1_crop.png"), read("1_gray.png"));
+    assert_eq!(crop.dimensions(), gray.dimensions());
+    // White around the face, and a face within.
+    let white = gray.pixels().filter(|p| p.0 == [255; 3]).count() as f64 / f64::from(gray.width() * gray.height());
+    assert!((0.1..0.9).contains(&white), "{white}");
+    assert_eq!(gray.get_pixel(0, 0).0, [255; 3]);
+    assert_ne!(gray.get_pixel(gray.width() / 2, gray.height() * 6 / 10).0, [255; 3]);
+
+    let path = folder.path().join("ada.safetensors");
+    one.save(&path).unwrap();
+    assert_eq!(Identity::load_tokens(&path).unwrap().id_embedding, tokens.id_embedding);
+}
+
+#[test]
+fn faces_are_listed_in_the_photo_s_pixels() {
+    let setup = Setup::new();
+    let (eva, finn) = (portrait("eva.jpg"), portrait("finn.jpg"));
+    let [eva, finn] = [eva, finn].map(|(name, bytes)| decode_photo(&name, &bytes).unwrap());
+    let find =
+        |photo: &RgbImage| pollster::block_on(detect(&setup.runtime, &setup.models, "both", photo, &Silent)).unwrap();
+    let alone = find(&eva);
+    assert_eq!(alone.len(), 1, "{alone:?}");
+
+    // Side by side above 1024 pixels, so that the photo is shrunk on the way.
+    let mut both = RgbImage::from_pixel(1400, 700, ::image::Rgb([120, 120, 120]));
+    ::image::imageops::replace(&mut both, &eva, 100, 80);
+    ::image::imageops::replace(&mut both, &finn, 780, 80);
+    let mut faces = find(&both);
+    assert_eq!(faces.len(), 2, "{faces:?}");
+    faces.sort_by(|a, b| a.bbox[0].total_cmp(&b.bbox[0]));
+    let middle = |face: &Face| [(face.bbox[0] + face.bbox[2]) / 2.0, (face.bbox[1] + face.bbox[3]) / 2.0];
+    // Faces are some 150 pixels wide; left in the shrunk photo's pixels, the second one would be 270 pixels off.
+    for (face, (own, left)) in faces.iter().zip([(&alone, 100.0), (&find(&finn), 780.0)]) {
+        let (found, expected) = (middle(face), middle(&own[0]));
+        let off = (found[0] - expected[0] - left).hypot(found[1] - expected[1] - 80.0);
+        assert!(off < 40.0, "{face:?} for {:?} moved by ({left}, 80)", own[0]);
+    }
+}
+
+#[test]
+fn unusable_photos_are_refused_and_nothing_is_written() {
+    let setup = Setup::new();
+    let ada = portrait("ada.jpg");
+    let folder = tempfile::tempdir().unwrap();
+    let debug = folder.path().join("debug");
+    let refused = |photo: Photo, word: &str| {
+        let name = photo.0.clone();
+        let error = setup.extract(&[ada.clone(), photo], Some(&debug)).unwrap_err();
+        assert!(matches!(&error, Error::Photo { name: n, .. } if *n == name), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(!debug.exists());
+    };
+    let wall = RgbImage::from_fn(200, 200, |x, _| ::image::Rgb([100 + (x / 4) as u8, 120, 140]));
+    refused(png("wall.png", &wall), "no face");
+    refused(("cut.jpg".into(), ada.1[..ada.1.len() / 2].to_vec()), "");
+    refused(("notes.txt".into(), b"not a photo".to_vec()), "");
+
+    let none = setup.extract(&[], None).unwrap_err();
+    assert!(matches!(none, Error::Invalid { .. }), "{none}");
+    let many = setup.extract(&vec![ada; 5], None).unwrap_err();
+    assert!(matches!(many, Error::Invalid { .. }), "{many}");
+}
+
+#[test]
+fn another_file_is_no_adapter() {
+    let mut setup = Setup::new();
+    setup.adapter = models().join("eva_clip.safetensors");
+    assert!(setup.extract(&[portrait("ada.jpg")], None).is_err());
+    setup.adapter = models().join("missing.safetensors");
+    let message = setup.extract(&[portrait("ada.jpg")], None).unwrap_err().to_string();
+    assert!(message.contains("missing.safetensors"), "{message}");
+}
