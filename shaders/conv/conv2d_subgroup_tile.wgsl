@@ -98,6 +98,10 @@ fn conv2d_subgroup_tile(
 ) {
     let o4 = group.y * 8u + lane;
     let p = (group.z * groups.x + group.x) * select(8u, 16u, TALL == 1u);
+    // Layers of workgroups are full, so the last one may begin past the end.
+    if p >= params.pixels {
+        return;
+    }
     let n4 = params.out_channels;
     // Channels past the end read the last ones again and are not stored.
     var wi = min(o4, n4 - 1u);
