@@ -9,35 +9,13 @@
 // permutation: w16
 
 import package::shared::activation::activate4;
+import package::shared::conv2d_tile::{BIAS, RESIDUAL, params, x};
 import package::shared::storage::elem;
 
 @if(f16) enable f16;
 
-// Channels count the elements of x's and y's bindings.
-struct Params {
-    pixels: u32,
-    height: u32,
-    width: u32,
-    in_channels: u32,
-    out_height: u32,
-    out_width: u32,
-    out_channels: u32,
-    kernel_height: u32,
-    kernel_width: u32,
-    stride_y: u32,
-    stride_x: u32,
-    dilation_y: u32,
-    dilation_x: u32,
-    pad_top: u32,
-    pad_left: u32,
-}
-
-override BIAS: u32 = 0u;
-override RESIDUAL: u32 = 0u;
 override WIDE: u32 = 0u;
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<elem>>;
 @if(w16) @group(0) @binding(2) var<storage, read> weight: array<u32>;
 @else @group(0) @binding(2) var<storage, read> weight: array<elem>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;

@@ -9,85 +9,12 @@
 // permutation: f16
 // permutation: w16
 
-import package::shared::activation::activate4;
-import package::shared::storage::elem;
+import package::shared::conv2d_tile::{address, corner, inside, load_weight, params, store, x};
 
 @if(f16) enable f16;
 
-// Channels count the elements of x's and y's bindings.
-struct Params {
-    pixels: u32,
-    height: u32,
-    width: u32,
-    in_channels: u32,
-    out_height: u32,
-    out_width: u32,
-    out_channels: u32,
-    kernel_height: u32,
-    kernel_width: u32,
-    stride_y: u32,
-    stride_x: u32,
-    dilation_y: u32,
-    dilation_x: u32,
-    pad_top: u32,
-    pad_left: u32,
-}
-
-override BIAS: u32 = 0u;
-override RESIDUAL: u32 = 0u;
 // 16 rows rather than 8: a quarter faster, half as long again to compile.
 override TALL: u32 = 0u;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<elem>>;
-@if(w16) @group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
-@else @group(0) @binding(2) var<storage, read> weight: array<vec4<elem>>;
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
-
-@if(w16) fn load_weight(i: u32) -> vec4<f32> {
-    let p = weight[i];
-    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
-}
-@else fn load_weight(i: u32) -> vec4<f32> { return vec4<f32>(weight[i]); }
-
-// Top left corner of pixel p's window (below zero by the padding, wrapped) and its picture. Pixels past the end read
-// the last one again and are not stored.
-fn corner(p: u32) -> vec3<u32> {
-    let q = min(p, params.pixels - 1u);
-    let column = q % params.out_width;
-    let row = (q / params.out_width) % params.out_height;
-    let n = q / (params.out_width * params.out_height);
-    return vec3(row * params.stride_y - params.pad_top, column * params.stride_x - params.pad_left, n);
-}
-
-// Whether tap (dy, dx) of the window at c is inside the picture.
-fn inside(c: vec3<u32>, dy: u32, dx: u32) -> bool {
-    return c.x + dy < params.height && c.y + dx < params.width;
-}
-
-// First vec4 of the input pixel under a tap; 0 for one outside.
-fn address(c: vec3<u32>, dy: u32, dx: u32) -> u32 {
-    let i = ((c.z * params.height + c.x + dy) * params.width + c.y + dx) * params.in_channels;
-    return select(0u, i, inside(c, dy, dx));
-}
-
-fn store(p: u32, o4: u32, sum: vec4<f32>) {
-    if o4 >= params.out_channels {
-        return;
-    }
-    var v = sum;
-    if BIAS == 1u {
-        v += bias[o4];
-    }
-    v = activate4(v);
-    let i = p * params.out_channels + o4;
-    if RESIDUAL == 1u {
-        v += vec4<f32>(residual[i]);
-    }
-    y[i] = vec4<elem>(v);
-}
 
 // One invocation per lane of a subgroup of 8.
 @compute @workgroup_size(8)

@@ -10,56 +10,9 @@
 // permutation: f16
 // permutation: w16
 
-import package::shared::activation::activate4;
-import package::shared::storage::elem;
+import package::shared::conv2d_tile::{corner, load_weight, params, store, x};
 
 @if(f16) enable f16;
-
-// Channels count the elements of x's and y's bindings.
-struct Params {
-    pixels: u32,
-    height: u32,
-    width: u32,
-    in_channels: u32,
-    out_height: u32,
-    out_width: u32,
-    out_channels: u32,
-    kernel_height: u32,
-    kernel_width: u32,
-    stride_y: u32,
-    stride_x: u32,
-    dilation_y: u32,
-    dilation_x: u32,
-    pad_top: u32,
-    pad_left: u32,
-}
-
-override BIAS: u32 = 0u;
-override RESIDUAL: u32 = 0u;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<elem>>;
-@if(w16) @group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
-@else @group(0) @binding(2) var<storage, read> weight: array<vec4<elem>>;
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
-
-@if(w16) fn load_weight(i: u32) -> vec4<f32> {
-    let p = weight[i];
-    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
-}
-@else fn load_weight(i: u32) -> vec4<f32> { return vec4<f32>(weight[i]); }
-
-// Top left corner of pixel p's window (below zero by the padding, wrapped) and its picture. Pixels past the end read
-// the last one again and are not stored.
-fn corner(p: u32) -> vec3<u32> {
-    let q = min(p, params.pixels - 1u);
-    let column = q % params.out_width;
-    let row = (q / params.out_width) % params.out_height;
-    let n = q / (params.out_width * params.out_height);
-    return vec3(row * params.stride_y - params.pad_top, column * params.stride_x - params.pad_left, n);
-}
 
 // The input vec4 at step `s4` of the inner axis of the window at c; zero outside the picture or past the axis.
 fn load_input(c: vec3<u32>, s4: u32) -> vec4<f32> {
@@ -71,22 +24,6 @@ fn load_input(c: vec3<u32>, s4: u32) -> vec4<f32> {
         return vec4<f32>(x[pixel * params.in_channels + s4 % params.in_channels]);
     }
     return vec4(0.0);
-}
-
-fn store(p: u32, o4: u32, sum: vec4<f32>) {
-    if p >= params.pixels || o4 >= params.out_channels {
-        return;
-    }
-    var v = sum;
-    if BIAS == 1u {
-        v += bias[o4];
-    }
-    v = activate4(v);
-    let i = p * params.out_channels + o4;
-    if RESIDUAL == 1u {
-        v += vec4<f32>(residual[i]);
-    }
-    y[i] = vec4<elem>(v);
 }
 
 // One vec4 of padding per row spreads the rows over the banks.

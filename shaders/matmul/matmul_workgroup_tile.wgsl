@@ -9,52 +9,9 @@
 // permutation: f16
 // permutation: w16
 
-import package::shared::activation::activate4;
-import package::shared::storage::elem;
+import package::shared::matmul_tile::{a, load_b, params, store};
 
 @if(f16) enable f16;
-
-struct Params {
-    m: u32,
-    n4: u32,
-    k4: u32,
-    a_batch4: u32,
-    b_batch4: u32,
-    alpha: f32,
-}
-
-override BIAS: u32 = 0u;
-override RESIDUAL: u32 = 0u;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<vec4<elem>>;
-@if(w16) @group(0) @binding(2) var<storage, read> b: array<vec2<u32>>;
-@else @group(0) @binding(2) var<storage, read> b: array<vec4<elem>>;
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
-
-@if(w16) fn load_b(i: u32) -> vec4<f32> {
-    let p = b[i];
-    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
-}
-@else fn load_b(i: u32) -> vec4<f32> { return vec4<f32>(b[i]); }
-
-fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
-    if row >= params.m || column4 >= params.n4 {
-        return;
-    }
-    var v = sum * params.alpha;
-    if BIAS == 1u {
-        v += bias[column4];
-    }
-    v = activate4(v);
-    let i = (g * params.m + row) * params.n4 + column4;
-    if RESIDUAL == 1u {
-        v += vec4<f32>(residual[i]);
-    }
-    y[i] = vec4<elem>(v);
-}
 
 // One vec4 of padding per row spreads the rows over the banks.
 const A_STRIDE: u32 = 5u;
