@@ -3,66 +3,23 @@
 //   mean, squares: (N, chunks, C) f32, see group_norm_partial     gain, bias: (C) f32     scale, shift: (N, C) f32
 // One workgroup combines one group of one picture: first the mean of the means, then the squares around it (Chan et al.).
 
+import package::shared::group_statistics::{group_at, rate_of, square_share, store, value_share};
 import package::shared::reduce::workgroup_sum;
-
-struct Params {
-    rows: u32,
-    channels: u32,
-    chunks: u32,
-    chunk_rows: u32,
-    groups: u32,
-    eps: f32,
-}
-
-override GAIN: u32 = 0u;
-override BIAS: u32 = 0u;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> mean: array<f32>;
-@group(0) @binding(2) var<storage, read> squares: array<f32>;
-@group(0) @binding(3) var<storage, read> gain: array<f32>;
-@group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read_write> scale: array<f32>;
-@group(0) @binding(6) var<storage, read_write> shift: array<f32>;
 
 @compute @workgroup_size(64)
 fn group_norm_combine(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let n = group.y;
-    let width = params.channels / params.groups;
-    let first = group.x * width;
-    let partials = params.chunks * width;
-    let count = f32(params.rows) * f32(width);
-    // Means are summed around the first, so that a large common mean costs no precision.
-    let around = mean[n * params.chunks * params.channels + first];
+    let g = group_at(group.y, group.x);
     var sum = 0.0;
-    for (var j = lane; j < partials; j += 64u) {
-        let k = j / width;
-        let at = (n * params.chunks + k) * params.channels + first + j - k * width;
-        let rows = f32(min(params.chunk_rows, params.rows - k * params.chunk_rows));
-        sum += rows * (mean[at] - around);
+    for (var j = lane; j < g.partials; j += 64u) {
+        sum += value_share(g, j);
     }
-    let offset = workgroup_sum(sum, lane) / count;
+    let offset = workgroup_sum(sum, lane) / g.count;
     var square = 0.0;
-    for (var j = lane; j < partials; j += 64u) {
-        let k = j / width;
-        let at = (n * params.chunks + k) * params.channels + first + j - k * width;
-        let rows = f32(min(params.chunk_rows, params.rows - k * params.chunk_rows));
-        let d = (mean[at] - around) - offset;
-        square += squares[at] + rows * d * d;
+    for (var j = lane; j < g.partials; j += 64u) {
+        square += square_share(g, j, offset);
     }
-    let rate = inverseSqrt(workgroup_sum(square, lane) / count + params.eps);
-    let middle = around + offset;
-    for (var j = lane; j < width; j += 64u) {
-        let c = first + j;
-        var factor = rate;
-        if GAIN == 1u {
-            factor *= gain[c];
-        }
-        var add = -middle * factor;
-        if BIAS == 1u {
-            add += bias[c];
-        }
-        scale[n * params.channels + c] = factor;
-        shift[n * params.channels + c] = add;
+    let rate = rate_of(g, workgroup_sum(square, lane));
+    for (var j = lane; j < g.width; j += 64u) {
+        store(g, j, offset, rate);
     }
 }

@@ -90,13 +90,11 @@ fn demo() -> Outcome {
     }
     setup::vulkan_driver()?;
     run("cargo", &["build", "--release", "--package", "pulid-cli"])?;
-    let prompt = "oil painting, portrait of a person smiling in a garden, soft light";
+    // In words that the mini models were trained on.
+    let prompt = "an oil painting of a person, smiling, in a garden, warm light";
     let pulid = root().join("target/release/pulid");
     let pulid = pulid.to_string_lossy();
-    let identity = ["--id", "examples/faces/ada.jpg", "--adapter", "models/mini/pulid_v1.1.safetensors"];
-    let mut arguments = vec!["generate", "--model", "models/mini/sdxl", "--prompt", prompt, "--output", "demo.png"];
-    arguments.extend(identity);
-    run(&pulid, &arguments)?;
+    run(&pulid, &["generate", "--id", "examples/faces/ada.jpg", "--prompt", prompt, "--output", "demo.png"])?;
     println!("demo.png shows the person of examples/faces/ada.jpg");
     Ok(())
 }

@@ -64,9 +64,8 @@ pub fn shader_validator() {
         return;
     }
     println!("No spirv-val found: installing spirv-tools, which checks the shaders' SPIR-V.");
-    let installed = privileged(&["apt-get", "install", "--yes", "--no-install-recommends", "spirv-tools"])
-        .or_else(|_| privileged(&["apt-get", "update"]))
-        .and_then(|()| privileged(&["apt-get", "install", "--yes", "--no-install-recommends", "spirv-tools"]));
+    let install = || privileged(&["apt-get", "install", "--yes", "--no-install-recommends", "spirv-tools"]);
+    let installed = install().or_else(|_| privileged(&["apt-get", "update"]).and_then(|()| install()));
     if let Err(e) = installed {
         println!("{e}; the shaders' SPIR-V will not be checked");
     }

@@ -37,8 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     terminal.finish();
     remember_choices(&runtime);
-    let area = |face: &Face| face.size().0 * face.size().1;
-    let largest = faces.iter().enumerate().max_by(|a, b| area(a.1).total_cmp(&area(b.1))).map(|(i, _)| i);
+    let largest = faces.iter().enumerate().max_by(|a, b| a.1.area().total_cmp(&b.1.area())).map(|(i, _)| i);
     if args.json {
         let list: Vec<_> = faces.iter().enumerate().map(|(i, f)| as_json(f, Some(i) == largest)).collect();
         let (width, height) = photo.dimensions();

@@ -1,3 +1,4 @@
+use super::defaults::Defaults;
 use super::identity::{ModelsArgs, check_folder, read_photos};
 use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
@@ -8,7 +9,6 @@ use pulid::sampler::{SamplerKind, SamplerOptions, Spacing, StepWindow};
 use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlFolder, generate};
 use pulid_models::pulid::{IdentitySettings, Ortho};
 use pulid_tensor::{Error, Result};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -98,36 +98,6 @@ pub struct Args {
     /// Print a JSON report instead of progress
     #[arg(long)]
     json: bool,
-}
-
-/// A model's own defaults, from `generation_defaults.json` in its folder or the one above.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Defaults {
-    width: Option<usize>,
-    height: Option<usize>,
-    steps: Option<usize>,
-    guidance_scale: Option<f32>,
-    sampler: Option<SamplerKind>,
-    spacing: Option<Spacing>,
-    id_scale: Option<f32>,
-    num_zero: Option<usize>,
-    ortho: Option<String>,
-    negative_prompt: Option<String>,
-}
-
-impl Defaults {
-    fn read(model: &Path) -> Result<Defaults> {
-        for folder in [Some(model), model.parent()].into_iter().flatten() {
-            let path = folder.join("generation_defaults.json");
-            match std::fs::read_to_string(&path) {
-                Ok(text) => return serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string())),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(path, e)),
-            }
-        }
-        Ok(Defaults::default())
-    }
 }
 
 /// Makes pictures.

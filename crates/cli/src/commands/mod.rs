@@ -1,6 +1,7 @@
 //! One module per subcommand.
 
 pub mod bench;
+mod defaults;
 pub mod devices;
 pub mod embed;
 pub mod faces;

@@ -21,11 +21,7 @@ params! {
 }
 
 params! {
-    struct CombineParams { rows: u32, channels: u32, chunks: u32, chunk_rows: u32, groups: u32, eps: f32 }
-}
-
-params! {
-    struct SerialCombineParams {
+    struct CombineParams {
         rows: u32, channels: u32, chunks: u32, chunk_rows: u32, groups: u32, eps: f32, count: u32,
     }
 }
@@ -100,17 +96,9 @@ impl Operator for GroupNorm {
             chunk_rows: chunk_rows as u32,
             groups: self.groups as u32,
             eps: self.eps,
-        };
-        let vector = |i| if self.affine { Slot::Input(i) } else { Slot::Unused };
-        let serial = SerialCombineParams {
-            rows: combine.rows,
-            channels: combine.channels,
-            chunks: combine.chunks,
-            chunk_rows: combine.chunk_rows,
-            groups: combine.groups,
-            eps: combine.eps,
             count: (self.groups * batch) as u32,
         };
+        let vector = |i| if self.affine { Slot::Input(i) } else { Slot::Unused };
         let statistics = |combine: Dispatch| {
             combine.constant("GAIN", self.affine as u32).constant("BIAS", self.affine as u32).bind([
                 Slot::Scratch(0),
@@ -142,7 +130,7 @@ impl Operator for GroupNorm {
         let chunks = Dispatch::new("group_norm_combine", combine).grid(self.groups, batch, 1);
         let mut variants = vec![variant("chunks", chunks)];
         if cx.capabilities.kind == DeviceKind::Cpu {
-            let serial = Dispatch::new("group_norm_combine_serial", serial).over(self.groups * batch);
+            let serial = Dispatch::new("group_norm_combine_serial", combine).over(self.groups * batch);
             variants.insert(0, variant("serial_chunks", serial));
         }
         Ok(variants)

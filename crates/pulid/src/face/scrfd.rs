@@ -35,7 +35,8 @@ impl Face {
         (self.bbox[2] - self.bbox[0], self.bbox[3] - self.bbox[1])
     }
 
-    fn area(&self) -> f32 {
+    /// Width times height of the box; the person is who has the largest.
+    pub fn area(&self) -> f32 {
         let (width, height) = self.size();
         width * height
     }

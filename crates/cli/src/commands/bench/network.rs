@@ -1,6 +1,7 @@
 //! One call of a model's UNet: its plan's sizes, its time, and where that goes.
 
 use super::{Args, median};
+use crate::commands::defaults::Defaults;
 use pulid::runtime::{Loaded, Runtime};
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::Silent;
@@ -49,7 +50,7 @@ struct Share {
 
 /// Measures the UNet of an SDXL folder.
 pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Result<Figures> {
-    let pixels = args.size.or_else(|| default_size(model)).unwrap_or(1024);
+    let pixels = args.size.or(Defaults::read(model)?.width).unwrap_or(1024);
     if pixels == 0 || pixels % 8 != 0 || pixels > 4096 {
         return Err(Error::invalid("--size", format!("{pixels} is not a multiple of 8 up to 4096")));
     }
@@ -110,17 +111,6 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
         print(&figures);
     }
     Ok(figures)
-}
-
-/// The size that the model's defaults give, beside its folder or in it.
-fn default_size(model: &Path) -> Option<usize> {
-    let folders = [Some(model), model.parent()];
-    let text = folders
-        .into_iter()
-        .flatten()
-        .find_map(|folder| std::fs::read_to_string(folder.join("generation_defaults.json")).ok())?;
-    let defaults: serde_json::Value = serde_json::from_str(&text).ok()?;
-    usize::try_from(defaults.get("width")?.as_u64()?).ok()
 }
 
 fn print(f: &Figures) {
