@@ -11,7 +11,7 @@ use pulid::identity::{FaceModels, extract};
 use pulid::image::{PngMetadata, encode_png, write_atomically};
 use pulid::runtime::{Reporter, Runtime};
 use pulid::sampler::{SamplerKind, SamplerOptions, StepWindow};
-use pulid::text_to_image::{GenerateOptions, IdentityUse, SdxlFolder, generate};
+use pulid::text_to_image::{GenerateOptions, IdentityUse, SdxlModel, generate};
 use pulid_engine::{DeviceOptions, Observer};
 use pulid_models::pulid::IdentitySettings;
 use pulid_tensor::{DType, Error, Result};
@@ -66,7 +66,7 @@ fn main() -> Result<()> {
                 window: StepWindow::ALL,
             }),
         };
-        let made = generate(&runtime, &SdxlFolder::open(models.join("sdxl"))?, &options, &Lines).await?;
+        let made = generate(&runtime, &SdxlModel::open(models.join("sdxl"))?, &options, &Lines).await?;
         let metadata = PngMetadata { parameters: None, generated: true };
         write_atomically(Path::new("person.png"), &encode_png(&made.images[0], &metadata)?)?;
         println!("person.png");

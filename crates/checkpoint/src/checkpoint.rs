@@ -1,5 +1,5 @@
-use crate::element::{host_tensor, integers};
-use crate::{ElementType, Source, safetensors};
+use crate::element::{host_tensor, in_order, integers};
+use crate::{ElementType, Entry, Index, Source, View};
 use bytes::Bytes;
 use pulid_tensor::{DType, Error, HostTensor, Result, Shape};
 use std::collections::BTreeMap;
@@ -8,48 +8,6 @@ use std::ops::Range;
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 use std::sync::Arc;
-
-/// Where one tensor lies in its source: contiguous, row-major, little-endian.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Type of the elements in the file.
-    pub element: ElementType,
-    /// The extents.
-    pub shape: Shape,
-    /// The bytes, counted from the start of the source.
-    pub bytes: Range<u64>,
-}
-
-/// What a format's header tells: the tensors of one source and its free-text metadata.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Index {
-    /// Tensors by key.
-    pub entries: BTreeMap<String, Entry>,
-    /// Free text by key.
-    pub metadata: BTreeMap<String, String>,
-}
-
-impl Index {
-    /// The index of a source in any known format, told apart by its first bytes.
-    ///
-    /// # Errors
-    /// When the format is unknown or the header is malformed.
-    pub fn read(source: &dyn Source) -> Result<Index> {
-        let start = source.read(0..source.len().min(64))?;
-        let refuse = |detail: &str| Err(Error::file(source.path(), detail));
-        match &start[..] {
-            [] => refuse("is empty; fetch it again"),
-            [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
-                refuse("is a PyTorch pickle, which is not read yet; save it as .safetensors")
-            }
-            s if s.starts_with(b"version https://git-lfs") => {
-                refuse("is a Git LFS pointer, not the weights; fetch it with `git lfs pull`")
-            }
-            s if s.starts_with(b"<") && !s.contains(&0) => refuse("is a web page, not weights; fetch it again"),
-            _ => safetensors::read_index(source),
-        }
-    }
-}
 
 /// Shape and element type of a tensor in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,9 +40,10 @@ struct Files {
 impl Checkpoint {
     /// Opens a file, an index of shards (`*.index.json`) or a folder laid out as diffusers or transformers do.
     ///
-    /// In a folder the first of these is taken: `model.safetensors`, `diffusion_pytorch_model.safetensors`, their
-    /// index files, the same with `fp16`, and last the only `.safetensors` file there is. Files are mapped and only their
-    /// headers are read.
+    /// A file is in safetensors or in one of PyTorch's formats. In a folder the first of these is taken:
+    /// `model.safetensors`, `diffusion_pytorch_model.safetensors`, their index files, the same with `fp16`, the only
+    /// `.safetensors` file there is, and last `pytorch_model.bin` and `diffusion_pytorch_model.bin` likewise. Files are
+    /// mapped and only their headers are read.
     ///
     /// # Errors
     /// When nothing is found, or a file is of an unknown format or malformed.
@@ -144,11 +103,21 @@ impl Checkpoint {
     /// # Errors
     /// When two tensors get the same key.
     pub fn rename(&self, mut rename: impl FnMut(&str) -> Option<String>) -> Result<Self> {
+        self.remap(|key, _| rename(key).map(|new| (new, View::Whole)).into_iter().collect())
+    }
+
+    /// The tensors under other keys and seen otherwise: `remap` gives for each key and shape what is seen of the tensor and
+    /// under which keys. Nothing is read or copied.
+    ///
+    /// # Errors
+    /// When two tensors get the same key, or one cannot be seen as is wanted.
+    pub fn remap(&self, mut remap: impl FnMut(&str, &Shape) -> Vec<(String, View)>) -> Result<Self> {
         let mut entries = BTreeMap::new();
-        for (key, place) in self.entries() {
-            if let Some(new) = rename(key) {
+        for (key, (source, entry)) in self.entries() {
+            for (new, view) in remap(key, &entry.shape) {
+                let seen = view.of(entry).map_err(|detail| weight_error(&self.full(key), self.name(), detail))?;
                 match entries.entry(new) {
-                    btree_map::Entry::Vacant(slot) => drop(slot.insert(place.clone())),
+                    btree_map::Entry::Vacant(slot) => drop(slot.insert((*source, seen))),
                     btree_map::Entry::Occupied(slot) => {
                         let detail = format!("and another key are both renamed to `{}`", slot.key());
                         return Err(weight_error(key, &self.files.name, detail));
@@ -249,6 +218,8 @@ impl Checkpoint {
             return Err(weight_error(&self.full(key), self.name(), "is a single number, not a table".into()));
         };
         let row_bytes = entry.element.bytes(&Shape::from(row)).unwrap_or(u64::MAX);
+        // Rows that are scattered over the file are gathered once for all.
+        let whole = if entry.strides.is_some() { Some(self.bytes(key)?) } else { None };
         let mut bytes = Vec::new();
         for &index in rows {
             if index as usize >= count {
@@ -256,7 +227,10 @@ impl Checkpoint {
                 return Err(weight_error(&self.full(key), self.name(), detail));
             }
             let start = u64::from(index) * row_bytes;
-            bytes.extend_from_slice(&self.bytes_range(key, start..start + row_bytes)?);
+            match &whole {
+                Some(whole) => bytes.extend_from_slice(&whole[start as usize..(start + row_bytes) as usize]),
+                None => bytes.extend_from_slice(&self.bytes_range(key, start..start + row_bytes)?),
+            }
         }
         let shape: Vec<usize> = [rows.len()].iter().chain(row).copied().collect();
         host_tensor(entry.element, &shape.into(), &bytes).map_err(|e| self.explain(key, e))
@@ -271,13 +245,20 @@ impl Checkpoint {
         integers(entry.element, &entry.shape, &self.bytes(key)?).map_err(|e| self.explain(key, e))
     }
 
-    /// The tensor's little-endian bytes as the file has them, without a copy where the source allows it.
+    /// The tensor's little-endian bytes in row-major order, without a copy where the file has them so and the source
+    /// allows it.
     ///
     /// # Errors
     /// When the key is missing or the file cannot be read.
     pub fn bytes(&self, key: &str) -> Result<Bytes> {
         let (source, entry) = self.place(key)?;
-        self.files.sources[source].read(entry.bytes.clone())
+        let bytes = self.files.sources[source].read(entry.bytes.clone())?;
+        match &entry.strides {
+            None => Ok(bytes),
+            Some(strides) => in_order(&bytes, entry.element.size(), &entry.shape, strides)
+                .map(Bytes::from)
+                .map_err(|e| self.explain(key, e)),
+        }
     }
 
     /// Part of [`Checkpoint::bytes`], for tensors that are passed on piece by piece.
@@ -287,9 +268,13 @@ impl Checkpoint {
     pub fn bytes_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let (source, entry) = self.place(key)?;
         let whole = &entry.bytes;
-        if range.start > range.end || range.end > whole.end - whole.start {
-            let detail = format!("has {} bytes, not {} to {}", whole.end - whole.start, range.start, range.end);
+        let length = entry.element.bytes(&entry.shape).unwrap_or(u64::MAX);
+        if range.start > range.end || range.end > length {
+            let detail = format!("has {length} bytes, not {} to {}", range.start, range.end);
             return Err(weight_error(&self.full(key), self.name(), detail));
+        }
+        if entry.strides.is_some() {
+            return Ok(self.bytes(key)?.slice(range.start as usize..range.end as usize));
         }
         self.files.sources[source].read(whole.start + range.start..whole.start + range.end)
     }
@@ -368,7 +353,7 @@ fn nearest<'a>(wanted: &str, keys: impl Iterator<Item = &'a String>) -> Vec<&'a 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemorySource;
+    use crate::{MemorySource, safetensors};
 
     fn checkpoint(name: &str, keys: &[(&str, f32)]) -> Checkpoint {
         let tensors: Vec<(&str, HostTensor)> =
@@ -448,8 +433,8 @@ mod tests {
             Checkpoint::from_source(Arc::new(source)).unwrap_err().to_string()
         };
         assert!(refuse(b"").contains("empty"));
-        assert!(refuse(b"PK\x03\x04....").contains("pickle"));
-        assert!(refuse(b"\x80\x02}q\x00").contains("pickle"));
+        assert!(refuse(b"PK\x03\x04....").contains("zip archive"));
+        assert!(refuse(b"\x80\x02}q\x00.").contains("not one that PyTorch wrote"));
         assert!(refuse(b"version https://git-lfs.github.com/spec/v1\noid").contains("LFS"));
         assert!(refuse(b"<!DOCTYPE html><html>").contains("web page"));
     }

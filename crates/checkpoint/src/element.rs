@@ -150,6 +150,32 @@ pub(crate) fn integers(element: ElementType, shape: &Shape, bytes: &[u8]) -> Res
         .collect()
 }
 
+/// The elements of a tensor in row-major order, from bytes where they lie `strides` elements apart along each axis.
+///
+/// # Errors
+/// When the tensor does not fit in memory or reaches past the bytes.
+pub(crate) fn in_order(bytes: &[u8], size: usize, shape: &Shape, strides: &[u64]) -> Result<Vec<u8>> {
+    let fail =
+        || Error::invalid("tensor", format!("{shape} of strides {strides:?} does not lie in {} bytes", bytes.len()));
+    let strides: Vec<usize> = strides.iter().map(|&s| usize::try_from(s).map_err(|_| fail())).collect::<Result<_>>()?;
+    let total = shape.checked_count()?.checked_mul(size).ok_or_else(fail)?;
+    let mut out = Vec::new();
+    out.try_reserve_exact(total).map_err(|_| fail())?;
+    let mut index = vec![0; shape.rank()];
+    while out.len() < total {
+        let place: usize = index.iter().zip(&strides).map(|(i, s)| i * s).sum();
+        out.extend_from_slice(bytes.get(place * size..(place + 1) * size).ok_or_else(fail)?);
+        for (i, &extent) in index.iter_mut().zip(shape.iter()).rev() {
+            *i += 1;
+            if *i < extent {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    Ok(out)
+}
+
 fn check_length(element: ElementType, shape: &Shape, bytes: &[u8]) -> Result<()> {
     if element.bytes(shape) != Some(bytes.len() as u64) {
         return Err(Error::invalid("tensor", format!("{element}{shape} does not take {} bytes", bytes.len())));

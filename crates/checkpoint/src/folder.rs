@@ -10,6 +10,9 @@ use std::sync::Arc;
 /// File names without `.safetensors`, in the order they are looked for.
 const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
 
+/// File names without `.bin`, looked for where there is no `.safetensors` file.
+const PICKLE_STEMS: [&str; 2] = ["pytorch_model", "diffusion_pytorch_model"];
+
 /// Largest index file that is read: some hundred times that of the largest SDXL checkpoint.
 const MAX_INDEX: u64 = 64 << 20;
 
@@ -53,9 +56,27 @@ fn find(folder: &Path) -> Result<PathBuf> {
         }
     }
     others.sort();
+    let pickles: Vec<String> = ["", ".fp16"]
+        .iter()
+        .flat_map(|half| {
+            PICKLE_STEMS.iter().flat_map(move |stem| {
+                [
+                    format!("{stem}{half}.bin"),
+                    format!("{stem}.bin.index{half}.json"),
+                    format!("{stem}{half}.bin.index.json"),
+                ]
+            })
+        })
+        .collect();
     match others.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(Error::file(folder, format!("holds no weights; expected one of {}", names.join(", ")))),
+        [] => match pickles.iter().map(|n| folder.join(n)).find(|p| p.is_file()) {
+            Some(found) => Ok(found),
+            None => {
+                names.extend(PICKLE_STEMS.map(|stem| format!("{stem}.bin")));
+                Err(Error::file(folder, format!("holds no weights; expected one of {}", names.join(", "))))
+            }
+        },
         several => {
             let list: Vec<_> = several.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy())).collect();
             Err(Error::file(folder, format!("holds several weights files ({}); name one of them", list.join(", "))))

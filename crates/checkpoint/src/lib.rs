@@ -1,8 +1,8 @@
 //! Checkpoints: named tensors in files, read lazily.
 //!
 //! A [`Source`] gives random access to bytes: a mapped file, bytes in memory, or whatever the browser offers. A format
-//! ([`safetensors`]) turns a source into an [`Index`] of where each tensor lies, reading nothing but the header. A
-//! [`Checkpoint`] joins the indices of one or several sources and reads a tensor when asked for it. [`onnx`] reads
+//! ([`safetensors`], PyTorch's two) turns a source into an [`Index`] of where each tensor lies, reading nothing but the
+//! header. A [`Checkpoint`] joins the indices of one or several sources and reads a tensor when asked for it. [`onnx`] reads
 //! a whole graph with its weights.
 //!
 //! Nothing here trusts a file: every size is checked against the bytes that are there before memory is taken for it.
@@ -14,22 +14,27 @@ mod file;
 #[cfg(not(target_arch = "wasm32"))]
 mod folder;
 mod hash;
+mod index;
 pub mod onnx;
+mod pickle;
 pub mod safetensors;
 mod source;
+mod view;
 
-pub use checkpoint::{Checkpoint, Entry, Index, TensorInfo};
+pub use checkpoint::{Checkpoint, TensorInfo};
 pub use element::ElementType;
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::write_atomically;
 #[cfg(not(target_arch = "wasm32"))]
 pub use hash::sha256_file;
 pub use hash::sha256_hex;
+pub use index::{Entry, Format, Index};
 #[cfg(not(target_arch = "wasm32"))]
 pub use safetensors::write_safetensors;
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::MappedFile;
 pub use source::{MemorySource, Source};
+pub use view::View;
 
 /// Reference-counted bytes: a slice of a mapped file or of memory.
 pub use bytes::Bytes;

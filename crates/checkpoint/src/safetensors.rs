@@ -101,7 +101,7 @@ pub fn read_index(source: &dyn Source) -> Result<Index> {
             return Err(fail(format!("tensor `{key}` of type {element}{shape} does not fill {} bytes", end - start)));
         }
         ranges.push((start, end, key.clone()));
-        entries.insert(key, Entry { element, shape, bytes: data_start + start..data_start + end });
+        entries.insert(key, Entry { element, shape, bytes: data_start + start..data_start + end, strides: None });
     }
     ranges.sort();
     let mut filled = 0;

@@ -77,7 +77,14 @@ impl Source for MemorySource {
 pub struct MappedFile {
     path: PathBuf,
     bytes: Bytes,
+    #[cfg(unix)]
+    file: std::sync::Arc<std::fs::File>,
 }
+
+/// Reads up to this length are no reads of the map: the system maps many pages around each that is touched, which adds up
+/// over the thousands of small headers in an archive.
+#[cfg(unix)]
+const SMALL: u64 = 512;
 
 #[cfg(not(target_arch = "wasm32"))]
 impl MappedFile {
@@ -103,7 +110,12 @@ impl MappedFile {
             let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(&path, e))?;
             Bytes::from_owner(map)
         };
-        Ok(MappedFile { path, bytes })
+        Ok(MappedFile {
+            path,
+            bytes,
+            #[cfg(unix)]
+            file: std::sync::Arc::new(file),
+        })
     }
 }
 
@@ -118,6 +130,12 @@ impl Source for MappedFile {
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        #[cfg(unix)]
+        if range.end <= self.len() && range.start <= range.end && range.end - range.start <= SMALL {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            let read = std::os::unix::fs::FileExt::read_exact_at(&*self.file, &mut bytes, range.start);
+            return read.map(|()| bytes.into()).map_err(|e| Error::io(&self.path, e));
+        }
         slice(&self.path, &self.bytes, range)
     }
 }

@@ -11,9 +11,6 @@ use std::process::Command;
 
 type Outcome = Result<(), Failed>;
 
-/// Weights in a format that is not read yet.
-const UNREADABLE: [&str; 2] = ["bisenet/legacy-pickle", "bisenet/zip-pickle"];
-
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
@@ -26,9 +23,7 @@ fn main() {
             let ways: &[Way] = if golden["network"] == "tokenizer" { &[Way::F32] } else { &Way::ALL };
             for &way in ways {
                 let (case, golden) = (case.clone(), golden.clone());
-                let ignored = UNREADABLE.contains(&name.as_str());
-                let trial = Trial::test(format!("run {name} {}", way.name()), move || network(&case, &golden, way));
-                trials.push(trial.with_ignored_flag(ignored));
+                trials.push(Trial::test(format!("run {name} {}", way.name()), move || network(&case, &golden, way)));
             }
         }
         match json(&case.join("case.json")) {

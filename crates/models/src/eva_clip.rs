@@ -111,6 +111,10 @@ impl EvaClip {
     /// # Errors
     /// When a weight is missing or misshapen.
     pub fn graph(&self, batch: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build(batch))
+    }
+
+    fn build(&self, batch: usize) -> Result<Graph> {
         let mut graph = Graph::new("eva-clip");
         let (g, vs) = (&mut graph, &self.vars);
         let size = self.image_size();

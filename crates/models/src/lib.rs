@@ -7,7 +7,9 @@
 mod config;
 mod eva_clip;
 pub mod face;
+pub mod inspect;
 mod layers;
+mod misfits;
 pub mod onnx;
 pub mod pulid;
 #[cfg(not(target_arch = "wasm32"))]
@@ -19,5 +21,5 @@ mod vars;
 pub use config::PerBlock;
 pub use eva_clip::{EvaClip, EvaSettings};
 pub use layers::Conv;
-pub use tokenizer::{ClipTokenizer, TokenizerFiles};
+pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles};
 pub use vars::{Precision, Vars};

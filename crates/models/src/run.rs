@@ -69,25 +69,25 @@ pub struct Network {
 pub static NETWORKS: &[Network] = &[
     Network {
         name: "unet",
-        summary: "SDXL's UNet: a diffusers unet/ folder, with --adapter a PuLID file",
+        summary: "SDXL's UNet: a diffusers unet/ folder or file or a whole SDXL in one file, with --adapter a PuLID file",
         settings: &["id_scale", "num_zero", "ortho"],
         prepare: unet,
     },
     Network {
         name: "vae-decoder",
-        summary: "Latents to pictures: a diffusers vae/ folder",
+        summary: "Latents to pictures: a diffusers vae/ folder, a VAE's file or a whole SDXL in one file",
         settings: &[],
         prepare: vae_decoder,
     },
     Network {
         name: "vae-encoder",
-        summary: "Pictures to latents: a diffusers vae/ folder",
+        summary: "Pictures to latents: a diffusers vae/ folder, a VAE's file or a whole SDXL in one file",
         settings: &[],
         prepare: vae_encoder,
     },
     Network {
         name: "text-encoder",
-        summary: "CLIP's text encoders: a diffusers text_encoder/ or text_encoder_2/ folder",
+        summary: "CLIP's text encoders: a diffusers text_encoder/ or text_encoder_2/ folder or file",
         settings: &[],
         prepare: text_encoder,
     },

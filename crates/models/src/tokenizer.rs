@@ -14,6 +14,10 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 const BOS: &str = "<|startoftext|>";
 const EOS: &str = "<|endoftext|>";
+const WORD_END: &str = "</w>";
+
+/// The merges of CLIP's vocabulary, the earliest first.
+const CLIP_MERGES: &str = include_str!("../data/clip_merges.txt");
 
 /// Positions of CLIP's text encoders, used where the tokenizer's files do not say.
 const LENGTH: usize = 77;
@@ -35,6 +39,15 @@ pub struct TokenizerFiles<'a> {
     pub config: Option<&'a str>,
     /// `special_tokens_map.json`: special tokens where the config names none.
     pub special_tokens_map: Option<&'a str>,
+}
+
+/// What fills a row after the text, in CLIP's own tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// The end of the text, as for OpenAI's encoder.
+    EndOfText,
+    /// `!`, id 0, as for OpenCLIP's.
+    Exclamation,
 }
 
 /// Turns a prompt into a row of token ids.
@@ -82,14 +95,47 @@ impl ClipTokenizer {
         let config = parse_object(files.config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
         let map =
             parse_object(files.special_tokens_map).map_err(|e| Error::file(file("special_tokens_map.json"), e))?;
+        Self::build(files.name, vocab, merges, &config, &map)
+    }
 
-        let special = |role: &str, default: &str| special_token(&config, &map, role, default);
+    /// CLIP's own tokenizer, which every published SDXL has.
+    ///
+    /// # Errors
+    /// Never with the vocabulary that is built in.
+    pub fn published(padding: Padding) -> Result<Self> {
+        let name = "the built-in CLIP vocabulary";
+        let merges = parse_merges(CLIP_MERGES).map_err(|e| Error::file(name, e))?;
+        // As CLIP numbers them: bytes, bytes that end a word, what each merge gives, special tokens.
+        let bytes = byte_symbols();
+        let ends = bytes.iter().map(|symbol| format!("{symbol}{WORD_END}"));
+        let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
+        let specials = [BOS, EOS].map(str::to_owned);
+        let tokens = bytes.iter().cloned().chain(ends).chain(merged).chain(specials);
+        let vocab = tokens.zip(0..).collect();
+        let plain = |token: &str| serde_json::json!({"content": token, "normalized": true});
+        let mut config = serde_json::json!({"bos_token": plain(BOS), "eos_token": plain(EOS), "unk_token": plain(EOS)});
+        config["pad_token"] = match padding {
+            Padding::EndOfText => plain(EOS),
+            Padding::Exclamation => serde_json::json!({"content": "!", "normalized": false}),
+        };
+        Self::build(name, vocab, merges, &config, &Value::Null)
+    }
+
+    fn build(
+        name: &str,
+        vocab: HashMap<String, u32>,
+        merges: Vec<(String, String)>,
+        config: &Value,
+        map: &Value,
+    ) -> Result<Self> {
+        let file = |part: &str| format!("{name}/{part}");
+        let special = |role: &str, default: &str| special_token(config, map, role, default);
         let tokens = [special("bos_token", BOS), special("eos_token", EOS), special("unk_token", EOS)];
         let pad = special("pad_token", EOS);
         let bpe = BPE::builder()
             .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
             .unk_token(tokens[2].content.clone())
-            .end_of_word_suffix("</w>".to_owned())
+            .end_of_word_suffix(WORD_END.to_owned())
             .build()
             .map_err(|e| Error::file(file("merges.txt"), format!("does not fit vocab.json: {e}")))?;
 
@@ -117,7 +163,7 @@ impl ClipTokenizer {
             let detail = format!("model_max_length is {length}; 2 to 4096 positions are accepted");
             return Err(Error::file(file("tokenizer_config.json"), detail));
         }
-        Ok(ClipTokenizer { tokenizer, name: files.name.to_owned(), bos, eos, pad: pad_id, length })
+        Ok(ClipTokenizer { tokenizer, name: name.to_owned(), bos, eos, pad: pad_id, length })
     }
 
     /// Number of ids in a row, 77 for CLIP.
@@ -153,6 +199,15 @@ impl ClipTokenizer {
         row.resize(self.length, self.pad);
         Ok(row)
     }
+}
+
+/// Printable stand-ins for the 256 bytes, in the order of CLIP's vocabulary: first the bytes that are printable themselves.
+fn byte_symbols() -> Vec<String> {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let themselves = (0..=255u8).filter(printable).map(char::from);
+    let others = (0..=255u8).filter(|byte| !printable(byte)).count() as u32;
+    let stand_ins = (256..256 + others).filter_map(char::from_u32);
+    themselves.chain(stand_ins).map(String::from).collect()
 }
 
 fn parse_merges(text: &str) -> std::result::Result<Vec<(String, String)>, String> {

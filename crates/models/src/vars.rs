@@ -1,5 +1,6 @@
 //! Weights of a network by checkpoint key, as graph nodes.
 
+use crate::misfits::{self, Misfits};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Weight};
 use pulid_tensor::{DType, Data, Error, HostTensor, MaybeSendSync, Result, Shape, TensorType};
@@ -43,12 +44,13 @@ pub struct Vars {
     checkpoint: Checkpoint,
     path: String,
     precision: Precision,
+    misfits: Misfits,
 }
 
 impl Vars {
     /// All of a checkpoint.
     pub fn new(checkpoint: Checkpoint, precision: Precision) -> Self {
-        Vars { checkpoint, path: String::new(), precision }
+        Vars { checkpoint, path: String::new(), precision, misfits: Misfits::default() }
     }
 
     /// The tensors below `module`, or all where there are none: some files hold the bare module.
@@ -77,6 +79,17 @@ impl Vars {
         g.scoped(part, |g| build(&vs, g))
     }
 
+    /// Builds a network's graph. Where its tensors are missing or misshapen the error tells of all of them at once.
+    ///
+    /// # Errors
+    /// The builder's own, and tensors that do not fit.
+    pub fn complete(&self, build: impl FnOnce() -> Result<Graph>) -> Result<Graph> {
+        self.misfits.clear();
+        let built = build();
+        self.misfits.check(&self.checkpoint, built.is_ok())?;
+        built
+    }
+
     /// Element types in use.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -102,7 +115,13 @@ impl Vars {
     /// # Errors
     /// When it is missing.
     pub fn shape(&self, name: &str) -> Result<Shape> {
-        Ok(self.checkpoint.info(&self.key(name))?.shape)
+        let key = self.key(name);
+        self.checkpoint.info(&key).map(|info| info.shape).map_err(|error| {
+            self.misfits.note_missing(&key);
+            let Error::Weight { key, source_name, detail } = error else { return error };
+            let detail = format!("{detail}{}", misfits::looks_like(&self.checkpoint));
+            Error::Weight { key, source_name, detail }
+        })
     }
 
     /// One extent of a tensor of known rank.
@@ -115,6 +134,18 @@ impl Vars {
             return Err(self.error(name, format!("expected {rank} axes, found {shape}")));
         }
         Ok(shape[axis])
+    }
+
+    /// [`Vars::extent`], or the usual one where the tensor is missing, which [`Vars::complete`] reports.
+    ///
+    /// # Errors
+    /// When the tensor has another rank.
+    pub fn extent_or(&self, name: &str, rank: usize, axis: usize, usual: usize) -> Result<usize> {
+        if self.contains(name) {
+            return self.extent(name, rank, axis);
+        }
+        self.misfits.note_missing(&self.key(name));
+        Ok(usual)
     }
 
     /// How many modules `name.0`, `name.1`, ... there are, told by the given tensor of each.
@@ -161,7 +192,7 @@ impl Vars {
     /// # Errors
     /// When it is missing or has another shape.
     pub fn weight(&self, g: &mut Graph, name: &str, shape: impl Into<Shape>) -> Result<NodeId> {
-        let (shape, dtype) = (shape.into(), self.weight_dtype(name)?);
+        let (shape, dtype) = (shape.into(), self.declared_dtype(name));
         self.declare(g, name, &shape, Layout::Same, dtype)
     }
 
@@ -175,7 +206,7 @@ impl Vars {
     /// # Errors
     /// When it is missing or has another shape.
     pub fn matrix(&self, g: &mut Graph, name: &str, k: usize, n: usize) -> Result<NodeId> {
-        let dtype = self.weight_dtype(name)?;
+        let dtype = self.declared_dtype(name);
         self.declare(g, name, &Shape::from([n, k]), Layout::Transposed, dtype)
     }
 
@@ -184,7 +215,7 @@ impl Vars {
     /// # Errors
     /// When they are missing or have another shape.
     pub fn filters(&self, g: &mut Graph, name: &str, oihw: [usize; 4]) -> Result<NodeId> {
-        let dtype = self.weight_dtype(name)?;
+        let dtype = self.declared_dtype(name);
         self.declare(g, name, &Shape::from(oihw), Layout::ChannelsLast, dtype)
     }
 
@@ -209,15 +240,18 @@ impl Vars {
         Ok(self.precision.weight(stored))
     }
 
+    /// [`Vars::weight_dtype`], or any type for a weight that is missing, which [`Vars::complete`] reports.
+    fn declared_dtype(&self, name: &str) -> DType {
+        let missing = self.precision.weight(DType::F32);
+        // An error would look for the closest keys, which takes its time.
+        if self.contains(name) { self.weight_dtype(name).unwrap_or(missing) } else { missing }
+    }
+
     fn declare(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout, dtype: DType) -> Result<NodeId> {
         let key = self.key(name);
-        let info = self.checkpoint.info(&key)?;
-        if info.shape != *stored {
-            let detail = format!("expected {stored}, found {}; does the file belong to this network?", info.shape);
-            return Err(self.error(name, detail));
-        }
-        if !info.dtype.is_float() {
-            return Err(self.error(name, format!("expected floating-point numbers, found {:?}", info.element)));
+        self.misfits.note(&self.checkpoint, &key, stored);
+        if self.checkpoint.contains(&key) && self.checkpoint.info(&key).is_ok_and(|info| !info.dtype.is_float()) {
+            return Err(self.error(name, "expected floating-point numbers, found integers"));
         }
         let shape = match layout {
             Layout::Same => stored.clone(),
@@ -226,9 +260,9 @@ impl Vars {
         };
         let checkpoint = self.checkpoint.clone();
         let load = {
-            let key = key.clone();
+            let (key, stored) = (key.clone(), stored.clone());
             move || {
-                let tensor = checkpoint.tensor(&key)?.cast(dtype);
+                let tensor = checkpoint.tensor_of_shape(&key, stored.clone())?.cast(dtype);
                 match layout {
                     Layout::Same => Ok(tensor),
                     Layout::Transposed => transpose(&tensor),

@@ -15,9 +15,6 @@ const LIMIT: f64 = 1e-3;
 /// that the graphs are built in half precision and read every weight in it.
 const HALF_LIMIT: f64 = 3e-2;
 
-/// Cases whose weights are in a format that is not read yet. A case that begins to work must leave this list.
-const UNREADABLE: [&str; 2] = ["bisenet/legacy-pickle", "bisenet/zip-pickle"];
-
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens")
 }
@@ -88,12 +85,6 @@ fn check_in(network: &str, precision: Precision, limit: f64) {
             Prepared::Graph(run) => execute(&run),
             Prepared::Done(outputs) => Ok(outputs),
         });
-        if UNREADABLE.contains(&name.as_str()) {
-            if !matches!(&got, Err(error) if error.to_string().contains("pickle")) {
-                failures.push(format!("{name}: is read now; take it off the list"));
-            }
-            continue;
-        }
         let got = match got {
             Ok(got) => got,
             Err(error) => {

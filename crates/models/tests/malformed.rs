@@ -88,6 +88,48 @@ fn text_encoder_configurations() {
 }
 
 #[test]
+fn all_that_is_missing_is_told_at_once() {
+    let file = Checkpoint::open(golden("unet/weights/lists")).unwrap();
+    let text = std::fs::read_to_string(golden("unet/weights/lists/config.json")).unwrap();
+    let size = UnetSize { batch: 1, height: 8, width: 8, text_tokens: 77, id_tokens: 0 };
+    let build = |file: Checkpoint| {
+        let config = UnetConfig::parse(&text, "config.json").unwrap();
+        let network = Unet::new(config, file, Precision::F32, None);
+        network.graph(size).map(drop).map_err(|e| e.to_string())
+    };
+    let without = |gone: &dyn Fn(&str) -> bool| file.rename(|k| (!gone(k)).then(|| k.to_owned())).unwrap();
+    build(without(&|_| false)).unwrap();
+
+    let message = build(without(&|k| k == "conv_in.bias")).unwrap_err();
+    assert!(
+        message.starts_with("weight `conv_in.bias` in ") && message.contains("is missing; closest are"),
+        "{message}"
+    );
+
+    let count = file.len();
+    let gone = file.keys().filter(|k| k.contains(".ff.net.")).count();
+    let message = build(without(&|k| k.contains(".ff.net."))).unwrap_err();
+    let expected = format!("{gone} of {count} tensors are missing, first: `");
+    for part in [&*expected, "ff.net.2.weight`", "UNet by diffusers' names", &format!("holds {} tensors", count - gone)]
+    {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+
+    // Two convolutions that changed their places.
+    let swapped = file.rename(|k| {
+        Some(match k.split_once('.') {
+            Some(("conv_in", rest)) => format!("conv_out.{rest}"),
+            Some(("conv_out", rest)) => format!("conv_in.{rest}"),
+            _ => k.to_owned(),
+        })
+    });
+    let message = build(swapped.unwrap()).unwrap_err();
+    assert!(
+        message.contains("tensors have another shape, first: `conv_in.weight` [") && message.contains("expected [")
+    );
+}
+
+#[test]
 fn extents_of_nothing() {
     let unet = Unet::open(golden("unet/weights/lists"), Precision::F32, None).unwrap();
     let size = UnetSize { batch: 1, height: 8, width: 8, text_tokens: 77, id_tokens: 0 };

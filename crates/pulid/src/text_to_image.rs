@@ -10,12 +10,13 @@ use crate::sampler::{NoiseSchedule, Sampler, SamplerOptions, SchedulerConfig, St
 use image::RgbImage;
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::Observer;
+use pulid_models::Precision;
 use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
-use pulid_models::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
-use pulid_models::{ClipTokenizer, Precision};
+pub use pulid_models::sdxl::SdxlModel;
+use pulid_models::sdxl::{TextEncoder, UnetSize, Vae};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Identity tokens for both guidance passes.
 #[derive(Clone, Debug)]
@@ -73,42 +74,16 @@ pub struct Generated {
     pub latents: HostTensor,
 }
 
-/// A diffusers SDXL folder.
-#[derive(Clone, Debug)]
-pub struct SdxlFolder {
-    root: PathBuf,
-}
-
-impl SdxlFolder {
-    /// Checks that the folder looks like an SDXL pipeline.
-    ///
-    /// # Errors
-    /// Names what is missing.
-    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
-        for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
-            if !root.join(part).is_dir() {
-                let detail = format!("has no folder `{part}`; --model takes a folder in diffusers' SDXL layout");
-                return Err(Error::file(root, detail));
-            }
+/// The model's noise schedule, or SDXL's where its folder has none.
+fn schedule(model: &SdxlModel) -> Result<NoiseSchedule> {
+    let config = match model.config_file("scheduler/scheduler_config.json") {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+            SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
         }
-        Ok(SdxlFolder { root })
-    }
-
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.root
-    }
-
-    fn schedule(&self) -> Result<NoiseSchedule> {
-        let path = self.root.join("scheduler/scheduler_config.json");
-        let config = match std::fs::read_to_string(&path) {
-            Ok(text) => SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => SchedulerConfig::default(),
-            Err(e) => return Err(Error::io(path, e)),
-        };
-        NoiseSchedule::new(&config)
-    }
+        None => SchedulerConfig::default(),
+    };
+    NoiseSchedule::new(&config)
 }
 
 /// Texts as the UNet takes them.
@@ -126,14 +101,14 @@ struct Conditioning {
 /// ([`Error::NotFinite`] names the network and operator).
 pub async fn generate(
     runtime: &Runtime,
-    model: &SdxlFolder,
+    model: &SdxlModel,
     options: &GenerateOptions,
     reporter: &dyn Reporter,
 ) -> Result<Generated> {
     let precision = runtime.precision(options.dtype);
-    let vae = Vae::open(model.root.join("vae"), Precision { activations: DType::F32, ..precision })?;
+    let vae = model.vae(Precision { activations: DType::F32, ..precision })?;
     let [height, width] = latent_size(options, vae.config().factor())?;
-    let schedule = model.schedule()?;
+    let schedule = schedule(model)?;
     let channels = vae.config().latent_channels;
     let shape = [options.batch, channels, height, width];
     let noise = TorchGenerator::new(options.seed).randn(shape.iter().product());
@@ -186,7 +161,7 @@ fn latent_size(options: &GenerateOptions, factor: usize) -> Result<[usize; 2]> {
 /// Encodes each text for `batch` pictures; the result holds all rows of the first text, then all of the second.
 async fn encode(
     runtime: &Runtime,
-    model: &SdxlFolder,
+    model: &SdxlModel,
     texts: &[&str],
     batch: usize,
     precision: Precision,
@@ -195,9 +170,9 @@ async fn encode(
     reporter.stage("reading the prompt");
     let mut hidden = Vec::new();
     let mut pooled = None;
-    for (tokenizer, encoder) in [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")] {
-        let tokenizer = ClipTokenizer::open(model.root.join(tokenizer))?;
-        let encoder = ClipTextModel::open(model.root.join(encoder), precision)?;
+    for which in TextEncoder::BOTH {
+        let tokenizer = model.tokenizer(which)?;
+        let encoder = model.text_encoder(which, precision)?;
         let mut ids = Vec::new();
         for text in texts {
             ids.extend(tokenizer.encode(text)?);
@@ -224,7 +199,7 @@ struct Denoiser {
 impl Denoiser {
     async fn load(
         runtime: &Runtime,
-        model: &SdxlFolder,
+        model: &SdxlModel,
         options: &GenerateOptions,
         text: &Conditioning,
         [height, width]: [usize; 2],
@@ -249,7 +224,7 @@ impl Denoiser {
                 Some(i) => Some(IdentityAdapter::new(&Checkpoint::open(&i.adapter)?, precision, i.settings)?),
                 None => None,
             };
-            let unet = Unet::open(model.root.join("unet"), precision, adapter)?;
+            let unet = model.unet(precision, adapter)?;
             let id_tokens = identity.map_or(0, |i| i.tokens.id_embedding.shape().get(1).copied().unwrap_or(0));
             let text_tokens = text.hidden.shape()[1];
             let graph = unet.graph(UnetSize { batch: rows, height, width, text_tokens, id_tokens })?;

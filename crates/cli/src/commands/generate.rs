@@ -6,7 +6,7 @@ use pulid::identity::{FaceModels, Identity, extract};
 use pulid::image::{PngMetadata, encode_png, parameters_text, write_atomically};
 use pulid::runtime::Runtime;
 use pulid::sampler::{SamplerKind, SamplerOptions, Spacing, StepWindow};
-use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlFolder, generate};
+use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, generate};
 use pulid_models::pulid::{IdentitySettings, Ortho};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
     pulid generate --id ada.jpg --prompt 'an oil painting of a person, in a garden' --output ada.png\n  \
     pulid generate --identity ada.safetensors --prompt 'a neon picture of a person' --seed 7 --batch 4\n  \
     pulid generate --model DIR --adapter pulid_v1.1.safetensors --models-dir DIR --id a.jpg b.jpg --prompt 'portrait'\n  \
+    pulid generate --model juggernaut.safetensors --unet sdxl_lightning_4step_unet.safetensors --prompt 'a lake'\n  \
     pulid generate --prompt 'a watercolor painting of a person, in the snow'")]
 pub struct Args {
     /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
@@ -32,9 +33,17 @@ pub struct Args {
     /// What the picture does not show
     #[arg(long)]
     negative_prompt: Option<String>,
-    /// A folder in diffusers' SDXL layout [default: sdxl of the models folder]
-    #[arg(long, value_name = "DIR")]
+    /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt) [default: sdxl of the
+    /// models folder]
+    #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
+    /// Another UNet for the model: a file or a folder, for example SDXL-Lightning's UNet over SDXL's base
+    #[arg(long, value_name = "PATH")]
+    unet: Option<PathBuf>,
+    /// A folder in diffusers' layout whose configurations, scheduler and tokenizers are taken; weights are not needed there
+    /// [default: the model's folder; of a single file the folder of its name without the extension, else SDXL's own]
+    #[arg(long, value_name = "DIR")]
+    config: Option<PathBuf>,
     /// A PuLID file [default: pulid_v1.1.safetensors of the models folder]
     #[arg(long, value_name = "FILE")]
     adapter: Option<PathBuf>,
@@ -106,8 +115,8 @@ pub fn run(args: &Args) -> Result<()> {
         check_output(path)?;
     }
     args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
-    let model = SdxlFolder::open(args.models.model(args.model.as_deref())?)?;
-    let defaults = Defaults::read(model.path())?;
+    let model = open_model(args)?;
+    let defaults = Defaults::read(model.folder())?;
     let person = Person::open(args, &defaults)?;
     let mut options = options(args, &defaults);
     let terminal = Terminal::new(args.json);
@@ -149,6 +158,17 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn open_model(args: &Args) -> Result<SdxlModel> {
+    let mut model = SdxlModel::open(args.models.model(args.model.as_deref())?)?;
+    if let Some(folder) = &args.config {
+        model = model.with_config(folder)?;
+    }
+    Ok(match &args.unet {
+        Some(path) => model.with_unet(path),
+        None => model,
+    })
 }
 
 fn options(args: &Args, defaults: &Defaults) -> GenerateOptions {

@@ -7,6 +7,7 @@ pub mod embed;
 pub mod faces;
 pub mod generate;
 mod identity;
+pub mod inspect;
 pub mod run;
 
 use clap::Args;

@@ -35,6 +35,10 @@ impl RetinaFace {
     /// # Errors
     /// When a weight is missing or misshapen, or the picture is too small.
     pub fn graph(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build(batch, height, width))
+    }
+
+    fn build(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         if batch == 0 || height < 32 || width < 32 {
             let detail = format!("{batch} pictures of {height} x {width} pixels; at least 32 x 32 are needed");
             return Err(Error::invalid("image", detail));

@@ -85,6 +85,11 @@ impl IdentityAdapter {
         Ok(adapter)
     }
 
+    /// [`Vars::complete`] for the adapter's own weights.
+    pub(crate) fn complete(&self, build: impl FnOnce() -> Result<Graph>) -> Result<Graph> {
+        self.vars.complete(build)
+    }
+
     /// The settings.
     pub fn settings(&self) -> IdentitySettings {
         self.settings

@@ -51,6 +51,10 @@ impl IdEncoder {
     /// # Errors
     /// When a weight is missing or misshapen.
     pub fn graph(&self, batch: usize, tokens: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build(batch, tokens))
+    }
+
+    fn build(&self, batch: usize, tokens: usize) -> Result<Graph> {
         let mut graph = Graph::new("id-encoder");
         let (g, vs) = (&mut graph, &self.vars);
         if batch == 0 || tokens < 2 {

@@ -86,6 +86,10 @@ impl IdFormer {
     /// # Errors
     /// When a weight is missing or misshapen.
     pub fn graph(&self, batch: usize, photos: usize, tokens: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build(batch, photos, tokens))
+    }
+
+    fn build(&self, batch: usize, photos: usize, tokens: usize) -> Result<Graph> {
         let mut graph = Graph::new("id-former");
         let (g, vs, sizes) = (&mut graph, &self.vars, self.sizes);
         if batch == 0 || photos == 0 || tokens == 0 {

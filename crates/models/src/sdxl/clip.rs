@@ -92,15 +92,23 @@ impl ClipTextModel {
         ClipTextModel { config, vars, body }
     }
 
-    /// Opens a diffusers `text_encoder/` or `text_encoder_2/` folder.
+    /// Opens a diffusers `text_encoder/` or `text_encoder_2/` folder, or the file of a text encoder alone by transformers' names
+    /// (configured by a `config.json` beside it, else by its tensors and SDXL's own values).
     ///
     /// # Errors
     /// When the configuration or the weights cannot be read.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn open(folder: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
-        let path = folder.as_ref().join("config.json");
-        let config = ClipConfig::parse(&crate::config::read_text(&path)?, &path.display().to_string())?;
-        Ok(Self::new(config, Checkpoint::open(folder)?, precision))
+    pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
+        let weights = Checkpoint::open(&path)?;
+        if super::single_file::is_single_file(&weights) {
+            let detail = "holds two text encoders; name a text_encoder folder or file";
+            return Err(Error::file(path.as_ref(), detail));
+        }
+        let config = match crate::config::beside(path.as_ref(), &weights)? {
+            Some((text, name)) => ClipConfig::parse(&text, &name)?,
+            None => ClipConfig::infer(&weights)?,
+        };
+        Ok(Self::new(config, weights, precision))
     }
 
     /// The configuration.
@@ -159,6 +167,10 @@ impl ClipTextModel {
     /// # Errors
     /// When a weight is missing or misshapen, or there are more tokens than positions.
     pub fn graph(&self, batch: usize, length: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build(batch, length))
+    }
+
+    fn build(&self, batch: usize, length: usize) -> Result<Graph> {
         let (config, vs) = (&self.config, &self.body);
         if length > config.max_position_embeddings || length == 0 || batch == 0 {
             let detail = format!("[{batch}, {length}] tokens; 1 to {} fit", config.max_position_embeddings);

@@ -1,10 +1,16 @@
-//! SDXL's networks as diffusers and transformers lay them out.
+//! SDXL's networks as diffusers and transformers lay them out, and the single files that hold all of them.
 
 mod clip;
+mod infer;
+#[cfg(not(target_arch = "wasm32"))]
+mod model;
+pub mod single_file;
 mod unet;
 mod unet_blocks;
 mod vae;
 
 pub use clip::{ClipConfig, ClipTextModel};
+#[cfg(not(target_arch = "wasm32"))]
+pub use model::{SdxlModel, TextEncoder};
 pub use unet::{Unet, UnetConfig, UnetSize};
 pub use vae::{Vae, VaeConfig};

@@ -1,5 +1,6 @@
 //! UNet2DConditionModel as SDXL configures it, with PuLID's identity attention where an adapter is given.
 
+use super::single_file;
 use super::unet_blocks::{Conditioning, cross_attention_count, down_block, mid_block, up_block};
 use crate::config::{Config, PerBlock};
 use crate::layers::{Conv, activation, add, concat};
@@ -227,19 +228,23 @@ impl Unet {
         Unet { config, vars: Vars::new(checkpoint, precision), identity }
     }
 
-    /// Opens a diffusers `unet/` folder.
+    /// Opens a diffusers `unet/` folder, the file of a UNet alone (configured by a `config.json` beside it, else by its tensors
+    /// and SDXL's own values) or a single file with a whole SDXL.
     ///
     /// # Errors
     /// When the configuration or the weights cannot be read.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(
-        folder: impl AsRef<std::path::Path>,
+        path: impl AsRef<std::path::Path>,
         precision: Precision,
         identity: Option<IdentityAdapter>,
     ) -> Result<Self> {
-        let path = folder.as_ref().join("config.json");
-        let config = UnetConfig::parse(&crate::config::read_text(&path)?, &path.display().to_string())?;
-        Ok(Self::new(config, Checkpoint::open(folder)?, precision, identity))
+        let weights = Checkpoint::open(&path)?;
+        let config = match crate::config::beside(path.as_ref(), &weights)? {
+            Some((text, name)) => UnetConfig::parse(&text, &name)?,
+            None => UnetConfig::infer(&self::weights(weights.clone())?)?,
+        };
+        Ok(Self::new(config, self::weights(weights)?, precision, identity))
     }
 
     /// The configuration.
@@ -261,6 +266,14 @@ impl Unet {
     /// # Errors
     /// When a weight is missing or misshapen, or an extent is 0.
     pub fn graph(&self, size: UnetSize) -> Result<Graph> {
+        let build = || self.vars.complete(|| self.build(size));
+        match &self.identity {
+            Some(adapter) => adapter.complete(build),
+            None => build(),
+        }
+    }
+
+    fn build(&self, size: UnetSize) -> Result<Graph> {
         let mut graph = Graph::new("unet");
         let (g, vs, config) = (&mut graph, &self.vars, &self.config);
         let UnetSize { batch, height, width, .. } = size;
@@ -318,7 +331,7 @@ impl Unet {
             ..TimeEmbedding::sdxl(dim, dtype)
         };
         let mlp = |vs: &Vars, g: &mut Graph, x: NodeId| {
-            let width = vs.extent("linear_1.weight", 2, 0)?;
+            let width = vs.extent_or("linear_1.weight", 2, 0, 4 * config.block_out_channels[0])?;
             let h = vs.linear(g, "linear_1", x, width)?;
             let h = activation(g, Activation::Silu, h)?;
             vs.linear(g, "linear_2", h, width)
@@ -343,6 +356,11 @@ impl Unet {
             activation(g, Activation::Silu, sum)
         })
     }
+}
+
+/// The UNet of a single file by diffusers' names, or what has these names already.
+pub(super) fn weights(file: Checkpoint) -> Result<Checkpoint> {
+    if single_file::is_single_file(&file) { single_file::unet(&file) } else { Ok(file) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! AutoencoderKL: pictures to latents and back.
 
+use super::single_file;
 use crate::config::Config;
 use crate::layers::{Attend, Conv, activation, add, attention, slice, upsample_nearest};
 use crate::{Precision, Vars};
@@ -120,15 +121,22 @@ impl Vae {
         Vae { config, vars: Vars::new(checkpoint, precision) }
     }
 
-    /// Opens a diffusers `vae/` folder.
+    /// Opens a diffusers `vae/` folder, the file of a VAE alone (by diffusers' or by Stability's names; configured by a
+    /// `config.json` beside it, else by its tensors and SDXL's own values) or a single file with a whole SDXL.
     ///
     /// # Errors
     /// When the configuration or the weights cannot be read.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn open(folder: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
-        let path = folder.as_ref().join("config.json");
-        let config = VaeConfig::parse(&crate::config::read_text(&path)?, &path.display().to_string())?;
-        Ok(Self::new(config, Checkpoint::open(folder)?, precision))
+    pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
+        let file = Checkpoint::open(&path)?;
+        let config = crate::config::beside(path.as_ref(), &file)?;
+        let whole = single_file::is_single_file(&file) || single_file::is_original_vae(&file);
+        let weights = if whole { single_file::vae(&file)? } else { file };
+        let config = match config {
+            Some((text, name)) => VaeConfig::parse(&text, &name)?,
+            None => VaeConfig::infer(&weights)?,
+        };
+        Ok(Self::new(config, weights, precision))
     }
 
     /// The configuration.
@@ -142,6 +150,10 @@ impl Vae {
     /// # Errors
     /// When a weight is missing or misshapen.
     pub fn decoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build_decoder(batch, height, width))
+    }
+
+    fn build_decoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         let mut graph = Graph::new("vae-decoder");
         let (g, config) = (&mut graph, &self.config);
         let mut x = self.vars.input(g, "latent", [batch, height, width, config.latent_channels], Rate::Step)?;
@@ -180,6 +192,10 @@ impl Vae {
     /// # Errors
     /// When a weight is missing or misshapen, or the picture is too small.
     pub fn encoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build_encoder(batch, height, width))
+    }
+
+    fn build_encoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         let mut graph = Graph::new("vae-encoder");
         let (g, config) = (&mut graph, &self.config);
         let x = self.vars.input(g, "sample", [batch, height, width, config.in_channels], Rate::Step)?;

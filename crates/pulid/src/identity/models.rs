@@ -9,16 +9,18 @@ use std::path::{Path, PathBuf};
 
 /// Files of the detector, by the names of insightface's `antelopev2` download. The archive holds a folder of its own
 /// name, so many people end up with it nested.
-const DETECTOR: &[&str] = &["antelopev2/scrfd_10g_bnkps.onnx", "antelopev2/antelopev2/scrfd_10g_bnkps.onnx"];
+const DETECTOR: &[&str] =
+    &["antelopev2/scrfd_10g_bnkps.onnx", "antelopev2/antelopev2/scrfd_10g_bnkps.onnx", "scrfd_10g_bnkps.onnx"];
 
 /// Files of the face recogniser, from the same download.
-const RECOGNISER: &[&str] = &["antelopev2/glintr100.onnx", "antelopev2/antelopev2/glintr100.onnx"];
+const RECOGNISER: &[&str] = &["antelopev2/glintr100.onnx", "antelopev2/antelopev2/glintr100.onnx", "glintr100.onnx"];
 
 /// Files of the face parser.
-const PARSER: &[&str] = &["parsing_bisenet.safetensors"];
+const PARSER: &[&str] = &["parsing_bisenet.safetensors", "parsing_bisenet.pth"];
 
 /// Files of the vision tower.
-const TOWER: &[&str] = &["eva_clip.safetensors", "EVA02_CLIP_L_336_psz14_s6B.safetensors"];
+const TOWER: &[&str] =
+    &["eva_clip.safetensors", "EVA02_CLIP_L_336_psz14_s6B.safetensors", "EVA02_CLIP_L_336_psz14_s6B.pt"];
 
 /// The networks that read a photo, in one folder.
 ///
@@ -80,11 +82,11 @@ impl FaceModels {
     }
 
     fn parser_file(&self) -> Result<PathBuf> {
-        self.find("face parser", PARSER, "it is facexlib's parsing_bisenet in safetensors format")
+        self.find("face parser", PARSER, "it is facexlib's parsing_bisenet")
     }
 
     fn tower_file(&self) -> Result<PathBuf> {
-        self.find("vision tower", TOWER, "it is EVA02_CLIP_L_336_psz14_s6B in safetensors format")
+        self.find("vision tower", TOWER, "it is the EVA02_CLIP_L_336_psz14_s6B download")
     }
 
     /// The face parser.

@@ -1,0 +1,215 @@
+//! What a weights file is, told by its header alone.
+
+use pulid_checkpoint::{Checkpoint, Format, MappedFile, onnx};
+use pulid_tensor::{Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Tensors of which a network has all and others have none.
+struct Mark {
+    family: &'static str,
+    keys: &'static [&'static str],
+    prefixes: &'static [&'static str],
+}
+
+const fn mark(family: &'static str, keys: &'static [&'static str], prefixes: &'static [&'static str]) -> Mark {
+    Mark { family, keys, prefixes }
+}
+
+/// The families, the more special before the more general.
+const MARKS: &[Mark] = &[
+    mark(
+        "SDXL, a single file",
+        &["model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.1.model.token_embedding.weight"],
+        &[""],
+    ),
+    mark("UNet by Stability's names", &["input_blocks.0.0.weight", "out.2.weight"], &["", "model.diffusion_model."]),
+    mark("UNet by diffusers' names", &["conv_in.weight", "time_embedding.linear_1.weight"], &[""]),
+    mark("VAE by Stability's names", &["decoder.mid.block_1.norm1.weight"], &["", "first_stage_model."]),
+    mark("VAE by diffusers' names", &["decoder.mid_block.resnets.0.norm1.weight"], &[""]),
+    mark("PuLID v1.1", &["id_adapter.latents", "id_adapter_attn_layers.1.id_to_k.weight"], &[""]),
+    mark("PuLID v1", &["id_adapter.body.0.weight", "id_adapter_attn_layers.1.id_to_k.weight"], &[""]),
+    mark("PuLID adapter without an identity encoder", &["id_adapter_attn_layers.1.id_to_k.weight"], &[""]),
+    mark(
+        "PuLID v1.1's identity encoder",
+        &["latents", "proj_out", "id_embedding_mapping.0.weight"],
+        &["", "id_adapter."],
+    ),
+    mark("PuLID v1's identity encoder", &["body.0.weight", "mapping_patch_0.0.weight"], &["", "id_adapter."]),
+    mark("EVA02-CLIP", &["blocks.0.attn.inner_attn_ln.weight", "pos_embed"], &["", "visual."]),
+    mark("CLIP text encoder", &["embeddings.token_embedding.weight", "final_layer_norm.weight"], &["", "text_model."]),
+    mark("BiSeNet", &["cp.resnet.conv1.weight", "ffm.convblk.conv.weight"], &["", "module."]),
+    mark("RetinaFace", &["BboxHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight"], &["", "module."]),
+    mark("identity, from pulid embed", &["id_embedding", "uncond_id_embedding"], &[""]),
+];
+
+/// The family of a checkpoint, `unknown` where it is none of those that are used here.
+pub fn family(checkpoint: &Checkpoint) -> &'static str {
+    let holds = |mark: &&Mark| {
+        mark.prefixes.iter().any(|prefix| mark.keys.iter().all(|key| checkpoint.contains(&format!("{prefix}{key}"))))
+    };
+    MARKS.iter().find(holds).map_or("unknown", |mark| mark.family)
+}
+
+/// The family of an ONNX graph, told by its outputs.
+fn onnx_family(model: &onnx::Model) -> &'static str {
+    let graph = &model.graph;
+    let rectified = graph.nodes.iter().filter(|n| n.op_type == "PRelu").count();
+    match (graph.inputs.len(), graph.outputs.len()) {
+        // Scores, boxes and landmarks on three levels.
+        (1, 9) => "SCRFD",
+        (1, 1) if rectified > 1 => "ArcFace (IResNet)",
+        _ => "unknown",
+    }
+}
+
+/// What one type of elements takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ElementCount {
+    /// Tensors of this type.
+    pub tensors: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// A tensor's type and extents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TensorLine {
+    /// Type of the elements.
+    pub element: String,
+    /// The extents.
+    pub shape: Vec<usize>,
+}
+
+/// What a file or folder holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// `safetensors`, `PyTorch (zip)`, `PyTorch (legacy)`, `ONNX` or `folder`.
+    pub format: String,
+    /// Which network it belongs to; `unknown` for all others.
+    pub family: String,
+    /// Numbers in all tensors.
+    pub parameters: u64,
+    /// Bytes of all tensors, shared ones as often as they are named.
+    pub bytes: u64,
+    /// Bytes of the file; of a folder those of its tensors.
+    pub file_bytes: u64,
+    /// How much of which type of elements.
+    pub elements: BTreeMap<String, ElementCount>,
+    /// Free text in the file.
+    pub metadata: BTreeMap<String, String>,
+    /// Number of tensors.
+    pub count: usize,
+    /// Parts of a model's folder; their tensors count for the folder's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Inspection>,
+    /// Every tensor by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tensors: BTreeMap<String, TensorLine>,
+}
+
+impl Inspection {
+    /// Looks at a file or folder. Nothing but headers is read.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is of no format that is read.
+    pub fn of(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_dir() { Self::of_folder(path) } else { Self::of_file(path) }
+    }
+
+    fn empty(path: &Path, format: impl ToString) -> Self {
+        Inspection {
+            path: path.to_owned(),
+            format: format.to_string(),
+            family: "unknown".into(),
+            parameters: 0,
+            bytes: 0,
+            file_bytes: path.metadata().map_or(0, |m| if m.is_file() { m.len() } else { 0 }),
+            elements: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            count: 0,
+            parts: Vec::new(),
+            tensors: BTreeMap::new(),
+        }
+    }
+
+    fn of_folder(path: &Path) -> Result<Self> {
+        if !path.join("model_index.json").is_file() {
+            let mut found = Self::empty(path, "folder");
+            found.add(&Checkpoint::open(path)?)?;
+            found.file_bytes = found.bytes;
+            return Ok(found);
+        }
+        let mut whole = Self::empty(path, "folder");
+        for part in ["text_encoder", "text_encoder_2", "unet", "vae"] {
+            if path.join(part).is_dir() {
+                whole.parts.push(Self::of_folder(&path.join(part))?);
+            }
+        }
+        if whole.parts.is_empty() {
+            return Err(Error::file(path, "has a model_index.json but none of the folders unet, vae, text_encoder"));
+        }
+        let all = whole.parts.len() == 4;
+        whole.family =
+            if all { "SDXL, a folder in diffusers' layout" } else { "a part of a diffusers pipeline" }.into();
+        for part in &whole.parts {
+            whole.count += part.count;
+            whole.parameters += part.parameters;
+            whole.bytes += part.bytes;
+            whole.file_bytes += part.file_bytes;
+            for (element, count) in &part.elements {
+                let sum = whole.elements.entry(element.clone()).or_default();
+                sum.tensors += count.tensors;
+                sum.bytes += count.bytes;
+            }
+        }
+        Ok(whole)
+    }
+
+    fn of_file(path: &Path) -> Result<Self> {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+            let model = onnx::Model::open(path)?;
+            let mut found = Self::empty(path, "ONNX");
+            found.family = onnx_family(&model).into();
+            found.metadata.insert("producer".into(), model.producer.clone());
+            found.metadata.insert("opset".into(), model.opset.to_string());
+            for (name, tensor) in &model.graph.initializers {
+                found.add_tensor(name, tensor.element.name(), tensor.shape.extents(), tensor.bytes().len() as u64);
+            }
+            return Ok(found);
+        }
+        let checkpoint = Checkpoint::open(path)?;
+        let format = match path.extension().is_some_and(|e| e == "json") {
+            true => "shards".to_owned(),
+            false => Format::of(&MappedFile::open(path)?)?.to_string(),
+        };
+        let mut found = Self::empty(path, format);
+        found.add(&checkpoint)?;
+        Ok(found)
+    }
+
+    fn add(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.family = family(checkpoint).into();
+        self.metadata = checkpoint.metadata().clone();
+        for key in checkpoint.keys() {
+            let info = checkpoint.info(key)?;
+            let bytes = info.element.bytes(&info.shape).unwrap_or(0);
+            self.add_tensor(key, info.element.name(), info.shape.extents(), bytes);
+        }
+        Ok(())
+    }
+
+    fn add_tensor(&mut self, key: &str, element: &str, shape: &[usize], bytes: u64) {
+        self.count += 1;
+        self.bytes += bytes;
+        self.parameters += shape.iter().map(|&n| n as u64).product::<u64>();
+        let count = self.elements.entry(element.to_owned()).or_default();
+        count.tensors += 1;
+        count.bytes += bytes;
+        self.tensors.insert(key.to_owned(), TensorLine { element: element.to_owned(), shape: shape.to_vec() });
+    }
+}

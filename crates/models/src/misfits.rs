@@ -1,0 +1,102 @@
+//! What of a network is missing in its file, all of it at once.
+
+use crate::inspect;
+use pulid_checkpoint::Checkpoint;
+use pulid_tensor::{Error, Result, Shape};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Keys of each kind that a message names.
+const NAMED: usize = 3;
+
+/// What a file seems to be, as the end of a message; empty where that is not known.
+pub(crate) fn looks_like(checkpoint: &Checkpoint) -> String {
+    match inspect::family(checkpoint) {
+        "unknown" => String::new(),
+        family => format!("; the file looks like this: {family}"),
+    }
+}
+
+/// Shared by all views of one network's weights.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Misfits(Arc<Mutex<Found>>);
+
+#[derive(Debug, Default)]
+struct Found {
+    /// Every key that was asked for.
+    asked: BTreeSet<String>,
+    missing: Vec<String>,
+    /// Key, shape that the network has, shape in the file.
+    misshapen: Vec<(String, Shape, Shape)>,
+}
+
+impl Misfits {
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a key that is asked for, and whether the file has it with that shape.
+    pub fn note(&self, checkpoint: &Checkpoint, key: &str, expected: &Shape) {
+        let mut found = self.found();
+        if !found.asked.insert(key.to_owned()) {
+            return;
+        }
+        // An error would look for the closest keys, which takes its time.
+        if !checkpoint.contains(key) {
+            found.missing.push(key.to_owned());
+        } else if let Ok(info) = checkpoint.info(key)
+            && info.shape != *expected
+        {
+            found.misshapen.push((key.to_owned(), expected.clone(), info.shape));
+        }
+    }
+
+    /// Notes a key that the file lacks.
+    pub fn note_missing(&self, key: &str) {
+        let mut found = self.found();
+        if found.asked.insert(key.to_owned()) {
+            found.missing.push(key.to_owned());
+        }
+    }
+
+    /// Forgets what was found before.
+    pub fn clear(&self) {
+        *self.found() = Found::default();
+    }
+
+    /// Nothing where everything fits. `complete` says whether all of the network was asked for.
+    ///
+    /// # Errors
+    /// Names the file and the first few keys of each kind, what was expected and what the file seems to be.
+    pub fn check(&self, checkpoint: &Checkpoint, complete: bool) -> Result<()> {
+        let found = self.found();
+        let list = |items: &mut dyn Iterator<Item = String>| items.take(NAMED).collect::<Vec<_>>().join(", ");
+        match (found.missing.as_slice(), found.misshapen.as_slice()) {
+            ([], []) => return Ok(()),
+            ([key], []) => return checkpoint.info(key).map(drop),
+            ([], [(key, expected, _)]) => return checkpoint.tensor_of_shape(key, expected.clone()).map(drop),
+            _ => {}
+        }
+        let of = if complete { format!(" of {}", found.asked.len()) } else { String::new() };
+        let mut parts = Vec::new();
+        if !found.missing.is_empty() {
+            let first = list(&mut found.missing.iter().map(|key| format!("`{key}`")));
+            parts.push(format!("{}{of} tensors are missing, first: {first}", found.missing.len()));
+        }
+        if !found.misshapen.is_empty() {
+            let first = found.misshapen.iter().map(|(key, want, is)| format!("`{key}` {is}, expected {want}"));
+            parts.push(format!(
+                "{}{of} tensors have another shape, first: {}",
+                found.misshapen.len(),
+                list(&mut first.into_iter())
+            ));
+        }
+        let own = list(&mut checkpoint.keys().map(|key| format!("`{key}`")));
+        let family = looks_like(checkpoint);
+        parts.push(format!(
+            "the file holds {} tensors, such as {own}{family}; does it belong to this network?",
+            checkpoint.len()
+        ));
+        Err(Error::file(checkpoint.name(), parts.join("; ")))
+    }
+}

@@ -1,0 +1,287 @@
+//! SDXL in one file, as Stability's own code names it and as most models are passed around.
+//!
+//! A file holds `model.diffusion_model.` (the UNet), `first_stage_model.` (the VAE), and below `conditioner.embedders.` the
+//! text encoders: `0.transformer.`, named as transformers does, and `1.model.`, named as open_clip does. Here they get the
+//! names of diffusers and transformers. Nothing is read or copied: layers that the file keeps as one are seen as three, and
+//! what it keeps transposed is seen the other way round.
+
+use pulid_checkpoint::{Checkpoint, View};
+use pulid_tensor::{Error, Result, Shape};
+use std::collections::BTreeMap;
+
+const UNET: &str = "model.diffusion_model.";
+const VAE: &str = "first_stage_model.";
+const TEXT_ENCODER: &str = "conditioner.embedders.0.transformer.";
+const TEXT_ENCODER_2: &str = "conditioner.embedders.1.model.";
+
+/// Whether these are the tensors of a whole SDXL, or at least its UNet, in one file.
+pub fn is_single_file(checkpoint: &Checkpoint) -> bool {
+    !checkpoint.with_prefix(UNET).is_empty()
+}
+
+/// The part of a file below `prefix`, or an error that names what is missing.
+fn part(file: &Checkpoint, prefix: &str, what: &str) -> Result<Checkpoint> {
+    let part = file.with_prefix(prefix);
+    if part.is_empty() {
+        let detail = format!("holds no {what}: no tensor begins with `{prefix}`; is this a whole SDXL in one file?");
+        return Err(Error::file(file.name(), detail));
+    }
+    Ok(part)
+}
+
+/// Names of the layers of a residual block.
+const RESNET: [(&str, &str); 6] = [
+    ("in_layers.0.", "norm1."),
+    ("in_layers.2.", "conv1."),
+    ("emb_layers.1.", "time_emb_proj."),
+    ("out_layers.0.", "norm2."),
+    ("out_layers.3.", "conv2."),
+    ("skip_connection.", "conv_shortcut."),
+];
+
+/// Names of the layers outside of blocks.
+const UNET_LAYERS: [(&str, &str); 7] = [
+    ("time_embed.0.", "time_embedding.linear_1."),
+    ("time_embed.2.", "time_embedding.linear_2."),
+    ("label_emb.0.0.", "add_embedding.linear_1."),
+    ("label_emb.0.2.", "add_embedding.linear_2."),
+    ("input_blocks.0.0.", "conv_in."),
+    ("out.0.", "conv_norm_out."),
+    ("out.2.", "conv_out."),
+];
+
+/// The UNet of a single file, by diffusers' names.
+///
+/// # Errors
+/// When the file holds none.
+pub fn unet(file: &Checkpoint) -> Result<Checkpoint> {
+    let part = part(file, UNET, "UNet")?;
+    let blocks = unet_blocks(&part);
+    part.rename(|key| {
+        if let Some(new) = exchange(key, &UNET_LAYERS) {
+            return Some(new);
+        }
+        let (block, layer) = split_after(key, if key.starts_with("middle_block.") { 2 } else { 3 })?;
+        let (new, kind) = blocks.get(block)?;
+        match kind {
+            Block::Resnet => exchange(layer, &RESNET).map(|layer| format!("{new}.{layer}")),
+            Block::Transformer => Some(format!("{new}.{layer}")),
+            Block::Resample => {
+                let layer = layer.strip_prefix("op.").or(layer.strip_prefix("conv."))?;
+                Some(format!("{new}.conv.{layer}"))
+            }
+        }
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Block {
+    Resnet,
+    Transformer,
+    Resample,
+}
+
+/// The new name and the kind of each block. The file counts blocks through all levels; where a level ends is told by the
+/// layers that halve or double the picture.
+fn unet_blocks(file: &Checkpoint) -> BTreeMap<String, (String, Block)> {
+    let mut blocks = BTreeMap::new();
+    let resnet = |block: &str| file.contains(&format!("{block}.in_layers.0.weight"));
+    let transformer = |block: &str| file.contains(&format!("{block}.proj_in.weight"));
+
+    let (mut level, mut place) = (0, 0);
+    for n in 1.. {
+        let [first, second] = [0, 1].map(|i| format!("input_blocks.{n}.{i}"));
+        if file.contains(&format!("{first}.op.weight")) {
+            blocks.insert(first, (format!("down_blocks.{level}.downsamplers.0"), Block::Resample));
+            (level, place) = (level + 1, 0);
+            continue;
+        }
+        if !resnet(&first) {
+            break;
+        }
+        if transformer(&second) {
+            blocks.insert(second, (format!("down_blocks.{level}.attentions.{place}"), Block::Transformer));
+        }
+        blocks.insert(first, (format!("down_blocks.{level}.resnets.{place}"), Block::Resnet));
+        place += 1;
+    }
+
+    for (n, (new, kind)) in [
+        ("mid_block.resnets.0", Block::Resnet),
+        ("mid_block.attentions.0", Block::Transformer),
+        ("mid_block.resnets.1", Block::Resnet),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        blocks.insert(format!("middle_block.{n}"), (new.to_owned(), kind));
+    }
+
+    let (mut level, mut place) = (0, 0);
+    for n in 0.. {
+        let [first, second, third] = [0, 1, 2].map(|i| format!("output_blocks.{n}.{i}"));
+        if !resnet(&first) {
+            break;
+        }
+        blocks.insert(first, (format!("up_blocks.{level}.resnets.{place}"), Block::Resnet));
+        let attends = transformer(&second);
+        let last = if attends { third } else { second.clone() };
+        if attends {
+            blocks.insert(second, (format!("up_blocks.{level}.attentions.{place}"), Block::Transformer));
+        }
+        place += 1;
+        if file.contains(&format!("{last}.conv.weight")) {
+            blocks.insert(last, (format!("up_blocks.{level}.upsamplers.0"), Block::Resample));
+            (level, place) = (level + 1, 0);
+        }
+    }
+    blocks
+}
+
+/// Whether a VAE has the names of Stability's code, with or without the prefix that a whole file gives it.
+pub fn is_original_vae(checkpoint: &Checkpoint) -> bool {
+    let part = checkpoint.with_optional_prefix(VAE);
+    part.contains("decoder.mid.block_1.norm1.weight") || part.contains("encoder.mid.block_1.norm1.weight")
+}
+
+/// The VAE of a single file, or a file of a VAE alone, by diffusers' names.
+///
+/// # Errors
+/// When the file holds none.
+pub fn vae(file: &Checkpoint) -> Result<Checkpoint> {
+    let part = if is_single_file(file) { part(file, VAE, "VAE")? } else { file.with_optional_prefix(VAE) };
+    let levels = (0..).take_while(|i| part.contains(&format!("decoder.up.{i}.block.0.norm1.weight"))).count();
+    part.remap(|key, _| match vae_key(key, levels) {
+        // The file has filters of 1 x 1 where diffusers has matrices.
+        Some(new) if new.contains(".attentions.") && new.ends_with("weight") && !new.contains("group_norm") => {
+            vec![(new, View::Matrix)]
+        }
+        new => new.map(|new| (new, View::Whole)).into_iter().collect(),
+    })
+}
+
+fn vae_key(key: &str, levels: usize) -> Option<String> {
+    let Some((side, rest)) = key.split_once('.').filter(|(side, _)| ["encoder", "decoder"].contains(side)) else {
+        return Some(key.to_owned());
+    };
+    let parts: Vec<&str> = rest.split('.').collect();
+    let new = match parts.as_slice() {
+        ["norm_out", rest @ ..] => format!("conv_norm_out.{}", rest.join(".")),
+        [direction @ ("down" | "up"), level, rest @ ..] => {
+            // Diffusers counts the decoder's levels from the latent, the file from the picture.
+            let level: usize = level.parse().ok()?;
+            let level = if *direction == "up" { levels.checked_sub(level + 1)? } else { level };
+            match rest {
+                ["block", n, rest @ ..] => format!("{direction}_blocks.{level}.resnets.{n}.{}", vae_resnet(rest)),
+                [resample, rest @ ..] => {
+                    format!("{direction}_blocks.{level}.{resample}rs.0.{}", rest.join("."))
+                }
+                [] => return None,
+            }
+        }
+        ["mid", "block_1", rest @ ..] => format!("mid_block.resnets.0.{}", vae_resnet(rest)),
+        ["mid", "block_2", rest @ ..] => format!("mid_block.resnets.1.{}", vae_resnet(rest)),
+        ["mid", "attn_1", layer, rest @ ..] => {
+            let layer = match *layer {
+                "norm" => "group_norm",
+                "q" => "to_q",
+                "k" => "to_k",
+                "v" => "to_v",
+                "proj_out" => "to_out.0",
+                other => other,
+            };
+            format!("mid_block.attentions.0.{layer}.{}", rest.join("."))
+        }
+        _ => rest.to_owned(),
+    };
+    Some(format!("{side}.{new}"))
+}
+
+fn vae_resnet(layer: &[&str]) -> String {
+    layer.join(".").replacen("nin_shortcut", "conv_shortcut", 1)
+}
+
+/// The first text encoder of a single file, by transformers' names.
+///
+/// # Errors
+/// When the file holds none.
+pub fn text_encoder(file: &Checkpoint) -> Result<Checkpoint> {
+    part(file, TEXT_ENCODER, "first text encoder")
+}
+
+/// Names of open_clip's layers and of transformers'.
+const OPEN_CLIP: [(&str, &str); 5] = [
+    ("ln_1.", "layer_norm1."),
+    ("ln_2.", "layer_norm2."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
+    ("attn.out_proj.", "self_attn.out_proj."),
+];
+
+/// The second text encoder of a single file, by transformers' names.
+///
+/// # Errors
+/// When the file holds none.
+pub fn text_encoder_2(file: &Checkpoint) -> Result<Checkpoint> {
+    part(file, TEXT_ENCODER_2, "second text encoder")?.remap(|key, shape| match key {
+        "positional_embedding" => whole("text_model.embeddings.position_embedding.weight"),
+        "token_embedding.weight" => whole("text_model.embeddings.token_embedding.weight"),
+        "ln_final.weight" | "ln_final.bias" => whole(&key.replacen("ln_final", "text_model.final_layer_norm", 1)),
+        "text_projection" => vec![("text_projection.weight".to_owned(), View::Transposed)],
+        _ => open_clip_block(key, shape).unwrap_or_default(),
+    })
+}
+
+fn whole(key: &str) -> Vec<(String, View)> {
+    vec![(key.to_owned(), View::Whole)]
+}
+
+fn open_clip_block(key: &str, shape: &Shape) -> Option<Vec<(String, View)>> {
+    let (number, layer) = key.strip_prefix("transformer.resblocks.")?.split_once('.')?;
+    let block = format!("text_model.encoder.layers.{number}");
+    match layer.strip_prefix("attn.in_proj_") {
+        Some(kind) => {
+            // Query, key and value, one below the other.
+            let rows = shape.first().copied().unwrap_or(0) / 3;
+            let part = |(i, name): (usize, &str)| {
+                (format!("{block}.self_attn.{name}.{kind}"), View::Rows(i * rows..(i + 1) * rows))
+            };
+            Some(["q_proj", "k_proj", "v_proj"].into_iter().enumerate().map(part).collect())
+        }
+        None => exchange(layer, &OPEN_CLIP).map(|layer| whole(&format!("{block}.{layer}"))),
+    }
+}
+
+/// The key with its beginning exchanged, if it is one of these.
+fn exchange(key: &str, names: &[(&str, &str)]) -> Option<String> {
+    names.iter().find_map(|(old, new)| key.strip_prefix(old).map(|rest| format!("{new}{rest}")))
+}
+
+/// The first `count` parts of a key and the rest.
+fn split_after(key: &str, count: usize) -> Option<(&str, &str)> {
+    let (end, _) = key.match_indices('.').nth(count - 1)?;
+    Some((&key[..end], &key[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_the_vae_become_diffusers() {
+        for (old, new) in [
+            ("encoder.conv_in.weight", "encoder.conv_in.weight"),
+            ("encoder.down.1.block.0.nin_shortcut.bias", "encoder.down_blocks.1.resnets.0.conv_shortcut.bias"),
+            ("encoder.down.0.downsample.conv.weight", "encoder.down_blocks.0.downsamplers.0.conv.weight"),
+            ("decoder.up.3.block.2.conv1.weight", "decoder.up_blocks.0.resnets.2.conv1.weight"),
+            ("decoder.up.1.upsample.conv.bias", "decoder.up_blocks.2.upsamplers.0.conv.bias"),
+            ("decoder.mid.attn_1.proj_out.weight", "decoder.mid_block.attentions.0.to_out.0.weight"),
+            ("decoder.mid.block_2.norm2.weight", "decoder.mid_block.resnets.1.norm2.weight"),
+            ("decoder.norm_out.bias", "decoder.conv_norm_out.bias"),
+            ("post_quant_conv.weight", "post_quant_conv.weight"),
+        ] {
+            assert_eq!(vae_key(old, 4).as_deref(), Some(new));
+        }
+        assert_eq!(vae_key("decoder.up.4.block.0.norm1.weight", 4), None);
+    }
+}
