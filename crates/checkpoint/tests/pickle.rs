@@ -109,7 +109,7 @@ fn expected(name: &str) -> &'static str {
         "huge-size" => "larger than any file",
         "huge-stride" | "huge-offset" => "larger than any file",
         "repeats" => "repeats its elements",
-        "too-long" | "past-the-end" => "needs ",
+        "too-long" | "past-the-end" | "past-the-view" => "needs ",
         "short-storage" => "which should have 4000 and has 64",
         "strides-missing" => "another number of strides",
         "many-axes" => "100 axes",
@@ -134,6 +134,11 @@ fn other_pickles_and_broken_ones_are_refused_by_name() {
         let result = Checkpoint::open(&path);
         if good.contains(&name.as_str()) {
             let expected: Vec<u8> = (0..64).collect();
+            assert_eq!(result.unwrap().bytes("w").unwrap(), expected);
+            continue;
+        }
+        if name == "view.legacy.pth" {
+            let expected: Vec<u8> = (24..48).collect();
             assert_eq!(result.unwrap().bytes("w").unwrap(), expected);
             continue;
         }

@@ -83,16 +83,12 @@ pub(crate) fn read_text(path: &std::path::Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
 }
 
-/// Text and name of the `config.json` in a folder of weights or beside a weights file. A folder must have one; a single file
-/// with a whole SDXL has parts of other kinds beside it and takes none.
+/// Text and name of the `config.json` in a folder of weights, which must have one, or beside a weights file.
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) fn beside(
-    path: &std::path::Path,
-    weights: &pulid_checkpoint::Checkpoint,
-) -> Result<Option<(String, String)>> {
+pub(crate) fn beside(path: &std::path::Path) -> Result<Option<(String, String)>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(std::path::Path::new("")) };
     let config = folder.join("config.json");
-    let wanted = path.is_dir() || config.is_file() && !crate::sdxl::single_file::is_single_file(weights);
+    let wanted = path.is_dir() || config.is_file();
     if wanted { Ok(Some((read_text(&config)?, config.display().to_string()))) } else { Ok(None) }
 }
 

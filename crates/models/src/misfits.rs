@@ -9,6 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Keys of each kind that a message names.
 const NAMED: usize = 3;
 
+/// Keys that are noted before the search ends: more than any network has. A configuration may ask for layers without end.
+const MOST: usize = 4096;
+
+/// Elements of a tensor that no network has; a configuration may ask for more than can be counted.
+const LARGEST: usize = 1 << 31;
+
 /// What a file seems to be, as the end of a message; empty where that is not known.
 pub(crate) fn looks_like(checkpoint: &Checkpoint) -> String {
     match inspect::family(checkpoint) {
@@ -36,10 +42,13 @@ impl Misfits {
     }
 
     /// Notes a key that is asked for, and whether the file has it with that shape.
-    pub fn note(&self, checkpoint: &Checkpoint, key: &str, expected: &Shape) {
+    ///
+    /// # Errors
+    /// When so much is missing that there is no use in going on.
+    pub fn note(&self, checkpoint: &Checkpoint, key: &str, expected: &Shape) -> Result<()> {
         let mut found = self.found();
         if !found.asked.insert(key.to_owned()) {
-            return;
+            return Ok(());
         }
         // An error would look for the closest keys, which takes its time.
         if !checkpoint.contains(key) {
@@ -49,6 +58,12 @@ impl Misfits {
         {
             found.misshapen.push((key.to_owned(), expected.clone(), info.shape));
         }
+        let strange = !expected.checked_count().is_ok_and(|count| count <= LARGEST);
+        if strange || found.missing.len() + found.misshapen.len() > MOST {
+            let detail = format!("should have shape {expected}: the configuration is not this file's");
+            return Err(Error::Weight { key: key.into(), source_name: checkpoint.name().into(), detail });
+        }
+        Ok(())
     }
 
     /// Notes a key that the file lacks.

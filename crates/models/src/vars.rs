@@ -249,7 +249,7 @@ impl Vars {
 
     fn declare(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout, dtype: DType) -> Result<NodeId> {
         let key = self.key(name);
-        self.misfits.note(&self.checkpoint, &key, stored);
+        self.misfits.note(&self.checkpoint, &key, stored)?;
         if self.checkpoint.contains(&key) && self.checkpoint.info(&key).is_ok_and(|info| !info.dtype.is_float()) {
             return Err(self.error(name, "expected floating-point numbers, found integers"));
         }

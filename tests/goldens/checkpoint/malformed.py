@@ -140,6 +140,12 @@ def main() -> None:
     good = archive({"data.pkl": b"\x80\x02" + dict_of(text("w"), tensor()) + STOP, "data/0": DATA})
     (folder / "good.pth").write_bytes(good)
     (folder / "good.legacy.pth").write_bytes(legacy(b"\x80\x02" + dict_of(text("w"), tensor())))
+    # What the older format once had: a storage that is a part of another, here elements 4 to 12 of 16.
+    part = tuple_of(text("1"), integer(4), integer(8))
+    view = tuple_of(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(16), part) + b"Q"
+    (folder / "view.legacy.pth").write_bytes(legacy(b"\x80\x02" + dict_of(text("w"), tensor((2, 3), (3, 1), 2, view))))
+    past = dict_of(text("w"), tensor((2, 3), (3, 1), 3, view))
+    (folder / "past-the-view.legacy.pth").write_bytes(legacy(b"\x80\x02" + past))
     for stem, program in PROGRAMS.items():
         program = b"\x80\x02" + program
         (folder / f"{stem}.pth").write_bytes(archive({"data.pkl": program + STOP, "data/0": DATA}))

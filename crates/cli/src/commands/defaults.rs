@@ -3,6 +3,7 @@
 use pulid::sampler::{SamplerKind, Spacing};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// A model's own defaults, from `generation_defaults.json` in its folder or the one above.
@@ -31,7 +32,7 @@ impl Defaults {
             let path = folder.join("generation_defaults.json");
             match std::fs::read_to_string(&path) {
                 Ok(text) => return serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string())),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
                 Err(e) => return Err(Error::io(path, e)),
             }
         }

@@ -104,7 +104,7 @@ impl ClipTextModel {
             let detail = "holds two text encoders; name a text_encoder folder or file";
             return Err(Error::file(path.as_ref(), detail));
         }
-        let config = match crate::config::beside(path.as_ref(), &weights)? {
+        let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => ClipConfig::parse(&text, &name)?,
             None => ClipConfig::infer(&weights)?,
         };

@@ -144,7 +144,10 @@ impl SdxlModel {
     pub fn unet(&self, precision: Precision, identity: Option<IdentityAdapter>) -> Result<Unet> {
         let weights = match (&self.unet, &self.file) {
             (Some(path), _) if path.join("config.json").is_file() => return Unet::open(path, precision, identity),
-            (Some(path), _) => super::unet::weights(Checkpoint::open(path)?)?,
+            (Some(path), _) => {
+                let file = Checkpoint::open(path)?;
+                if single_file::is_single_file(&file) { single_file::unet(&file)? } else { file }
+            }
             (None, None) => Checkpoint::open(self.path.join("unet"))?,
             (None, Some(file)) => single_file::unet(file)?,
         };

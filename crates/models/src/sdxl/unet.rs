@@ -240,11 +240,14 @@ impl Unet {
         identity: Option<IdentityAdapter>,
     ) -> Result<Self> {
         let weights = Checkpoint::open(&path)?;
-        let config = match crate::config::beside(path.as_ref(), &weights)? {
+        if single_file::is_single_file(&weights) {
+            return super::SdxlModel::open(path.as_ref())?.unet(precision, identity);
+        }
+        let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => UnetConfig::parse(&text, &name)?,
-            None => UnetConfig::infer(&self::weights(weights.clone())?)?,
+            None => UnetConfig::infer(&weights)?,
         };
-        Ok(Self::new(config, self::weights(weights)?, precision, identity))
+        Ok(Self::new(config, weights, precision, identity))
     }
 
     /// The configuration.
@@ -331,7 +334,7 @@ impl Unet {
             ..TimeEmbedding::sdxl(dim, dtype)
         };
         let mlp = |vs: &Vars, g: &mut Graph, x: NodeId| {
-            let width = vs.extent_or("linear_1.weight", 2, 0, 4 * config.block_out_channels[0])?;
+            let width = vs.extent_or("linear_1.weight", 2, 0, config.block_out_channels[0].saturating_mul(4))?;
             let h = vs.linear(g, "linear_1", x, width)?;
             let h = activation(g, Activation::Silu, h)?;
             vs.linear(g, "linear_2", h, width)
@@ -356,11 +359,6 @@ impl Unet {
             activation(g, Activation::Silu, sum)
         })
     }
-}
-
-/// The UNet of a single file by diffusers' names, or what has these names already.
-pub(super) fn weights(file: Checkpoint) -> Result<Checkpoint> {
-    if single_file::is_single_file(&file) { single_file::unet(&file) } else { Ok(file) }
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ fn transformer_block(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, x: Nod
 
     let h = vs.layer_norm(g, "norm3", x, EPS)?;
     let h = vs.scope(g, "ff", |vs, g| {
-        let inner = vs.extent_or("net.2.weight", 2, 1, 4 * channels)?;
+        let inner = vs.extent_or("net.2.weight", 2, 1, channels.saturating_mul(4))?;
         let h = vs.linear(g, "net.0.proj", h, 2 * inner)?;
         let h = g.scoped("net.0", |g| g.apply(GeGlu, &[h]))?;
         vs.linear(g, "net.2", h, channels)

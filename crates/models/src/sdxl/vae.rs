@@ -129,10 +129,11 @@ impl Vae {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
         let file = Checkpoint::open(&path)?;
-        let config = crate::config::beside(path.as_ref(), &file)?;
-        let whole = single_file::is_single_file(&file) || single_file::is_original_vae(&file);
-        let weights = if whole { single_file::vae(&file)? } else { file };
-        let config = match config {
+        if single_file::is_single_file(&file) {
+            return super::SdxlModel::open(path.as_ref())?.vae(precision);
+        }
+        let weights = if single_file::is_original_vae(&file) { single_file::vae(&file)? } else { file };
+        let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => VaeConfig::parse(&text, &name)?,
             None => VaeConfig::infer(&weights)?,
         };

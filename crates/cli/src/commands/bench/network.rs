@@ -7,7 +7,7 @@ use pulid_checkpoint::Checkpoint;
 use pulid_engine::Silent;
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
-use pulid_models::sdxl::{Unet, UnetSize};
+use pulid_models::sdxl::{SdxlModel, UnetSize};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,7 +48,7 @@ struct Share {
     gflops: f64,
 }
 
-/// Measures the UNet of an SDXL folder.
+/// Measures the UNet of an SDXL model.
 pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Result<Figures> {
     let pixels = args.size.or(Defaults::read(model)?.width).unwrap_or(1024);
     if pixels == 0 || pixels % 8 != 0 || pixels > 4096 {
@@ -61,7 +61,7 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
         None => None,
     };
     let id_tokens = if adapter.is_some() { ID_TOKENS } else { 0 };
-    let unet = Unet::open(model.join("unet"), Precision::F32, adapter)?;
+    let unet = SdxlModel::open(model)?.unet(Precision::F32, adapter)?;
     let side = pixels / 8;
     let size = UnetSize { batch: 2, height: side, width: side, text_tokens: TEXT_TOKENS, id_tokens };
     let graph = unet.graph(size)?;
