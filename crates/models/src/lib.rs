@@ -7,6 +7,8 @@
 mod config;
 mod eva_clip;
 pub mod face;
+mod family;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod inspect;
 mod layers;
 mod misfits;
@@ -20,6 +22,7 @@ mod vars;
 
 pub use config::PerBlock;
 pub use eva_clip::{EvaClip, EvaSettings};
+pub use family::{family, onnx_family};
 pub use layers::Conv;
 pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles};
 pub use vars::{Precision, Vars};

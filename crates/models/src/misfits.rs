@@ -1,6 +1,6 @@
 //! What of a network is missing in its file, all of it at once.
 
-use crate::inspect;
+use crate::family::family;
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result, Shape};
 use std::collections::BTreeSet;
@@ -17,9 +17,9 @@ const LARGEST: usize = 1 << 31;
 
 /// What a file seems to be, as the end of a message; empty where that is not known.
 pub(crate) fn looks_like(checkpoint: &Checkpoint) -> String {
-    match inspect::family(checkpoint) {
+    match family(checkpoint) {
         "unknown" => String::new(),
-        family => format!("; the file looks like this: {family}"),
+        known => format!("; the file looks like this: {known}"),
     }
 }
 

@@ -75,12 +75,12 @@ impl Collector<'_> {
     fn unwrap(&self, mut value: Value) -> Value {
         for _ in 0..MAX_DEPTH {
             let Some(Node::Dict(items)) = self.arena.get(value) else { break };
-            let named = |key: &&str| self.arena.entry(value, key).filter(|v| self.holds_tensors(*v));
-            if let Some(weights) = WEIGHTS.iter().find_map(|key| named(&key)) {
+            let named = |key: &str| self.arena.entry(value, key).filter(|v| self.holds_tensors(*v));
+            if let Some(weights) = WEIGHTS.iter().find_map(|key| named(key)) {
                 value = weights;
                 continue;
             }
-            let only = ONLY.iter().find_map(|key| named(&key).map(|inner| (*key, inner)));
+            let only = ONLY.iter().find_map(|key| named(key).map(|inner| (*key, inner)));
             match only {
                 Some((key, inner))
                     if matches!(self.arena.get(inner), Some(Node::Dict(_)))

@@ -1,6 +1,5 @@
 //! UNet2DConditionModel as SDXL configures it, with PuLID's identity attention where an adapter is given.
 
-use super::single_file;
 use super::unet_blocks::{Conditioning, cross_attention_count, down_block, mid_block, up_block};
 use crate::config::{Config, PerBlock};
 use crate::layers::{Conv, activation, add, concat};
@@ -240,7 +239,7 @@ impl Unet {
         identity: Option<IdentityAdapter>,
     ) -> Result<Self> {
         let weights = Checkpoint::open(&path)?;
-        if single_file::is_single_file(&weights) {
+        if super::single_file::is_single_file(&weights) {
             return super::SdxlModel::open(path.as_ref())?.unet(precision, identity);
         }
         let config = match crate::config::beside(path.as_ref())? {

@@ -1,6 +1,5 @@
 //! AutoencoderKL: pictures to latents and back.
 
-use super::single_file;
 use crate::config::Config;
 use crate::layers::{Attend, Conv, activation, add, attention, slice, upsample_nearest};
 use crate::{Precision, Vars};
@@ -129,10 +128,10 @@ impl Vae {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
         let file = Checkpoint::open(&path)?;
-        if single_file::is_single_file(&file) {
+        if super::single_file::is_single_file(&file) {
             return super::SdxlModel::open(path.as_ref())?.vae(precision);
         }
-        let weights = if single_file::is_original_vae(&file) { single_file::vae(&file)? } else { file };
+        let weights = if super::single_file::is_original_vae(&file) { super::single_file::vae(&file)? } else { file };
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => VaeConfig::parse(&text, &name)?,
             None => VaeConfig::infer(&weights)?,
