@@ -96,6 +96,16 @@ fn the_published_names_become_diffusers_and_tell_the_configurations() {
 }
 
 #[test]
+fn uneven_unets_are_refused() {
+    let mut shapes = BTreeMap::new();
+    flatten(&read_json(golden("single-file/published.json")), "", &mut shapes);
+    // As in the distilled SSD-1B: fewer blocks in the second attention of a level.
+    shapes.retain(|key, _| !key.starts_with("model.diffusion_model.input_blocks.8.1.transformer_blocks.9."));
+    let message = UnetConfig::infer(&single_file::unet(&names_only(&shapes)).unwrap()).unwrap_err().to_string();
+    assert!(message.contains("different depths {9, 10} in down_blocks.2 and up_blocks.0"), "{message}");
+}
+
+#[test]
 fn a_small_file_holds_the_folder_s_tensors() {
     let file = Checkpoint::open(golden("single-file/sdxl.safetensors")).unwrap();
     for (name, part) in [
@@ -132,6 +142,18 @@ fn parts_open_from_files() {
     assert!(message.contains("is no SDXL in one file"), "{message}");
     let model = SdxlModel::open(golden("pipeline/model")).unwrap().with_unet(unet);
     assert!(model.unet(Precision::F32, None).is_ok());
+}
+
+#[test]
+fn models_that_predict_velocity_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let [plain, velocity] = ["plain", "velocity"].map(|name| folder.path().join(name).with_extension("safetensors"));
+    let tensor = pulid_tensor::HostTensor::zeros([1]);
+    let first = ("model.diffusion_model.input_blocks.0.0.weight", &tensor);
+    pulid_checkpoint::write_safetensors(&plain, [first], &BTreeMap::new()).unwrap();
+    pulid_checkpoint::write_safetensors(&velocity, [first, ("v_pred", &tensor)], &BTreeMap::new()).unwrap();
+    assert!(!SdxlModel::open(plain).unwrap().predicts_velocity());
+    assert!(SdxlModel::open(velocity).unwrap().predicts_velocity());
 }
 
 #[test]

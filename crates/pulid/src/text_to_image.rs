@@ -81,6 +81,11 @@ fn schedule(model: &SdxlModel) -> Result<NoiseSchedule> {
             let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
             SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
         }
+        None if model.predicts_velocity() => {
+            let detail = "predicts velocity (it holds `v_pred`), which SDXL's own schedule is not made for; name a folder \
+                          with its scheduler/scheduler_config.json (--config)";
+            return Err(Error::file(model.path(), detail));
+        }
         None => SchedulerConfig::default(),
     };
     NoiseSchedule::new(&config)

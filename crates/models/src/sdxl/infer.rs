@@ -4,6 +4,7 @@ use super::{ClipConfig, UnetConfig, VaeConfig};
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Channels of a head in SDXL's UNet and its text encoders.
 const HEAD: usize = 64;
@@ -39,6 +40,28 @@ fn heads(file: &Checkpoint, channels: usize) -> Result<usize> {
     Ok(channels / HEAD)
 }
 
+/// Checks that the attentions of these blocks, which are one level's, are equally deep: one number is all that a
+/// configuration has for them.
+fn even_depth(file: &Checkpoint, blocks: &[String]) -> Result<()> {
+    let mut depths = BTreeSet::new();
+    for block in blocks {
+        let attentions = count(file, |j| format!("{block}.attentions.{j}.norm.weight"));
+        for j in 0..attentions {
+            depths.insert(count(file, |k| format!("{block}.attentions.{j}.transformer_blocks.{k}.norm1.weight")));
+        }
+    }
+    match depths.len() {
+        0 | 1 => Ok(()),
+        _ => {
+            let detail = format!(
+                "has attentions of different depths {depths:?} in {}; such distilled UNets are not built",
+                blocks.join(" and ")
+            );
+            Err(Error::file(file.name(), detail))
+        }
+    }
+}
+
 impl UnetConfig {
     /// The configuration of a UNet by diffusers' names: sizes from its tensors; heads of 64 channels, 32 groups and sizes
     /// embedded in 256 numbers as in SDXL.
@@ -60,6 +83,7 @@ impl UnetConfig {
         let mut depths = Vec::new();
         let mut head_counts = Vec::new();
         for (i, &width) in widths.iter().enumerate() {
+            even_depth(file, &[format!("down_blocks.{i}"), format!("up_blocks.{}", levels - 1 - i)])?;
             // The lowest level's numbers are the middle's too, which attends in any case.
             let lowest = if i + 1 == levels { depth("mid_block") } else { 0 };
             let attends = depth(&format!("down_blocks.{i}")).max(lowest);

@@ -121,6 +121,12 @@ impl SdxlModel {
         }
     }
 
+    /// Whether a single file says of itself that it predicts velocity, not noise: by a tensor `v_pred`, as programs that train
+    /// such models have agreed.
+    pub fn predicts_velocity(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.contains("v_pred"))
+    }
+
     /// The VAE.
     ///
     /// # Errors

@@ -151,6 +151,17 @@ mod tests {
     }
 
     #[test]
+    fn the_downloads_do_as_they_are_and_flat() {
+        let folder = tempfile::tempdir().unwrap();
+        let models = FaceModels::open(folder.path()).unwrap();
+        for name in ["scrfd_10g_bnkps.onnx", "glintr100.onnx", "parsing_bisenet.pth", "EVA02_CLIP_L_336_psz14_s6B.pt"] {
+            assert!(models.require_all().is_err());
+            std::fs::write(folder.path().join(name), b"").unwrap();
+        }
+        models.require_all().unwrap();
+    }
+
+    #[test]
     fn the_tower_s_settings_come_from_the_file_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("eva_clip.json");
