@@ -54,7 +54,9 @@ impl View {
                     None => rest.iter().map(|&n| n as u64).product(),
                     Some(strides) => strides[0],
                 };
-                let start = entry.bytes.start + rows.start as u64 * row * size;
+                // After the last row of scattered ones there may be no bytes at all.
+                let first = if rows.is_empty() { 0 } else { rows.start };
+                let start = entry.bytes.start + first as u64 * row * size;
                 let end = match &entry.strides {
                     _ if rows.is_empty() => start,
                     None => start + rows.len() as u64 * row * size,

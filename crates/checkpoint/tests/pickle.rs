@@ -1,7 +1,7 @@
 //! PyTorch's files: what torch.save writes in both formats, and files that are broken on purpose.
 
 use proptest::prelude::*;
-use pulid_checkpoint::{Checkpoint, MemorySource};
+use pulid_checkpoint::{Checkpoint, MemorySource, View};
 use pulid_tensor::HostTensor;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -56,6 +56,52 @@ fn rows_and_parts_of_scattered_tensors_are_read() {
             assert_eq!(c.bytes_range(key, 2..6).unwrap(), bytes[2..6], "{file}: {key}");
             assert!(c.bytes_range(key, 0..bytes.len() as u64 + 1).is_err());
         }
+    }
+}
+
+#[test]
+fn tensors_are_seen_otherwise_wherever_they_lie() {
+    for file in ["strided.pth", "strided.legacy.pth", "strided.safetensors"] {
+        let c = Checkpoint::open(folder(file)).unwrap();
+        let mut seen = 0;
+        for key in c.keys().filter(|k| c.info(k).unwrap().shape.rank() == 2) {
+            let whole = c.tensor(key).unwrap();
+            let [n, k] = [whole.shape()[0], whole.shape()[1]];
+            let views = c
+                .remap(|other, _| {
+                    let view = |name: &str, view| (name.to_owned(), view);
+                    match other == key {
+                        true => vec![
+                            view("transposed", View::Transposed),
+                            view("matrix", View::Matrix),
+                            view("none", View::Rows(n..n)),
+                            view("first", View::Rows(0..1)),
+                            view("rest", View::Rows(1..n)),
+                        ],
+                        false => Vec::new(),
+                    }
+                })
+                .unwrap();
+            assert_eq!(views.tensor("matrix").unwrap(), whole);
+            assert_eq!(views.tensor("transposed").unwrap(), whole.permute(&[1, 0]).unwrap(), "{file}: {key}");
+            assert_eq!(views.tensor("none").unwrap().shape().extents(), [0, k]);
+            let parts = ["first", "rest"].map(|part| views.tensor(part).unwrap().to_f32_vec());
+            assert_eq!(parts.concat(), whole.to_f32_vec(), "{file}: {key}");
+            // What is seen can be seen otherwise again.
+            let back = views.remap(|name, _| match name {
+                "transposed" => vec![("back".to_owned(), View::Transposed), ("column".to_owned(), View::Rows(0..1))],
+                _ => Vec::new(),
+            });
+            let back = back.unwrap();
+            assert_eq!(back.tensor("back").unwrap(), whole, "{file}: {key}");
+            let column: Vec<f32> = whole.to_f32_vec().into_iter().step_by(k).collect();
+            assert_eq!(back.tensor("column").unwrap().to_f32_vec(), column, "{file}: {key}");
+            seen += 1;
+        }
+        assert_eq!(seen, 8, "{file}");
+        let wrong = |view: View| c.remap(|_, _| vec![("x".into(), view.clone())]).unwrap_err().to_string();
+        assert!(wrong(View::Matrix).contains("expected a matrix"));
+        assert!(wrong(View::Rows(3..9)).contains("rows 3 to 9"));
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::face::{BiSeNet, RetinaFace};
 use crate::onnx::OnnxNetwork;
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
-use crate::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
+use crate::sdxl::{ClipTextModel, SdxlModel, TextEncoder, Unet, UnetSize, Vae};
 use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::Graph;
@@ -87,8 +87,8 @@ pub static NETWORKS: &[Network] = &[
     },
     Network {
         name: "text-encoder",
-        summary: "CLIP's text encoders: a diffusers text_encoder/ or text_encoder_2/ folder or file",
-        settings: &[],
+        summary: "CLIP's text encoders: a diffusers text_encoder/ or text_encoder_2/ folder or file; encoder=1 or 2 takes that one of a whole SDXL",
+        settings: &["encoder"],
         prepare: text_encoder,
     },
     Network {
@@ -303,7 +303,17 @@ fn vae_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
 }
 
 fn text_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
-    let encoder = ClipTextModel::open(&options.weights, options.precision)?;
+    let encoder = match options.settings.get("encoder").map(String::as_str) {
+        None => ClipTextModel::open(&options.weights, options.precision)?,
+        Some(number) => {
+            let which = match number {
+                "1" => TextEncoder::First,
+                "2" => TextEncoder::Second,
+                _ => return Err(Error::invalid("--set encoder", format!("`{number}` is neither 1 nor 2"))),
+            };
+            SdxlModel::open(&options.weights)?.text_encoder(which, options.precision)?
+        }
+    };
     let ids = inputs.get("input_ids").ok_or_else(|| Error::invalid("input `input_ids`", "is missing"))?;
     let given = map(encoder.inputs(&ids.cast(DType::U32))?);
     run(encoder.graph(ids.shape()[0], ids.shape()[1])?, given, as_they_are)

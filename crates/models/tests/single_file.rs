@@ -2,7 +2,7 @@
 
 use pulid_checkpoint::{Checkpoint, MemorySource};
 use pulid_models::sdxl::{ClipConfig, SdxlModel, TextEncoder, UnetConfig, VaeConfig, single_file};
-use pulid_models::{ClipTokenizer, Padding, Precision};
+use pulid_models::{ClipTokenizer, Padding, Precision, run};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,27 @@ fn the_published_names_become_diffusers_and_tell_the_configurations() {
         let (got, want) = (ClipConfig::infer(part).unwrap(), ClipConfig::parse(&config(name), "config").unwrap());
         assert_eq!(format!("{got:?}"), format!("{want:?}"), "{name}");
     }
+}
+
+#[test]
+fn one_of_two_text_encoders_is_named() {
+    let ids = pulid_tensor::HostTensor::from_u32([1, 77], vec![3; 77]).unwrap();
+    let inputs = run::Tensors::from([("input_ids".to_owned(), ids)]);
+    let prepare = |weights: &str, encoder: Option<&str>| {
+        let mut options = run::RunOptions::new(golden(weights));
+        options.settings.extend(encoder.map(|number| ("encoder".to_owned(), number.to_owned())));
+        match run::prepare("text-encoder", &options, &inputs) {
+            Ok(run::Prepared::Graph(run)) => Ok(run.graph.nodes().len()),
+            Ok(run::Prepared::Done(_)) => panic!("a text encoder has a graph"),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    for (number, part) in [("1", "pipeline/model/text_encoder"), ("2", "pipeline/model/text_encoder_2")] {
+        assert_eq!(prepare("pipeline/model", Some(number)), prepare(part, None));
+    }
+    assert!(prepare("pipeline/model", Some("3")).unwrap_err().contains("neither 1 nor 2"));
+    let message = prepare("single-file/sdxl.safetensors", None).unwrap_err();
+    assert!(message.contains("--set encoder=1 or 2"), "{message}");
 }
 
 #[test]

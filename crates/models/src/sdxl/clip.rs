@@ -101,7 +101,7 @@ impl ClipTextModel {
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
         let weights = Checkpoint::open(&path)?;
         if super::single_file::is_single_file(&weights) {
-            let detail = "holds two text encoders; name a text_encoder folder or file";
+            let detail = "is a whole SDXL with two text encoders; say which one (--set encoder=1 or 2)";
             return Err(Error::file(path.as_ref(), detail));
         }
         let config = match crate::config::beside(path.as_ref())? {
