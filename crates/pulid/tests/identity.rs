@@ -1,7 +1,7 @@
 //! Photos to identities with the mini models. `PULID_MODELS` names another folder of the same layout.
 
 use pulid::face::Face;
-use pulid::identity::{FaceModels, Identity, detect, extract};
+use pulid::identity::{DetectOptions, ExtractOptions, FaceModels, Identity, detect, extract};
 use pulid::image::{PngMetadata, RgbImage, decode_photo, encode_png};
 use pulid::runtime::Runtime;
 use pulid_engine::{DeviceOptions, Silent};
@@ -52,7 +52,8 @@ impl Setup {
     }
 
     fn extract(&self, photos: &[Photo], debug: Option<&Path>) -> pulid_tensor::Result<Identity> {
-        pollster::block_on(extract(&self.runtime, &self.models, &self.adapter, photos, debug, &Silent))
+        let options = ExtractOptions { debug_dir: debug, ..ExtractOptions::default() };
+        pollster::block_on(extract(&self.runtime, &self.models, &self.adapter, photos, &options, &Silent))
     }
 }
 
@@ -116,8 +117,10 @@ fn faces_are_listed_in_the_photo_s_pixels() {
     let setup = Setup::new();
     let (eva, finn) = (portrait("eva.jpg"), portrait("finn.jpg"));
     let [eva, finn] = [eva, finn].map(|(name, bytes)| decode_photo(&name, &bytes).unwrap());
-    let find =
-        |photo: &RgbImage| pollster::block_on(detect(&setup.runtime, &setup.models, "both", photo, &Silent)).unwrap();
+    let find = |photo: &RgbImage| {
+        let options = DetectOptions::default();
+        pollster::block_on(detect(&setup.runtime, &setup.models, "both", photo, options, &Silent)).unwrap()
+    };
     let alone = find(&eva);
     assert_eq!(alone.len(), 1, "{alone:?}");
 
