@@ -53,12 +53,7 @@ fn main() -> Result<()> {
             batch: 1,
             guidance: 3.0,
             seed: 1,
-            sampler: SamplerOptions {
-                kind: SamplerKind::DpmPp2M,
-                spacing: SamplerKind::DpmPp2M.default_spacing(),
-                steps: 12,
-                seed: 1,
-            },
+            sampler: SamplerOptions { seed: 1, ..SamplerOptions::new(SamplerKind::DpmPp2M, 12) },
             dtype: DType::F32,
             identity: Some(IdentityUse {
                 tokens: person.tokens,

@@ -18,7 +18,9 @@ pub use align::{ARCFACE_SIDE, ARCFACE_TEMPLATE, FACEXLIB_TEMPLATE, arcface_crop,
 pub use debug::{color_labels, draw_faces, feature_heat_map};
 pub use lmeds::estimate_lmeds;
 pub use parsing::{LABELS, LabelMap, WHITE_LABELS, gray_on_white};
-pub use retinaface::{RETINAFACE_SCORE_THRESHOLD, centre_most_face, decode_retinaface, retinaface_input};
+pub use retinaface::{
+    RETINAFACE_SCORE_THRESHOLD, centre_most_face, decode_retinaface, retinaface_candidates, retinaface_input,
+};
 pub use scrfd::{
     Face, Letterbox, MIN_FACE_SIDE, NMS_THRESHOLD, SCORE_THRESHOLD, choose_face, decode_detections, letterbox,
 };

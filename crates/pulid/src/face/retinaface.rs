@@ -24,7 +24,15 @@ pub fn retinaface_input(photo: &RgbImage) -> HostTensor {
     })
 }
 
-/// Faces from RetinaFace's outputs in pixels of its input, best score first, overlaps removed.
+/// Faces from RetinaFace's outputs, as [`retinaface_candidates`] without overlaps.
+///
+/// # Errors
+/// As [`retinaface_candidates`].
+pub fn decode_retinaface(outputs: [&HostTensor; 3], size: (u32, u32), threshold: f32) -> Result<Vec<Face>> {
+    Ok(suppress(retinaface_candidates(outputs, size, threshold)?, NMS_THRESHOLD, 0.0))
+}
+
+/// All detections in RetinaFace's outputs that score above `threshold`, in pixels of its input, best score first.
 ///
 /// `loc` [1, A, 4], `conf` [1, A, 2] (background, face) and `landms` [1, A, 10] are the network's outputs for a picture
 /// of `size` (width, height), A two anchors at each place of the levels of 8, 16 and 32 pixels, the finest first. In
@@ -32,7 +40,11 @@ pub fn retinaface_input(photo: &RgbImage) -> HostTensor {
 ///
 /// # Errors
 /// [`Error::Invalid`] when an output has another shape, or a score is not a number.
-pub fn decode_retinaface([loc, conf, landms]: [&HostTensor; 3], size: (u32, u32), threshold: f32) -> Result<Vec<Face>> {
+pub fn retinaface_candidates(
+    [loc, conf, landms]: [&HostTensor; 3],
+    size: (u32, u32),
+    threshold: f32,
+) -> Result<Vec<Face>> {
     let anchors = anchors(size);
     let values = |name: &str, tensor: &'_ HostTensor, width: usize| -> Result<Vec<f32>> {
         if *tensor.shape().extents() != [1, anchors.len(), width] {
@@ -67,7 +79,7 @@ pub fn decode_retinaface([loc, conf, landms]: [&HostTensor; 3], size: (u32, u32)
         });
     }
     faces.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Ok(suppress(faces, NMS_THRESHOLD, 0.0))
+    Ok(faces)
 }
 
 /// The number of the face whose box's middle is nearest to the middle of a picture of `size` (width, height), the first
