@@ -21,8 +21,8 @@ const ADAPTERS: [(PulidVersion, &str); 3] = [
 /// Where models lie unless a flag names them one by one.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelsArgs {
-    /// Folder with `antelopev2/`, `parsing_bisenet.safetensors`, `eva_clip.safetensors`, and the defaults of --adapter and
-    /// --model [default: the mini models]
+    /// Folder with `antelopev2/`, `parsing_bisenet.safetensors`, `eva_clip.safetensors`, if wanted
+    /// `detection_Resnet50_Final.pth`, and the defaults of --adapter and --model [default: the mini models]
     #[arg(long, env = "PULID_MODELS", value_name = "DIR")]
     models_dir: Option<PathBuf>,
 }
