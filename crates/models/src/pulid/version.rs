@@ -30,3 +30,23 @@ impl fmt::Display for PulidVersion {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn files_tell_their_version() {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens");
+        for (file, version) in [
+            ("id-encoder/pulid-file/weights.safetensors", Some(PulidVersion::V1)),
+            ("id-encoder/bare-module/weights.safetensors", Some(PulidVersion::V1)),
+            ("id-former/weights/pulid-file/weights.safetensors", Some(PulidVersion::V1_1)),
+            ("id-former/weights/bare/weights.safetensors", Some(PulidVersion::V1_1)),
+            ("unet/adapters/lists/adapter.safetensors", None),
+        ] {
+            assert_eq!(PulidVersion::of(&Checkpoint::open(goldens.join(file)).unwrap()), version, "{file}");
+        }
+    }
+}
