@@ -7,7 +7,7 @@
 //! prints each stage and writes `person.png`. The folders named here are the mini models; the published ones have the same
 //! layout.
 
-use pulid::identity::{FaceModels, extract};
+use pulid::identity::{ExtractOptions, FaceModels, extract};
 use pulid::image::{PngMetadata, encode_png, write_atomically};
 use pulid::runtime::{Reporter, Runtime};
 use pulid::sampler::{SamplerKind, SamplerOptions, StepWindow};
@@ -43,7 +43,8 @@ fn main() -> Result<()> {
         let runtime = Runtime::open("auto", DeviceOptions::default()).await?;
         let adapter = models.join("pulid_v1.1.safetensors");
         let faces = FaceModels::open(&models)?;
-        let person = extract(&runtime, &faces, &adapter, &[("photo".into(), bytes)], None, &Lines).await?;
+        let photos = [("photo".into(), bytes)];
+        let person = extract(&runtime, &faces, &adapter, &photos, &ExtractOptions::default(), &Lines).await?;
         let options = GenerateOptions {
             prompt,
             negative_prompt: String::new(),
@@ -52,12 +53,7 @@ fn main() -> Result<()> {
             batch: 1,
             guidance: 3.0,
             seed: 1,
-            sampler: SamplerOptions {
-                kind: SamplerKind::DpmPp2M,
-                spacing: SamplerKind::DpmPp2M.default_spacing(),
-                steps: 12,
-                seed: 1,
-            },
+            sampler: SamplerOptions { seed: 1, ..SamplerOptions::new(SamplerKind::DpmPp2M, 12) },
             dtype: DType::F32,
             identity: Some(IdentityUse {
                 tokens: person.tokens,

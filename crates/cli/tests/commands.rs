@@ -199,6 +199,38 @@ fn photos_without_a_usable_face_are_refused() {
 }
 
 #[test]
+fn either_detector_s_faces_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let goldens = repository("tests/goldens/photos");
+    let expected: Value = serde_json::from_str(&std::fs::read_to_string(goldens.join("photos.json")).unwrap()).unwrap();
+    let case = expected["cases"].as_array().unwrap().iter().find(|c| c["name"] == "pair").unwrap();
+    let photo = goldens.join("pair.png").to_string_lossy().into_owned();
+    let models = goldens.to_string_lossy().into_owned();
+    let retinaface = ["faces", &photo, "--json", "--detector", "retinaface"];
+    let list = |flags: &[&str]| -> Vec<Value> {
+        let listed: Value = serde_json::from_str(&succeed(folder.path(), &[&retinaface[..], flags].concat())).unwrap();
+        listed["faces"].as_array().unwrap().clone()
+    };
+    let faces = list(&["--models-dir", &models]);
+    assert_eq!(faces.len(), case["faces"].as_array().unwrap().len());
+    let central: Vec<_> = (0..faces.len()).filter(|&i| faces[i]["central"] == true).collect();
+    assert_eq!(central, [case["chosen"].as_u64().unwrap() as usize]);
+    let number = |value: &Value| value.as_f64().unwrap();
+    for (face, expected) in faces.iter().zip(case["faces"].as_array().unwrap()) {
+        for i in 0..4 {
+            assert!((number(&face["bbox"][i]) - number(&expected["box"][i])).abs() < 0.01, "{face} for {expected}");
+        }
+    }
+    assert!(list(&["--models-dir", &models, "--threshold", "0.9999"]).len() < faces.len());
+
+    // The mini models have no such detector.
+    let message = refuse(folder.path(), &retinaface);
+    assert!(message.contains("detection_Resnet50_Final.pth"), "{message}");
+    refuse(folder.path(), &["faces", &photo, "--threshold", "2"]);
+    refuse(folder.path(), &["faces", &photo, "--detector", "mtcnn"]);
+}
+
+#[test]
 fn flags_that_cannot_be_followed_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let ada = portrait("ada.jpg");

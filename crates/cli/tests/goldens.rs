@@ -33,6 +33,9 @@ fn main() {
             Some(golden) if golden["photos"].is_array() => {
                 trials.push(Trial::test(format!("embed {name}"), move || photos(&case, &golden)));
             }
+            Some(golden) if golden["embed"].is_object() => {
+                trials.push(Trial::test(format!("embed {name}"), move || extended(&case, &golden)));
+            }
             _ => {}
         }
     }
@@ -192,16 +195,58 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
 /// Identity tokens and face embeddings of photos. The tolerance is wider than a network's: pixels of crop and mask are
 /// rounded to whole numbers, and a single one that falls the other way moves the tokens by a few thousandths.
 fn photos(case: &Path, golden: &Value) -> Outcome {
+    embed(case, &golden["photos"], &golden["outputs"], &mini_models(), &[])
+}
+
+/// The same with a detector of facexlib's, an adapter of PuLID v1 or a mix of identities.
+fn extended(case: &Path, golden: &Value) -> Outcome {
+    let how = &golden["embed"];
+    let folder = tempfile::tempdir()?;
+    let mut models = mini_models();
+    if let Some(detector) = path(case, &how["retinaface"]) {
+        // The mini models with one file more.
+        std::fs::create_dir(folder.path().join("antelopev2"))?;
+        for file in FACE_FILES {
+            std::fs::copy(models.join(file), folder.path().join(file))?;
+        }
+        std::fs::copy(detector, folder.path().join("detection_Resnet50_Final.safetensors"))?;
+        models = folder.path().to_owned();
+    }
+    let mut flags = Vec::new();
+    if let Some(adapter) = path(case, &how["adapter"]) {
+        flags.extend(["--adapter".to_owned(), adapter]);
+    }
+    if how["id_mix"] == true {
+        flags.push("--id-mix".to_owned());
+    }
+    embed(case, &how["photos"], &golden["outputs"], &models, &flags)
+}
+
+/// What reading a person takes.
+const FACE_FILES: [&str; 6] = [
+    "antelopev2/scrfd_10g_bnkps.onnx",
+    "antelopev2/glintr100.onnx",
+    "parsing_bisenet.safetensors",
+    "eva_clip.safetensors",
+    "eva_clip.json",
+    "pulid_v1.1.safetensors",
+];
+
+fn mini_models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini")
+}
+
+fn embed(case: &Path, photos: &Value, outputs: &Value, models: &Path, flags: &[String]) -> Outcome {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("identity.safetensors");
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini");
     let mut arguments = vec!["embed".to_owned()];
-    arguments.extend(golden["photos"].as_array().into_iter().flatten().filter_map(|photo| path(case, photo)));
-    for (flag, value) in [("--output", &file), ("--models-dir", &models)] {
+    arguments.extend(photos.as_array().into_iter().flatten().filter_map(|photo| path(case, photo)));
+    for (flag, value) in [("--output", file.as_path()), ("--models-dir", models)] {
         arguments.extend([flag.to_owned(), value.to_string_lossy().into_owned()]);
     }
+    arguments.extend_from_slice(flags);
     pulid(&arguments, Way::F32)?;
-    let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
+    let want = Checkpoint::open(case.join(text(outputs))).map_err(Failed::from)?;
     let got = Checkpoint::open(&file).map_err(Failed::from)?;
     for key in ["face_embedding", "id_embedding", "uncond_id_embedding"] {
         let (got, want) = (got.tensor(key).map_err(Failed::from)?, want.tensor(key).map_err(Failed::from)?);

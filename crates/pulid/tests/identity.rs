@@ -1,9 +1,10 @@
 //! Photos to identities with the mini models. `PULID_MODELS` names another folder of the same layout.
 
 use pulid::face::Face;
-use pulid::identity::{FaceModels, Identity, detect, extract};
+use pulid::identity::{DetectOptions, ExtractOptions, FaceModels, Identity, detect, extract};
 use pulid::image::{PngMetadata, RgbImage, decode_photo, encode_png};
 use pulid::runtime::Runtime;
+use pulid_checkpoint::Checkpoint;
 use pulid_engine::{DeviceOptions, Silent};
 use pulid_tensor::{Error, HostTensor};
 use std::path::{Path, PathBuf};
@@ -52,7 +53,8 @@ impl Setup {
     }
 
     fn extract(&self, photos: &[Photo], debug: Option<&Path>) -> pulid_tensor::Result<Identity> {
-        pollster::block_on(extract(&self.runtime, &self.models, &self.adapter, photos, debug, &Silent))
+        let options = ExtractOptions { debug_dir: debug, ..ExtractOptions::default() };
+        pollster::block_on(extract(&self.runtime, &self.models, &self.adapter, photos, &options, &Silent))
     }
 }
 
@@ -116,8 +118,10 @@ fn faces_are_listed_in_the_photo_s_pixels() {
     let setup = Setup::new();
     let (eva, finn) = (portrait("eva.jpg"), portrait("finn.jpg"));
     let [eva, finn] = [eva, finn].map(|(name, bytes)| decode_photo(&name, &bytes).unwrap());
-    let find =
-        |photo: &RgbImage| pollster::block_on(detect(&setup.runtime, &setup.models, "both", photo, &Silent)).unwrap();
+    let find = |photo: &RgbImage| {
+        let options = DetectOptions::default();
+        pollster::block_on(detect(&setup.runtime, &setup.models, "both", photo, options, &Silent)).unwrap()
+    };
     let alone = find(&eva);
     assert_eq!(alone.len(), 1, "{alone:?}");
 
@@ -169,4 +173,47 @@ fn another_file_is_no_adapter() {
     setup.adapter = models().join("missing.safetensors");
     let message = setup.extract(&[portrait("ada.jpg")], None).unwrap_err().to_string();
     assert!(message.contains("missing.safetensors"), "{message}");
+}
+
+/// What the encoder is told of a photo beside hidden states, by the largest difference over the witness' deviation.
+#[test]
+fn conditions_are_those_of_the_witness() {
+    let goldens = repository("tests/goldens");
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["antelopev2/scrfd_10g_bnkps.onnx", "antelopev2/glintr100.onnx", "parsing_bisenet.safetensors"];
+    std::fs::create_dir(folder.path().join("antelopev2")).unwrap();
+    for name in names.into_iter().chain(["eva_clip.safetensors", "eva_clip.json"]) {
+        std::fs::copy(repository("models/mini").join(name), folder.path().join(name)).unwrap();
+    }
+    let detector = "detection_Resnet50_Final.safetensors";
+    std::fs::copy(goldens.join("photos").join(detector), folder.path().join(detector)).unwrap();
+    let setup = |models: &Path| Setup {
+        models: FaceModels::open(models).unwrap(),
+        adapter: repository("models/mini/pulid_v1.1.safetensors"),
+        ..Setup::new()
+    };
+    let (one, both) = (setup(&repository("models/mini")), setup(folder.path()));
+    let cases = [
+        (&one, "one-photo", "identity/one-photo/ada.png"),
+        (&both, "both-detectors", "photos/portrait.png"),
+        (&both, "two-people", "photos/pair.png"),
+        (&both, "only-facexlib", "photos/blue.png"),
+    ];
+    for (setup, case, photo) in cases {
+        let bytes = std::fs::read(goldens.join(photo)).unwrap();
+        let ours = setup.extract(&[(photo.to_owned(), bytes)], None).unwrap().id_cond;
+        let file = Checkpoint::open(goldens.join("identity").join(case).join("outputs.safetensors")).unwrap();
+        let theirs = file.tensor("id_cond").unwrap();
+        assert_eq!(ours.shape(), theirs.shape());
+        // The face embedding and the class embedding of length 1 are of different sizes: each against its own deviation.
+        let (ours, theirs) = (ours.as_f32().unwrap(), theirs.as_f32().unwrap());
+        for (part, ours, theirs) in [("face", &ours[..512], &theirs[..512]), ("class", &ours[512..], &theirs[512..])] {
+            let n = theirs.len() as f32;
+            let mean = theirs.iter().sum::<f32>() / n;
+            let deviation = (theirs.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n).sqrt();
+            let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{case} {part}: {:.1e}", worst / deviation);
+            assert!(worst <= 1e-3 * deviation, "{case}: {part} embedding differs by {:.1e}", worst / deviation);
+        }
+    }
 }

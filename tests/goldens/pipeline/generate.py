@@ -1,4 +1,4 @@
-"""A whole tiny SDXL with a PuLID v1.1 adapter, in the published folder layout, and the pictures it makes.
+"""A whole tiny SDXL with adapters of PuLID v1.1 and v1, in the published folder layout, and the pictures it makes.
 
 Witness: diffusers, transformers and tools/pulid_reference/pipeline.py. The weights are random, so the pictures show
 nothing; they pin the way from a prompt, a seed and an identity to pixels. The cases are named case.json because they
@@ -30,6 +30,7 @@ from common import (
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from pulid_reference import (
+    IDEncoder,
     IDFormer,
     IdSettings,
     adapter_layers_state_dict,
@@ -230,6 +231,26 @@ def write_adapter(folder: pathlib.Path, unet) -> IDFormer:
     return former
 
 
+def write_v1(folder: pathlib.Path, unet) -> dict[str, torch.Tensor]:
+    """A PuLID v1 file for this UNet with the same identity attention, and an identity of two photos by its encoder."""
+    encoder = randomise(IDEncoder(ID_DIM, sum(WIDTHS), 5, VIT_DIM, 16), SEED + 20)
+    state = {f"id_adapter.{key}": value for key, value in encoder.state_dict().items()}
+    save_weights(folder / "adapter_v1.safetensors", state | adapter_layers_state_dict(unet))
+    photos = []
+    for photo in range(2):
+        seed = SEED + 30 + 10 * photo
+        hidden = [randn(seed + 1 + scale, 1, PHOTO_TOKENS, VIT_DIM) for scale in range(5)]
+        photos.append(encoder(randn(seed, 1, ID_DIM), hidden))
+    nobody = encoder(torch.zeros(1, ID_DIM), [torch.zeros(1, PHOTO_TOKENS, VIT_DIM)] * 5)
+    # A further photo adds its first five tokens.
+    identity = {
+        "id_embedding": torch.cat([photos[0], photos[1][:, :5]], 1),
+        "uncond_id_embedding": torch.cat([nobody, nobody[:, :5]], 1),
+    }
+    save_tensors(folder / "identity_v1.safetensors", identity)
+    return identity
+
+
 def write_identity(folder: pathlib.Path, former: IDFormer) -> dict[str, torch.Tensor]:
     face = randn(SEED + 8, 1, 512)
     cond = randn(SEED + 9, 1, ID_DIM)
@@ -250,6 +271,7 @@ def main() -> None:
     install_id_attention(unet, settings)
     former = write_adapter(ROOT / "pipeline" / MODEL, unet)
     identity = write_identity(ROOT / "pipeline" / MODEL, former)
+    v1_identity = write_v1(ROOT / "pipeline" / MODEL, unet)
 
     prompt = "a portrait of a woman with glasses, oil painting, soft light"
     cases = {
@@ -269,14 +291,24 @@ def main() -> None:
             dict(num_zero=8, ortho="v2", id_scale=0.8),
         ),
     }
+    # What `--preset NAME` has to set by itself. dpmpp_sde's noise is our own, so its preset has no witness here.
+    presets = {
+        "preset-v1-fidelity": ("v1-fidelity", v1_identity, 8, "v2", 4, 1.2, "trailing"),
+        "preset-v1-style": ("v1-style", v1_identity, 16, "v1", 4, 1.2, "trailing"),
+        "preset-v1.1-base": ("v1.1-base", identity, 20, "v2", 25, 7.0, "karras"),
+    }
+    for index, (name, (_, _, num_zero, ortho, steps, guidance, spacing)) in enumerate(presets.items()):
+        request = Request(prompt, "a sketch", 64, 64, steps, guidance, seed=50 + index, spacing=spacing)
+        cases[name] = (request, dict(num_zero=num_zero, ortho=ortho, id_scale=0.8))
     plain = None
     for name, (request, id_settings) in cases.items():
+        preset, tokens = presets[name][:2] if name in presets else (None, identity)
         if id_settings:
             for key, value in id_settings.items():
                 setattr(settings, key, value)
             request.id_scale = id_settings["id_scale"]
-            request.id_embedding = identity["id_embedding"]
-            request.uncond_id_embedding = identity["uncond_id_embedding"]
+            request.id_embedding = tokens["id_embedding"]
+            request.uncond_id_embedding = tokens["uncond_id_embedding"]
         out = generate(unet, vae, text, request)
         # The same in float64 tells how far a faithful float32 run may be from this one.
         precise = generate(copy.deepcopy(unet).double(), copy.deepcopy(vae).double(), text, request)
@@ -306,12 +338,16 @@ def main() -> None:
         }
         if id_settings:
             arguments |= {key.replace("_", "-"): value for key, value in id_settings.items()}
+        if preset:
+            arguments = {key: arguments[key] for key in ("prompt", "negative-prompt", "width", "height", "seed")}
+            arguments["preset"] = preset
+        version = "_v1" if tokens is v1_identity else ""
         write_json(
             folder / "case.json",
             {
                 "model": f"../{MODEL}",
-                "adapter": f"../{MODEL}/adapter.safetensors" if id_settings else None,
-                "identity": f"../{MODEL}/identity.safetensors" if id_settings else None,
+                "adapter": f"../{MODEL}/adapter{version}.safetensors" if id_settings else None,
+                "identity": f"../{MODEL}/identity{version}.safetensors" if id_settings else None,
                 "arguments": arguments,
                 "outputs": "outputs.safetensors",
                 "picture": "picture.png",

@@ -148,7 +148,7 @@ def own_trajectories(tensors: dict, cases: list) -> None:
 
 def diffusers_trajectories(tensors: dict, cases: list) -> None:
     """Lightning's setting: states are variance preserving, x / sqrt(sigma^2 + 1), and start as plain unit noise."""
-    for steps, final in ((4, "zero"), (8, "zero"), (4, "sigma_min"), (25, "zero")):
+    for steps, final in ((4, "zero"), (8, "zero"), (4, "sigma_min"), (25, "zero"), (16, "sigma_min")):
         scheduler = DPMSolverMultistepScheduler(**BETAS, timestep_spacing="trailing", final_sigmas_type=final)
         scheduler.set_timesteps(steps)
         start = randn(SEED + 50 + steps, *SHAPE)

@@ -1,5 +1,6 @@
 //! What a model's folder says about how to use it.
 
+use pulid::preset::PresetSettings;
 use pulid::sampler::{SamplerKind, Spacing};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
@@ -37,5 +38,24 @@ impl Defaults {
             }
         }
         Ok(Defaults::default())
+    }
+
+    /// A preset's settings, and the model's own where it has none.
+    pub fn under(self, preset: Option<PresetSettings>) -> Defaults {
+        let Some(PresetSettings { sampler, spacing, steps, guidance, identity, width, height, .. }) = preset else {
+            return self;
+        };
+        Defaults {
+            width: Some(width),
+            height: Some(height),
+            steps: Some(steps),
+            guidance_scale: Some(guidance),
+            sampler: Some(sampler),
+            spacing: Some(spacing),
+            id_scale: Some(identity.id_scale),
+            num_zero: Some(identity.num_zero),
+            ortho: Some(identity.ortho.to_string()),
+            negative_prompt: self.negative_prompt,
+        }
     }
 }

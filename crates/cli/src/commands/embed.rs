@@ -1,7 +1,7 @@
 use super::identity::{ModelsArgs, check_folder, read_photos};
 use super::{DeviceArgs, check_output, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::extract;
+use pulid::identity::{ExtractOptions, extract};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,11 +20,15 @@ pub struct Args {
     /// The identity file to write (safetensors)
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// A PuLID file [default: pulid_v1.1.safetensors of the models folder]
+    /// A PuLID file, v1 or v1.1 [default: the models folder's own, v1.1 before v1]
     #[arg(long, value_name = "FILE")]
     adapter: Option<PathBuf>,
     #[command(flatten)]
     models: ModelsArgs,
+    /// PuLID v1: the photos show several people, to be mixed, and all their tokens count alike. Without it further photos
+    /// show the first one's person again and add five tokens each
+    #[arg(long)]
+    id_mix: bool,
     /// Write pictures of the faces, crop, mask and features into this folder
     #[arg(long, value_name = "DIR")]
     debug_dir: Option<PathBuf>,
@@ -40,12 +44,13 @@ pub fn run(args: &Args) -> Result<()> {
     check_output(&args.output)?;
     args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
     let models = args.models.face_models()?;
-    let adapter = args.models.adapter(args.adapter.as_deref())?;
+    let adapter = args.models.adapter(args.adapter.as_deref(), None)?;
     let photos = read_photos(&args.photos)?;
     let terminal = Terminal::new(args.json);
     let (runtime, identity) = pollster::block_on(async {
         let runtime = args.device.open().await?;
-        let identity = extract(&runtime, &models, &adapter, &photos, args.debug_dir.as_deref(), &terminal).await?;
+        let options = ExtractOptions { id_mix: args.id_mix, debug_dir: args.debug_dir.as_deref() };
+        let identity = extract(&runtime, &models, &adapter, &photos, &options, &terminal).await?;
         Ok::<_, Error>((runtime, identity))
     })?;
     let seconds = terminal.finish();

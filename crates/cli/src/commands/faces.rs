@@ -1,8 +1,8 @@
 use super::identity::{ModelsArgs, read_photo};
 use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
-use pulid::face::Face;
-use pulid::identity::detect;
+use pulid::face::{Face, centre_most_face};
+use pulid::identity::{DetectOptions, DetectorKind, detect};
 use pulid::image::decode_photo;
 use pulid_tensor::{Error, Result};
 use std::path::PathBuf;
@@ -11,17 +11,33 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  pulid faces family.jpg --json\n\n\
     Coordinates are pixels of the upright photo, from its upper left corner. The largest face is the one that\n\
-    `pulid embed` and `pulid generate --id` take. Without any face the exit code is 2.")]
+    `pulid embed` and `pulid generate --id` take. Where the models folder has facexlib's detector\n\
+    (detection_Resnet50_Final), they recognise the largest face and show the vision tower the one nearest to the\n\
+    photo's middle that `--detector retinaface` lists. Without any face the exit code is 2.")]
 pub struct Args {
     /// A photo (JPEG, PNG, WebP)
     photo: PathBuf,
     #[command(flatten)]
     models: ModelsArgs,
+    /// The detector: scrfd (insightface's) or retinaface (facexlib's)
+    #[arg(long, default_value = "scrfd", value_parser = parse_detector)]
+    detector: DetectorKind,
+    /// The least score of a face, 0 to 1 [default: 0.5 for scrfd, 0.97 for retinaface]
+    #[arg(long)]
+    threshold: Option<f32>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print JSON: photo, width, height and faces with bbox [x0, y0, x1, y1], score, five landmarks and largest
+    /// Print JSON: photo, width, height and faces with bbox [x0, y0, x1, y1], score, five landmarks, largest and central
     #[arg(long)]
     json: bool,
+}
+
+fn parse_detector(text: &str) -> std::result::Result<DetectorKind, String> {
+    match text {
+        "scrfd" => Ok(DetectorKind::Scrfd),
+        "retinaface" => Ok(DetectorKind::RetinaFace),
+        _ => Err("accepted are scrfd and retinaface".into()),
+    }
 }
 
 /// Lists the faces of a photo, best score first.
@@ -32,20 +48,27 @@ pub fn run(args: &Args) -> Result<()> {
     let terminal = Terminal::new(args.json);
     let (runtime, faces) = pollster::block_on(async {
         let runtime = args.device.open().await?;
-        let faces = detect(&runtime, &models, &name, &photo, &terminal).await?;
+        let options = DetectOptions { detector: args.detector, threshold: args.threshold };
+        let faces = detect(&runtime, &models, &name, &photo, options, &terminal).await?;
         Ok::<_, Error>((runtime, faces))
     })?;
     terminal.finish();
     remember_choices(&runtime);
     let largest = faces.iter().enumerate().max_by(|a, b| a.1.area().total_cmp(&b.1.area())).map(|(i, _)| i);
+    let central = centre_most_face(&faces, photo.dimensions());
     if args.json {
-        let list: Vec<_> = faces.iter().enumerate().map(|(i, f)| as_json(f, Some(i) == largest)).collect();
+        let of = |i: usize, face: &Face| as_json(face, Some(i) == largest, Some(i) == central);
+        let list: Vec<_> = faces.iter().enumerate().map(|(i, f)| of(i, f)).collect();
         let (width, height) = photo.dimensions();
         println!("{}", serde_json::json!({ "photo": name, "width": width, "height": height, "faces": list }));
     } else {
         for (i, face) in faces.iter().enumerate() {
             let ([x0, y0, ..], (width, height)) = (face.bbox, face.size());
-            let note = if Some(i) == largest { "  (the largest)" } else { "" };
+            let note = match args.detector {
+                DetectorKind::Scrfd if Some(i) == largest => "  (the largest)",
+                DetectorKind::RetinaFace if Some(i) == central => "  (nearest to the middle)",
+                _ => "",
+            };
             println!("{width:.0} x {height:.0} pixels at ({x0:.0}, {y0:.0}), score {:.2}{note}", face.score);
         }
     }
@@ -55,6 +78,9 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn as_json(face: &Face, largest: bool) -> serde_json::Value {
-    serde_json::json!({ "bbox": face.bbox, "score": face.score, "landmarks": face.landmarks, "largest": largest })
+fn as_json(face: &Face, largest: bool, central: bool) -> serde_json::Value {
+    let Face { bbox, score, landmarks } = face;
+    serde_json::json!({
+        "bbox": bbox, "score": score, "landmarks": landmarks, "largest": largest, "central": central
+    })
 }

@@ -2,24 +2,20 @@ use super::defaults::Defaults;
 use super::identity::{ModelsArgs, check_folder, read_photos};
 use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::{FaceModels, Identity, extract};
+use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
 use pulid::image::{PngMetadata, encode_png, parameters_text, write_atomically};
+use pulid::preset::Preset;
 use pulid::runtime::Runtime;
-use pulid::sampler::{SamplerKind, SamplerOptions, Spacing, StepWindow};
+use pulid::sampler::{FinalSigma, SamplerKind, SamplerOptions, Spacing, StepWindow};
 use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, generate};
 use pulid_models::pulid::{IdentitySettings, Ortho};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Flags of `pulid generate`. What is not given comes from the model's `generation_defaults.json`.
+/// Flags of `pulid generate`. What is not given comes from the preset, then from the model's `generation_defaults.json`.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  \
-    pulid generate --id ada.jpg --prompt 'an oil painting of a person, in a garden' --output ada.png\n  \
-    pulid generate --identity ada.safetensors --prompt 'a neon picture of a person' --seed 7 --batch 4\n  \
-    pulid generate --model DIR --adapter pulid_v1.1.safetensors --models-dir DIR --id a.jpg b.jpg --prompt 'portrait'\n  \
-    pulid generate --model juggernaut.safetensors --unet sdxl_lightning_4step_unet.safetensors --prompt 'a lake'\n  \
-    pulid generate --prompt 'a watercolor painting of a person, in the snow'")]
+#[command(after_help = after_help())]
 pub struct Args {
     /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
     #[arg(long, num_args = 1.., value_name = "PHOTO", conflicts_with = "identity")]
@@ -44,11 +40,18 @@ pub struct Args {
     /// [default: the model's folder; of a single file the folder of its name without the extension, else SDXL's own]
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
-    /// A PuLID file [default: pulid_v1.1.safetensors of the models folder]
+    /// A PuLID file, v1 or v1.1 [default: the models folder's own of the preset's version, else v1.1 before v1]
     #[arg(long, value_name = "FILE")]
     adapter: Option<PathBuf>,
     #[command(flatten)]
     models: ModelsArgs,
+    /// The official applications' settings by name, see below; every flag wins over it
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+    /// With --id, PuLID v1: the photos show several people, to be mixed, and all their tokens count alike. Without it
+    /// further photos show the first one's person again and add five tokens each
+    #[arg(long, requires = "id")]
+    id_mix: bool,
     /// Width in pixels
     #[arg(long)]
     width: Option<usize>,
@@ -82,6 +85,9 @@ pub struct Args {
     /// Noise levels: karras or trailing
     #[arg(long)]
     spacing: Option<Spacing>,
+    /// Noise left by the last step: zero, or sigma_min as diffusers 0.25 ends `dpmpp_2m` with `trailing`
+    #[arg(long, default_value_t = FinalSigma::Zero)]
+    final_sigma: FinalSigma,
     /// Seed; the same as in PyTorch's CPU generator
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -109,6 +115,22 @@ pub struct Args {
     json: bool,
 }
 
+fn after_help() -> String {
+    let mut text = String::from(
+        "Examples:\n  \
+        pulid generate --id ada.jpg --prompt 'an oil painting of a person, in a garden' --output ada.png\n  \
+        pulid generate --identity ada.safetensors --prompt 'a neon picture of a person' --seed 7 --batch 4\n  \
+        pulid generate --model DIR --models-dir DIR --preset v1.1-lightning --id a.jpg b.jpg --prompt 'portrait'\n  \
+        pulid generate --model juggernaut.safetensors --unet sdxl_lightning_4step_unet.safetensors --prompt 'a lake'\n  \
+        pulid generate --prompt 'a watercolor painting of a person, in the snow'\n\n\
+        Presets, each of them short for\n",
+    );
+    for preset in Preset::ALL {
+        text += &format!("  {:<14} {}\n", preset.name(), preset.settings());
+    }
+    text + "v1-* take a PuLID v1 file and SDXL-Lightning, v1.1-* a v1.1 file; v1.1-lightning a distilled SDXL."
+}
+
 /// Makes pictures.
 pub fn run(args: &Args) -> Result<()> {
     for path in std::iter::once(&args.output).chain(&args.save_latents) {
@@ -116,7 +138,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
     let model = open_model(args)?;
-    let defaults = Defaults::read(model.folder())?;
+    let defaults = Defaults::read(model.folder())?.under(args.preset.map(Preset::settings));
     let person = Person::open(args, &defaults)?;
     let mut options = options(args, &defaults);
     let terminal = Terminal::new(args.json);
@@ -174,11 +196,12 @@ fn open_model(args: &Args) -> Result<SdxlModel> {
 fn options(args: &Args, defaults: &Defaults) -> GenerateOptions {
     // SDXL's own size and the official app's settings for undistilled models, where the model says nothing.
     let kind = args.sampler.or(defaults.sampler).unwrap_or(SamplerKind::DpmPp2M);
-    // A model's spacing goes with its sampler; another sampler brings its own.
-    let own_spacing = defaults.spacing.filter(|_| args.sampler.is_none());
+    // A model's spacing goes with its sampler; another sampler brings its own. A preset's holds until a flag changes it.
+    let own_spacing = defaults.spacing.filter(|_| args.sampler.is_none() || args.preset.is_some());
     let sampler = SamplerOptions {
         kind,
         spacing: args.spacing.or(own_spacing).unwrap_or(kind.default_spacing()),
+        final_sigma: args.final_sigma,
         steps: args.steps.or(defaults.steps).unwrap_or(25),
         seed: args.seed,
     };
@@ -211,7 +234,7 @@ struct Person {
 
 /// Where identity tokens come from.
 enum Source {
-    Photos { models: FaceModels, photos: Vec<(String, Vec<u8>)>, debug_dir: Option<PathBuf> },
+    Photos { models: FaceModels, photos: Vec<(String, Vec<u8>)>, debug_dir: Option<PathBuf>, id_mix: bool },
     Tokens(IdentityTokens),
 }
 
@@ -221,11 +244,18 @@ impl Person {
         let window = StepWindow::new(args.id_start, args.id_end)?;
         let source = match &args.identity {
             Some(file) => Source::Tokens(Identity::load_tokens(file)?),
-            None if args.id.is_empty() => return Ok(None),
+            None if args.id.is_empty() => {
+                // Nobody needs the adapter then; a preset that does not fit it is a mistake all the same.
+                if args.adapter.is_some() && args.preset.is_some() {
+                    args.models.adapter(args.adapter.as_deref(), args.preset)?;
+                }
+                return Ok(None);
+            }
             None => Source::Photos {
                 models: args.models.face_models()?,
                 photos: read_photos(&args.id)?,
                 debug_dir: args.debug_dir.clone(),
+                id_mix: args.id_mix,
             },
         };
         let own = IdentitySettings::default();
@@ -239,15 +269,16 @@ impl Person {
             num_zero: args.num_zero.or(defaults.num_zero).unwrap_or(own.num_zero),
             ortho,
         };
-        let adapter = args.models.adapter(args.adapter.as_deref())?;
+        let adapter = args.models.adapter(args.adapter.as_deref(), args.preset)?;
         Ok(Some(Person { source, adapter, settings, window }))
     }
 
     async fn read(self, runtime: &Runtime, terminal: &Terminal) -> Result<IdentityUse> {
         let tokens = match self.source {
             Source::Tokens(tokens) => tokens,
-            Source::Photos { models, photos, debug_dir } => {
-                extract(runtime, &models, &self.adapter, &photos, debug_dir.as_deref(), terminal).await?.tokens
+            Source::Photos { models, photos, debug_dir, id_mix } => {
+                let options = ExtractOptions { id_mix, debug_dir: debug_dir.as_deref() };
+                extract(runtime, &models, &self.adapter, &photos, &options, terminal).await?.tokens
             }
         };
         Ok(IdentityUse { tokens, adapter: self.adapter, settings: self.settings, window: self.window })

@@ -1,6 +1,9 @@
 //! Flags and steps shared by the commands that read photos.
 
 use pulid::identity::{FaceModels, MAX_PHOTOS};
+use pulid::preset::Preset;
+use pulid_checkpoint::Checkpoint;
+use pulid_models::pulid::PulidVersion;
 use pulid_tensor::{Error, Result};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,11 +11,18 @@ use std::path::{Path, PathBuf};
 /// A photo is read whole; what is larger than this is no photo.
 const MAX_PHOTO_BYTES: u64 = 256 << 20;
 
+/// PuLID files, by the names they are published under.
+const ADAPTERS: [(PulidVersion, &str); 3] = [
+    (PulidVersion::V1_1, "pulid_v1.1.safetensors"),
+    (PulidVersion::V1, "pulid_v1.safetensors"),
+    (PulidVersion::V1, "pulid_v1.bin"),
+];
+
 /// Where models lie unless a flag names them one by one.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelsArgs {
-    /// Folder with `antelopev2/`, `parsing_bisenet.safetensors`, `eva_clip.safetensors`, and the defaults of --adapter and
-    /// --model [default: the mini models]
+    /// Folder with `antelopev2/`, `parsing_bisenet.safetensors`, `eva_clip.safetensors`, if wanted
+    /// `detection_Resnet50_Final.pth`, and the defaults of --adapter and --model [default: the mini models]
     #[arg(long, env = "PULID_MODELS", value_name = "DIR")]
     models_dir: Option<PathBuf>,
 }
@@ -38,9 +48,37 @@ impl ModelsArgs {
         FaceModels::open(self.folder()?)
     }
 
-    /// The adapter that was named, or the folder's own.
-    pub fn adapter(&self, named: Option<&Path>) -> Result<PathBuf> {
-        self.own(named, "--adapter", "pulid_v1.1.safetensors")
+    /// The adapter that was named, or the folder's own: of the preset's version, else of v1.1 before v1.
+    ///
+    /// # Errors
+    /// When there is none, or it does not fit the preset.
+    pub fn adapter(&self, named: Option<&Path>, preset: Option<Preset>) -> Result<PathBuf> {
+        let adapter = match named {
+            Some(path) => path.to_owned(),
+            None => self.own_adapter(preset)?,
+        };
+        // A file without an identity encoder belongs to either.
+        if let Some(preset) = preset
+            && let Some(version) = PulidVersion::of(&Checkpoint::open(&adapter)?)
+        {
+            preset.check(&adapter.display().to_string(), version)?;
+        }
+        Ok(adapter)
+    }
+
+    fn own_adapter(&self, preset: Option<Preset>) -> Result<PathBuf> {
+        let folder = self.folder()?;
+        let wanted = preset.map(|p| p.settings().version);
+        let names = ADAPTERS.iter().filter(|(version, _)| wanted.is_none_or(|w| w == *version)).map(|(_, name)| *name);
+        let names: Vec<_> = names.collect();
+        if let Some(found) = names.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+            return Ok(found);
+        }
+        let what = wanted.map_or("PuLID".into(), |version| version.to_string());
+        let why = preset.map_or(String::new(), |preset| format!(", to which the preset `{preset}` belongs"));
+        let looked = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
+        let detail = format!("holds no {what} file{why}: looked for {looked}; --adapter names another one");
+        Err(Error::file(folder, detail))
     }
 
     /// The model that was named, or the folder's own.

@@ -6,6 +6,7 @@ use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId};
 use pulid_ops::{IdentityProjection, Projection};
 use pulid_tensor::{Error, Result};
+use std::fmt;
 use std::str::FromStr;
 
 /// What is done with the part of the identity features that lies along the text features.
@@ -17,6 +18,16 @@ pub enum Ortho {
     V1,
     /// It stays in proportion to the attention that the global identity tokens get.
     V2,
+}
+
+impl fmt::Display for Ortho {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ortho::Off => "off",
+            Ortho::V1 => "v1",
+            Ortho::V2 => "v2",
+        })
+    }
 }
 
 impl FromStr for Ortho {

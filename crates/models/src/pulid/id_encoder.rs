@@ -39,6 +39,11 @@ impl IdEncoder {
         })
     }
 
+    /// Numbers in the identity condition of a photo: face embedding and vision tower's class embedding.
+    pub fn condition_dim(&self) -> usize {
+        self.condition
+    }
+
     /// Identity tokens and their width.
     pub fn output_shape(&self) -> [usize; 2] {
         [self.global_tokens + SCALES, self.dim]

@@ -2,12 +2,14 @@
 //!
 //! The order of things: [`letterbox`], the detector network, [`decode_detections`], [`choose_face`]; then
 //! [`arcface_crop`] for the recogniser, and [`facexlib_crop`], the parser network, [`LabelMap`] and [`gray_on_white`]
-//! for the vision tower.
+//! for the vision tower. Where facexlib's own detector is at hand, [`retinaface_input`], its network,
+//! [`decode_retinaface`] and [`centre_most_face`] give the landmarks of that crop, as in the official pipelines.
 
 mod align;
 mod debug;
 mod lmeds;
 mod parsing;
+mod retinaface;
 mod scrfd;
 mod similarity;
 mod warp;
@@ -16,6 +18,9 @@ pub use align::{ARCFACE_SIDE, ARCFACE_TEMPLATE, FACEXLIB_TEMPLATE, arcface_crop,
 pub use debug::{color_labels, draw_faces, feature_heat_map};
 pub use lmeds::estimate_lmeds;
 pub use parsing::{LABELS, LabelMap, WHITE_LABELS, gray_on_white};
+pub use retinaface::{
+    RETINAFACE_SCORE_THRESHOLD, centre_most_face, decode_retinaface, retinaface_candidates, retinaface_input,
+};
 pub use scrfd::{
     Face, Letterbox, MIN_FACE_SIDE, NMS_THRESHOLD, SCORE_THRESHOLD, choose_face, decode_detections, letterbox,
 };

@@ -120,7 +120,8 @@ pub fn decode_detections(outputs: &[HostTensor], input: (u32, u32), scale: f32, 
         }
     }
     faces.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Ok(suppress(faces, NMS_THRESHOLD))
+    // insightface counts pixels inclusively.
+    Ok(suppress(faces, NMS_THRESHOLD, 1.0))
 }
 
 fn find(outputs: &[HostTensor], count: usize, width: usize) -> Result<&[f32]> {
@@ -134,10 +135,11 @@ fn find(outputs: &[HostTensor], count: usize, width: usize) -> Result<&[f32]> {
     }
 }
 
-/// Greedy non-maximum suppression of faces sorted by score; areas count pixels inclusively, so with + 1.
-fn suppress(faces: Vec<Face>, threshold: f32) -> Vec<Face> {
-    let extent = |low: f32, high: f32| (high - low + 1.0).max(0.0);
-    let area = |b: &[f32; 4]| (b[2] - b[0] + 1.0) * (b[3] - b[1] + 1.0);
+/// Greedy non-maximum suppression of faces sorted by score. `inclusive` is added to the sides of boxes: 1 where pixels are
+/// counted inclusively, else 0.
+pub(super) fn suppress(faces: Vec<Face>, threshold: f32, inclusive: f32) -> Vec<Face> {
+    let extent = |low: f32, high: f32| (high - low + inclusive).max(0.0);
+    let area = |b: &[f32; 4]| (b[2] - b[0] + inclusive) * (b[3] - b[1] + inclusive);
     let mut kept: Vec<Face> = Vec::new();
     for face in faces {
         let b = &face.bbox;
@@ -296,9 +298,9 @@ mod tests {
             let faces: Vec<Face> = boxes.iter().enumerate().map(|(i, &(x, y, w, h))| Face {
                 bbox: [x, y, x + w, y + h], score: 1.0 - i as f32 * 0.01, landmarks: [[0.0; 2]; 5],
             }).collect();
-            let kept = suppress(faces.clone(), NMS_THRESHOLD);
+            let kept = suppress(faces.clone(), NMS_THRESHOLD, 1.0);
             prop_assert_eq!(&kept[0], &faces[0]);
-            prop_assert_eq!(suppress(kept.clone(), NMS_THRESHOLD), kept.clone());
+            prop_assert_eq!(suppress(kept.clone(), NMS_THRESHOLD, 1.0), kept.clone());
             prop_assert!(kept.windows(2).all(|w| w[0].score > w[1].score));
         }
     }

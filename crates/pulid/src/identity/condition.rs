@@ -23,18 +23,26 @@ pub(super) struct PhotoFeatures {
 /// # Errors
 /// When there is no photo, or photos differ in shape.
 pub(super) fn encoder_inputs(photos: &[PhotoFeatures]) -> Result<HashMap<String, HostTensor>> {
-    let mut conditions = Vec::with_capacity(photos.len());
-    for photo in photos {
-        let condition = [photo.face.as_f32()?, &unit_length(photo.class.as_f32()?)].concat();
-        conditions.push(HostTensor::from_f32([1, 1, condition.len()], condition)?);
-    }
-    let mut inputs = HashMap::from([("id_cond".to_owned(), join_tokens(&conditions.iter().collect::<Vec<_>>())?)]);
+    let mut inputs = HashMap::from([("id_cond".to_owned(), conditions(photos)?)]);
     for scale in 0..HIDDEN_STATES {
         let state = |p| PhotoFeatures::state(p, scale);
         let states = photos.iter().map(state).collect::<Result<Vec<_>>>()?;
         inputs.insert(format!("hidden_{scale}"), join_tokens(&states)?);
     }
     Ok(inputs)
+}
+
+/// The identity conditions alone, [1, photos, 512 + D].
+///
+/// # Errors
+/// As [`encoder_inputs`].
+pub(super) fn conditions(photos: &[PhotoFeatures]) -> Result<HostTensor> {
+    let mut conditions = Vec::with_capacity(photos.len());
+    for photo in photos {
+        let condition = [photo.face.as_f32()?, &unit_length(photo.class.as_f32()?)].concat();
+        conditions.push(HostTensor::from_f32([1, 1, condition.len()], condition)?);
+    }
+    join_tokens(&conditions.iter().collect::<Vec<_>>())
 }
 
 impl PhotoFeatures {
@@ -51,7 +59,7 @@ fn unit_length(values: &[f32]) -> Vec<f32> {
 }
 
 /// Tensors [1, n, C] one after another along the middle axis.
-fn join_tokens(parts: &[&HostTensor]) -> Result<HostTensor> {
+pub(super) fn join_tokens(parts: &[&HostTensor]) -> Result<HostTensor> {
     let wrong = |detail: String| Error::invalid("identity features", detail);
     let (mut rows, mut width, mut values) = (0, None, Vec::new());
     for part in parts {

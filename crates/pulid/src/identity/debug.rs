@@ -14,6 +14,8 @@ pub(super) struct PhotoPictures<'a> {
     pub photo: &'a RgbImage,
     /// Its faces, the person's first.
     pub faces: &'a [Face],
+    /// The faces of facexlib's detector, if it was asked, the person's first.
+    pub aligned: &'a [Face],
     /// The aligned crop.
     pub crop: &'a RgbImage,
     /// Its labels.
@@ -24,7 +26,8 @@ pub(super) struct PhotoPictures<'a> {
     pub hidden: &'a [HostTensor],
 }
 
-/// Writes `1_faces.png`, `1_crop.png`, `1_mask.png`, `1_gray.png` and `1_features_1.png` .. for the first photo, and so on.
+/// Writes `1_faces.png`, `1_crop.png`, `1_mask.png`, `1_gray.png` and `1_features_1.png` .. for the first photo, and so on;
+/// with facexlib's detector also `1_faces_retinaface.png`.
 ///
 /// The folder is made when every picture is ready; each file appears whole.
 ///
@@ -38,6 +41,9 @@ pub(super) fn write_pictures(folder: &Path, photos: &[PhotoPictures<'_>]) -> Res
             Ok(())
         };
         add("faces".into(), &draw_faces(photo.photo, photo.faces))?;
+        if !photo.aligned.is_empty() {
+            add("faces_retinaface".into(), &draw_faces(photo.photo, photo.aligned))?;
+        }
         add("crop".into(), photo.crop)?;
         add("mask".into(), &color_labels(photo.mask))?;
         for gray in rgb_from_unit_tensor(photo.gray)? {

@@ -1,8 +1,9 @@
 //! Faces in a photo.
 
 use super::FaceModels;
+use super::aligner::Aligner;
 use super::network::OnnxRunner;
-use crate::face::{Face, SCORE_THRESHOLD, choose_face, decode_detections, letterbox};
+use crate::face::{Face, RETINAFACE_SCORE_THRESHOLD, SCORE_THRESHOLD, choose_face, decode_detections, letterbox};
 use crate::image::{RgbImage, shrink_to_long_side};
 use crate::runtime::{Reporter, Runtime};
 use pulid_models::onnx::OnnxNetwork;
@@ -18,23 +19,57 @@ const DETECTOR_SIDE: usize = 640;
 /// have close eyes). ArcFace's crop has 35 from eye to eye; less than half of that leaves no identity to read.
 pub const MIN_EYE_DISTANCE: f32 = 16.0;
 
+/// The detectors of the official pipelines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectorKind {
+    /// insightface's: its largest face is recognised.
+    #[default]
+    Scrfd,
+    /// facexlib's: its face nearest to the photo's middle is parsed and shown to the vision tower. Not every family has it.
+    RetinaFace,
+}
+
+/// How faces are looked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DetectOptions {
+    /// By which detector.
+    pub detector: DetectorKind,
+    /// The least score of a face, 0 to 1; the official pipelines' own if there is none.
+    pub threshold: Option<f32>,
+}
+
 /// All faces in a photo, best score first, in the photo's own pixels. There may be none.
 ///
 /// `name` is the photo's name for messages. The photo is shrunk to [`LONG_SIDE`] first, so faces that are found here are
 /// the ones that [`extract`](super::extract) finds.
 ///
 /// # Errors
-/// A missing or broken detector, a photo of extreme proportions, a lost device, or cancellation.
+/// A missing or broken detector, a threshold outside 0 to 1, a photo of extreme proportions, a lost device, or
+/// cancellation.
 pub async fn detect(
     runtime: &Runtime,
     models: &FaceModels,
     name: &str,
     photo: &RgbImage,
+    options: DetectOptions,
     reporter: &dyn Reporter,
 ) -> Result<Vec<Face>> {
+    if let Some(threshold) = options.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+        return Err(Error::invalid("threshold", format!("{threshold} is not in 0 to 1")));
+    }
     let small = shrink_to_long_side(photo.clone(), LONG_SIDE)?;
-    let mut detector = Detector::load(runtime, models, reporter).await?;
-    let mut faces = detector.find(name, &small, reporter).await?;
+    let mut faces = match options.detector {
+        DetectorKind::Scrfd => {
+            let threshold = options.threshold.unwrap_or(SCORE_THRESHOLD);
+            Detector::load(runtime, models, reporter).await?.find(name, &small, threshold, reporter).await?
+        }
+        DetectorKind::RetinaFace => {
+            reporter.stage("finding faces");
+            let threshold = options.threshold.unwrap_or(RETINAFACE_SCORE_THRESHOLD);
+            let mut aligner = Aligner::open(models)?.ok_or_else(|| models.no_retinaface())?;
+            aligner.find(runtime, name, &small, threshold, reporter).await?
+        }
+    };
     let scale = [photo.width() as f32 / small.width() as f32, photo.height() as f32 / small.height() as f32];
     for face in &mut faces {
         face.bbox = std::array::from_fn(|i| face.bbox[i] * scale[i % 2]);
@@ -66,12 +101,18 @@ impl Detector {
     }
 
     /// Faces in the pixels of `photo`.
-    pub async fn find(&mut self, name: &str, photo: &RgbImage, reporter: &dyn Reporter) -> Result<Vec<Face>> {
+    pub async fn find(
+        &mut self,
+        name: &str,
+        photo: &RgbImage,
+        threshold: f32,
+        reporter: &dyn Reporter,
+    ) -> Result<Vec<Face>> {
         let fitted = letterbox(photo, self.side).map_err(|e| {
             Error::photo(name, format!("it cannot be fitted into the detector ({e}); crop it around the face"))
         })?;
         let outputs: Vec<_> = self.network.run(&fitted.tensor(), reporter).await?.into_values().collect();
-        decode_detections(&outputs, (self.side, self.side), fitted.scale, SCORE_THRESHOLD)
+        decode_detections(&outputs, (self.side, self.side), fitted.scale, threshold)
     }
 }
 

@@ -1,20 +1,25 @@
-//! Photos of a person to identity tokens, as PuLID v1.1 reads them.
+//! Photos of a person to identity tokens, as the official pipelines of PuLID v1 and v1.1 read them.
 
-use super::condition::{HIDDEN_STATES, PhotoFeatures, encoder_inputs};
+use super::aligner::Aligner;
+use super::condition::{HIDDEN_STATES, PhotoFeatures, conditions};
 use super::debug::{PhotoPictures, write_pictures};
 use super::detect::{Detector, LONG_SIDE, usable_face};
+use super::encoder::Encoder;
 use super::network::OnnxRunner;
 use super::{FaceModels, Identity};
-use crate::face::{ARCFACE_SIDE, Face, LabelMap, arcface_crop, facexlib_crop, gray_on_white};
-use crate::image::{Normalization, RgbImage, decode_photo, resize_bicubic, shrink_to_long_side, tensor_from_rgb};
+use crate::face::{
+    ARCFACE_SIDE, Face, LabelMap, RETINAFACE_SCORE_THRESHOLD, SCORE_THRESHOLD, arcface_crop, centre_most_face,
+    facexlib_crop, gray_on_white,
+};
+use crate::image::{
+    Normalization, RgbImage, decode_photo, resize_bicubic, resize_bilinear, shrink_to_long_side, tensor_from_rgb,
+};
 use crate::runtime::{Reporter, Runtime};
-use crate::text_to_image::{IdentityTokens, take};
-use pulid_checkpoint::{Checkpoint, sha256_file};
+use crate::text_to_image::take;
+use pulid_checkpoint::sha256_file;
 use pulid_models::onnx::OnnxNetwork;
-use pulid_models::pulid::IdFormer;
 use pulid_models::{EvaClip, Precision};
 use pulid_tensor::{Error, HostTensor, Result};
-use std::collections::HashMap;
 use std::path::Path;
 
 /// Photos of a person that are read together at most, as in the official demonstration.
@@ -26,11 +31,23 @@ const FACE_EMBEDDING: usize = 512;
 /// A crop of which the parser calls less than this share a face shows none.
 const MIN_FACE_SHARE: f64 = 0.01;
 
+/// What [`extract`] may be told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExtractOptions<'a> {
+    /// PuLID v1: further photos show further people, who are mixed. Without it they show the same person again.
+    pub id_mix: bool,
+    /// Where pictures of what the networks saw go.
+    pub debug_dir: Option<&'a Path>,
+}
+
 /// A photo on its way through the networks.
 struct Reading {
     name: String,
     photo: RgbImage,
+    /// insightface's faces, the person's first. There may be none where facexlib finds the person.
     faces: Vec<Face>,
+    /// facexlib's faces, the person's first, where its detector is at hand.
+    aligned: Vec<Face>,
     crop: RgbImage,
 }
 
@@ -45,20 +62,24 @@ pub fn crop_side(tower_image_size: usize) -> u32 {
 
 /// Reads a person from 1 to [`MAX_PHOTOS`] photos, each a name for messages and the bytes of a JPEG, PNG or WebP file.
 ///
-/// In each photo the largest face counts. `adapter` is a PuLID v1.1 file with its identity encoder. With `debug_dir`, crop,
+/// `adapter` is a PuLID v1 or v1.1 file with its identity encoder, which tells the version. With a debug folder, crop,
 /// parsing, gray face and features of each photo are written there as PNG once everything has succeeded. All runs in
 /// f32: it is done once for a person, and every picture inherits its errors.
 ///
+/// As in the official pipelines, the recogniser sees insightface's largest face, parser and tower see facexlib's face
+/// nearest to the photo's middle, and where insightface finds none the recogniser sees facexlib's. In families without
+/// facexlib's detector insightface's largest face serves both.
+///
 /// # Errors
 /// [`Error::Photo`] for a photo that is broken, huge, or shows no face or a tiny one; [`Error::Invalid`] for another
-/// number of photos or an adapter that does not belong to these face networks; missing or unreadable files, a lost
-/// device, cancellation. Nothing is written then.
+/// number of photos, a mix of identities with v1.1, or an adapter that does not belong to these face networks; missing
+/// or unreadable files, a lost device, cancellation. Nothing is written then.
 pub async fn extract(
     runtime: &Runtime,
     models: &FaceModels,
     adapter: &Path,
     photos: &[(String, Vec<u8>)],
-    debug_dir: Option<&Path>,
+    options: &ExtractOptions<'_>,
     reporter: &dyn Reporter,
 ) -> Result<Identity> {
     if !(1..=MAX_PHOTOS).contains(&photos.len()) {
@@ -67,13 +88,14 @@ pub async fn extract(
     }
     models.require_all()?;
     let precision = Precision::F32;
-    let former = IdFormer::new(&Checkpoint::open(adapter)?, precision)?;
+    let encoder = Encoder::open(adapter, precision)?;
+    encoder.check_mix(options.id_mix)?;
     let tower = models.tower(precision)?;
     let condition = FACE_EMBEDDING + tower.output_dim();
-    if former.condition_dim() != condition {
+    if encoder.condition_dim() != condition {
         let detail = format!(
             "takes {} numbers of each photo, the face networks in {} give {condition}; use those it was trained with",
-            former.condition_dim(),
+            encoder.condition_dim(),
             models.path().display()
         );
         return Err(Error::file(adapter, detail));
@@ -87,27 +109,29 @@ pub async fn extract(
         grays.push(gray_on_white(&reading.crop, mask)?);
     }
     let features = see(runtime, &tower, &grays, embeddings, reporter).await?;
-    let tokens = encode(runtime, &former, &features, reporter).await?;
+    reporter.stage("encoding the identity");
+    let tokens = encoder.tokens(runtime, &features, options.id_mix, reporter).await?;
 
     let faces = features.iter().map(|f| f.face.as_f32()).collect::<Result<Vec<_>>>()?.concat();
     let identity = Identity {
         tokens,
         face_embedding: HostTensor::from_f32([photos.len(), FACE_EMBEDDING], faces)?,
+        id_cond: conditions(&features)?.reshape([photos.len(), condition])?,
         adapter_sha256: sha256_file(adapter)?,
         photos: photos.iter().map(|(name, _)| name.clone()).collect(),
     };
-    if let Some(folder) = debug_dir {
+    if let Some(folder) = options.debug_dir {
         let mut pictures = Vec::new();
         for (((reading, mask), gray), features) in readings.iter().zip(&masks).zip(&grays).zip(&features) {
-            let Reading { photo, faces, crop, .. } = reading;
-            pictures.push(PhotoPictures { photo, faces, crop, mask, gray, hidden: &features.hidden });
+            let Reading { photo, faces, aligned, crop, .. } = reading;
+            pictures.push(PhotoPictures { photo, faces, aligned, crop, mask, gray, hidden: &features.hidden });
         }
         write_pictures(folder, &pictures)?;
     }
     Ok(identity)
 }
 
-/// Decodes every photo, then finds and aligns the largest face in each.
+/// Decodes every photo, then finds and aligns the person's face in each.
 async fn find_faces(
     runtime: &Runtime,
     models: &FaceModels,
@@ -115,22 +139,41 @@ async fn find_faces(
     side: u32,
     reporter: &dyn Reporter,
 ) -> Result<Vec<Reading>> {
-    let mut decoded = Vec::with_capacity(photos.len());
-    for (name, bytes) in photos {
-        decoded.push((name, shrink_to_long_side(decode_photo(name, bytes)?, LONG_SIDE)?));
-    }
-    let mut detector = Detector::load(runtime, models, reporter).await?;
     let mut readings = Vec::with_capacity(photos.len());
-    for (name, photo) in decoded {
-        let mut faces = detector.find(name, &photo, reporter).await?;
-        let face = usable_face(name, &faces)?.clone();
-        let crop = facexlib_crop(name, &photo, &face.landmarks, side)?;
-        // The person first, which is also the order in which the faces are drawn.
-        faces.retain(|f| *f != face);
-        faces.insert(0, face);
-        readings.push(Reading { name: name.clone(), photo, faces, crop });
+    for (name, bytes) in photos {
+        let photo = shrink_to_long_side(decode_photo(name, bytes)?, LONG_SIDE)?;
+        let (faces, aligned, crop) = (Vec::new(), Vec::new(), RgbImage::default());
+        readings.push(Reading { name: name.clone(), photo, faces, aligned, crop });
+    }
+    let mut aligner = Aligner::open(models)?;
+    let mut detector = Detector::load(runtime, models, reporter).await?;
+    for reading in &mut readings {
+        let Reading { name, photo, faces, .. } = reading;
+        *faces = detector.find(name, photo, SCORE_THRESHOLD, reporter).await?;
+        if aligner.is_none() || !faces.is_empty() {
+            // The person first, which is also the order in which the faces are drawn.
+            let face = usable_face(name, faces)?.clone();
+            faces.retain(|f| *f != face);
+            faces.insert(0, face);
+        }
+    }
+    drop(detector);
+    for Reading { name, photo, faces, aligned, crop } in &mut readings {
+        if let Some(aligner) = &mut aligner {
+            *aligned = aligner.find(runtime, name, photo, RETINAFACE_SCORE_THRESHOLD, reporter).await?;
+            let chosen = centre_most_face(aligned, photo.dimensions()).ok_or_else(|| no_aligned_face(name, faces))?;
+            aligned[..=chosen].rotate_right(1);
+        }
+        let face = aligned.first().or(faces.first()).ok_or_else(|| no_aligned_face(name, faces))?;
+        *crop = facexlib_crop(name, photo, &face.landmarks, side)?;
     }
     Ok(readings)
+}
+
+/// The official pipelines give up here, too, even where insightface found a face.
+fn no_aligned_face(name: &str, faces: &[Face]) -> Error {
+    let found = if faces.is_empty() { "no face was found" } else { "only one of two detectors found a face" };
+    Error::photo(name, format!("{found}; use a photo that shows one face clearly, from the front"))
 }
 
 /// The recogniser's embedding [1, 512] of each photo.
@@ -145,8 +188,12 @@ async fn recognise(
     let side = ARCFACE_SIDE as usize;
     let mut network = OnnxRunner::load(runtime, &path, &OnnxNetwork::open(&path)?, [side, side], reporter).await?;
     let mut embeddings = Vec::with_capacity(readings.len());
-    for Reading { name, photo, faces, .. } in readings {
-        let crop = arcface_crop(name, photo, &faces[0].landmarks)?;
+    for Reading { name, photo, faces, crop, .. } in readings {
+        let crop = match faces.first() {
+            Some(face) => arcface_crop(name, photo, &face.landmarks)?,
+            // Not ArcFace's template, yet this is what the official pipelines do where insightface finds no face.
+            None => resize_bilinear(crop, ARCFACE_SIDE, ARCFACE_SIDE)?,
+        };
         let embedding = network.run_single(&tensor_from_rgb(&crop, &Normalization::SYMMETRIC), reporter).await?;
         if embedding.shape().count() != FACE_EMBEDDING {
             let detail = format!("gives {}, expected an embedding of {FACE_EMBEDDING} numbers", embedding.shape());
@@ -204,33 +251,6 @@ async fn see(
         features.push(PhotoFeatures { face, class: take(&mut outputs, "cls")?, hidden });
     }
     Ok(features)
-}
-
-/// Tokens of the person, and of nobody: the encoder's answer to zeros.
-async fn encode(
-    runtime: &Runtime,
-    former: &IdFormer,
-    features: &[PhotoFeatures],
-    reporter: &dyn Reporter,
-) -> Result<IdentityTokens> {
-    reporter.stage("encoding the identity");
-    let inputs = encoder_inputs(features)?;
-    let tokens = inputs.get("hidden_0").map_or(0, |h| h.shape()[1]);
-    let mut network = runtime.load(&former.graph(1, features.len(), tokens)?, reporter).await?;
-    let zeros: HashMap<_, _> =
-        inputs.iter().map(|(name, t)| (name.clone(), HostTensor::zeros(t.shape().clone()))).collect();
-    let mut answers = Vec::with_capacity(2);
-    for inputs in [inputs, zeros] {
-        for (name, value) in &inputs {
-            network.write(name, value)?;
-        }
-        answers.push(take(&mut network.run(reporter).await?, "id_embedding")?);
-    }
-    let mut answers = answers.into_iter();
-    match (answers.next(), answers.next()) {
-        (Some(id_embedding), Some(uncond_id_embedding)) => Ok(IdentityTokens { id_embedding, uncond_id_embedding }),
-        _ => Err(Error::invalid("identity encoder", "gave no tokens")),
-    }
 }
 
 #[cfg(test)]

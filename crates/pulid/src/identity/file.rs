@@ -13,6 +13,9 @@ pub struct Identity {
     pub tokens: IdentityTokens,
     /// The recogniser's raw embedding of each photo, [n, 512]; comparing two people takes the cosine.
     pub face_embedding: HostTensor,
+    /// What the identity encoder was told of each photo beside the tower's hidden states, [n, 512 + D]: the raw face
+    /// embedding and the tower's class embedding of length 1. Not kept in the file.
+    pub id_cond: HostTensor,
     /// SHA-256 of the adapter whose encoder made the tokens; they mean nothing to another one.
     pub adapter_sha256: String,
     /// Names of the photos, in order.
@@ -78,6 +81,7 @@ mod tests {
                 uncond_id_embedding: HostTensor::from_fn([1, 3, 4], |i| -(i as f32)),
             },
             face_embedding: HostTensor::from_fn([2, 512], |i| i as f32),
+            id_cond: HostTensor::zeros([2, 512 + 768]),
             adapter_sha256: "ab".repeat(32),
             photos: vec!["a \"quoted\".jpg".into(), "b.png".into()],
         }

@@ -1,7 +1,7 @@
 //! Where the face networks lie on disk.
 
 use pulid_checkpoint::Checkpoint;
-use pulid_models::face::BiSeNet;
+use pulid_models::face::{BiSeNet, RetinaFace};
 use pulid_models::{EvaClip, EvaSettings, Precision};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
@@ -15,6 +15,9 @@ const DETECTOR: &[&str] =
 /// Files of the face recogniser, from the same download.
 const RECOGNISER: &[&str] = &["antelopev2/glintr100.onnx", "antelopev2/antelopev2/glintr100.onnx", "glintr100.onnx"];
 
+/// Files of facexlib's detector, which not every family has.
+const ALIGNER: &[&str] = &["detection_Resnet50_Final.safetensors", "detection_Resnet50_Final.pth"];
+
 /// Files of the face parser.
 const PARSER: &[&str] = &["parsing_bisenet.safetensors", "parsing_bisenet.pth"];
 
@@ -26,7 +29,9 @@ const TOWER: &[&str] =
 ///
 /// `antelopev2/scrfd_10g_bnkps.onnx` and `antelopev2/glintr100.onnx` (insightface's detector and recogniser),
 /// `parsing_bisenet.safetensors` (facexlib's parser) and `eva_clip.safetensors` (the EVA02-CLIP vision tower), the last
-/// with an optional `eva_clip.json` beside it for what its tensors do not tell.
+/// with an optional `eva_clip.json` beside it for what its tensors do not tell. Where `detection_Resnet50_Final.pth` or
+/// `.safetensors` (facexlib's detector) lies beside them, it places the crop for parser and tower, as in the official
+/// pipelines.
 #[derive(Clone, Debug)]
 pub struct FaceModels {
     root: PathBuf,
@@ -89,6 +94,22 @@ impl FaceModels {
         self.find("vision tower", TOWER, "it is the EVA02_CLIP_L_336_psz14_s6B download")
     }
 
+    /// facexlib's detector; `None` where the folder has none.
+    ///
+    /// # Errors
+    /// When its file holds something else.
+    pub fn retinaface(&self, precision: Precision) -> Result<Option<RetinaFace>> {
+        match self.look_for(ALIGNER) {
+            Some(file) => RetinaFace::new(&Checkpoint::open(file)?, precision).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What to say where facexlib's detector is needed and missing.
+    pub(super) fn no_retinaface(&self) -> Error {
+        self.missing("RetinaFace", ALIGNER, "it is facexlib's detection_Resnet50_Final")
+    }
+
     /// The face parser.
     ///
     /// # Errors
@@ -108,11 +129,16 @@ impl FaceModels {
     }
 
     fn find(&self, what: &str, names: &[&str], advice: &str) -> Result<PathBuf> {
-        if let Some(found) = names.iter().map(|n| self.root.join(n)).find(|p| p.is_file()) {
-            return Ok(found);
-        }
+        self.look_for(names).ok_or_else(|| self.missing(what, names, advice))
+    }
+
+    fn look_for(&self, names: &[&str]) -> Option<PathBuf> {
+        names.iter().map(|n| self.root.join(n)).find(|p| p.is_file())
+    }
+
+    fn missing(&self, what: &str, names: &[&str], advice: &str) -> Error {
         let looked = names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" and ");
-        Err(Error::file(&self.root, format!("holds no {what}: looked for {looked} in this folder; {advice}")))
+        Error::file(&self.root, format!("holds no {what}: looked for {looked} in this folder; {advice}"))
     }
 }
 

@@ -91,6 +91,17 @@ pub enum Spacing {
     Trailing,
 }
 
+/// The noise level after the last step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinalSigma {
+    /// None: the latents are clean.
+    #[default]
+    Zero,
+    /// That of training timestep 0, as diffusers' DPM-Solver ended before its 0.26, and with it PuLID v1's application.
+    SigmaMin,
+}
+
 impl SamplerKind {
     /// Every kind, in the order of the command line's help.
     pub const ALL: [SamplerKind; 3] = [SamplerKind::DpmPp2M, SamplerKind::DpmPpSde, SamplerKind::Euler];
@@ -134,6 +145,33 @@ impl Spacing {
     }
 }
 
+impl FinalSigma {
+    /// Both, in the order of the command line's help.
+    pub const ALL: [FinalSigma; 2] = [FinalSigma::Zero, FinalSigma::SigmaMin];
+
+    /// The name on the command line, which is diffusers'.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FinalSigma::Zero => "zero",
+            FinalSigma::SigmaMin => "sigma_min",
+        }
+    }
+}
+
+impl fmt::Display for FinalSigma {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for FinalSigma {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let detail = || format!("`{text}` is none of {}", FinalSigma::ALL.map(FinalSigma::name).join(", "));
+        FinalSigma::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| Error::invalid("final sigma", detail()))
+    }
+}
+
 impl fmt::Display for SamplerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -170,6 +208,8 @@ pub struct SamplerOptions {
     pub kind: SamplerKind,
     /// Where the steps lie.
     pub spacing: Spacing,
+    /// Where they end.
+    pub final_sigma: FinalSigma,
     /// Number of steps, 1 to the number of training timesteps.
     pub steps: usize,
     /// Seed of the Brownian path of stochastic solvers; the others ignore it.
@@ -177,9 +217,9 @@ pub struct SamplerOptions {
 }
 
 impl SamplerOptions {
-    /// The kind's default spacing and seed 0.
+    /// The kind's default spacing, clean latents at the end, and seed 0.
     pub const fn new(kind: SamplerKind, steps: usize) -> Self {
-        SamplerOptions { kind, spacing: kind.default_spacing(), steps, seed: 0 }
+        SamplerOptions { kind, spacing: kind.default_spacing(), final_sigma: FinalSigma::Zero, steps, seed: 0 }
     }
 }
 
@@ -195,6 +235,10 @@ mod tests {
         for spacing in Spacing::ALL {
             assert_eq!(spacing.name().parse::<Spacing>().unwrap(), spacing);
         }
+        for end in FinalSigma::ALL {
+            assert_eq!(end.name().parse::<FinalSigma>().unwrap(), end);
+        }
+        assert!("sigma_max".parse::<FinalSigma>().is_err());
         let message = "ddim".parse::<SamplerKind>().unwrap_err().to_string();
         assert!(message.contains("ddim") && message.contains("dpmpp_2m"), "{message}");
         assert!("linear".parse::<Spacing>().is_err());

@@ -21,7 +21,7 @@ mod solver;
 mod window;
 
 pub use brownian::{BrownianPath, StepNoise};
-pub use config::{BetaSchedule, PredictionType, SamplerKind, SamplerOptions, SchedulerConfig, Spacing};
+pub use config::{BetaSchedule, FinalSigma, PredictionType, SamplerKind, SamplerOptions, SchedulerConfig, Spacing};
 pub use schedule::{NoiseLevels, NoiseSchedule};
 pub use solver::{Request, Sampler};
 pub use window::StepWindow;

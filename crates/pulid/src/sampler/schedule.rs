@@ -18,7 +18,7 @@ pub struct NoiseSchedule {
 /// The noise levels that a run of `steps` steps visits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseLevels {
-    /// Sigma before each step, decreasing, and a last 0: `steps + 1` values.
+    /// Sigma before each step, decreasing, and a last 0 unless another end is asked for: `steps + 1` values.
     pub sigmas: Vec<f64>,
     /// The training timestep that the network is told at the beginning of each step: `steps` values.
     pub timesteps: Vec<usize>,

@@ -1,5 +1,6 @@
 use super::{
-    BrownianPath, NoiseLevels, NoiseSchedule, PredictionType, SamplerKind, SamplerOptions, Spacing, StepNoise,
+    BrownianPath, FinalSigma, NoiseLevels, NoiseSchedule, PredictionType, SamplerKind, SamplerOptions, Spacing,
+    StepNoise,
 };
 use pulid_tensor::{Error, Result};
 
@@ -45,6 +46,9 @@ pub struct Sampler {
     midway: Option<Midway>,
 }
 
+/// Below this many steps diffusers' DPM-Solver ends in first order.
+const SHORT_RUN: usize = 15;
+
 struct Midway {
     sigma: f64,
     latents: Vec<f32>,
@@ -73,7 +77,11 @@ impl Sampler {
         if noise.is_empty() {
             return Err(Error::invalid("latents", "there are none to sample; check width, height and batch"));
         }
-        let levels = schedule.levels(options.spacing, options.steps)?;
+        let mut levels = schedule.levels(options.spacing, options.steps)?;
+        if let (FinalSigma::SigmaMin, [.., before, last]) = (options.final_sigma, levels.sigmas.as_mut_slice()) {
+            // Karras levels come down to the lowest one themselves.
+            *last = schedule.sigma_min().min(*before);
+        }
         let scale = initial_scale(options.kind, options.spacing, levels.sigmas[0]);
         let latents = noise.iter().map(|&x| (f64::from(x) * scale) as f32).collect();
         Ok(Sampler {
@@ -184,8 +192,7 @@ impl Sampler {
 
     fn multistep(&mut self, denoised: Vec<f32>, sigma: f64, next: f64) {
         match &self.previous {
-            // The last step goes to sigma 0, an infinite distance in log sigma, and is of first order.
-            Some(previous) if next > 0.0 => {
+            Some(previous) if !self.ends_in_first_order(next) => {
                 let h = (sigma / next).ln();
                 let before = (self.levels.sigmas[self.step - 1] / sigma).ln();
                 let slope = h / (2.0 * before);
@@ -195,6 +202,12 @@ impl Sampler {
             _ => self.move_towards(&denoised, next / sigma),
         }
         self.previous = Some(denoised);
+    }
+
+    /// A step to sigma 0 goes an infinite distance in log sigma and is of first order. So is the last step of short runs
+    /// that end elsewhere: diffusers' `lower_order_final`.
+    fn ends_in_first_order(&self, next: f64) -> bool {
+        next == 0.0 || self.step + 1 == self.steps() && self.steps() < SHORT_RUN
     }
 
     /// One call of a DPM++ SDE step with eta 1 and r 1/2, whose midpoint lies halfway in log sigma.
