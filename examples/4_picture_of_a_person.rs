@@ -59,6 +59,7 @@ fn main() -> Result<()> {
                 seed: 1,
             },
             dtype: DType::F32,
+            quantize: None,
             identity: Some(IdentityUse {
                 tokens: person.tokens,
                 adapter,

@@ -26,7 +26,7 @@ pub use file::write_atomically;
 pub use hash::sha256_file;
 pub use hash::sha256_hex;
 #[cfg(not(target_arch = "wasm32"))]
-pub use safetensors::write_safetensors;
+pub use safetensors::{write_safetensors, write_safetensors_one_by_one};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::MappedFile;
 pub use source::{MemorySource, Source};

@@ -25,6 +25,8 @@ enum Command {
     Faces(commands::faces::Args),
     /// Run one network alone on tensors from a file
     Run(commands::run::Args),
+    /// Make a copy of a model with 8-bit or 4-bit weights
+    Quantize(commands::quantize::Args),
     /// List the devices that can run shaders
     Devices(commands::devices::Args),
     /// Time every kernel at real network sizes
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => commands::embed::run(&args),
         Command::Faces(args) => commands::faces::run(&args),
         Command::Run(args) => commands::run::run(&args),
+        Command::Quantize(args) => commands::quantize::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };

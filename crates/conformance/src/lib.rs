@@ -38,6 +38,17 @@ pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
             if capabilities.shader_f16 {
                 storages.push(Storage::F16);
             }
+            if case.has_weight() {
+                let quantized = [Storage::Q8Weights, Storage::Q4Weights, Storage::F16Q8Weights, Storage::F16Q4Weights];
+                let can_run = |s: &Storage| {
+                    let types = case.types(*s);
+                    let taken = |(i, t): (usize, &TensorType)| !t.dtype.is_quantized() || case.operator.takes_quantized(i);
+                    (capabilities.shader_f16 || !s.half_activations())
+                        && types.iter().enumerate().all(taken)
+                        && case.operator.infer(&types).is_ok()
+                };
+                storages.extend(quantized.into_iter().filter(can_run));
+            }
             for storage in storages {
                 for variant in variants_of_all_kinds(&case, storage, capabilities)? {
                     let id = format!("{}/{}:{};{}", info.name, variant.name, storage.name(), case.name);
@@ -79,7 +90,7 @@ fn variants_of_all_kinds(case: &Case, storage: Storage, capabilities: &Capabilit
 /// The operator's own.
 pub fn reference(case: &Case, inputs: &[HostTensor]) -> Result<HostTensor> {
     let widened: Vec<_> =
-        inputs.iter().map(|t| if t.dtype() == DType::F16 { t.cast(DType::F32) } else { t.clone() }).collect();
+        inputs.iter().map(|t| if t.dtype() == DType::U32 { t.clone() } else { t.cast(DType::F32) }).collect();
     case.operator.reference(&widened.iter().collect::<Vec<_>>())
 }
 

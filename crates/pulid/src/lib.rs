@@ -9,6 +9,8 @@ pub mod face;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod identity;
 pub mod image;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod quantize;
 pub mod random;
 pub mod runtime;
 pub mod sampler;

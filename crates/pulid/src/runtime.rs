@@ -100,17 +100,18 @@ impl Runtime {
     }
 
     /// The precision in which networks run when the user asks for `dtype`: without `shader-f16` activations stay f32 and
-    /// only weights are halved.
-    pub fn precision(&self, dtype: DType) -> Precision {
+    /// only weights are halved. `quantize` asks for quantised blocks where kernels read them.
+    pub fn precision(&self, dtype: DType, quantize: Option<DType>) -> Precision {
         let halves = match self {
             Runtime::Gpu { device, .. } => device.capabilities().shader_f16,
             Runtime::Reference => false,
         };
-        match (dtype, halves) {
+        let precision = match (dtype, halves) {
             (DType::F16, true) => Precision::F16,
             (DType::F16, false) => Precision { activations: DType::F32, weights: Some(DType::F16) },
             _ => Precision::F32,
-        }
+        };
+        Precision { weights: quantize.or(precision.weights), ..precision }
     }
 
     /// Plans a graph as [`Runtime::load`] would; the reference has no plan.

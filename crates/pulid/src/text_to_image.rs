@@ -60,6 +60,8 @@ pub struct GenerateOptions {
     pub sampler: SamplerOptions,
     /// Storage type of the text encoders and the UNet. The VAE always runs in f32: stock SDXL weights overflow in f16.
     pub dtype: DType,
+    /// Quantised blocks for the text encoders' and the UNet's weights, made while they load.
+    pub quantize: Option<DType>,
     /// The person, if any.
     pub identity: Option<IdentityUse>,
 }
@@ -130,8 +132,8 @@ pub async fn generate(
     options: &GenerateOptions,
     reporter: &dyn Reporter,
 ) -> Result<Generated> {
-    let precision = runtime.precision(options.dtype);
-    let vae = Vae::open(model.root.join("vae"), Precision { activations: DType::F32, ..precision })?;
+    let precision = runtime.precision(options.dtype, options.quantize);
+    let vae = Vae::open(model.root.join("vae"), Precision { activations: DType::F32, weights: precision.weights.filter(|w| !w.is_quantized()) })?;
     let [height, width] = latent_size(options, vae.config().factor())?;
     let schedule = model.schedule()?;
     let channels = vae.config().latent_channels;

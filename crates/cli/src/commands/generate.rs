@@ -177,6 +177,7 @@ fn options(args: &Args, defaults: &Defaults) -> GenerateOptions {
         seed: args.seed,
         sampler,
         dtype: args.storage.dtype,
+        quantize: args.storage.quantize,
         identity: None,
     }
 }

@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
             weights: args.weights.clone(),
             adapter: args.adapter.clone(),
             settings,
-            precision: runtime.precision(args.storage.dtype),
+            precision: runtime.precision(args.storage.dtype, args.storage.quantize),
         };
         let inputs = match &args.inputs {
             Some(path) => read_tensors(path)?,
