@@ -31,25 +31,8 @@ pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for info in OPERATORS {
         for case in (info.cases)().into_iter().filter(|c| !c.benchmark) {
-            let mut storages = vec![Storage::F32];
-            if case.has_weight() {
-                storages.push(Storage::PackedWeights);
-            }
-            if capabilities.shader_f16 {
-                storages.push(Storage::F16);
-            }
-            if case.has_weight() {
-                let quantized = [Storage::Q8Weights, Storage::Q4Weights, Storage::F16Q8Weights, Storage::F16Q4Weights];
-                let can_run = |s: &Storage| {
-                    let types = case.types(*s);
-                    let taken = |(i, t): (usize, &TensorType)| !t.dtype.is_quantized() || case.operator.takes_quantized(i);
-                    (capabilities.shader_f16 || !s.half_activations())
-                        && types.iter().enumerate().all(taken)
-                        && case.operator.infer(&types).is_ok()
-                };
-                storages.extend(quantized.into_iter().filter(can_run));
-            }
-            for storage in storages {
+            let can_run = |s: &Storage| capabilities.shader_f16 || !s.half_activations();
+            for storage in case.storages().into_iter().filter(can_run) {
                 for variant in variants_of_all_kinds(&case, storage, capabilities)? {
                     let id = format!("{}/{}:{};{}", info.name, variant.name, storage.name(), case.name);
                     checks.push(Check { id, case: case.clone(), storage, variant });

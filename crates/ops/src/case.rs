@@ -223,6 +223,21 @@ impl Case {
             .collect()
     }
 
+    /// The storage modes that make a difference and that the operator takes.
+    pub fn storages(&self) -> Vec<Storage> {
+        use Storage::*;
+        let mut storages = vec![F32, F16];
+        if self.has_weight() {
+            storages.extend([PackedWeights, Q8Weights, Q4Weights, F16Q8Weights, F16Q4Weights]);
+        }
+        storages.retain(|s| {
+            let types = self.types(*s);
+            let taken = |(i, t): (usize, &TensorType)| !t.dtype.is_quantized() || self.operator.takes_quantized(i);
+            types.iter().enumerate().all(taken) && (s.quantized().is_none() || self.operator.infer(&types).is_ok())
+        });
+        storages
+    }
+
     /// Whether some operand is a weight, so that packed weights make a difference.
     pub fn has_weight(&self) -> bool {
         self.operands.iter().any(|o| o.role == Role::Weight)

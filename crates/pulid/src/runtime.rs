@@ -114,6 +114,16 @@ impl Runtime {
         Precision { weights: quantize.or(precision.weights), ..precision }
     }
 
+    /// Bytes that one value may take.
+    pub fn max_tensor_bytes(&self) -> usize {
+        match self {
+            Runtime::Gpu { device, .. } => {
+                usize::try_from(device.capabilities().max_binding_bytes).unwrap_or(usize::MAX)
+            }
+            Runtime::Reference => usize::MAX,
+        }
+    }
+
     /// Plans a graph as [`Runtime::load`] would; the reference has no plan.
     ///
     /// # Errors

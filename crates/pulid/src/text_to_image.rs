@@ -309,7 +309,7 @@ async fn decode(runtime: &Runtime, vae: &Vae, latents: &HostTensor, observer: &d
     let &[batch, height, width, channels] = latent.shape().extents() else {
         return Err(Error::invalid("latents", format!("expected four axes, got {}", latent.shape())));
     };
-    let graph = vae.decoder(1, height, width)?;
+    let graph = vae.decoder(1, height, width, runtime.max_tensor_bytes())?;
     let mut loaded = runtime.load(&graph, observer).await?;
     let mut images = Vec::with_capacity(batch);
     // One at a time: the decoder's activations are the largest of the whole pipeline.

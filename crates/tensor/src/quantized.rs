@@ -161,7 +161,7 @@ mod tests {
         let mut values = vec![1.0; 128];
         values[5] = f32::NAN;
         let nan = HostTensor::from_f32([32, 4], values).unwrap().cast(DType::Q8).to_f32_vec();
-        assert!(nan[5].is_nan() && nan[4] == 1.0);
+        assert!(nan[5].is_nan() && (nan[4] - 1.0).abs() < 1e-3);
         let large = HostTensor::from_fn([32, 4], |_| 1e30).cast(DType::Q8).to_f32_vec();
         assert!(large.iter().all(|v| v.is_finite() && *v > 8e6));
     }

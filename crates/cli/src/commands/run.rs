@@ -65,6 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
             adapter: args.adapter.clone(),
             settings,
             precision: runtime.precision(args.storage.dtype, args.storage.quantize),
+            max_tensor_bytes: runtime.max_tensor_bytes(),
         };
         let inputs = match &args.inputs {
             Some(path) => read_tensors(path)?,

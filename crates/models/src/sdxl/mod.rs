@@ -1,5 +1,6 @@
 //! SDXL's networks as diffusers and transformers lay them out.
 
+mod bands;
 mod clip;
 mod unet;
 mod unet_blocks;
