@@ -33,12 +33,14 @@ fn main() -> Result<()> {
         let vae = Vae::open(root.join("models/mini/sdxl/vae"), Precision::F32)?;
         // Pixels in -1..1, channels last; a graph is built for one size.
         let sample = tensor_from_rgb(&photo, &Normalization::SYMMETRIC);
-        let encoded =
-            runtime.run(&vae.encoder(1, 128, 128)?, &HashMap::from([("sample".into(), sample)]), &Silent).await?;
+        // What is too large for the device is computed in bands.
+        let limit = runtime.max_tensor_bytes();
+        let encoder = vae.encoder(1, 128, 128, limit)?;
+        let encoded = runtime.run(&encoder, &HashMap::from([("sample".into(), sample)]), &Silent).await?;
         let latent = encoded["mean"].clone();
         let shape = latent.shape().clone();
-        let decoded =
-            runtime.run(&vae.decoder(1, 16, 16)?, &HashMap::from([("latent".into(), latent)]), &Silent).await?;
+        let decoder = vae.decoder(1, 16, 16, limit)?;
+        let decoded = runtime.run(&decoder, &HashMap::from([("latent".into(), latent)]), &Silent).await?;
         for picture in rgb_from_tensor(&decoded["sample"])? {
             write_atomically(Path::new("vae.png"), &encode_png(&picture, &PngMetadata::default())?)?;
         }

@@ -55,6 +55,7 @@ fn main() -> Result<()> {
             seed: 1,
             sampler: SamplerOptions { seed: 1, ..SamplerOptions::new(SamplerKind::DpmPp2M, 12) },
             dtype: DType::F32,
+            quantize: None,
             identity: Some(IdentityUse {
                 tokens: person.tokens,
                 adapter,

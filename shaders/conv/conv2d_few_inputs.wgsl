@@ -8,7 +8,8 @@
 // permutation: f16
 // permutation: w16
 
-import package::shared::conv2d_tile::{address, corner, inside, load_weight, params, store};
+import package::shared::conv2d_tile::{address, corner, extents, inside, params, store};
+import package::shared::weight::load_row;
 import package::shared::storage::elem;
 
 @if(f16) enable f16;
@@ -30,12 +31,12 @@ fn conv2d_few_inputs(
     let p1 = corner(p + 1u);
     let p2 = corner(p + 2u);
     let p3 = corner(p + 3u);
-    let n4 = params.out_channels;
+    let e = extents(params.in_channels);
     var c0 = vec4(0.0);
     var c1 = vec4(0.0);
     var c2 = vec4(0.0);
     var c3 = vec4(0.0);
-    var wi = o4;
+    var row = 0u;
     for (var ky = 0u; ky < params.kernel_height; ky++) {
         let dy = ky * params.dilation_y;
         for (var kx = 0u; kx < params.kernel_width; kx++) {
@@ -49,8 +50,8 @@ fn conv2d_few_inputs(
             let in2 = inside(p2, dy, dx);
             let in3 = inside(p3, dy, dx);
             for (var c = 0u; c < params.in_channels; c++) {
-                let w = load_weight(wi);
-                wi += n4;
+                let w = load_row(0u, row, o4, e);
+                row += 1u;
                 c0 += select(0.0, f32(x[a0 + c]), in0) * w;
                 c1 += select(0.0, f32(x[a1 + c]), in1) * w;
                 c2 += select(0.0, f32(x[a2 + c]), in2) * w;

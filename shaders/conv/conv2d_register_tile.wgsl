@@ -1,6 +1,6 @@
 // y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
 // p counts the pixels of all pictures; one group, I and O multiples of 4: a matrix product whose rows are gathered.
-//   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves
+//   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves or quantised
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // Each invocation computes 4 pixels x 4 channels in registers and reads straight from global memory: on a CPU device
 // the lanes of a workgroup share their pixels (uniform loads) and read consecutive vec4 of the weight. Workgroups run
@@ -8,8 +8,13 @@
 // values: indexed arrays leave registers.
 // permutation: f16
 // permutation: w16
+// permutation: w8
+// permutation: w4
+// permutation: f16 w8
+// permutation: f16 w4
 
-import package::shared::conv2d_tile::{address, corner, inside, load_weight, params, store, x};
+import package::shared::conv2d_tile::{address, corner, extents, inside, params, store, x};
+import package::shared::weight::load_rows;
 
 @if(f16) enable f16;
 
@@ -28,12 +33,12 @@ fn conv2d_register_tile(
     let p1 = corner(p + 1u);
     let p2 = corner(p + 2u);
     let p3 = corner(p + 3u);
-    let n4 = params.out_channels;
+    let e = extents(4u * params.in_channels);
     var c0 = vec4(0.0);
     var c1 = vec4(0.0);
     var c2 = vec4(0.0);
     var c3 = vec4(0.0);
-    var wi = o4;
+    var row = 0u;
     for (var ky = 0u; ky < params.kernel_height; ky++) {
         let dy = ky * params.dilation_y;
         for (var kx = 0u; kx < params.kernel_width; kx++) {
@@ -51,11 +56,12 @@ fn conv2d_register_tile(
                 let x1 = select(vec4(0.0), vec4<f32>(x[a1 + c]), in1);
                 let x2 = select(vec4(0.0), vec4<f32>(x[a2 + c]), in2);
                 let x3 = select(vec4(0.0), vec4<f32>(x[a3 + c]), in3);
-                let w0 = load_weight(wi);
-                let w1 = load_weight(wi + n4);
-                let w2 = load_weight(wi + 2u * n4);
-                let w3 = load_weight(wi + 3u * n4);
-                wi += 4u * n4;
+                let rows = load_rows(0u, row, o4, e);
+                let w0 = rows[0];
+                let w1 = rows[1];
+                let w2 = rows[2];
+                let w3 = rows[3];
+                row += 4u;
                 c0 += x0.x * w0 + x0.y * w1 + x0.z * w2 + x0.w * w3;
                 c1 += x1.x * w0 + x1.y * w1 + x1.z * w2 + x1.w * w3;
                 c2 += x2.x * w0 + x2.y * w1 + x2.z * w2 + x2.w * w3;

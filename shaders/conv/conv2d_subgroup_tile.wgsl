@@ -1,6 +1,6 @@
 // y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
 // p counts the pixels of all pictures; one group, I and O multiples of 4: a matrix product whose rows are gathered.
-//   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves
+//   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves or quantised
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // For CPU devices whose subgroups have 8 lanes, as matmul_subgroup_tile: a workgroup is one subgroup and computes 8 or
 // 16 (TALL) pixels x 32 channels. Each lane reads a pixel or two and its own vec4 of the weight, and passes the pixels
@@ -8,8 +8,13 @@
 // Accumulators are named values: indexed arrays leave registers.
 // permutation: f16
 // permutation: w16
+// permutation: w8
+// permutation: w4
+// permutation: f16 w8
+// permutation: f16 w4
 
-import package::shared::conv2d_tile::{address, corner, inside, load_weight, params, store, x};
+import package::shared::conv2d_tile::{address, corner, extents, inside, params, store, x};
+import package::shared::weight::load_rows;
 
 @if(f16) enable f16;
 
@@ -29,9 +34,10 @@ fn conv2d_subgroup_tile(
     if p >= params.pixels {
         return;
     }
-    let n4 = params.out_channels;
     // Channels past the end read the last ones again and are not stored.
-    var wi = min(o4, n4 - 1u);
+    let w_column4 = min(o4, params.out_channels - 1u);
+    let e = extents(4u * params.in_channels);
+    var row = 0u;
     let low = corner(p + lane);
     let high = corner(p + 8u + lane);
     var s0 = vec4(0.0);
@@ -59,11 +65,12 @@ fn conv2d_subgroup_tile(
             let high_at = address(high, dy, dx);
             let high_in = inside(high, dy, dx);
             for (var c = 0u; c < params.in_channels; c++) {
-                let w0 = load_weight(wi);
-                let w1 = load_weight(wi + n4);
-                let w2 = load_weight(wi + 2u * n4);
-                let w3 = load_weight(wi + 3u * n4);
-                wi += 4u * n4;
+                let rows = load_rows(0u, row, w_column4, e);
+                let w0 = rows[0];
+                let w1 = rows[1];
+                let w2 = rows[2];
+                let w3 = rows[3];
+                row += 4u;
                 let l = select(vec4(0.0), vec4<f32>(x[low_at + c]), low_in);
                 let x0 = subgroupBroadcast(l, 0u);
                 s0 += x0.x * w0 + x0.y * w1 + x0.z * w2 + x0.w * w3;

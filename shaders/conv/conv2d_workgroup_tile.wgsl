@@ -1,6 +1,6 @@
 // y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
 // p counts the pixels of all pictures; one group, I and O multiples of 4: a matrix product whose rows are gathered.
-//   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves
+//   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves or quantised
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // A workgroup of 16 x 16 invocations computes 64 pixels x 64 channels, each invocation 4 pixels x 4 channels in
 // registers. Taps and input channels form one inner axis of KH * KW * I steps. 16 steps at a time, the workgroup
@@ -9,8 +9,13 @@
 // registers. The first barrier of a step waits until the tiles are written, the second until all have read them.
 // permutation: f16
 // permutation: w16
+// permutation: w8
+// permutation: w4
+// permutation: f16 w8
+// permutation: f16 w4
 
-import package::shared::conv2d_tile::{corner, load_weight, params, store, x};
+import package::shared::conv2d_tile::{corner, extents, params, store, x};
+import package::shared::weight::load_row;
 
 @if(f16) enable f16;
 
@@ -46,6 +51,7 @@ fn conv2d_workgroup_tile(
     let steps4 = params.kernel_height * params.kernel_width * params.in_channels;
     let o4 = group.x * 16u + lane.x;
     let row = lane.y * 4u;
+    let e = extents(4u * params.in_channels);
     var c0 = vec4(0.0);
     var c1 = vec4(0.0);
     var c2 = vec4(0.0);
@@ -54,7 +60,7 @@ fn conv2d_workgroup_tile(
         a_tile[a_row * A_STRIDE + a_column] = load_input(from_corner, step + a_column);
         var w = vec4(0.0);
         if o4 < params.out_channels && step * 4u + lane.y < steps4 * 4u {
-            w = load_weight((step * 4u + lane.y) * params.out_channels + o4);
+            w = load_row(0u, step * 4u + lane.y, o4, e);
         }
         b_tile[lane.y * 16u + lane.x] = w;
         workgroupBarrier();

@@ -1,5 +1,5 @@
 // y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
-//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves
+//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves or quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // Each invocation computes 4 rows x 4 columns in registers and reads straight from global memory: on a CPU device the
 // lanes of a workgroup share their rows of `a` (a uniform load) and read consecutive vec4 of `b`. Workgroups run along
@@ -7,8 +7,13 @@
 // indexed arrays leave registers.
 // permutation: f16
 // permutation: w16
+// permutation: w8
+// permutation: w4
+// permutation: f16 w8
+// permutation: f16 w4
 
-import package::shared::matmul_tile::{a, load_b, params, store};
+import package::shared::matmul_tile::{a, extents, params, store};
+import package::shared::weight::load_rows;
 
 @if(f16) enable f16;
 
@@ -26,7 +31,8 @@ fn matmul_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_
     let a1 = g * params.a_batch4 + min(row + 1u, last) * params.k4;
     let a2 = g * params.a_batch4 + min(row + 2u, last) * params.k4;
     let a3 = g * params.a_batch4 + min(row + 3u, last) * params.k4;
-    var bi = g * params.b_batch4 + column4;
+    let b_from = g * params.b_batch4;
+    let e = extents();
     var c0 = vec4(0.0);
     var c1 = vec4(0.0);
     var c2 = vec4(0.0);
@@ -36,11 +42,11 @@ fn matmul_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_
         let x1 = vec4<f32>(a[a1 + k]);
         let x2 = vec4<f32>(a[a2 + k]);
         let x3 = vec4<f32>(a[a3 + k]);
-        let b0 = load_b(bi);
-        let b1 = load_b(bi + params.n4);
-        let b2 = load_b(bi + 2u * params.n4);
-        let b3 = load_b(bi + 3u * params.n4);
-        bi += 4u * params.n4;
+        let rows = load_rows(b_from, 4u * k, column4, e);
+        let b0 = rows[0];
+        let b1 = rows[1];
+        let b2 = rows[2];
+        let b3 = rows[3];
         c0 += x0.x * b0 + x0.y * b1 + x0.z * b2 + x0.w * b3;
         c1 += x1.x * b0 + x1.y * b1 + x1.z * b2 + x1.w * b3;
         c2 += x2.x * b0 + x2.y * b1 + x2.z * b2 + x2.w * b3;

@@ -1,5 +1,5 @@
 // y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
-//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves
+//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves or quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // For CPU devices whose subgroups have 8 lanes: there a load is eight scalar loads, each checked and branched around,
 // whether the lanes read one address or eight, so that no lane may read what another has read. A workgroup is one
@@ -8,8 +8,13 @@
 // same columns of `b`, along N in y, over G in z. Accumulators are named values: indexed arrays leave registers.
 // permutation: f16
 // permutation: w16
+// permutation: w8
+// permutation: w4
+// permutation: f16 w8
+// permutation: f16 w4
 
-import package::shared::matmul_tile::{a, load_b, params, store};
+import package::shared::matmul_tile::{a, extents, params, store};
+import package::shared::weight::load_rows;
 
 @if(f16) enable f16;
 
@@ -21,7 +26,9 @@ fn matmul_subgroup_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgro
     let row = group.x * 8u;
     // Rows and columns past the end read the last ones again and are not stored.
     let last = params.m - 1u;
-    var bi = g * params.b_batch4 + min(column4, params.n4 - 1u);
+    let b_from = g * params.b_batch4;
+    let b_column4 = min(column4, params.n4 - 1u);
+    let e = extents();
     let a_at = g * params.a_batch4 + min(row + lane, last) * params.k4;
     var s0 = vec4(0.0);
     var s1 = vec4(0.0);
@@ -32,11 +39,11 @@ fn matmul_subgroup_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgro
     var s6 = vec4(0.0);
     var s7 = vec4(0.0);
     for (var k = 0u; k < params.k4; k++) {
-        let b0 = load_b(bi);
-        let b1 = load_b(bi + params.n4);
-        let b2 = load_b(bi + 2u * params.n4);
-        let b3 = load_b(bi + 3u * params.n4);
-        bi += 4u * params.n4;
+        let rows = load_rows(b_from, 4u * k, b_column4, e);
+        let b0 = rows[0];
+        let b1 = rows[1];
+        let b2 = rows[2];
+        let b3 = rows[3];
         let l = vec4<f32>(a[a_at + k]);
         let x0 = subgroupBroadcast(l, 0u);
         s0 += x0.x * b0 + x0.y * b1 + x0.z * b2 + x0.w * b3;

@@ -1,5 +1,5 @@
 // y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
-//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves
+//   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves or quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // A workgroup of 16 x 16 invocations computes 64 x 64 elements, each invocation 4 rows x 4 columns in registers. 16
 // steps of K at a time, the workgroup copies 64 rows of `a` and 64 columns of `b` to workgroup memory, one vec4 of
@@ -8,8 +8,13 @@
 // read them.
 // permutation: f16
 // permutation: w16
+// permutation: w8
+// permutation: w4
+// permutation: f16 w8
+// permutation: f16 w4
 
-import package::shared::matmul_tile::{a, load_b, params, store};
+import package::shared::matmul_tile::{a, extents, params, store};
+import package::shared::weight::load_row;
 
 @if(f16) enable f16;
 
@@ -32,6 +37,7 @@ fn matmul_workgroup_tile(
     let a_valid = group.y * 64u + a_row < params.m;
     let column4 = group.x * 16u + lane.x;
     let row = lane.y * 4u;
+    let e = extents();
     var c0 = vec4(0.0);
     var c1 = vec4(0.0);
     var c2 = vec4(0.0);
@@ -44,7 +50,7 @@ fn matmul_workgroup_tile(
         a_tile[a_row * A_STRIDE + a_column] = x;
         var w = vec4(0.0);
         if column4 < params.n4 && step * 4u + lane.y < params.k4 * 4u {
-            w = load_b(g * params.b_batch4 + (step * 4u + lane.y) * params.n4 + column4);
+            w = load_row(g * params.b_batch4, step * 4u + lane.y, column4, e);
         }
         b_tile[lane.y * 16u + lane.x] = w;
         workgroupBarrier();

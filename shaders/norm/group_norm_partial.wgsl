@@ -17,6 +17,8 @@ struct Params {
     chunks: u32,
     chunk_rows: u32,
     count: u32,
+    // Where the results begin: behind those of the bands before this one.
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -46,6 +48,6 @@ fn group_norm_partial(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num
         square += d * d;
     }
     let shift = sum / f32(rows);
-    mean[i] = around + shift;
-    squares[i] = max(square - sum * shift, real(0.0));
+    mean[params.first + i] = around + shift;
+    squares[params.first + i] = max(square - sum * shift, real(0.0));
 }

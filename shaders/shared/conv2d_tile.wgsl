@@ -3,6 +3,7 @@
 
 import package::shared::activation::activate4;
 import package::shared::storage::elem;
+import package::shared::weight::Extents;
 
 // Channels count the elements of x's and y's bindings.
 struct Params {
@@ -28,17 +29,14 @@ override RESIDUAL: u32 = 0u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<elem>>;
-@if(w16) @group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
-@else @group(0) @binding(2) var<storage, read> weight: array<vec4<elem>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
-@if(w16) fn load_weight(i: u32) -> vec4<f32> {
-    let p = weight[i];
-    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
+// Extents of the weight, given the input channels as scalars: taps and channels are its rows.
+fn extents(in_channels: u32) -> Extents {
+    return Extents(params.kernel_height * params.kernel_width * in_channels, params.out_channels);
 }
-@else fn load_weight(i: u32) -> vec4<f32> { return vec4<f32>(weight[i]); }
 
 // Top left corner of pixel p's window (below zero by the padding, wrapped) and its picture. Pixels past the end read
 // the last one again and are not stored.

@@ -20,8 +20,7 @@ override BIAS: u32 = 0u;
 @group(0) @binding(2) var<storage, read> squares: array<f32>;
 @group(0) @binding(3) var<storage, read> gain: array<f32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read_write> scale: array<f32>;
-@group(0) @binding(6) var<storage, read_write> shift: array<f32>;
+@group(0) @binding(5) var<storage, read_write> affine: array<f32>;
 
 // One group of channels of one picture.
 struct Group {
@@ -73,7 +72,7 @@ fn rate_of(g: Group, square: f32) -> f32 {
     return inverseSqrt(square / g.count + params.eps);
 }
 
-// Stores scale and shift of channel j of a group.
+// Stores scale and shift of channel j of a group: all pictures' scales, then all shifts.
 fn store(g: Group, j: u32, offset: f32, rate: f32) {
     let c = g.first + j;
     var factor = rate;
@@ -85,6 +84,7 @@ fn store(g: Group, j: u32, offset: f32, rate: f32) {
     if BIAS == 1u {
         add += bias[c];
     }
-    scale[g.picture * params.channels + c] = factor;
-    shift[g.picture * params.channels + c] = add;
+    let at = g.picture * params.channels + c;
+    affine[at] = factor;
+    affine[params.count / params.groups * params.channels + at] = add;
 }

@@ -2,6 +2,7 @@
 
 import package::shared::activation::activate4;
 import package::shared::storage::elem;
+import package::shared::weight::Extents;
 
 struct Params {
     m: u32,
@@ -17,17 +18,14 @@ override RESIDUAL: u32 = 0u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<elem>>;
-@if(w16) @group(0) @binding(2) var<storage, read> b: array<vec2<u32>>;
-@else @group(0) @binding(2) var<storage, read> b: array<vec4<elem>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
-@if(w16) fn load_b(i: u32) -> vec4<f32> {
-    let p = b[i];
-    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
+// Extents of b, which is shared/weight.wgsl's binding.
+fn extents() -> Extents {
+    return Extents(4u * params.k4, params.n4);
 }
-@else fn load_b(i: u32) -> vec4<f32> { return vec4<f32>(b[i]); }
 
 // Finishes and stores four columns of a row; those past the end are not stored.
 fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Shape and element type of a tensor in a checkpoint.
+/// Shape and element type of a tensor in a checkpoint. The shape is PyTorch's, of quantised blocks too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// The extents.
@@ -181,10 +181,17 @@ impl Checkpoint {
     /// When the key is missing; the message names the closest keys.
     pub fn info(&self, key: &str) -> Result<TensorInfo> {
         let (_, entry) = self.place(key)?;
-        Ok(TensorInfo { shape: entry.shape.clone(), element: entry.element, dtype: entry.element.dtype() })
+        let dtype = entry.element.dtype();
+        let shape = match entry.shape.extents() {
+            &[k, n] if dtype.is_quantized() => Shape::from([n, k]),
+            &[kh, kw, i, o] if dtype.is_quantized() => Shape::from([o, i, kh, kw]),
+            _ => entry.shape.clone(),
+        };
+        Ok(TensorInfo { shape, element: entry.element, dtype })
     }
 
-    /// Reads a tensor: f16 stays f16, other floats become f32, integers and booleans u32.
+    /// Reads a tensor: f16 stays f16, other floats become f32, integers and booleans u32. Quantised blocks keep the order
+    /// in which kernels read them: [K, N] of a matrix [N, K], [KH, KW, I, O] of filters [O, I, KH, KW].
     ///
     /// # Errors
     /// When the key is missing, the file cannot be read, or an integer is negative or needs more than 32 bits.
@@ -200,6 +207,9 @@ impl Checkpoint {
     pub fn tensor_of_shape(&self, key: &str, shape: impl Into<Shape>) -> Result<HostTensor> {
         let expected = shape.into();
         let (_, entry) = self.place(key)?;
+        if entry.element.dtype().is_quantized() {
+            return Err(weight_error(&self.full(key), self.name(), "is quantised, which is not read here".into()));
+        }
         if entry.shape != expected {
             let detail = format!("has shape {}, expected {expected}; is this the right file?", entry.shape);
             return Err(weight_error(&self.full(key), self.name(), detail));

@@ -33,10 +33,14 @@ pub enum ElementType {
     F32,
     /// IEEE 754 double precision.
     F64,
+    /// Quantised blocks in the order kernels read ([`DType::Q8`]), in files that `pulid quantize` writes.
+    Q8,
+    /// Quantised blocks in the order kernels read ([`DType::Q4`]), in files that `pulid quantize` writes.
+    Q4,
 }
 
 impl ElementType {
-    /// Every type, for lookups by name.
+    /// Every type of the format's own, for lookups by name.
     pub const ALL: [ElementType; 13] = [
         ElementType::Bool,
         ElementType::U8,
@@ -69,6 +73,8 @@ impl ElementType {
             ElementType::Bf16 => "BF16",
             ElementType::F32 => "F32",
             ElementType::F64 => "F64",
+            ElementType::Q8 => "Q8",
+            ElementType::Q4 => "Q4",
         }
     }
 
@@ -77,12 +83,12 @@ impl ElementType {
         Self::ALL.into_iter().find(|e| e.name() == name)
     }
 
-    /// Bytes per element.
+    /// Bytes per element; of quantised blocks, per word.
     pub const fn size(self) -> usize {
         match self {
             ElementType::Bool | ElementType::U8 | ElementType::I8 => 1,
             ElementType::U16 | ElementType::I16 | ElementType::F16 | ElementType::Bf16 => 2,
-            ElementType::U32 | ElementType::I32 | ElementType::F32 => 4,
+            ElementType::U32 | ElementType::I32 | ElementType::F32 | ElementType::Q8 | ElementType::Q4 => 4,
             ElementType::U64 | ElementType::I64 | ElementType::F64 => 8,
         }
     }
@@ -97,12 +103,17 @@ impl ElementType {
         match self {
             ElementType::F16 => DType::F16,
             ElementType::Bf16 | ElementType::F32 | ElementType::F64 => DType::F32,
+            ElementType::Q8 => DType::Q8,
+            ElementType::Q4 => DType::Q4,
             _ => DType::U32,
         }
     }
 
     /// Bytes that a tensor of this shape takes, or `None` when that overflows.
     pub fn bytes(self, shape: &Shape) -> Option<u64> {
+        if self.dtype().is_quantized() {
+            return u64::try_from(self.dtype().bytes(shape)?).ok();
+        }
         u64::try_from(shape.checked_count().ok()?).ok()?.checked_mul(self.size() as u64)
     }
 }
@@ -125,6 +136,8 @@ pub(crate) fn host_tensor(element: ElementType, shape: &Shape, bytes: &[u8]) -> 
         ElementType::Bf16 => Data::F32(chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()).collect()),
         ElementType::F16 => Data::F16(chunks(bytes, f16::from_le_bytes).collect()),
         ElementType::U32 => Data::U32(chunks(bytes, u32::from_le_bytes).collect()),
+        ElementType::Q8 => Data::Q8(chunks(bytes, u32::from_le_bytes).collect()),
+        ElementType::Q4 => Data::Q4(chunks(bytes, u32::from_le_bytes).collect()),
         _ => Data::U32(
             wide_integers(element, bytes)
                 .map(|x| {
@@ -142,7 +155,7 @@ pub(crate) fn host_tensor(element: ElementType, shape: &Shape, bytes: &[u8]) -> 
 /// When the elements are floats, the length is not the shape's, or a U64 exceeds i64.
 pub(crate) fn integers(element: ElementType, shape: &Shape, bytes: &[u8]) -> Result<Vec<i64>> {
     check_length(element, shape, bytes)?;
-    if element.is_float() {
+    if element.is_float() || element.dtype().is_quantized() {
         return Err(Error::invalid("tensor", format!("expected integers, found {element}")));
     }
     wide_integers(element, bytes)
@@ -199,7 +212,12 @@ fn wide_integers(element: ElementType, bytes: &[u8]) -> Box<dyn Iterator<Item = 
         ElementType::I32 => Box::new(chunks(bytes, i32::from_le_bytes).map(Into::into)),
         ElementType::U64 => Box::new(chunks(bytes, u64::from_le_bytes).map(Into::into)),
         ElementType::I64 => Box::new(chunks(bytes, i64::from_le_bytes).map(Into::into)),
-        ElementType::F16 | ElementType::Bf16 | ElementType::F32 | ElementType::F64 => Box::new(std::iter::empty()),
+        ElementType::F16
+        | ElementType::Bf16
+        | ElementType::F32
+        | ElementType::F64
+        | ElementType::Q8
+        | ElementType::Q4 => Box::new(std::iter::empty()),
     }
 }
 

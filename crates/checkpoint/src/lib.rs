@@ -30,7 +30,7 @@ pub use hash::sha256_file;
 pub use hash::sha256_hex;
 pub use index::{Entry, Format, Index};
 #[cfg(not(target_arch = "wasm32"))]
-pub use safetensors::write_safetensors;
+pub use safetensors::{write_safetensors, write_safetensors_one_by_one};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::MappedFile;
 pub use source::{MemorySource, Source};

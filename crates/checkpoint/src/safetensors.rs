@@ -4,7 +4,7 @@
 //! UNet in a browser, where `usize` has 32 bits. So the header is read here, and the crate is the tests' witness.
 
 use crate::{ElementType, Entry, Index, Source};
-use pulid_tensor::{DType, Error, HostTensor, Result, Shape};
+use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -115,31 +115,65 @@ pub fn read_index(source: &dyn Source) -> Result<Index> {
     if filled != data_len {
         return Err(fail(format!("{} bytes at the end belong to no tensor; the file is malformed", data_len - filled)));
     }
-    Ok(Index { entries, metadata: header.metadata })
+    let mut metadata = header.metadata;
+    if let Some(text) = metadata.remove(QUANTIZED) {
+        name_quantized(&text, &mut entries).map_err(fail)?;
+    }
+    Ok(Index { entries, metadata })
 }
 
-/// The header of a file of these tensors, and the tensors in the order of their bytes.
-fn header<'a>(
-    tensors: impl IntoIterator<Item = (impl Into<String>, &'a HostTensor)>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<(Vec<u8>, Vec<&'a HostTensor>)> {
-    let mut sorted: Vec<(String, &HostTensor)> = tensors.into_iter().map(|(k, t)| (k.into(), t)).collect();
+/// Metadata key under which quantised tensors are listed: JSON of [`Quantized`] by tensor key. Their words are stored as U32.
+const QUANTIZED: &str = "pulid.quantized";
+
+/// What the words of a quantised tensor stand for.
+#[derive(Serialize, Deserialize)]
+struct Quantized {
+    #[serde(rename = "type")]
+    dtype: DType,
+    shape: Vec<usize>,
+}
+
+/// Gives the entries of words their quantised types. The error is the text of what is wrong.
+fn name_quantized(text: &str, entries: &mut BTreeMap<String, Entry>) -> std::result::Result<(), String> {
+    let list: BTreeMap<String, Quantized> =
+        serde_json::from_str(text).map_err(|e| format!("has a malformed list of quantised tensors ({e})"))?;
+    for (key, Quantized { dtype, shape }) in list {
+        let element = match dtype {
+            DType::Q8 => ElementType::Q8,
+            DType::Q4 => ElementType::Q4,
+            other => return Err(format!("lists tensor `{key}` as quantised to {other}; known are q8 and q4")),
+        };
+        let shape = Shape::new(shape);
+        let entry = entries.get_mut(&key).ok_or_else(|| format!("lists a quantised tensor `{key}` that it lacks"))?;
+        if entry.element != ElementType::U32 || element.bytes(&shape) != Some(entry.bytes.end - entry.bytes.start) {
+            return Err(format!("tensor `{key}` does not hold the words of {element}{shape}"));
+        }
+        (entry.element, entry.shape) = (element, shape);
+    }
+    Ok(())
+}
+
+/// The header of a file of tensors of these types, and their places in the list in the order of their bytes.
+fn header(tensors: &[(String, TensorType)], metadata: &BTreeMap<String, String>) -> Result<(Vec<u8>, Vec<usize>)> {
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
     // Wide elements first keeps every tensor aligned, as the format's own writer does.
-    sorted.sort_by(|(a, t), (b, u)| u.dtype().size().cmp(&t.dtype().size()).then_with(|| a.cmp(b)));
+    order.sort_by_key(|&i| (tensors[i].1.dtype == DType::F16, &tensors[i].0));
     let mut entries = BTreeMap::new();
+    let mut quantized = BTreeMap::new();
     let mut offset = 0u64;
-    for (key, tensor) in &sorted {
-        let dtype = match tensor.dtype() {
+    for (key, ty) in order.iter().map(|&i| &tensors[i]) {
+        let dtype = match ty.dtype {
             DType::F32 => ElementType::F32,
             DType::F16 => ElementType::F16,
-            DType::U32 => ElementType::U32,
+            DType::U32 | DType::Q8 | DType::Q4 => ElementType::U32,
         };
-        let end = offset + tensor.bytes().len() as u64;
-        let entry = HeaderEntry {
-            dtype: dtype.name().into(),
-            shape: tensor.shape().extents().to_vec(),
-            data_offsets: [offset, end],
-        };
+        let end = offset + ty.bytes() as u64;
+        let mut shape = ty.shape.extents().to_vec();
+        if ty.dtype.is_quantized() {
+            quantized.insert(key, Quantized { dtype: ty.dtype, shape });
+            shape = vec![ty.bytes() / dtype.size()];
+        }
+        let entry = HeaderEntry { dtype: dtype.name().into(), shape, data_offsets: [offset, end] };
         offset = end;
         if key == METADATA || entries.insert(key.as_str(), entry).is_some() {
             return Err(Error::invalid("safetensors", format!("key `{key}` is given twice or reserved")));
@@ -153,12 +187,23 @@ fn header<'a>(
         #[serde(flatten)]
         tensors: BTreeMap<&'a str, HeaderEntry>,
     }
-    let mut json = serde_json::to_vec(&Written { metadata, tensors: entries })
-        .map_err(|e| Error::invalid("safetensors", format!("the header cannot be written: {e}")))?;
+    let unwritten = |e: serde_json::Error| Error::invalid("safetensors", format!("the header cannot be written: {e}"));
+    let mut metadata = metadata.clone();
+    if !quantized.is_empty() {
+        metadata.insert(QUANTIZED.into(), serde_json::to_string(&quantized).map_err(unwritten)?);
+    }
+    let mut json = serde_json::to_vec(&Written { metadata: &metadata, tensors: entries }).map_err(unwritten)?;
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.extend(json);
-    Ok((header, sorted.into_iter().map(|(_, t)| t).collect()))
+    Ok((header, order))
+}
+
+/// Tensors and their types, as [`header`] takes them.
+type Listed<'a> = (Vec<(String, TensorType)>, Vec<&'a HostTensor>);
+
+fn listed<'a>(tensors: impl IntoIterator<Item = (impl Into<String>, &'a HostTensor)>) -> Listed<'a> {
+    tensors.into_iter().map(|(key, tensor)| ((key.into(), tensor.tensor_type()), tensor)).unzip()
 }
 
 /// A safetensors file in memory. Equal tensors and metadata give equal bytes.
@@ -169,11 +214,10 @@ pub fn to_bytes<'a>(
     tensors: impl IntoIterator<Item = (impl Into<String>, &'a HostTensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
-    let (mut bytes, tensors) = header(tensors, metadata)?;
+    let (types, tensors) = listed(tensors);
+    let (mut bytes, order) = header(&types, metadata)?;
     bytes.reserve(tensors.iter().map(|t| t.bytes().len()).sum());
-    for tensor in tensors {
-        bytes.extend_from_slice(tensor.bytes());
-    }
+    order.into_iter().for_each(|i| bytes.extend_from_slice(tensors[i].bytes()));
     Ok(bytes)
 }
 
@@ -187,11 +231,37 @@ pub fn write_safetensors<'a>(
     tensors: impl IntoIterator<Item = (impl Into<String>, &'a HostTensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    let (types, tensors) = listed(tensors);
+    write_safetensors_one_by_one(path, &types, metadata, |i, write| write(tensors[i].bytes()))
+}
+
+/// [`write_safetensors`] for tensors that need not fit memory together: `produce(i, write)` is called once for each tensor
+/// of the list, in the order of the file, and writes its bytes.
+///
+/// # Errors
+/// As [`write_safetensors`], those of `produce`, and when it writes another number of bytes than the type takes.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn write_safetensors_one_by_one(
+    path: impl AsRef<std::path::Path>,
+    tensors: &[(String, TensorType)],
+    metadata: &BTreeMap<String, String>,
+    mut produce: impl FnMut(usize, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
     let path = path.as_ref();
-    let (header, tensors) = header(tensors, metadata)?;
+    let (header, order) = header(tensors, metadata)?;
     crate::write_atomically(path, |file| {
-        let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(|e| Error::io(path, e));
-        write(&header)?;
-        tensors.iter().try_for_each(|t| write(t.bytes()))
+        file.write_all(&header).map_err(|e| Error::io(path, e))?;
+        for i in order {
+            let mut written = 0;
+            produce(i, &mut |bytes| {
+                written += bytes.len();
+                file.write_all(bytes).map_err(|e| Error::io(path, e))
+            })?;
+            let (key, ty) = &tensors[i];
+            if written != ty.bytes() {
+                return Err(Error::invalid("safetensors", format!("`{key}` {ty} was given {written} bytes")));
+            }
+        }
+        Ok(())
     })
 }

@@ -27,6 +27,8 @@ enum Command {
     Run(commands::run::Args),
     /// Say what a weights file is and holds, without reading the weights
     Inspect(commands::inspect::Args),
+    /// Make a copy of a model with 8-bit or 4-bit weights
+    Quantize(commands::quantize::Args),
     /// List the devices that can run shaders
     Devices(commands::devices::Args),
     /// Time every kernel at real network sizes
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Faces(args) => commands::faces::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Quantize(args) => commands::quantize::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };

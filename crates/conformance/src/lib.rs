@@ -31,14 +31,8 @@ pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for info in OPERATORS {
         for case in (info.cases)().into_iter().filter(|c| !c.benchmark) {
-            let mut storages = vec![Storage::F32];
-            if case.has_weight() {
-                storages.push(Storage::PackedWeights);
-            }
-            if capabilities.shader_f16 {
-                storages.push(Storage::F16);
-            }
-            for storage in storages {
+            let can_run = |s: &Storage| capabilities.shader_f16 || !s.half_activations();
+            for storage in case.storages().into_iter().filter(can_run) {
                 for variant in variants_of_all_kinds(&case, storage, capabilities)? {
                     let id = format!("{}/{}:{};{}", info.name, variant.name, storage.name(), case.name);
                     checks.push(Check { id, case: case.clone(), storage, variant });
@@ -79,7 +73,7 @@ fn variants_of_all_kinds(case: &Case, storage: Storage, capabilities: &Capabilit
 /// The operator's own.
 pub fn reference(case: &Case, inputs: &[HostTensor]) -> Result<HostTensor> {
     let widened: Vec<_> =
-        inputs.iter().map(|t| if t.dtype() == DType::F16 { t.cast(DType::F32) } else { t.clone() }).collect();
+        inputs.iter().map(|t| if t.dtype() == DType::U32 { t.clone() } else { t.cast(DType::F32) }).collect();
     case.operator.reference(&widened.iter().collect::<Vec<_>>())
 }
 

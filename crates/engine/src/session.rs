@@ -65,7 +65,7 @@ impl Session {
                 let detail = format!("expected {}, the file gives {}", port.ty, tensor.tensor_type());
                 return Err(Error::Weight { key: port.name.clone(), source_name: plan.network.clone(), detail });
             }
-            device.write_buffer(&buffers[port.buffer], tensor.cast(port.ty.dtype).bytes());
+            device.write_buffer(&buffers[port.buffer], tensor.into_dtype(port.ty.dtype).bytes());
             done += port.ty.bytes();
             pending += port.ty.bytes();
             if pending >= UPLOAD_PORTION {

@@ -166,6 +166,10 @@ impl Graph {
     pub fn apply_boxed(&mut self, operator: Box<dyn Operator>, inputs: &[NodeId]) -> Result<NodeId> {
         let types: Vec<_> = inputs.iter().map(|&i| self.ty(i).clone()).collect();
         let label = self.scope.join(".");
+        if let Some(i) = (0..types.len()).find(|&i| types[i].dtype.is_quantized() && !operator.takes_quantized(i)) {
+            let detail = format!("operand {i} may not be quantised: {} (at {}:{label})", types[i], self.name);
+            return Err(Error::operator(operator.name(), detail));
+        }
         let ty = operator.infer(&types).map_err(|e| match e {
             Error::Operator { operator, detail } => {
                 Error::operator(operator, format!("{detail} (at {}:{label})", self.name))

@@ -80,5 +80,5 @@ fn released(node: &crate::Node) -> Error {
 }
 
 fn widen(value: &HostTensor) -> HostTensor {
-    if value.dtype() == DType::F16 { value.cast(DType::F32) } else { value.clone() }
+    if value.dtype() == DType::U32 { value.clone() } else { value.cast(DType::F32) }
 }

@@ -3,7 +3,8 @@
 use crate::misfits::{self, Misfits};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Weight};
-use pulid_tensor::{DType, Data, Error, HostTensor, MaybeSendSync, Result, Shape, TensorType};
+use pulid_ops::fits_quantized;
+use pulid_tensor::{BLOCK, DType, Data, Error, HostTensor, MaybeSendSync, Result, Shape, TensorType};
 use std::fmt::Display;
 
 /// Element types a network runs with. Small vectors (biases, norms' gains) are f32 always.
@@ -12,6 +13,7 @@ pub struct Precision {
     /// Type of the values between operators.
     pub activations: DType,
     /// Type of large weights (matrices, filters, embeddings); `None` keeps f16 files f16 and reads the rest as f32.
+    /// Quantised types take matrices and filters of whole blocks; what is left is f16. Blocks of a file stay as they are.
     pub weights: Option<DType>,
 }
 
@@ -23,7 +25,24 @@ impl Precision {
 
     /// The type of a large weight that the file stores as `stored`. Kernels take no f32 weights under f16 values.
     pub fn weight(self, stored: DType) -> DType {
-        if self.activations == DType::F16 { DType::F16 } else { self.weights.unwrap_or(stored) }
+        match self.weights {
+            Some(dtype) if self.activations != DType::F16 && !dtype.is_quantized() => dtype,
+            None if self.activations != DType::F16 => stored,
+            _ => DType::F16,
+        }
+    }
+
+    /// The type of a matrix or filters of the given graph shape, rows of the product first.
+    fn product(self, stored: DType, shape: &Shape) -> DType {
+        match self.weights {
+            _ if stored.is_quantized() => stored,
+            Some(dtype) if dtype.is_quantized() => {
+                let inputs = shape[shape.rank() - 2];
+                let whole = inputs.is_multiple_of(BLOCK) && fits_quantized(&TensorType::new(dtype, shape.clone()));
+                if whole { dtype } else { DType::F16 }
+            }
+            _ => self.weight(stored),
+        }
     }
 }
 
@@ -36,6 +55,17 @@ enum Layout {
     Transposed,
     /// Filters: [O, I, KH, KW] to [KH, KW, I, O].
     ChannelsLast,
+}
+
+impl Layout {
+    /// The graph's shape of a tensor of the file.
+    fn of(self, stored: &Shape) -> Shape {
+        match self {
+            Layout::Same => stored.clone(),
+            Layout::Transposed => Shape::from([stored[1], stored[0]]),
+            Layout::ChannelsLast => Shape::from([stored[2], stored[3], stored[1], stored[0]]),
+        }
+    }
 }
 
 /// A view of a checkpoint below one module: declares its weights and places its operators.
@@ -206,8 +236,7 @@ impl Vars {
     /// # Errors
     /// When it is missing or has another shape.
     pub fn matrix(&self, g: &mut Graph, name: &str, k: usize, n: usize) -> Result<NodeId> {
-        let dtype = self.declared_dtype(name);
-        self.declare(g, name, &Shape::from([n, k]), Layout::Transposed, dtype)
+        self.product(g, name, &Shape::from([n, k]), Layout::Transposed)
     }
 
     /// The filters of a convolution, [O, I, KH, KW] in the file, [KH, KW, I, O] in the graph.
@@ -215,8 +244,14 @@ impl Vars {
     /// # Errors
     /// When they are missing or have another shape.
     pub fn filters(&self, g: &mut Graph, name: &str, oihw: [usize; 4]) -> Result<NodeId> {
-        let dtype = self.declared_dtype(name);
-        self.declare(g, name, &Shape::from(oihw), Layout::ChannelsLast, dtype)
+        self.product(g, name, &Shape::from(oihw), Layout::ChannelsLast)
+    }
+
+    /// A weight that products read, quantised where the precision asks for it and the kernels can read it.
+    fn product(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout) -> Result<NodeId> {
+        // Of a missing weight any type will do: [`Vars::complete`] reports it.
+        let found = if self.contains(name) { self.checkpoint.info(&self.key(name))?.dtype } else { DType::F32 };
+        self.declare(g, name, stored, layout, self.precision.product(found, &layout.of(stored)))
     }
 
     /// A weight computed from several tensors of this module when it is loaded.
@@ -250,24 +285,27 @@ impl Vars {
     fn declare(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout, dtype: DType) -> Result<NodeId> {
         let key = self.key(name);
         self.misfits.note(&self.checkpoint, &key, stored)?;
-        if self.checkpoint.contains(&key) && self.checkpoint.info(&key).is_ok_and(|info| !info.dtype.is_float()) {
-            return Err(self.error(name, "expected floating-point numbers, found integers"));
+        let found = if self.checkpoint.contains(&key) { self.checkpoint.info(&key)?.dtype } else { dtype };
+        if !found.is_float() && found != dtype {
+            return Err(self.error(name, format!("expected floating-point numbers, found {found}")));
         }
-        let shape = match layout {
-            Layout::Same => stored.clone(),
-            Layout::Transposed => Shape::from([stored[1], stored[0]]),
-            Layout::ChannelsLast => Shape::from([stored[2], stored[3], stored[1], stored[0]]),
-        };
+        let shape = layout.of(stored);
         let checkpoint = self.checkpoint.clone();
         let load = {
             let (key, stored) = (key.clone(), stored.clone());
             move || {
-                let tensor = checkpoint.tensor_of_shape(&key, stored.clone())?.cast(dtype);
-                match layout {
-                    Layout::Same => Ok(tensor),
-                    Layout::Transposed => transpose(&tensor),
-                    Layout::ChannelsLast => channels_last(&tensor),
+                if checkpoint.info(&key)?.dtype.is_quantized() {
+                    return checkpoint.tensor(&key);
                 }
+                let tensor = checkpoint.tensor_of_shape(&key, stored.clone())?;
+                // Blocks are made of values in their final order.
+                let tensor = if dtype.is_quantized() { tensor } else { tensor.into_dtype(dtype) };
+                let tensor = match layout {
+                    Layout::Same => tensor,
+                    Layout::Transposed => transpose(&tensor)?,
+                    Layout::ChannelsLast => channels_last(&tensor)?,
+                };
+                Ok(tensor.into_dtype(dtype))
             }
         };
         Ok(g.weight(Weight::new(key, load), TensorType::new(dtype, shape)))
@@ -323,6 +361,7 @@ fn reorder(t: &HostTensor, rows: usize, columns: &[usize], shape: Shape) -> Resu
         Data::F32(v) => Data::F32(gather(v, rows, columns)),
         Data::F16(v) => Data::F16(gather(v, rows, columns)),
         Data::U32(v) => Data::U32(gather(v, rows, columns)),
+        Data::Q8(_) | Data::Q4(_) => return Err(Error::invalid("weight", "quantised blocks do not move")),
     };
     HostTensor::new(shape, data)
 }

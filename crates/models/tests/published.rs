@@ -122,7 +122,8 @@ fn vae() {
     assert_eq!(config.factor(), 8);
     for precision in BOTH {
         let network = Vae::new(config.clone(), vae.checkpoint.clone(), precision);
-        let (decoder, encoder) = (network.decoder(1, 32, 32).unwrap(), network.encoder(1, 256, 256).unwrap());
+        let (decoder, encoder) =
+            (network.decoder(1, 32, 32, usize::MAX).unwrap(), network.encoder(1, 256, 256, usize::MAX).unwrap());
         reads_all(&[&decoder, &encoder], &vae.keys, |_| false);
         planned(&decoder, precision);
         planned(&encoder, precision);

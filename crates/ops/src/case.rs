@@ -72,8 +72,11 @@ impl Operand {
     /// Type under a storage mode.
     pub fn tensor_type(&self, storage: Storage) -> TensorType {
         let half = match self.role {
-            Role::Activation => storage == Storage::F16,
-            Role::Weight => storage != Storage::F32,
+            Role::Activation => storage.half_activations(),
+            Role::Weight => match storage.quantized() {
+                Some(dtype) => return TensorType::new(dtype, self.shape.clone()),
+                None => storage != Storage::F32,
+            },
             Role::Parameter => false,
             Role::Index(_) => return TensorType::new(DType::U32, self.shape.clone()),
         };
@@ -90,6 +93,14 @@ pub enum Storage {
     F16,
     /// Activations in f32, weights in packed f16.
     PackedWeights,
+    /// Activations in f32, weights in 8-bit blocks.
+    Q8Weights,
+    /// Activations in f32, weights in 4-bit blocks.
+    Q4Weights,
+    /// Activations in f16, weights in 8-bit blocks (needs `shader-f16`).
+    F16Q8Weights,
+    /// Activations in f16, weights in 4-bit blocks (needs `shader-f16`).
+    F16Q4Weights,
 }
 
 impl Storage {
@@ -99,7 +110,25 @@ impl Storage {
             Storage::F32 => "f32",
             Storage::F16 => "f16",
             Storage::PackedWeights => "w16",
+            Storage::Q8Weights => "q8",
+            Storage::Q4Weights => "q4",
+            Storage::F16Q8Weights => "f16+q8",
+            Storage::F16Q4Weights => "f16+q4",
         }
+    }
+
+    /// Type of quantised weights.
+    pub const fn quantized(self) -> Option<DType> {
+        match self {
+            Storage::Q8Weights | Storage::F16Q8Weights => Some(DType::Q8),
+            Storage::Q4Weights | Storage::F16Q4Weights => Some(DType::Q4),
+            _ => None,
+        }
+    }
+
+    /// Whether activations are half precision.
+    pub const fn half_activations(self) -> bool {
+        matches!(self, Storage::F16 | Storage::F16Q8Weights | Storage::F16Q4Weights)
     }
 }
 
@@ -192,6 +221,21 @@ impl Case {
                 Ok(HostTensor::from_f32(operand.shape.clone(), values)?.cast(operand.tensor_type(storage).dtype))
             })
             .collect()
+    }
+
+    /// The storage modes that make a difference and that the operator takes.
+    pub fn storages(&self) -> Vec<Storage> {
+        use Storage::*;
+        let mut storages = vec![F32, F16];
+        if self.has_weight() {
+            storages.extend([PackedWeights, Q8Weights, Q4Weights, F16Q8Weights, F16Q4Weights]);
+        }
+        storages.retain(|s| {
+            let types = self.types(*s);
+            let taken = |(i, t): (usize, &TensorType)| !t.dtype.is_quantized() || self.operator.takes_quantized(i);
+            types.iter().enumerate().all(taken) && (s.quantized().is_none() || self.operator.infer(&types).is_ok())
+        });
+        storages
     }
 
     /// Whether some operand is a weight, so that packed weights make a difference.

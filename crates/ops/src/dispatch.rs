@@ -112,13 +112,15 @@ impl Dispatch {
     }
 
     /// Adds `w16` when weights are half precision and activations are not: the shader then unpacks them from `u32`.
-    /// With half-precision activations weights are read natively.
-    pub fn weight_storage(mut self, activations: DType, weights: DType) -> Self {
-        if weights == DType::F16 && activations == DType::F32 {
-            self.features.push("w16");
-        }
-        self = self.storage(activations);
-        self
+    /// With half-precision activations weights are read natively. Adds `w8` or `w4` for quantised weights.
+    pub fn weight_storage(self, activations: DType, weights: DType) -> Self {
+        let feature = match (weights, activations) {
+            (DType::Q8, _) => "w8",
+            (DType::Q4, _) => "w4",
+            (DType::F16, DType::F32) => "w16",
+            _ => return self.storage(activations),
+        };
+        self.feature(feature, true).storage(activations)
     }
 
     /// Adds a shader feature when `on`: `vec4` (four elements a cell) or `wide` (one operand is f32 under f16 activations).

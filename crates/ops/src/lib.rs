@@ -29,7 +29,7 @@ pub use elementwise::*;
 pub use matmul::*;
 pub use movement::*;
 pub use norm::*;
-pub use operator::{Cost, Epilogue, LowerContext, Operator, expect_operands, types};
+pub use operator::{Cost, Epilogue, LowerContext, Operator, expect_operands, fits_quantized, types};
 pub use registry::{OPERATORS, OperatorInfo};
 pub use resample::*;
 pub use shader::{Shader, shader, shaders};

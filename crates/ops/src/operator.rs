@@ -1,7 +1,7 @@
 //! The trait every operator implements.
 
 use crate::{Activation, Capabilities, Variant};
-use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use pulid_tensor::{BLOCK, Error, HostTensor, Result, TensorType};
 use std::fmt::Debug;
 
 /// What lowering sees: the device and the operand types, already checked by [`Operator::infer`].
@@ -70,6 +70,12 @@ pub trait Operator: Debug + Send + Sync {
         None
     }
 
+    /// Whether operand `operand` may be stored in quantised blocks; graphs refuse them elsewhere.
+    fn takes_quantized(&self, operand: usize) -> bool {
+        let _ = operand;
+        false
+    }
+
     /// A copy behind a box.
     fn boxed(&self) -> Box<dyn Operator>;
 }
@@ -89,6 +95,13 @@ pub fn expect_operands(operator: &str, inputs: &[TensorType], expected: usize) -
         return Err(Error::operator(operator, format!("takes {expected} operands, got {}", inputs.len())));
     }
     Ok(())
+}
+
+/// Whether a weight's type fits the kernels that read quantised blocks: whole blocks of rows, columns in fours.
+pub fn fits_quantized(weight: &TensorType) -> bool {
+    let columns = weight.shape.last();
+    let rows = weight.shape.count().checked_div(columns).unwrap_or(0);
+    rows > 0 && rows.is_multiple_of(BLOCK) && columns.is_multiple_of(4)
 }
 
 /// Formats operand types for an error message.

@@ -9,7 +9,7 @@ pub struct OperatorInfo {
     pub name: &'static str,
     /// One sentence for the operator table.
     pub summary: &'static str,
-    /// The shaders it lowers to; each shader belongs to exactly one operator.
+    /// The shaders it lowers to; relatives may share one.
     pub shaders: &'static [&'static str],
     /// Its cases.
     pub cases: fn() -> Vec<Case>,
@@ -37,6 +37,8 @@ pub static OPERATORS: &[OperatorInfo] = &[
     // norm
     LayerNorm::INFO,
     GroupNorm::INFO,
+    GroupStatistics::INFO,
+    GroupApply::INFO,
     BatchNorm::INFO,
     Softmax::INFO,
     L2Normalize::INFO,

@@ -113,6 +113,7 @@ pub(crate) fn select(x: &HostTensor, indices: impl Iterator<Item = usize>, shape
         Data::F32(v) => Data::F32(indices.map(|i| v[i]).collect()),
         Data::F16(v) => Data::F16(indices.map(|i| v[i]).collect()),
         Data::U32(v) => Data::U32(indices.map(|i| v[i]).collect()),
+        Data::Q8(_) | Data::Q4(_) => return Err(Error::operator("select", "quantised blocks do not move")),
     };
     HostTensor::new(shape, data)
 }

@@ -11,6 +11,8 @@ pub mod face;
 pub mod identity;
 pub mod image;
 pub mod preset;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod quantize;
 pub mod random;
 pub mod runtime;
 pub mod sampler;

@@ -100,16 +100,27 @@ impl Runtime {
     }
 
     /// The precision in which networks run when the user asks for `dtype`: without `shader-f16` activations stay f32 and
-    /// only weights are halved.
-    pub fn precision(&self, dtype: DType) -> Precision {
+    /// only weights are halved. `quantize` asks for quantised blocks where kernels read them.
+    pub fn precision(&self, dtype: DType, quantize: Option<DType>) -> Precision {
         let halves = match self {
             Runtime::Gpu { device, .. } => device.capabilities().shader_f16,
             Runtime::Reference => false,
         };
-        match (dtype, halves) {
+        let precision = match (dtype, halves) {
             (DType::F16, true) => Precision::F16,
             (DType::F16, false) => Precision { activations: DType::F32, weights: Some(DType::F16) },
             _ => Precision::F32,
+        };
+        Precision { weights: quantize.or(precision.weights), ..precision }
+    }
+
+    /// Bytes that one value may take.
+    pub fn max_tensor_bytes(&self) -> usize {
+        match self {
+            Runtime::Gpu { device, .. } => {
+                usize::try_from(device.capabilities().max_binding_bytes).unwrap_or(usize::MAX)
+            }
+            Runtime::Reference => usize::MAX,
         }
     }
 

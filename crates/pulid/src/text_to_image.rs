@@ -61,6 +61,8 @@ pub struct GenerateOptions {
     pub sampler: SamplerOptions,
     /// Storage type of the text encoders and the UNet. The VAE always runs in f32: stock SDXL weights overflow in f16.
     pub dtype: DType,
+    /// Quantised blocks for the text encoders' and the UNet's weights, made while they load.
+    pub quantize: Option<DType>,
     /// The person, if any.
     pub identity: Option<IdentityUse>,
 }
@@ -110,8 +112,9 @@ pub async fn generate(
     options: &GenerateOptions,
     reporter: &dyn Reporter,
 ) -> Result<Generated> {
-    let precision = runtime.precision(options.dtype);
-    let vae = model.vae(Precision { activations: DType::F32, ..precision })?;
+    let precision = runtime.precision(options.dtype, options.quantize);
+    let vae =
+        model.vae(Precision { activations: DType::F32, weights: precision.weights.filter(|w| !w.is_quantized()) })?;
     let [height, width] = latent_size(options, vae.config().factor())?;
     let schedule = schedule(model)?;
     let channels = vae.config().latent_channels;
@@ -287,7 +290,7 @@ async fn decode(runtime: &Runtime, vae: &Vae, latents: &HostTensor, observer: &d
     let &[batch, height, width, channels] = latent.shape().extents() else {
         return Err(Error::invalid("latents", format!("expected four axes, got {}", latent.shape())));
     };
-    let graph = vae.decoder(1, height, width)?;
+    let graph = vae.decoder(1, height, width, runtime.max_tensor_bytes())?;
     let mut loaded = runtime.load(&graph, observer).await?;
     let mut images = Vec::with_capacity(batch);
     // One at a time: the decoder's activations are the largest of the whole pipeline.

@@ -1,3 +1,4 @@
+use crate::quantized::{dequantize, quantize, words};
 use crate::{DType, Error, Result, Shape, TensorType, f16};
 
 /// Elements of a [`HostTensor`], row-major.
@@ -9,6 +10,10 @@ pub enum Data {
     F16(Vec<f16>),
     /// Indices.
     U32(Vec<u32>),
+    /// Quantised blocks, as words: [`DType::Q8`].
+    Q8(Vec<u32>),
+    /// Quantised blocks, as words: [`DType::Q4`].
+    Q4(Vec<u32>),
 }
 
 /// A dense row-major tensor in main memory.
@@ -25,12 +30,15 @@ impl HostTensor {
     /// When the number of elements is not the shape's.
     pub fn new(shape: impl Into<Shape>, data: Data) -> Result<Self> {
         let shape = shape.into();
-        let len = match &data {
-            Data::F32(v) => v.len(),
-            Data::F16(v) => v.len(),
-            Data::U32(v) => v.len(),
+        let count = shape.checked_count()?;
+        let (len, expected) = match &data {
+            Data::F32(v) => (v.len(), count),
+            Data::F16(v) => (v.len(), count),
+            Data::U32(v) => (v.len(), count),
+            Data::Q8(v) => (v.len(), words(DType::Q8, &shape).unwrap_or(usize::MAX)),
+            Data::Q4(v) => (v.len(), words(DType::Q4, &shape).unwrap_or(usize::MAX)),
         };
-        if shape.checked_count()? != len {
+        if expected != len {
             return Err(Error::invalid("tensor", format!("shape {shape} does not hold {len} elements")));
         }
         Ok(HostTensor { shape, data })
@@ -74,6 +82,8 @@ impl HostTensor {
             Data::F32(_) => DType::F32,
             Data::F16(_) => DType::F16,
             Data::U32(_) => DType::U32,
+            Data::Q8(_) => DType::Q8,
+            Data::Q4(_) => DType::Q4,
         }
     }
 
@@ -88,6 +98,8 @@ impl HostTensor {
             Data::F32(v) => v.clone(),
             Data::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
             Data::U32(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::Q8(v) => dequantize(DType::Q8, &self.shape, v),
+            Data::Q4(v) => dequantize(DType::Q4, &self.shape, v),
         }
     }
 
@@ -118,7 +130,7 @@ impl HostTensor {
         match &self.data {
             Data::F32(v) => bytemuck::cast_slice(v),
             Data::F16(v) => bytemuck::cast_slice(v),
-            Data::U32(v) => bytemuck::cast_slice(v),
+            Data::U32(v) | Data::Q8(v) | Data::Q4(v) => bytemuck::cast_slice(v),
         }
     }
 
@@ -134,11 +146,13 @@ impl HostTensor {
             DType::F32 => Data::F32(bytemuck::allocation::pod_collect_to_vec(bytes)),
             DType::F16 => Data::F16(bytemuck::allocation::pod_collect_to_vec(bytes)),
             DType::U32 => Data::U32(bytemuck::allocation::pod_collect_to_vec(bytes)),
+            DType::Q8 => Data::Q8(bytemuck::allocation::pod_collect_to_vec(bytes)),
+            DType::Q4 => Data::Q4(bytemuck::allocation::pod_collect_to_vec(bytes)),
         };
         Self::new(ty.shape.clone(), data)
     }
 
-    /// The same elements as another type; floats round to nearest even.
+    /// The same elements as another type; floats round to nearest even, blocks quantise to their own largest value.
     pub fn cast(&self, dtype: DType) -> HostTensor {
         if dtype == self.dtype() {
             return self.clone();
@@ -147,8 +161,15 @@ impl HostTensor {
             DType::F32 => Data::F32(self.to_f32_vec()),
             DType::F16 => Data::F16(self.to_f32_vec().into_iter().map(f16::from_f32).collect()),
             DType::U32 => Data::U32(self.to_f32_vec().into_iter().map(|x| x as u32).collect()),
+            DType::Q8 => Data::Q8(quantize(dtype, &self.shape, &self.to_f32_vec())),
+            DType::Q4 => Data::Q4(quantize(dtype, &self.shape, &self.to_f32_vec())),
         };
         HostTensor { shape: self.shape.clone(), data }
+    }
+
+    /// [`HostTensor::cast`], without a copy where the type is the same.
+    pub fn into_dtype(self, dtype: DType) -> HostTensor {
+        if dtype == self.dtype() { self } else { self.cast(dtype) }
     }
 
     /// The same elements under another shape.
@@ -156,6 +177,9 @@ impl HostTensor {
     /// # Errors
     /// When the number of elements differs.
     pub fn reshape(self, shape: impl Into<Shape>) -> Result<Self> {
+        if self.dtype().is_quantized() {
+            return Err(Error::invalid("reshape", "quantised blocks follow the shape they were made for"));
+        }
         Self::new(shape, self.data)
     }
 
@@ -177,6 +201,9 @@ impl HostTensor {
             Data::F32(v) => Data::F32(index.map(|i| v[i]).collect()),
             Data::F16(v) => Data::F16(index.map(|i| v[i]).collect()),
             Data::U32(v) => Data::U32(index.map(|i| v[i]).collect()),
+            Data::Q8(_) | Data::Q4(_) => {
+                return Err(Error::invalid("permute", "quantised blocks follow the order they were made for"));
+            }
         };
         Self::new(shape, data)
     }

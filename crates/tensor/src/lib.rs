@@ -5,6 +5,7 @@
 mod dtype;
 mod error;
 mod host;
+mod quantized;
 mod shape;
 mod threads;
 
@@ -12,5 +13,6 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use half::f16;
 pub use host::{Data, HostTensor};
+pub use quantized::BLOCK;
 pub use shape::{Shape, TensorType};
 pub use threads::MaybeSendSync;

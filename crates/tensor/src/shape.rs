@@ -153,7 +153,7 @@ impl TensorType {
 
     /// Bytes the elements take, without padding.
     pub fn bytes(&self) -> usize {
-        self.shape.count().saturating_mul(self.dtype.size())
+        self.dtype.bytes(&self.shape).unwrap_or(usize::MAX)
     }
 }
 

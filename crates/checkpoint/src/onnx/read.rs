@@ -172,5 +172,7 @@ fn typed_bytes(proto: &TensorProto, element: ElementType) -> Vec<u8> {
             proto.int32_data.iter().flat_map(|x| (*x as u16).to_le_bytes()).collect()
         }
         ElementType::Bool | ElementType::U8 | ElementType::I8 => proto.int32_data.iter().map(|x| *x as u8).collect(),
+        // No ONNX type is read as blocks.
+        ElementType::Q8 | ElementType::Q4 => Vec::new(),
     }
 }

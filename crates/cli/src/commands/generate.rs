@@ -220,6 +220,7 @@ fn options(args: &Args, defaults: &Defaults) -> GenerateOptions {
         seed: args.seed,
         sampler,
         dtype: args.storage.dtype,
+        quantize: args.storage.quantize,
         identity: None,
     }
 }

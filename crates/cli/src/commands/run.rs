@@ -64,7 +64,8 @@ pub fn run(args: &Args) -> Result<()> {
             weights: args.weights.clone(),
             adapter: args.adapter.clone(),
             settings,
-            precision: runtime.precision(args.storage.dtype),
+            precision: runtime.precision(args.storage.dtype, args.storage.quantize),
+            max_tensor_bytes: runtime.max_tensor_bytes(),
         };
         let inputs = match &args.inputs {
             Some(path) => read_tensors(path)?,

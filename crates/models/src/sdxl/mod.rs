@@ -1,5 +1,6 @@
 //! SDXL's networks as diffusers and transformers lay them out, and the single files that hold all of them.
 
+mod bands;
 mod clip;
 mod infer;
 #[cfg(not(target_arch = "wasm32"))]

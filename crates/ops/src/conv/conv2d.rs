@@ -1,5 +1,5 @@
 use crate::*;
-use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
 
 /// Two-dimensional convolution (cross-correlation) over channels-last pictures:
 /// y[n, h, w, o] = f(Σ x[n, h·s + i·d - p, .., c] · weight[i, j, c, o] + bias[o]) + residual[n, h, w, o].
@@ -124,10 +124,15 @@ impl Operator for Conv2d {
         if x.shape.rank() != 4 || weight.shape.rank() != 4 {
             return Err(fail("takes x [N, H, W, I] and weight [KH, KW, I / groups, O]"));
         }
-        if x.dtype == DType::U32 || weight.dtype == DType::U32 {
+        if !x.dtype.is_float() || weight.dtype == DType::U32 {
             return Err(fail("takes floating-point operands"));
         }
-        if x.dtype == DType::F16 && weight.dtype != DType::F16 {
+        if weight.dtype.is_quantized() {
+            // Whole blocks within each tap.
+            if self.groups != 1 || !weight.shape[2].is_multiple_of(BLOCK) || !fits_quantized(weight) {
+                return Err(fail("quantised weights need one group, inputs in multiples of 32, outputs of 4"));
+            }
+        } else if x.dtype == DType::F16 && weight.dtype != DType::F16 {
             return Err(fail("f16 activations need f16 weights"));
         }
         let (channels, out_channels) = (x.shape[3], weight.shape[3]);
@@ -196,7 +201,11 @@ impl Operator for Conv2d {
         let mut variants = Vec::new();
         let vec4 = (channels.is_multiple_of(4), out_channels.is_multiple_of(4));
         let on_cpu = cx.capabilities.kind == DeviceKind::Cpu;
-        let few_outputs = self.groups == 1 && vec4.0 && out_channels <= FEW_OUTPUTS && pixels.div_ceil(64) <= limit;
+        let few_outputs = !weight.dtype.is_quantized()
+            && self.groups == 1
+            && vec4.0
+            && out_channels <= FEW_OUTPUTS
+            && pixels.div_ceil(64) <= limit;
         let few_outputs = few_outputs.then(|| {
             let wide = out_channels > 4;
             let (name, dispatch) = tile("few_outputs", "conv2d_few_outputs", 4, 1);
@@ -227,6 +236,9 @@ impl Operator for Conv2d {
         }
         if self.groups == 1 && vec4 == (false, true) {
             variants.push(over(tile("few_inputs", "conv2d_few_inputs", 1, 4), 32, 4));
+        }
+        if weight.dtype.is_quantized() {
+            return Ok(variants);
         }
         let params = DirectParams {
             count: n(y.shape.count()),
@@ -308,6 +320,10 @@ impl Operator for Conv2d {
         }
     }
 
+    fn takes_quantized(&self, operand: usize) -> bool {
+        operand == 1
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
@@ -365,6 +381,10 @@ fn cases() -> Vec<Case> {
         case(all(Activation::Silu), [1, 6, 5, 8], [3, 3], 3),
         case(Conv2d { bias: false, residual: true, ..Conv2d::default() }, [1, 6, 5, 8], [1, 1], 8),
         case(Conv2d { activation: Activation::Gelu, ..Conv2d::default() }, [1, 6, 5, 8], [1, 1], 8),
+        // Whole blocks of input channels, so that these also run with quantised weights.
+        case(Conv2d::same(1), [1, 3, 5, 32], [3, 3], 4),
+        case(Conv2d { stride: [2, 2], ..all(Activation::Silu) }, [2, 9, 7, 64], [3, 3], 68),
+        case(all(Activation::None), [1, 4, 5, 96], [1, 1], 36),
         // Groups.
         case(Conv2d { groups: 2, ..Conv2d::same(1) }, [1, 5, 6, 8], [3, 3], 12),
         case(Conv2d { groups: 6, ..all(Activation::Relu) }, [2, 5, 6, 6], [3, 3], 6),

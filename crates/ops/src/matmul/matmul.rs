@@ -4,7 +4,8 @@ use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 /// y = f(alpha · a b + bias) + residual.
 ///
 /// Operands: a [.., M, K]; b [K, N], shared by the batch, or [.., K, N] with a's leading extents; then `bias` [N] in f32
-/// and `residual` [.., M, N] where the flags ask for them. Checkpoint matrices [N, K] are transposed when loaded.
+/// and `residual` [.., M, N] where the flags ask for them. Checkpoint matrices [N, K] are transposed when loaded. A shared
+/// b may be quantised.
 #[derive(Clone, Debug)]
 pub struct MatMul {
     /// b is stored [.., N, K].
@@ -77,10 +78,14 @@ impl MatMul {
         if bk != k {
             return Err(fail("inner extents differ"));
         }
-        if inputs[0].dtype == DType::F16 && inputs[1].dtype != DType::F16 {
+        let b_is_shared = b.rank() == 2;
+        if inputs[1].dtype.is_quantized() {
+            if self.transpose_b || !b_is_shared || !fits_quantized(&inputs[1]) {
+                return Err(fail("a quantised right operand must be [K, N], K a multiple of 32, N of 4"));
+            }
+        } else if inputs[0].dtype == DType::F16 && inputs[1].dtype != DType::F16 {
             return Err(fail("f16 activations need an f16 right operand"));
         }
-        let b_is_shared = b.rank() == 2;
         if !b_is_shared && b[..b.rank() - 2] != a[..a.rank() - 2] {
             return Err(fail("leading extents differ"));
         }
@@ -168,6 +173,9 @@ impl Operator for MatMul {
                 _ => [workgroup, register, None].into_iter().flatten(),
             });
         }
+        if b.is_quantized() {
+            return Ok(variants);
+        }
         let (b_row, b_column) = if self.transpose_b { (1, s.k) } else { (s.n, 1) };
         let params = StridedParams {
             m: s.m as u32,
@@ -240,6 +248,10 @@ impl Operator for MatMul {
         }
     }
 
+    fn takes_quantized(&self, operand: usize) -> bool {
+        operand == 1
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
@@ -263,6 +275,12 @@ fn cases() -> Vec<Case> {
     for (m, k, n) in [(9, 16, 20), (7, 12, 68), (6, 10, 3)] {
         let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
         let name = format!("b=2;m={m};k={k};n={n};bias;silu;residual;alpha=0.5");
+        cases.push(case(&name, all.clone(), &[2, m, k], weight(k, n), more));
+    }
+    // Whole blocks, so that these also run with quantised weights.
+    for (m, k, n) in [(1, 32, 4), (13, 96, 36), (70, 64, 132)] {
+        let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
+        let name = format!("b=2;m={m};k={k};n={n};blocks;bias;silu;residual;alpha=0.5");
         cases.push(case(&name, all.clone(), &[2, m, k], weight(k, n), more));
     }
     let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };

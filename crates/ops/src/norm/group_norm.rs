@@ -1,3 +1,5 @@
+use super::group_apply::apply;
+use super::group_statistics::Bands;
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 
@@ -16,16 +18,6 @@ pub struct GroupNorm {
     pub activation: Activation,
 }
 
-params! {
-    struct ChunkParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32 }
-}
-
-params! {
-    struct CombineParams {
-        rows: u32, channels: u32, chunks: u32, chunk_rows: u32, groups: u32, eps: f32, count: u32,
-    }
-}
-
 impl GroupNorm {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
@@ -39,11 +31,6 @@ impl GroupNorm {
     pub fn new(groups: usize, eps: f32) -> Self {
         GroupNorm { groups, eps, affine: true, activation: Activation::None }
     }
-}
-
-/// Rows of a chunk: enough chunks to occupy a device, few enough that combining them stays cheap.
-fn chunk_rows(rows: usize) -> usize {
-    (rows.div_ceil(256)).max(rows.min(32))
 }
 
 impl Operator for GroupNorm {
@@ -76,64 +63,17 @@ impl Operator for GroupNorm {
     fn lower(&self, cx: &LowerContext<'_>) -> Result<Vec<Variant>> {
         let x = cx.output;
         let (batch, channels) = (x.shape[0], x.shape.last());
-        let rows = x.shape.count() / (batch * channels);
-        let chunk_rows = chunk_rows(rows);
-        let chunks = rows.div_ceil(chunk_rows);
-        let by_four = channels % 4 == 0;
-        let width = if by_four { channels / 4 } else { channels };
-        let count = batch * chunks * width;
-        let by_chunk = ChunkParams {
-            rows: rows as u32,
-            width: width as u32,
-            chunks: chunks as u32,
-            chunk_rows: chunk_rows as u32,
-            count: count as u32,
-        };
-        let combine = CombineParams {
-            rows: rows as u32,
-            channels: channels as u32,
-            chunks: chunks as u32,
-            chunk_rows: chunk_rows as u32,
-            groups: self.groups as u32,
-            eps: self.eps,
-            count: (self.groups * batch) as u32,
-        };
-        let vector = |i| if self.affine { Slot::Input(i) } else { Slot::Unused };
-        let statistics = |combine: Dispatch| {
-            combine.constant("GAIN", self.affine as u32).constant("BIAS", self.affine as u32).bind([
-                Slot::Scratch(0),
-                Slot::Scratch(1),
-                vector(1),
-                vector(2),
-                Slot::Scratch(2),
-                Slot::Scratch(3),
-            ])
-        };
-        let first = Dispatch::new("group_norm_partial", by_chunk)
-            .storage(x.dtype)
-            .feature("vec4", by_four)
-            .bind([Slot::Input(0), Slot::Scratch(0), Slot::Scratch(1)])
-            .over(count);
-        let last = Dispatch::new("group_norm_apply", by_chunk)
-            .storage(x.dtype)
-            .feature("vec4", by_four)
-            .activation(self.activation)
-            .bind([Slot::Input(0), Slot::Scratch(2), Slot::Scratch(3), Slot::Output])
-            .over(count);
-        let partials = batch * chunks * channels * 4;
-        let vectors = batch * channels * 4;
-        let variant = |name, combine: Dispatch| Variant {
+        let bands = Bands::of(std::slice::from_ref(x), self.groups, self.eps);
+        let variant = |(name, combine): (&'static str, Dispatch)| Variant {
             name,
-            dispatches: vec![first.clone(), statistics(combine), last.clone()],
-            scratch: vec![partials, partials, vectors, vectors],
+            dispatches: vec![
+                bands.partial(x, 0, Slot::Input(0)),
+                bands.bind(combine, self.affine.then_some([Slot::Input(1), Slot::Input(2)]), Slot::Scratch(2)),
+                apply(x, self.activation, Slot::Scratch(2)),
+            ],
+            scratch: vec![bands.partial_bytes(), bands.partial_bytes(), 2 * batch * channels * 4],
         };
-        let chunks = Dispatch::new("group_norm_combine", combine).grid(self.groups, batch, 1);
-        let mut variants = vec![variant("chunks", chunks)];
-        if cx.capabilities.kind == DeviceKind::Cpu {
-            let serial = Dispatch::new("group_norm_combine_serial", combine).over(self.groups * batch);
-            variants.insert(0, variant("serial_chunks", serial));
-        }
-        Ok(variants)
+        Ok(bands.combines(cx.capabilities.kind).into_iter().map(variant).collect())
     }
 
     fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {

@@ -1,14 +1,18 @@
 //! Operators with statistics over an axis: normalisations, softmax, reductions.
 
 mod batch_norm;
+mod group_apply;
 mod group_norm;
+mod group_statistics;
 mod l2_normalize;
 mod layer_norm;
 mod reduce;
 mod softmax;
 
 pub use batch_norm::BatchNorm;
+pub use group_apply::GroupApply;
 pub use group_norm::GroupNorm;
+pub use group_statistics::GroupStatistics;
 pub use l2_normalize::L2Normalize;
 pub use layer_norm::LayerNorm;
 pub use reduce::{Reduce, Reduction};

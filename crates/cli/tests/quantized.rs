@@ -1,0 +1,107 @@
+//! Quantised weights: the same picture ahead of time and at load, and close to half precision.
+
+use pulid_checkpoint::{Checkpoint, write_safetensors};
+use pulid_tensor::{DType, HostTensor};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn mini(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini").join(path)
+}
+
+fn pulid(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pulid"))
+        .args(arguments)
+        .current_dir(folder)
+        .env("PULID_MODELS", mini(""))
+        .output()
+        .expect("the program starts")
+}
+
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = pulid(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn weights_quantised_ahead_and_at_load_give_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    for to in ["q8", "q4"] {
+        let report = succeed(folder.path(), &["quantize", "--to", to, "--output", to, "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let tensors = report["report"]["tensors"].as_array().unwrap();
+        assert!(tensors.len() > 150, "{} tensors", tensors.len());
+        // A block's step is 1/127 or 1/8 of its largest value; normal values then lose about 0.5 % or 9 %.
+        let limit = if to == "q8" { 0.01 } else { 0.15 };
+        for tensor in tensors {
+            let error = tensor["relative"].as_f64().unwrap();
+            assert!(error > 0.0 && error < limit, "{tensor}");
+        }
+        let file = Checkpoint::open(folder.path().join(to).join("unet")).unwrap();
+        let info = file.info("conv_in.weight").unwrap();
+        assert!(!info.dtype.is_quantized(), "four input channels are no whole block");
+        let key = "mid_block.resnets.0.conv1.weight";
+        let plain = Checkpoint::open(mini("sdxl/unet")).unwrap().info(key).unwrap();
+        let info = file.info(key).unwrap();
+        assert_eq!((info.shape, info.dtype.name()), (plain.shape, to));
+
+        let picture = |more: &[&str], name: &str| {
+            let same =
+                ["generate", "--prompt", "a comic picture of a person", "--steps", "2", "--width", "128", "--height"];
+            let rest = ["128", "--no-metadata", "--autotune", "off", "--output", name];
+            succeed(folder.path(), &[&same[..], &rest, more].concat());
+            std::fs::read(folder.path().join(name)).unwrap()
+        };
+        let ahead = picture(&["--model", to, "--guidance", "1.8"], "ahead.png");
+        let at_load = picture(&["--quantize", to, "--guidance", "1.8"], "load.png");
+        let plain = picture(&["--guidance", "1.8"], "plain.png");
+        assert!(ahead == at_load, "{to}: the pictures differ");
+        assert!(ahead != plain, "{to}: nothing was quantised");
+    }
+    // A second time the folder is in the way, and stays as it is.
+    let refused = pulid(folder.path(), &["quantize", "--to", "q8", "--output", "q8"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("exists already"));
+}
+
+/// Largest difference over the standard deviation of the second.
+fn distance(a: &HostTensor, b: &HostTensor) -> f64 {
+    let (a, b) = (a.to_f32_vec(), b.to_f32_vec());
+    let mean = b.iter().map(|&v| f64::from(v)).sum::<f64>() / b.len() as f64;
+    let variance = b.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / b.len() as f64;
+    let largest = a.iter().zip(&b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    largest / variance.sqrt()
+}
+
+#[test]
+fn eight_bits_are_close_to_half_precision_on_every_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let wave = |shape: &[usize], rate: f32| HostTensor::from_fn(shape, |i| (i as f32 * rate).sin() * 1.4);
+    let inputs = [
+        ("sample", wave(&[2, 4, 16, 16], 1.7)),
+        ("timestep", HostTensor::from_f32([2], vec![601.0, 250.0]).unwrap()),
+        ("encoder_hidden_states", wave(&[2, 77, 256], 0.37)),
+        ("text_embeds", wave(&[2, 160], 0.61)),
+        ("time_ids", HostTensor::from_fn([2, 6], |i| [128.0, 128.0, 0.0, 0.0, 128.0, 128.0][i % 6])),
+    ];
+    let tensors = inputs.iter().map(|(name, tensor)| (*name, tensor));
+    write_safetensors(folder.path().join("in.safetensors"), tensors, &BTreeMap::new()).unwrap();
+    let weights = mini("sdxl/unet").to_string_lossy().into_owned();
+    let sample = |more: &[&str]| {
+        let command =
+            ["run", "unet", "--weights", &weights, "--inputs", "in.safetensors", "--outputs", "out.safetensors"];
+        succeed(folder.path(), &[&command[..], &["--autotune", "off"], more].concat());
+        Checkpoint::open(folder.path().join("out.safetensors")).unwrap().tensor("sample").unwrap().cast(DType::F32)
+    };
+    let half = sample(&["--dtype", "f16"]);
+    let eight = sample(&["--dtype", "f16", "--quantize", "q8"]);
+    let four = sample(&["--dtype", "f16", "--quantize", "q4"]);
+    let reference = sample(&["--device", "reference", "--quantize", "q8"]);
+    let single = sample(&["--quantize", "q8"]);
+    println!("q8 {} q4 {} f32 {}", distance(&eight, &half), distance(&four, &half), distance(&single, &reference));
+    assert!(distance(&eight, &half) < 2e-2, "q8 is {} from f16", distance(&eight, &half));
+    assert!(distance(&four, &half) < 0.5, "q4 is {} from f16", distance(&four, &half));
+    assert!(distance(&single, &reference) < 1e-3, "kernels are {} from the reference", distance(&single, &reference));
+}

@@ -1,0 +1,83 @@
+// The weight of the tiled products: rows of the inner axis, vec4s of columns. Packed halves are unpacked, quantised blocks
+// (see crates/tensor/src/quantized.rs) multiplied by their scales, where they are read.
+
+import package::shared::storage::elem;
+
+@if(w16) @group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
+@elif(w8 || w4) @group(0) @binding(2) var<storage, read> weight: array<u32>;
+@else @group(0) @binding(2) var<storage, read> weight: array<vec4<elem>>;
+
+// The weight's extents: rows of the whole weight, columns in fours.
+struct Extents {
+    rows: u32,
+    width4: u32,
+}
+
+// Where block row / 32's scales of four columns lie: words of two halves behind all values.
+@if(w8) fn scale_at(row: u32, column4: u32, e: Extents) -> u32 {
+    return e.rows * e.width4 + ((row >> 5u) * e.width4 + column4) * 2u;
+}
+@elif(w4) fn scale_at(row: u32, column4: u32, e: Extents) -> u32 {
+    return (e.rows >> 1u) * e.width4 + ((row >> 5u) * e.width4 + column4) * 2u;
+}
+
+@if(w8 || w4) fn scales(at: u32) -> vec4<f32> {
+    return vec4(unpack2x16float(weight[at]), unpack2x16float(weight[at + 1u]));
+}
+
+@if(w4) fn nibbles(half: u32) -> vec4<f32> {
+    return vec4<f32>(vec4(half, half >> 4u, half >> 8u, half >> 12u) & vec4(15u)) - 8.0;
+}
+
+@if(w8) fn bytes(word: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xI8(word));
+}
+
+// A vec4 of an unquantised weight.
+@if(w16) fn value(i: u32) -> vec4<f32> {
+    let p = weight[i];
+    return vec4(unpack2x16float(p.x), unpack2x16float(p.y));
+}
+@elif(!w8 && !w4) fn value(i: u32) -> vec4<f32> {
+    return vec4<f32>(weight[i]);
+}
+
+// Four columns of a row; `first` is the first vec4 of a batch (0 for a weight).
+@if(w8) fn load_row(first: u32, row: u32, column4: u32, e: Extents) -> vec4<f32> {
+    return bytes(weight[row * e.width4 + column4]) * scales(scale_at(row, column4, e));
+}
+@elif(w4) fn load_row(first: u32, row: u32, column4: u32, e: Extents) -> vec4<f32> {
+    let pair = weight[(row >> 1u) * e.width4 + column4];
+    return nibbles(pair >> (16u * (row & 1u))) * scales(scale_at(row, column4, e));
+}
+@else fn load_row(first: u32, row: u32, column4: u32, e: Extents) -> vec4<f32> {
+    return value(first + row * e.width4 + column4);
+}
+
+// Four columns of rows row .. row + 3, row a multiple of 4: one row a column of the result.
+@if(w8) fn load_rows(first: u32, row: u32, column4: u32, e: Extents) -> mat4x4<f32> {
+    let i = row * e.width4 + column4;
+    let scale = scales(scale_at(row, column4, e));
+    return mat4x4(
+        bytes(weight[i]) * scale,
+        bytes(weight[i + e.width4]) * scale,
+        bytes(weight[i + 2u * e.width4]) * scale,
+        bytes(weight[i + 3u * e.width4]) * scale,
+    );
+}
+@elif(w4) fn load_rows(first: u32, row: u32, column4: u32, e: Extents) -> mat4x4<f32> {
+    let i = (row >> 1u) * e.width4 + column4;
+    let scale = scales(scale_at(row, column4, e));
+    let low = weight[i];
+    let high = weight[i + e.width4];
+    return mat4x4(
+        nibbles(low) * scale,
+        nibbles(low >> 16u) * scale,
+        nibbles(high) * scale,
+        nibbles(high >> 16u) * scale,
+    );
+}
+@else fn load_rows(first: u32, row: u32, column4: u32, e: Extents) -> mat4x4<f32> {
+    let i = first + row * e.width4 + column4;
+    return mat4x4(value(i), value(i + e.width4), value(i + 2u * e.width4), value(i + 3u * e.width4));
+}
