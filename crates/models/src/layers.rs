@@ -50,6 +50,9 @@ impl Vars {
     /// When a weight is missing or misshapen.
     pub fn linear(&self, g: &mut Graph, name: &str, x: NodeId, n: usize) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
+            if Vars::pads(g.shape(x).last(), n) {
+                return vs.padded_linear(g, x, n, true);
+            }
             let weight = vs.matrix(g, "weight", g.shape(x).last(), n)?;
             let bias = vs.parameter(g, "bias", [n])?;
             g.apply(MatMul::linear(), &[x, weight, bias])
@@ -62,6 +65,9 @@ impl Vars {
     /// When the weight is missing or misshapen.
     pub fn linear_no_bias(&self, g: &mut Graph, name: &str, x: NodeId, n: usize) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
+            if Vars::pads(g.shape(x).last(), n) {
+                return vs.padded_linear(g, x, n, false);
+            }
             let weight = vs.matrix(g, "weight", g.shape(x).last(), n)?;
             g.apply(MatMul::default(), &[x, weight])
         })

@@ -13,6 +13,7 @@ pub mod inspect;
 mod layers;
 mod misfits;
 pub mod onnx;
+mod padded;
 pub mod pulid;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod run;

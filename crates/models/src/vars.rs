@@ -249,9 +249,22 @@ impl Vars {
 
     /// A weight that products read, quantised where the precision asks for it and the kernels can read it.
     fn product(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout) -> Result<NodeId> {
+        let dtype = self.product_dtype(name, stored, &layout.of(stored))?;
+        self.declare(g, name, stored, layout, dtype)
+    }
+
+    /// Notes a misfit with what the file should hold, for weights that [`Vars::computed`] reads.
+    pub(crate) fn expect(&self, name: &str, stored: &Shape) -> Result<()> {
+        self.misfits.note(&self.checkpoint, &self.key(name), stored)
+    }
+
+    /// The type of a weight, stored as `stored`, that products read as `shape`.
+    pub(crate) fn product_dtype(&self, name: &str, stored: &Shape, shape: &Shape) -> Result<DType> {
+        let key = self.key(name);
+        self.expect(name, stored)?;
         // Of a missing weight any type will do: [`Vars::complete`] reports it.
-        let found = if self.contains(name) { self.checkpoint.info(&self.key(name))?.dtype } else { DType::F32 };
-        self.declare(g, name, stored, layout, self.precision.product(found, &layout.of(stored)))
+        let found = if self.checkpoint.contains(&key) { self.checkpoint.info(&key)?.dtype } else { DType::F32 };
+        Ok(self.precision.product(found, shape))
     }
 
     /// A weight computed from several tensors of this module when it is loaded.
