@@ -28,6 +28,7 @@ pub static OPERATORS: &[OperatorInfo] = &[
     UpsampleNearest::INFO,
     // elementwise
     Unary::INFO,
+    Pointwise::INFO,
     Binary::INFO,
     GeGlu::INFO,
     SwiGlu::INFO,

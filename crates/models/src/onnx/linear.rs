@@ -2,7 +2,7 @@
 
 use super::builder::Builder;
 use super::call::Call;
-use super::value::{Traced, Value};
+use super::value::Value;
 use crate::layers::expand;
 use crate::vars::transpose;
 use pulid_graph::NodeId;
@@ -63,7 +63,7 @@ fn matrix(call: &Call, index: usize, dims: &[usize]) -> Result<()> {
     if dims.len() == 2 { Ok(()) } else { Err(call.error(format!("operand {index} is no matrix but {dims:?}"))) }
 }
 
-/// The product of the last two axes, the others broadcast.
+/// The product of the last two axes, the others broadcast; a vector is one row on the left and one column on the right.
 pub(super) fn matmul(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&[])?;
     let x = b.traced(call, 0)?;
@@ -74,24 +74,39 @@ pub(super) fn matmul(b: &mut Builder, call: &Call) -> Result<Value> {
             (b.weight(call, dtype, dims.clone(), move || w.host()), dims)
         }
     };
-    if x.dims.len() < 2 || dims.len() < 2 {
-        return Err(call.error(format!("products with vectors are not supported: {:?} and {dims:?}", x.dims)));
+    if x.dims.is_empty() || dims.is_empty() {
+        return Err(call.error("takes no single numbers"));
     }
+    let (row, column) = (x.dims.len() == 1, dims.len() == 1);
     let a = b.channels_second(&x)?;
-    if dims.len() == 2 {
-        let id = b.graph.apply(MatMul::default(), &[a, weight])?;
-        return Ok(b.plain(id));
-    }
+    let left = if row { vec![1, x.dims[0]] } else { x.dims.clone() };
+    let right = if column { vec![dims[0], 1] } else { dims.clone() };
+    let a = b.graph.reshape(a, left.clone())?;
+    let weight = b.graph.reshape(weight, right.clone())?;
     let lead = |dims: &[usize]| Shape::from(&dims[..dims.len() - 2]);
-    let batch = lead(&x.dims).broadcast(&lead(&dims));
-    let batch = batch.ok_or_else(|| call.error(format!("{:?} and {dims:?} do not broadcast", x.dims)))?;
-    let a = stretched(b, &Traced { id: a, channels_last: false, ..x }, &batch)?;
-    let weight = stretched(b, &Traced { id: weight, dims, channels_last: false }, &batch)?;
-    let id = b.graph.apply(MatMul::default(), &[a, weight])?;
+    let id = if right.len() == 2 {
+        b.graph.apply(MatMul::default(), &[a, weight])?
+    } else {
+        let batch = lead(&left).broadcast(&lead(&right));
+        let batch = batch.ok_or_else(|| call.error(format!("{:?} and {dims:?} do not broadcast", x.dims)))?;
+        let a = stretched(b, a, &batch)?;
+        let weight = stretched(b, weight, &batch)?;
+        b.graph.apply(MatMul::default(), &[a, weight])?
+    };
+    let mut shape = b.graph.shape(id).to_vec();
+    if column {
+        shape.pop();
+    }
+    if row {
+        shape.remove(shape.len() - if column { 1 } else { 2 });
+    }
+    let id = b.graph.reshape(id, shape)?;
     Ok(b.plain(id))
 }
 
-fn stretched(b: &mut Builder, x: &Traced, batch: &[usize]) -> Result<NodeId> {
-    let shape = [batch, &x.dims[x.dims.len() - 2..]].concat();
-    expand(&mut b.graph, x.id, shape)
+/// A stack of matrices repeated up to leading extents.
+fn stretched(b: &mut Builder, x: NodeId, batch: &[usize]) -> Result<NodeId> {
+    let own = b.graph.shape(x).to_vec();
+    let shape = [batch, &own[own.len() - 2..]].concat();
+    expand(&mut b.graph, x, shape)
 }

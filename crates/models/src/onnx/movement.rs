@@ -1,4 +1,4 @@
-//! Operators that move elements or compute shapes.
+//! Operators that move elements: other extents, other order, parts.
 
 use super::builder::Builder;
 use super::call::Call;
@@ -8,7 +8,7 @@ use pulid_ops::{Concat, Gather, Slice};
 use pulid_tensor::{HostTensor, Result};
 
 /// The same elements under other extents.
-fn reshaped(b: &mut Builder, value: Value, dims: Vec<usize>) -> Result<Value> {
+pub(super) fn reshaped(b: &mut Builder, value: Value, dims: Vec<usize>) -> Result<Value> {
     match value {
         Value::Constant(c) => Ok(Value::Constant(c.reshaped(dims)?)),
         Value::Node(x) if x.dims == dims => Ok(Value::Node(x)),
@@ -20,13 +20,6 @@ fn reshaped(b: &mut Builder, value: Value, dims: Vec<usize>) -> Result<Value> {
     }
 }
 
-fn dims_of(value: &Value) -> &[usize] {
-    match value {
-        Value::Constant(c) => &c.dims,
-        Value::Node(x) => &x.dims,
-    }
-}
-
 pub(super) fn reshape(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["allowzero", "shape"])?;
     let value = b.value(call, 0)?;
@@ -34,7 +27,7 @@ pub(super) fn reshape(b: &mut Builder, call: &Call) -> Result<Value> {
         Some(c) => c.ints(call)?,
         None => call.ints("shape")?.ok_or_else(|| call.error("the new shape is missing"))?.to_vec(),
     };
-    let from = dims_of(&value);
+    let from = value.dims();
     let keep_zeros = call.flag("allowzero")?;
     let fail = || call.error(format!("{from:?} does not reshape to {target:?}"));
     let mut dims = Vec::with_capacity(target.len());
@@ -63,7 +56,7 @@ pub(super) fn reshape(b: &mut Builder, call: &Call) -> Result<Value> {
 pub(super) fn flatten(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["axis"])?;
     let value = b.value(call, 0)?;
-    let dims = dims_of(&value);
+    let dims = value.dims();
     // The axis may lie behind the last.
     let axis = match call.int("axis")?.unwrap_or(1) {
         axis if axis == dims.len() as i64 => dims.len(),
@@ -85,21 +78,21 @@ fn axes(b: &Builder, call: &Call) -> Result<Option<Vec<i64>>> {
 pub(super) fn unsqueeze(b: &mut Builder, call: &Call) -> Result<Value> {
     let value = b.value(call, 0)?;
     let wanted = axes(b, call)?.ok_or_else(|| call.error("axes are missing"))?;
-    let rank = dims_of(&value).len() + wanted.len();
+    let rank = value.dims().len() + wanted.len();
     let mut new = wanted.iter().map(|&axis| call.axis(axis, rank)).collect::<Result<Vec<_>>>()?;
     new.sort_unstable();
     new.dedup();
     if new.len() != wanted.len() {
         return Err(call.error(format!("axes {wanted:?} repeat")));
     }
-    let mut dims = dims_of(&value).to_vec();
+    let mut dims = value.dims().to_vec();
     new.iter().for_each(|&axis| dims.insert(axis, 1));
     reshaped(b, value, dims)
 }
 
 pub(super) fn squeeze(b: &mut Builder, call: &Call) -> Result<Value> {
     let value = b.value(call, 0)?;
-    let dims = dims_of(&value);
+    let dims = value.dims();
     let gone: Vec<usize> = match axes(b, call)? {
         Some(axes) => axes.iter().map(|&axis| call.axis(axis, dims.len())).collect::<Result<_>>()?,
         None => (0..dims.len()).filter(|&axis| dims[axis] == 1).collect(),
@@ -114,7 +107,7 @@ pub(super) fn squeeze(b: &mut Builder, call: &Call) -> Result<Value> {
 pub(super) fn transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["perm"])?;
     let value = b.value(call, 0)?;
-    let rank = dims_of(&value).len();
+    let rank = value.dims().len();
     let order: Vec<usize> = match call.ints("perm")? {
         Some(perm) => perm.iter().map(|&axis| call.axis(axis, rank)).collect::<Result<_>>()?,
         None => (0..rank).rev().collect(),
@@ -123,6 +116,11 @@ pub(super) fn transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     sorted.sort_unstable();
     if !sorted.into_iter().eq(0..rank) {
         return Err(call.error(format!("attribute `perm` = {order:?} does not reorder {rank} axes")));
+    }
+    if let Value::Constant(c) = &value
+        && c.is_integer()
+    {
+        return Ok(Value::Constant(c.permuted(call, &order)?));
     }
     let x = b.materialize(call, value)?;
     // Both changes of order in one.
@@ -135,12 +133,12 @@ pub(super) fn concat(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["axis"])?;
     let parts = (0..call.node.inputs.len()).map(|i| b.value(call, i)).collect::<Result<Vec<_>>>()?;
     let Some(first) = parts.first() else { return Err(call.error("has no operand")) };
-    let dims = dims_of(first);
+    let dims = first.dims();
     // Version 1 alone had a default.
     let axis = call.axis(call.int("axis")?.ok_or_else(|| call.error("attribute `axis` is missing"))?, dims.len())?;
     let agree =
         |other: &[usize]| other.len() == dims.len() && (0..dims.len()).all(|a| a == axis || other[a] == dims[a]);
-    if let Some(odd) = parts.iter().map(dims_of).find(|other| !agree(other)) {
+    if let Some(odd) = parts.iter().map(Value::dims).find(|other| !agree(other)) {
         return Err(call.error(format!("{dims:?} and {odd:?} do not join along axis {axis}")));
     }
     let constants: Option<Vec<Constant>> =
@@ -205,7 +203,7 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
         return Err(call.error("starts, ends, axes and steps differ in number"));
     }
     let value = b.value(call, 0)?;
-    let dims = dims_of(&value).to_vec();
+    let dims = value.dims().to_vec();
     let mut ranges: Vec<Range> = Vec::new();
     for i in 0..starts.len() {
         let axis = call.axis(axes[i], dims.len())?;
@@ -244,7 +242,7 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
 }
 
 /// Positions along one axis of a value.
-fn picked(b: &mut Builder, x: &Traced, axis: usize, positions: &[usize]) -> Result<Traced> {
+pub(super) fn picked(b: &mut Builder, x: &Traced, axis: usize, positions: &[usize]) -> Result<Traced> {
     let physical = x.physical(axis);
     // Swapping two axes is its own inverse.
     let mut order: Vec<usize> = (0..x.dims.len()).collect();
@@ -262,7 +260,7 @@ fn picked(b: &mut Builder, x: &Traced, axis: usize, positions: &[usize]) -> Resu
 pub(super) fn gather(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["axis"])?;
     let value = b.value(call, 0)?;
-    let from = dims_of(&value);
+    let from = value.dims();
     let axis = call.axis(call.int("axis")?.unwrap_or(0), from.len())?;
     let indices = b.needed_constant(call, 1)?;
     let positions = indices
@@ -280,15 +278,4 @@ pub(super) fn gather(b: &mut Builder, call: &Call) -> Result<Value> {
         Value::Node(x) => Value::Node(picked(b, &x, axis, &positions)?),
     };
     reshaped(b, picked, dims)
-}
-
-pub(super) fn shape(b: &mut Builder, call: &Call) -> Result<Value> {
-    call.known(&["start", "end"])?;
-    let value = b.value(call, 0)?;
-    let dims = dims_of(&value);
-    let rank = dims.len() as i64;
-    let bound = |i: i64| (if i < 0 { i.saturating_add(rank) } else { i }).clamp(0, rank) as usize;
-    let start = bound(call.int("start")?.unwrap_or(0));
-    let end = bound(call.int("end")?.unwrap_or(rank)).max(start);
-    Ok(Value::Constant(Constant::ints_of(dims[start..end].iter().map(|&n| n as i64).collect())))
 }

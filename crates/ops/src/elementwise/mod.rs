@@ -3,6 +3,7 @@
 mod binary;
 mod cast;
 mod geglu;
+mod pointwise;
 mod prelu;
 mod swiglu;
 mod time_embedding;
@@ -11,6 +12,7 @@ mod unary;
 pub use binary::{Binary, BinaryFunction};
 pub use cast::Cast;
 pub use geglu::GeGlu;
+pub use pointwise::{Function, Pointwise};
 pub use prelu::PRelu;
 pub use swiglu::SwiGlu;
 pub use time_embedding::TimeEmbedding;
