@@ -30,6 +30,7 @@ pub static OPERATORS: &[OperatorInfo] = &[
     Unary::INFO,
     Pointwise::INFO,
     Binary::INFO,
+    Select::INFO,
     GeGlu::INFO,
     SwiGlu::INFO,
     PRelu::INFO,

@@ -88,6 +88,10 @@ impl<'a> Builder<'a> {
             let unknown = || Error::invalid(&model.name, format!("nothing gives the output `{}`", output.name));
             let id = match self.values.get(output.name.as_str()).ok_or_else(unknown)?.clone() {
                 Value::Node(x) => self.channels_second(&x)?,
+                Value::Constant(c) if c.count() == 0 => {
+                    let detail = format!("the output `{}` {:?} has no elements", output.name, c.dims);
+                    return Err(Error::invalid(&model.name, detail));
+                }
                 Value::Constant(c) => self.graph.constant(&output.name, c.host()?.cast(DType::F32)),
             };
             let id = self.graph.scoped(&output.name, |g| cast(g, id, DType::F32))?;
@@ -159,6 +163,9 @@ impl<'a> Builder<'a> {
             Value::Constant(c) if c.is_integer() => {
                 Err(call.error("integers are understood only where shapes are computed"))
             }
+            Value::Constant(c) if c.count() == 0 => {
+                Err(call.error(format!("reads {:?}, which has no elements", c.dims)))
+            }
             Value::Constant(c) => {
                 let dtype = self.precision.activations;
                 let id = self.weight(call, dtype, c.dims.clone(), {
@@ -185,6 +192,17 @@ impl<'a> Builder<'a> {
     /// The type of a large weight.
     pub fn weight_dtype(&self, constant: &Constant) -> DType {
         self.precision.weight(constant.stored_dtype())
+    }
+
+    /// Truth values in the graph: 1 and 0.
+    pub fn truth(&mut self, call: &Call, value: Value) -> Result<Traced> {
+        match value {
+            Value::Constant(c) if c.is_integer() => {
+                let values = c.ints(call)?.iter().map(|&v| f32::from(v != 0)).collect();
+                self.materialize(call, Value::Constant(Constant::floats_of(c.dims, values)))
+            }
+            value => self.materialize(call, value),
+        }
     }
 
     /// An operand as one f32 vector.

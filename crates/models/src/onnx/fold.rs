@@ -2,8 +2,10 @@
 
 use super::builder::Builder;
 use super::call::Call;
+use super::pointwise::{apply, combine};
 use super::value::{Constant, Numbers, Value, foldable};
 use pulid_checkpoint::onnx::Attribute;
+use pulid_ops::{Activation, BinaryFunction, Select};
 use pulid_tensor::Result;
 
 /// A node's own constant.
@@ -175,7 +177,11 @@ pub(super) fn modulo(b: &mut Builder, call: &Call) -> Result<Value> {
         rest if !by_dividend && rest != 0 && (rest < 0) != (d < 0) => rest.checked_add(d),
         rest => Some(rest),
     };
-    Constant::zip(call, &x, &y, ints, |a, d| a % d).map(Value::Constant)
+    let floats = |a: f32, d: f32| match a % d {
+        rest if !by_dividend && rest != 0.0 && (rest < 0.0) != (d < 0.0) => rest + d,
+        rest => rest,
+    };
+    Constant::zip(call, &x, &y, ints, floats).map(Value::Constant)
 }
 
 /// How two values are compared.
@@ -202,8 +208,18 @@ impl Order {
 
 pub(super) fn compare(b: &mut Builder, call: &Call, order: Order) -> Result<Value> {
     call.known(&[])?;
-    let (x, y) = (b.needed_constant(call, 0)?, b.needed_constant(call, 1)?);
-    Constant::compare(call, &x, &y, |a, b| order.holds(a, b), |a, b| order.holds(a, b)).map(Value::Constant)
+    let (x, y) = (b.value(call, 0)?, b.value(call, 1)?);
+    if let (Value::Constant(x), Value::Constant(y)) = (&x, &y) {
+        let holds = Constant::compare(call, x, y, |a, b| order.holds(a, b), |a, b| order.holds(a, b))?;
+        return Ok(Value::Constant(holds));
+    }
+    match order {
+        Order::Equal => combine(b, call, BinaryFunction::Equal, x, y),
+        Order::Less => combine(b, call, BinaryFunction::Less, x, y),
+        Order::LessOrEqual => combine(b, call, BinaryFunction::LessOrEqual, x, y),
+        Order::Greater => combine(b, call, BinaryFunction::Less, y, x),
+        Order::GreaterOrEqual => combine(b, call, BinaryFunction::LessOrEqual, y, x),
+    }
 }
 
 /// A function of two truth values.
@@ -216,42 +232,52 @@ pub(super) enum Logic {
 
 pub(super) fn logic(b: &mut Builder, call: &Call, logic: Logic) -> Result<Value> {
     call.known(&[])?;
-    let (x, y) = (b.needed_constant(call, 0)?, b.needed_constant(call, 1)?);
-    let f = |a: i64, b: i64| {
-        let (a, b) = (a != 0, b != 0);
-        Some(i64::from(match logic {
-            Logic::And => a && b,
-            Logic::Or => a || b,
-            Logic::Xor => a != b,
-        }))
-    };
-    // Floats are no truth values.
-    let (x, y) =
-        (Constant::ints_of(x.ints(call)?).reshaped(x.dims)?, Constant::ints_of(y.ints(call)?).reshaped(y.dims)?);
-    Constant::zip(call, &x, &y, f, |a, _| a).map(Value::Constant)
+    let (x, y) = (b.value(call, 0)?, b.value(call, 1)?);
+    if let (Value::Constant(x), Value::Constant(y)) = (&x, &y) {
+        // Floats are no truth values.
+        let (x, y) = (x.truth(call)?, y.truth(call)?);
+        let f = |a: i64, b: i64| {
+            Some(match logic {
+                Logic::And => a & b,
+                Logic::Or => a | b,
+                Logic::Xor => a ^ b,
+            })
+        };
+        return Constant::zip(call, &x, &y, f, |a, _| a).map(Value::Constant);
+    }
+    // Of ones and zeros.
+    let (x, y) = (Value::Node(b.truth(call, x)?), Value::Node(b.truth(call, y)?));
+    match logic {
+        Logic::And => combine(b, call, BinaryFunction::Mul, x, y),
+        Logic::Or => combine(b, call, BinaryFunction::Max, x, y),
+        Logic::Xor => {
+            let Value::Node(difference) = combine(b, call, BinaryFunction::Sub, x, y)? else {
+                return Err(call.error("has no graph"));
+            };
+            apply(b, &difference, Activation::Abs)
+        }
+    }
 }
 
 pub(super) fn not(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&[])?;
-    let x = b.needed_constant(call, 0)?;
-    let numbers = Numbers::Ints(x.ints(call)?.iter().map(|&v| i64::from(v == 0)).collect());
-    Ok(Value::Constant(Constant { dims: x.dims, numbers }))
+    match b.value(call, 0)? {
+        Value::Constant(c) => {
+            let numbers = Numbers::Ints(c.truth(call)?.ints(call)?.iter().map(|&v| 1 - v).collect());
+            Ok(Value::Constant(Constant { dims: c.dims, numbers }))
+        }
+        Value::Node(x) => apply(b, &x, Activation::Affine(-1.0, 1.0)),
+    }
 }
 
 /// The second operand where the first holds, else the third.
 pub(super) fn choose(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&[])?;
-    let condition = b.needed_constant(call, 0)?;
-    let truth = condition.ints(call)?;
-    let (x, y) = (b.value(call, 1)?, b.value(call, 2)?);
-    if let (Value::Constant(x), Value::Constant(y)) = (&x, &y) {
-        let shape = broadcast(call, &[&condition.dims, &x.dims, &y.dims])?;
-        let [c, x, y] = [
-            condition.expanded(call, shape.clone())?,
-            x.expanded(call, shape.clone())?,
-            y.expanded(call, shape.clone())?,
-        ];
-        let truth = c.ints(call)?;
+    let (condition, x, y) = (b.value(call, 0)?, b.value(call, 1)?, b.value(call, 2)?);
+    let shape = broadcast(call, &[condition.dims(), x.dims(), y.dims()])?;
+    if let (Value::Constant(c), Value::Constant(x), Value::Constant(y)) = (&condition, &x, &y) {
+        let truth = c.truth(call)?.expanded(call, shape.clone())?.ints(call)?;
+        let (x, y) = (x.expanded(call, shape.clone())?, y.expanded(call, shape.clone())?);
         fn pick<T: Copy>(truth: &[i64], x: &[T], y: &[T]) -> Vec<T> {
             truth.iter().zip(x.iter().zip(y)).map(|(&t, (&x, &y))| if t != 0 { x } else { y }).collect()
         }
@@ -261,8 +287,10 @@ pub(super) fn choose(b: &mut Builder, call: &Call) -> Result<Value> {
         };
         return Ok(Value::Constant(Constant { dims: shape, numbers }));
     }
-    let shape = broadcast(call, &[&condition.dims, x.dims(), y.dims()])?;
-    super::pointwise::select(b, call, &condition, &truth, x, y, shape)
+    let operands = [b.truth(call, condition)?, b.materialize(call, x)?, b.materialize(call, y)?];
+    let [c, x, y] = operands.map(|x| b.channels_second(&x));
+    let id = b.graph.apply(Select, &[c?, x?, y?])?;
+    Ok(b.plain(id))
 }
 
 /// The extents that all of some extents broadcast to.

@@ -78,6 +78,11 @@ impl OnnxNetwork {
         Ok(OnnxNetwork { model: Model::read(source)? })
     }
 
+    /// Every operator of the standard that is understood, in alphabetical order.
+    pub fn operators() -> &'static [&'static str] {
+        dispatch::OPERATORS
+    }
+
     /// Names of the inputs, in the file's order.
     pub fn input_names(&self) -> Vec<&str> {
         self.model.graph.inputs.iter().map(|v| v.name.as_str()).collect()
@@ -107,8 +112,8 @@ impl OnnxNetwork {
     /// The graph for the given inputs.
     ///
     /// Inputs and outputs are f32, carry the file's names and have the file's axes (pictures [N, C, H, W]). Integer inputs
-    /// are no inputs of the graph, which is built for their values. So it is for the values of float inputs that are given
-    /// and that the file uses where only a constant will do; those stay inputs of the graph, but are not read.
+    /// and single numbers are no inputs of the graph, which is built for their values. So it is for the values of float
+    /// inputs that are given and that the file uses where only a constant will do; those stay inputs of the graph.
     ///
     /// # Errors
     /// When an input is missing, unknown or not of the extents the file fixes; when the file uses an operator, attribute
@@ -151,9 +156,9 @@ impl OnnxNetwork {
                     return fail(format!("{} {detail}", self.model.name));
                 }
                 OnnxInput::Extents(dims) => builder.input(&info.name, dims, None)?,
-                // There is nothing to compute from no elements.
-                OnnxInput::Floats(t) if t.shape().count() == 0 => {
-                    builder.constant_input(&info.name, Constant::floats_of(t.shape().to_vec(), Vec::new()));
+                // Single numbers decide the form of graphs as integers do, and of no elements there is nothing to compute.
+                OnnxInput::Floats(t) if t.shape().rank() == 0 || t.shape().count() == 0 => {
+                    builder.constant_input(&info.name, Constant::floats_of(t.shape().to_vec(), t.to_f32_vec()));
                 }
                 OnnxInput::Floats(t) => builder.input(&info.name, t.shape(), Some(t))?,
             }

@@ -146,7 +146,8 @@ pub(super) fn concat(b: &mut Builder, call: &Call) -> Result<Value> {
     if let Some(constants) = constants {
         return Ok(Value::Constant(Constant::concat(call, &constants, axis)?));
     }
-    let parts = parts.into_iter().map(|part| b.materialize(call, part)).collect::<Result<Vec<_>>>()?;
+    let parts = parts.into_iter().filter(|part| !part.dims().contains(&0));
+    let parts = parts.map(|part| b.materialize(call, part)).collect::<Result<Vec<_>>>()?;
     if let Some(picture) = parts.iter().find(|part| part.channels_last) {
         let axis = picture.physical(axis);
         let ids = parts.iter().map(|part| b.channels_last(call, part)).collect::<Result<Vec<_>>>()?;
@@ -175,10 +176,10 @@ impl Range {
         let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
         let (start, end) = (absolute(start).clamp(low.max(0), high.max(0)), absolute(end).clamp(low, high));
         let span = if step > 0 { end - start } else { start - end };
-        if step == 0 || span <= 0 {
-            return Err(call.error(format!("axis {axis} of {extent} elements: nothing is left (step {step})")));
+        if step == 0 {
+            return Err(call.error(format!("axis {axis}: a step of 0")));
         }
-        let count = (span as u64).div_ceil(step.unsigned_abs()) as usize;
+        let count = (span.max(0) as u64).div_ceil(step.unsigned_abs()) as usize;
         Ok(Range { axis, start: start as usize, step, count })
     }
 
@@ -221,6 +222,9 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
         }
         Value::Node(x) => x,
     };
+    if let Some(range) = ranges.iter().find(|range| range.count == 0) {
+        return Ok(Value::empty(&x.dims, range.axis));
+    }
     // Backwards steps become lists of positions; the rest is one operator.
     let (forwards, backwards): (Vec<Range>, Vec<Range>) = ranges.into_iter().partition(|r| r.step > 0);
     let shape = b.graph.shape(x.id).to_vec();

@@ -4,12 +4,9 @@ use super::builder::Builder;
 use super::call::Call;
 use super::fold::broadcast;
 use super::value::{Constant, Traced, Value};
-use crate::layers::expand;
 use pulid_graph::NodeId;
-use pulid_ops::{
-    Activation, Binary, BinaryFunction, Concat, Function, Gather, PRelu, Pointwise, Reduce, Reduction, Softmax, Unary,
-};
-use pulid_tensor::{DType, HostTensor, Result, Shape};
+use pulid_ops::{Activation, Binary, BinaryFunction, Function, PRelu, Pointwise, Reduce, Reduction, Softmax, Unary};
+use pulid_tensor::{DType, Result, Shape};
 
 /// A function of single elements: one that kernels may take as an epilogue, or one that stands alone.
 #[derive(Clone, Copy)]
@@ -84,39 +81,6 @@ pub(super) fn clip(b: &mut Builder, call: &Call) -> Result<Value> {
         Value::Node(x) if numbers != [f32::MIN, f32::MAX] => apply(b, &x, Activation::Clamp(numbers[0], numbers[1])),
         value => Ok(value),
     }
-}
-
-/// `x` where the condition holds, else `y`, all of the given extents once broadcast.
-pub(super) fn select(
-    b: &mut Builder,
-    call: &Call,
-    condition: &Constant,
-    truth: &[i64],
-    x: Value,
-    y: Value,
-    shape: Vec<usize>,
-) -> Result<Value> {
-    let mut whole = |value: Value| -> Result<NodeId> {
-        let x = b.materialize(call, value)?;
-        let id = b.channels_second(&x)?;
-        expand(&mut b.graph, id, shape.clone())
-    };
-    if truth.iter().all(|&t| t != 0) || truth.iter().all(|&t| t == 0) {
-        let id = whole(if truth.first() == Some(&0) { y } else { x })?;
-        return Ok(b.plain(id));
-    }
-    // Moving elements, unlike weighing them by 0 and 1, keeps infinities where they are.
-    let count: usize = shape.iter().product();
-    let parts = [whole(x)?, whole(y)?];
-    let flat = parts.map(|id| b.graph.reshape(id, [count]));
-    let [x, y] = flat;
-    let both = b.graph.apply(Concat::new(0), &[x?, y?])?;
-    let truth = condition.expanded(call, shape.clone())?.ints(call)?;
-    let positions = truth.iter().enumerate().map(|(i, &t)| if t != 0 { i } else { count + i } as u32).collect();
-    let positions = b.graph.constant("positions", HostTensor::from_u32([count], positions)?);
-    let id = b.graph.apply(Gather::default(), &[both, positions])?;
-    let id = b.graph.reshape(id, shape)?;
-    Ok(b.plain(id))
 }
 
 pub(super) fn prelu(b: &mut Builder, call: &Call) -> Result<Value> {
@@ -230,6 +194,9 @@ fn fold(call: &Call, f: BinaryFunction, x: &Constant, y: &Constant) -> Result<Co
         BinaryFunction::Max => Constant::zip(call, x, y, |a, b| Some(a.max(b)), f32::max),
         BinaryFunction::Min => Constant::zip(call, x, y, |a, b| Some(a.min(b)), f32::min),
         BinaryFunction::Pow => Constant::zip(call, x, y, |_, _| None, f32::powf),
+        BinaryFunction::Less | BinaryFunction::LessOrEqual | BinaryFunction::Equal => {
+            Err(call.error("comparisons of constants are folded elsewhere"))
+        }
     }
 }
 
@@ -272,7 +239,15 @@ fn with_constant(
     let channels_last = x.channels_last && shape.rank() == 4;
     let dims = padded(&c.dims, if channels_last { 4 } else { c.dims.len() });
     let dims = if channels_last { [0, 2, 3, 1].iter().map(|&axis| dims[axis]).collect() } else { dims };
-    let swapped = reversed && matches!(f, BinaryFunction::Sub | BinaryFunction::Div | BinaryFunction::Pow);
+    let swapped = reversed
+        && !matches!(
+            f,
+            BinaryFunction::Add
+                | BinaryFunction::Mul
+                | BinaryFunction::Max
+                | BinaryFunction::Min
+                | BinaryFunction::Equal
+        );
     // Only a second operand may be f32 among f16.
     let dtype = if swapped { b.precision.activations } else { DType::F32 };
     let c = c.clone();

@@ -38,7 +38,7 @@ pub(super) fn split(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     for size in sizes {
         parts.push(match &value {
             Value::Constant(c) => Value::Constant(c.pick(call, axis, &(start..start + size).collect::<Vec<_>>())?),
-            Value::Node(_) if size == 0 => return Err(call.error("a part of no elements is not supported")),
+            Value::Node(x) if size == 0 => Value::empty(&x.dims, axis),
             Value::Node(x) => {
                 let shape = b.graph.shape(x.id).to_vec();
                 let part = Slice::along(&shape, x.physical(axis), start, size);
@@ -232,7 +232,7 @@ pub(super) fn depth_to_space(b: &mut Builder, call: &Call) -> Result<Value> {
 
 /// Blocks of pixels become channels.
 pub(super) fn space_to_depth(b: &mut Builder, call: &Call) -> Result<Value> {
-    call.known(&["blocksize"])?;
+    call.known(&["blocksize", "mode"])?;
     let (size, x) = (block(call)?, b.traced(call, 0)?);
     let x = b.channels_last(call, &x)?;
     let s = b.graph.shape(x).to_vec();
@@ -240,7 +240,12 @@ pub(super) fn space_to_depth(b: &mut Builder, call: &Call) -> Result<Value> {
         return Err(call.error(format!("blocks of {size} do not divide {} x {} pixels", s[1], s[2])));
     }
     let id = b.graph.reshape(x, [s[0], s[1] / size, size, s[2] / size, size, s[3]])?;
-    let id = b.permute(id, &[0, 1, 3, 2, 4, 5])?;
+    let order = match call.text("mode", "DCR")? {
+        "DCR" => [0, 1, 3, 2, 4, 5],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(call.unsupported("mode", other)),
+    };
+    let id = b.permute(id, &order)?;
     let id = b.graph.reshape(id, [s[0], s[1] / size, s[2] / size, size * size * s[3]])?;
     Ok(b.picture(id))
 }

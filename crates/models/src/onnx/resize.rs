@@ -260,15 +260,10 @@ fn picture(b: &mut Builder, call: &Call, x: &Traced, pair: [Axis; 2], method: &M
             let of = |a: &Axis| if a.output > 1 { Coordinates::HalfPixel } else { Coordinates::AlignCorners };
             let [rows, columns] = [of(&pair[0]), of(&pair[1])];
             if rows != columns {
-                let still = |a: &Axis| Axis { output: a.input, scale: Some(1.0), ..*a };
-                let x = resized(b, x, [pair[0], still(&pair[1])], interpolation, rows)?;
-                let id = resized(
-                    b,
-                    x,
-                    [Axis { input: pair[0].output, ..still(&pair[0]) }, pair[1]],
-                    interpolation,
-                    columns,
-                )?;
+                let still = |a: &Axis, n: usize| Axis { input: n, output: n, scale: Some(1.0), ..*a };
+                let [tall, wide] = pair;
+                let x = resized(b, x, [tall, still(&wide, wide.input)], interpolation, rows)?;
+                let id = resized(b, x, [still(&tall, tall.output), wide], interpolation, columns)?;
                 return Ok(b.picture(id));
             }
             rows
@@ -286,8 +281,7 @@ fn resized(
     coordinates: Coordinates,
 ) -> Result<NodeId> {
     let (height, width) = (b.graph.shape(x)[1], b.graph.shape(x)[2]);
-    let size = pair[0].output;
-    let size = [if pair[0].stays() { height } else { size }, pair[1].output];
+    let size = [pair[0].output, pair[1].output];
     let scales = match (pair[0].scale, pair[1].scale) {
         (None, None) => None,
         _ => Some([pair[0].growth(), pair[1].growth()]),

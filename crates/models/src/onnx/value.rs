@@ -27,6 +27,13 @@ pub(super) struct Traced {
 }
 
 impl Value {
+    /// What is left of a value when nothing is left of an axis.
+    pub fn empty(dims: &[usize], axis: usize) -> Value {
+        let mut dims = dims.to_vec();
+        dims[axis] = 0;
+        Value::Constant(Constant::floats_of(dims, Vec::new()))
+    }
+
     /// Extents in the file's order of axes.
     pub fn dims(&self) -> &[usize] {
         match self {
@@ -96,6 +103,12 @@ impl Constant {
             Numbers::Ints(values) => Ok(values.clone()),
             _ => Err(call.error("an operand holds floats where integers are expected")),
         }
+    }
+
+    /// Integers as truth values, 1 and 0.
+    pub fn truth(&self, call: &Call) -> Result<Self> {
+        let numbers = Numbers::Ints(self.ints(call)?.iter().map(|&v| i64::from(v != 0)).collect());
+        Ok(Constant { dims: self.dims.clone(), numbers })
     }
 
     /// Floats, f16 where they are stored so.

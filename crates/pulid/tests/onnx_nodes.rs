@@ -1,0 +1,25 @@
+//! onnx's own backend node tests on the device `PULID_TEST_DEVICE` (default: the best there is).
+
+#[path = "../../models/tests/support/nodes.rs"]
+mod nodes;
+
+use pulid::runtime::Runtime;
+use pulid_engine::{DeviceOptions, Silent};
+
+#[test]
+fn device_passes_onnx_node_tests() {
+    let selector = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    let runtime = pollster::block_on(Runtime::open(&selector, DeviceOptions::default())).unwrap();
+    let outcomes: Vec<_> = nodes::cases()
+        .iter()
+        .map(|case| {
+            let run = || {
+                let (graph, inputs) = case.graph()?;
+                pollster::block_on(runtime.run(&graph, &inputs, &Silent))
+            };
+            let outcome = run().map_err(|e| e.to_string()).and_then(|outputs| case.check(&outputs));
+            (case.name.clone(), outcome)
+        })
+        .collect();
+    nodes::judge(&outcomes);
+}
