@@ -9,7 +9,9 @@ Needs torch, torchvision, timm, onnx, onnxruntime, safetensors, and onnxscript f
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -39,7 +41,7 @@ tf_efficientnet_b0 tf_efficientnetv2_b0 tf_mixnet_s tf_mobilenetv3_small_075 tin
 xception41 mobilevit_xxs mobilevitv2_050 lambda_resnet26t botnet26t_256""".split()
 
 SIZES = {"inception_v3": 96, "inception_v4": 96, "inception_resnet_v2": 96, "pnasnet5large": 96, "botnet26t_256": 256,
-         "lambda_resnet26t": 256}
+         "lambda_resnet26t": 256, "alexnet": 224, "vgg11": 224, "vgg11_bn": 224}
 
 
 def network(name: str) -> torch.nn.Module:
@@ -61,7 +63,8 @@ def network(name: str) -> torch.nn.Module:
 
 
 def export(model: torch.nn.Module, x: torch.Tensor, path: pathlib.Path, dynamo: bool, opset: int) -> None:
-    with torch.no_grad():
+    # Both exporters print whole graphs where they fail.
+    with torch.no_grad(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         if dynamo:
             torch.onnx.export(model, (x,), str(path), dynamo=True, opset_version=opset, verbose=False, external_data=False)
         else:

@@ -78,7 +78,8 @@ impl<'a> Builder<'a> {
             });
             self.graph = graph;
             let values = values?;
-            if let Some(name) = node.outputs.iter().skip(values.len()).find(|name| !name.is_empty()) {
+            let further = node.outputs.iter().skip(values.len());
+            if let Some(name) = further.into_iter().find(|name| self.readers.contains_key(name.as_str())) {
                 return Err(call.error(format!("its further output `{name}` is not supported")));
             }
             let named = node.outputs.iter().zip(values).filter(|(name, _)| !name.is_empty());
@@ -102,6 +103,11 @@ impl<'a> Builder<'a> {
 
     fn call(&self, node: &'a Node) -> Call<'a> {
         Call { node, opset: self.model.opset, file: &self.model.name }
+    }
+
+    /// Whether anybody reads a result of a node.
+    pub fn reads(&self, call: &Call, output: usize) -> bool {
+        call.node.outputs.get(output).is_some_and(|name| !name.is_empty() && self.readers.contains_key(name.as_str()))
     }
 
     /// The node that alone reads this one's result, if it is of that operator; mark it with [`Builder::take_in`].

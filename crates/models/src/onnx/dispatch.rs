@@ -217,7 +217,9 @@ fn single<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
         "Dropout" => {
             call.known(&["ratio", "seed", "is_test"])?;
             let training = b.constant(call, 2)?;
-            if training.is_some_and(|c| c.ints(call).map_or(true, |v| v.iter().any(|&v| v != 0))) {
+            let training = training.is_some_and(|c| c.ints(call).map_or(true, |v| v.iter().any(|&v| v != 0)));
+            let nothing = b.constant(call, 1)?.is_some_and(|c| c.floats(call).is_ok_and(|v| v == [0.0]));
+            if training && !nothing {
                 return Err(call.error("training mode is not supported; export the network in evaluation mode"));
             }
             b.value(call, 0)

@@ -141,7 +141,7 @@ pub(super) fn cumulative_sum(b: &mut Builder, call: &Call) -> Result<Value> {
     let (extent, inner) = (x.dims[axis], x.dims[axis + 1..].iter().product::<usize>());
     let at =
         |row: usize, i: usize| (row / inner * extent + if reverse { extent - 1 - i } else { i }) * inner + row % inner;
-    let rows = if extent == 0 { 0 } else { x.count() / extent };
+    let rows = x.count().checked_div(extent).unwrap_or(0);
     fn sums<T: Copy + Default>(
         mut values: Vec<T>,
         rows: usize,

@@ -22,6 +22,8 @@ fn batch_norm_mode(call: &Call) -> Result<bool> {
     call.known(&["epsilon", "momentum", "spatial", "training_mode", "is_test", "consumed_inputs"])?;
     match call.int("spatial")? {
         Some(value) if value != 1 => Err(call.unsupported("spatial", value)),
+        // Before version 14 further results meant training.
+        _ if call.opset < 14 => Ok((1..5).any(|output| call.wants(output))),
         _ => call.flag("training_mode"),
     }
 }
@@ -44,7 +46,7 @@ pub(super) fn batch_norm_affine(b: &Builder, call: &Call, channels: usize) -> Re
 /// Whether a convolution may take this normalisation into its filters.
 pub(super) fn batch_norm_folds(b: &Builder, call: &Call) -> bool {
     let known = (1..5).all(|i| matches!(b.optional(call, i), Ok(Some(Value::Constant(_)))));
-    known && call.int("training_mode").is_ok_and(|mode| mode.unwrap_or(0) == 0) && !(1..5).any(|i| call.wants(i))
+    known && batch_norm_mode(call).is_ok_and(|training| !training)
 }
 
 /// A normalisation that stands alone, over anything with a channel axis.
@@ -106,7 +108,7 @@ fn batch_norm_training(b: &mut Builder, call: &Call, x: &Traced, eps: f32) -> Re
     let id = b.graph.apply(Binary::mul(), &[id, gain?])?;
     let id = b.graph.apply(Binary::add(), &[id, bias?])?;
     let mut results = vec![b.plain(id)];
-    if call.wants(1) || call.wants(2) {
+    if b.reads(call, 1) || b.reads(call, 2) {
         let momentum = call.float("momentum")?.unwrap_or(0.9);
         let mean = |b: &mut Builder, x| b.graph.apply(Reduce::mean([1]), &[x]);
         let average = mean(b, rows)?;
@@ -207,7 +209,7 @@ pub(super) fn layer_norm(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     let id = b.graph.apply(LayerNorm { eps, gain: true, bias }, &operands)?;
     let id = b.graph.reshape(id, x.dims.clone())?;
     let mut results = vec![b.plain(id)];
-    if call.wants(1) || call.wants(2) {
+    if b.reads(call, 1) || b.reads(call, 2) {
         let mut dims = x.dims.clone();
         dims[axis..].fill(1);
         let mean = b.graph.apply(Reduce::mean([1]), &[rows])?;

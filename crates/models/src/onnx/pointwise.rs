@@ -76,6 +76,8 @@ pub(super) fn clip(b: &mut Builder, call: &Call) -> Result<Value> {
             (_, bound) => value = combine(b, call, f, value, bound)?,
         }
     }
+    // The upper bound comes last, so it decides where the bounds cross.
+    numbers[0] = numbers[0].min(numbers[1]);
     match value {
         // The standard's defaults are the ends of the type.
         Value::Node(x) if numbers != [f32::MIN, f32::MAX] => apply(b, &x, Activation::Clamp(numbers[0], numbers[1])),

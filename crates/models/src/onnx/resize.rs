@@ -192,19 +192,19 @@ fn targets(b: &Builder, call: &Call, x: &Traced, axes: &[usize]) -> Result<Vec<A
     let scales = b.constant(call, 2)?.filter(|c| c.count() > 0);
     let sizes = b.constant(call, 3)?.filter(|c| c.count() > 0);
     let policy = call.text("keep_aspect_ratio_policy", "stretch")?;
-    let many = |n: usize| match n == axes.len() {
+    let many = |n: usize, all: String| match n == axes.len() {
         true => Ok(()),
-        false => Err(call.error(format!("{n} factors or sizes for {} axes", axes.len()))),
+        false => Err(call.error(format!("{all} are not one for each of {} axes", axes.len()))),
     };
     match (scales, sizes) {
         (Some(scales), None) => {
             let scales = scales.floats(call)?;
-            many(scales.len())?;
+            many(scales.len(), format!("factors {scales:?}"))?;
             axes.iter().zip(scales).map(|(&axis, s)| Axis::by_factor(call, axis, x.dims[axis], s)).collect()
         }
         (None, Some(sizes)) => {
             let sizes = super::fold::extents(call, &sizes.ints(call)?)?;
-            many(sizes.len())?;
+            many(sizes.len(), format!("sizes {sizes:?}"))?;
             let growths = axes.iter().zip(&sizes).map(|(&axis, &size)| size as f64 / x.dims[axis] as f64);
             let common = match policy {
                 "stretch" => None,

@@ -10,10 +10,23 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 /// Cases that do not pass, and why. One that begins to pass must leave this list.
-pub const FAILING: &[(&str, &str)] = &[];
+const FAILING: &[(&str, &str)] = &[
+    ("test_causal_conv_with_state_kernel_size_one_expanded", NOTHING),
+    ("test_convtranspose_3d", "convolutions over three axes are not supported"),
+    ("test_reduce_sum_empty_set_non_reduced_axis_zero", NOTHING),
+    ("test_reshape_allowzero_reordered", NOTHING),
+    ("test_slice_start_out_of_bounds", NOTHING),
+    ("test_split_zero_size_splits_opset13", NOTHING),
+    ("test_split_zero_size_splits_opset18", NOTHING),
+    ("test_training_dropout", TRAINING),
+    ("test_training_dropout_default", TRAINING),
+];
+
+const NOTHING: &str = "results of no elements are not supported";
+const TRAINING: &str = "the training mode of Dropout is not supported";
 
 /// Part of the cases that must pass.
-pub const REQUIRED: f64 = 0.95;
+const REQUIRED: f64 = 0.95;
 
 /// onnx's own limits.
 const RELATIVE: f32 = 1e-3;
@@ -91,10 +104,10 @@ impl Case {
 }
 
 /// Holds what came of every case against the list of those that fail.
-pub fn judge(outcomes: &[(String, std::result::Result<(), String>)]) {
+pub fn judge(outcomes: &[(String, std::result::Result<(), String>)], also_failing: &[(&str, &str)]) {
     let passed = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
     println!("{passed} of {} node tests pass", outcomes.len());
-    let listed: BTreeMap<&str, &str> = FAILING.iter().copied().collect();
+    let listed: BTreeMap<&str, &str> = FAILING.iter().chain(also_failing).copied().collect();
     let mut surprises = Vec::new();
     for (name, outcome) in outcomes {
         match (outcome, listed.get(name.as_str())) {
