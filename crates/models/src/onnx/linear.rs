@@ -2,11 +2,11 @@
 
 use super::builder::Builder;
 use super::call::Call;
-use super::value::Value;
+use super::value::{Constant, Value};
 use crate::layers::expand;
 use crate::vars::transpose;
 use pulid_graph::NodeId;
-use pulid_ops::{Activation, Binary, MatMul, Unary};
+use pulid_ops::{Activation, Binary, Concat, MatMul, Unary};
 use pulid_tensor::{DType, HostTensor, Result, Shape};
 
 /// alpha·A B + beta·C, with either matrix transposed.
@@ -17,6 +17,11 @@ pub(super) fn gemm(b: &mut Builder, call: &Call) -> Result<Value> {
     matrix(call, 0, &x.dims)?;
     let a = if call.flag("transA")? { b.permute(x.id, &[1, 0])? } else { x.id };
     let transposed = call.flag("transB")?;
+    if let Value::Constant(w) = b.value(call, 1)?
+        && w.count().saturating_mul(4) > LARGEST
+    {
+        return gemm_by_columns(b, call, a, &w, transposed, [alpha, beta]);
+    }
     let (weight, transpose_b) = match b.value(call, 1)? {
         Value::Node(w) => {
             matrix(call, 1, &w.dims)?;
@@ -56,6 +61,52 @@ pub(super) fn gemm(b: &mut Builder, call: &Call) -> Result<Value> {
     }
     let id = b.graph.apply(product, &[a, weight])?;
     let id = b.graph.apply(Binary::add(), &[addend, id])?;
+    Ok(b.plain(id))
+}
+
+/// Bytes that every device binds: WebGPU's default.
+const LARGEST: usize = 128 << 20;
+
+/// A product with a matrix larger than devices bind, as the first layer behind VGG's pictures is: part by part.
+fn gemm_by_columns(
+    b: &mut Builder,
+    call: &Call,
+    a: NodeId,
+    w: &Constant,
+    transposed: bool,
+    [alpha, beta]: [f32; 2],
+) -> Result<Value> {
+    matrix(call, 1, &w.dims)?;
+    let [k, columns] = if transposed { [w.dims[1], w.dims[0]] } else { [w.dims[0], w.dims[1]] };
+    let bias = match b.constant(call, 2)? {
+        Some(c) => Some(c.floats(call)?),
+        None => None,
+    };
+    if bias.as_ref().is_some_and(|bias| bias.len() != columns) {
+        return Err(call.error(format!("a matrix of {k} x {columns} takes a bias of {columns} elements only")));
+    }
+    let dtype = b.weight_dtype(w);
+    let step = columns.div_ceil(w.count().saturating_mul(4).div_ceil(LARGEST));
+    let mut parts = Vec::new();
+    for first in (0..columns).step_by(step) {
+        let own = step.min(columns - first);
+        let all = w.clone();
+        let weight = b.weight(call, dtype, [k, own], move || {
+            let values = all.host()?.to_f32_vec();
+            Ok(HostTensor::from_fn([k, own], |i| {
+                let (row, column) = (i / own, first + i % own);
+                values[if transposed { column * k + row } else { row * columns + column }]
+            }))
+        });
+        let mut operands = vec![a, weight];
+        if let Some(bias) = &bias {
+            let own = bias[first..first + own].iter().map(|v| v * beta).collect::<Vec<_>>();
+            let own = HostTensor::from_f32([own.len()], own)?;
+            operands.push(b.weight(call, DType::F32, own.shape().clone(), move || Ok(own.clone())));
+        }
+        parts.push(b.graph.apply(MatMul { alpha, bias: bias.is_some(), ..MatMul::default() }, &operands)?);
+    }
+    let id = b.graph.apply(Concat::new(1), &parts)?;
     Ok(b.plain(id))
 }
 

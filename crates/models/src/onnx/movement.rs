@@ -233,7 +233,7 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
         let axis = x.physical(range.axis);
         part.starts[axis] = range.start;
         part.sizes[axis] = range.count;
-        part.steps[axis] = range.step as usize;
+        part.steps[axis] = if range.count > 1 { range.step as usize } else { 1 };
         x.dims[range.axis] = range.count;
     }
     if part.sizes != shape {

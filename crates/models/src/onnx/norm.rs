@@ -141,8 +141,8 @@ pub(super) fn group_norm(b: &mut Builder, call: &Call) -> Result<Value> {
     let x = b.traced(call, 0)?;
     let groups = call.int("num_groups")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
     let channels = x.dims.get(1).copied().unwrap_or(0);
-    if groups == 0 || channels % groups != 0 {
-        return Err(call.error(format!("`num_groups` = {groups} does not divide {channels} channels")));
+    if x.dims.len() < 3 || groups == 0 || channels % groups != 0 {
+        return Err(call.error(format!("`num_groups` = {groups} does not divide the channels of {:?}", x.dims)));
     }
     if call.opset >= 21 || groups == channels {
         return grouped(b, call, &x, groups, epsilon(call, "epsilon")?);

@@ -5,7 +5,7 @@ use super::call::Call;
 use super::fold::{broadcast, extents};
 use super::movement::picked;
 use super::pointwise::combine;
-use super::value::{Constant, Traced, Value};
+use super::value::{Constant, Traced, Value, foldable};
 use crate::layers;
 use pulid_ops::{BinaryFunction, Pad, Slice};
 use pulid_tensor::{DType, HostTensor, Result};
@@ -23,8 +23,10 @@ pub(super) fn split(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     let sizes = match sizes {
         Some(sizes) => extents(call, &sizes)?,
         None => {
-            let count = call.int("num_outputs")?.map_or(Ok(call.node.outputs.len()), usize::try_from);
-            let count = count.ok().filter(|&n| n > 0).ok_or_else(|| call.error("`num_outputs` is not positive"))?;
+            let count = call.node.outputs.len();
+            if count == 0 || call.int("num_outputs")?.is_some_and(|n| n != count as i64) {
+                return Err(call.error(format!("`num_outputs` is not the number of its {count} results")));
+            }
             // The last part may be smaller.
             let size = extent.div_ceil(count);
             (0..count).map(|i| extent.saturating_sub(i * size).min(size)).collect()
@@ -86,6 +88,7 @@ pub(super) fn pad(b: &mut Builder, call: &Call) -> Result<Value> {
         let mut x = x;
         for axis in (0..rank).filter(|&axis| (before[axis], after[axis]) != (0, 0)) {
             let n = x.dims[axis] as i64;
+            foldable(call, &[(n + before[axis] + after[axis]) as usize])?;
             let positions =
                 (-before[axis]..n + after[axis]).map(|i| border(call, mode, i, n)).collect::<Result<Vec<_>>>()?;
             x = picked(b, &x, axis, &positions)?;
@@ -186,6 +189,7 @@ pub(super) fn tile(b: &mut Builder, call: &Call) -> Result<Value> {
     }
     match value {
         Value::Constant(mut c) => {
+            foldable(call, &dims.iter().zip(&repeats).map(|(n, r)| n.saturating_mul(*r)).collect::<Vec<_>>())?;
             for (axis, &n) in repeats.iter().enumerate().filter(|(_, n)| **n > 1) {
                 c = Constant::concat(call, &vec![c; n], axis)?;
             }
@@ -205,8 +209,8 @@ pub(super) fn tile(b: &mut Builder, call: &Call) -> Result<Value> {
 }
 
 fn block(call: &Call) -> Result<usize> {
-    let size = call.int("blocksize")?.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
-    size.ok_or_else(|| call.error("attribute `blocksize` is missing or not positive"))
+    let size = call.int("blocksize")?.and_then(|n| usize::try_from(n).ok()).filter(|n| (1..1 << 15).contains(n));
+    size.ok_or_else(|| call.error("attribute `blocksize` is missing, not positive or too large"))
 }
 
 /// Channels become blocks of pixels.

@@ -5,7 +5,7 @@ use super::builder::Builder;
 use super::call::Call;
 use super::movement::picked;
 use super::pointwise::along;
-use super::value::{Traced, Value};
+use super::value::{Traced, Value, foldable};
 use pulid_graph::NodeId;
 use pulid_ops::{Binary, Coordinates, Interpolation, MatMul, Resize2d, Rounding, UpsampleNearest};
 use pulid_tensor::{DType, HostTensor, Result};
@@ -307,6 +307,7 @@ fn by_matrices(b: &mut Builder, call: &Call, x: Traced, axes: &[Axis], method: &
     // Elements of the result that lie outside the part, by axis.
     let mut outside: Vec<(usize, Vec<bool>)> = Vec::new();
     for a in axes.iter().filter(|a| cropped || !a.stays()) {
+        foldable(call, &[a.output])?;
         let positions = (0..a.output).map(|i| method.position(call, a, i)).collect::<Result<Vec<_>>>()?;
         if positions.iter().any(Option::is_none) {
             outside.push((a.axis, positions.iter().map(Option::is_none).collect()));

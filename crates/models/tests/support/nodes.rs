@@ -36,7 +36,7 @@ const ABSOLUTE: f32 = 1e-7;
 pub struct Case {
     pub name: String,
     model: Vec<u8>,
-    inputs: BTreeMap<String, OnnxInput>,
+    pub inputs: BTreeMap<String, OnnxInput>,
     answers: BTreeMap<String, HostTensor>,
 }
 
@@ -72,10 +72,14 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Case {
+    /// The file.
+    pub fn model(&self) -> Result<Model> {
+        Model::read(&pulid_checkpoint::MemorySource::new(&self.name, self.model.clone()))
+    }
+
     /// The graph and its inputs.
     pub fn graph(&self) -> Result<(Graph, HashMap<String, HostTensor>)> {
-        let source = pulid_checkpoint::MemorySource::new(&self.name, self.model.clone());
-        let network = OnnxNetwork::new(Model::read(&source)?);
+        let network = OnnxNetwork::new(self.model()?);
         let graph = network.build_for(&self.inputs, Precision::F32)?;
         let given = graph.inputs().filter_map(|(name, _)| match &self.inputs[name] {
             OnnxInput::Floats(value) => Some((name.to_owned(), value.cast(DType::F32))),
