@@ -27,9 +27,19 @@ fn expm1(x: vec4<f32>) -> vec4<f32> {
     return select(exp(x) - 1.0, series, abs(x) < vec4(0.1));
 }
 
-// log(1 + exp(x)) for any x.
+// log(1 + exp(x)) for any x; where exp is small, 1 + exp would round it away.
 fn softplus(x: vec4<f32>) -> vec4<f32> {
-    return max(x, vec4(0.0)) + log(1.0 + exp(-abs(x)));
+    let e = exp(-abs(x));
+    let series = e * (1.0 - e * (0.5 - e * (0.33333334 - e * 0.25)));
+    return max(x, vec4(0.0)) + select(log(1.0 + e), series, e < vec4(0.03));
+}
+
+// x·tanh(log(1 + exp(x))): with u = exp(x) the tanh is u(u + 2) / (u(u + 2) + 2), which nothing cancels in. From 20 on it
+// is 1 in f32, and u must not overflow.
+fn mish(x: vec4<f32>) -> vec4<f32> {
+    let u = exp(min(x, vec4(20.0)));
+    let n = u * (u + 2.0);
+    return x * (n / (n + 2.0));
 }
 
 fn hard_sigmoid(x: vec4<f32>, alpha: f32, beta: f32) -> vec4<f32> {
@@ -48,7 +58,7 @@ fn pointwise4(x: vec4<f32>) -> vec4<f32> {
         case 7u: { return cos(x); }
         case 8u: { return softplus(x); }
         case 9u: { return x / (1.0 + abs(x)); }
-        case 10u: { return x * tanh4(softplus(x)); }
+        case 10u: { return mish(x); }
         case 11u: { return 0.5 * x * (1.0 + tanh4(0.7978845608 * (x + 0.044715 * x * x * x))); }
         case 12u: { return hard_sigmoid(x, ALPHA, BETA); }
         case 13u: { return x * hard_sigmoid(x, 0.16666667, 0.5); }

@@ -2,7 +2,7 @@
 
 Kept are the cases whose nodes are all of operators that docs/onnx.md lists, whose outputs are all float32 and which have a
 float32 input; other inputs may be integers or booleans. A case is `NAME/model` (the ONNX file's bytes), `NAME/in/INPUT`
-and `NAME/out/OUTPUT`. To keep the file small, cases of more than 64 KiB and the expanded forms of attention operators, which no
+and `NAME/out/OUTPUT`. To keep the file small, cases of more than 96 KiB and the expanded forms of attention operators, which no
 convolutional network holds, are left out; `--all FILE` writes every case, for PULID_ONNX_NODES=FILE.
 
   python tests/goldens/onnx-nodes/generate.py [--all FILE]
@@ -59,7 +59,7 @@ def main() -> None:
         assert len(names) == len(inputs) and len(graph.output) == len(outputs), case.name
         model = numpy.frombuffer(case.model.SerializeToString(), dtype=numpy.uint8)
         size = model.nbytes + sum(x.nbytes for x in inputs + outputs)
-        if not everything and (size > 65536 or "attention" in case.name and "expanded" in case.name):
+        if not everything and (size > 96 * 1024 or "attention" in case.name and "expanded" in case.name):
             continue
         tensors[f"{case.name}/model"] = model
         tensors |= {f"{case.name}/in/{name}": value for name, value in zip(names, inputs)}
