@@ -100,6 +100,19 @@ def computed_filters() -> Graph:
     return g
 
 
+def three_axes() -> Graph:
+    g = Graph("three-axes", 40)
+    x = g.input("x", g.noise(2, 4, 5, 6, 7))
+    weight = lambda *shape: g.const(g.noise(*shape, scale=0.2))  # noqa: E731
+    padded = dict(pads=[1, 0, 1, 0, 1, 1], strides=[2, 1, 1])
+    g.output(g.op("Conv", x, weight(6, 4, 2, 3, 3), g.const(g.noise(6)), **padded), "padded", rank=5)
+    g.output(g.op("Conv", x, weight(4, 2, 3, 3, 1), group=2, dilations=[1, 2, 1]), "grouped", rank=5)
+    g.output(g.op("Conv", x, weight(3, 4, 3, 2, 3), strides=[1, 2, 3]), "strided", rank=5)
+    g.output(g.op("AveragePool", x, kernel_shape=[2, 3, 2], pads=[1, 1, 0, 0, 1, 1], strides=[2, 1, 1]), "mean", rank=5)
+    g.output(g.op("MaxPool", x, kernel_shape=[3, 2, 2], strides=[1, 2, 2]), "max", rank=5)
+    return g
+
+
 def transposed() -> Graph:
     g = Graph("transposed", 35)
     x = g.input("x", g.noise(1, 6, 4, 5))
@@ -198,6 +211,7 @@ CLASSIFIERS = (
     reductions,
     norms,
     computed_filters,
+    three_axes,
     transposed,
     borders,
     negative_borders,

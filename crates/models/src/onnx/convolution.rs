@@ -3,12 +3,12 @@
 use super::builder::Builder;
 use super::call::Call;
 use super::norm::{batch_norm_affine, batch_norm_folds};
-use super::value::{Traced, Value};
-use super::window::{Side, Window, sides};
+use super::value::{Constant, Traced, Value};
+use super::window::{Side, Window, sides, windows};
 use crate::vars::channels_last;
 use pulid_graph::NodeId;
-use pulid_ops::{Conv2d, Gather, Pad, Slice};
-use pulid_tensor::{DType, HostTensor, Result};
+use pulid_ops::{Binary, Conv2d, Gather, Pad, Slice};
+use pulid_tensor::{DType, HostTensor, Result, Shape};
 
 /// Filters [A, B, (KH,) KW] as the file has them.
 struct Filters {
@@ -24,9 +24,9 @@ fn filters(b: &Builder, call: &Call, x: &Traced) -> Result<Filters> {
         _ => b.value(call, 1)?,
     };
     let dims = value.dims().to_vec();
-    if dims.len() != x.dims.len() || !(3..=4).contains(&dims.len()) {
+    if dims.len() != x.dims.len() || !(3..=5).contains(&dims.len()) {
         let detail =
-            format!("takes [N, C, L] or [N, C, H, W] with filters of as many axes, got {:?} and {dims:?}", x.dims);
+            format!("takes [N, C, ..] of one to three axes with filters of as many, got {:?} and {dims:?}", x.dims);
         return Err(call.error(detail));
     }
     Ok(Filters { value, first: dims[0], second: dims[1], kernel: dims[2..].to_vec() })
@@ -51,9 +51,14 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
     let x = b.traced(call, 0)?;
     let Filters { value: filters, first: out, second: inputs, kernel } = filters(b, call, &x)?;
     let sides = sides(call, &x.dims[2..], Some(&kernel))?;
-    let window = Window::of(&sides).ok_or_else(|| call.error("convolves one or two axes only"))?;
-    let [rows, columns] = picture_kernel(&kernel);
     let groups = groups(call)?;
+    let Some(window) = Window::of(&sides) else {
+        let Value::Constant(filters) = filters else {
+            return Err(call.error("filters over three axes must be constants"));
+        };
+        return conv_over_three(b, call, &x, filters, &sides, groups);
+    };
+    let [rows, columns] = picture_kernel(&kernel);
     let picture = b.lifted(call, &x)?;
     let mut operator = Conv2d {
         stride: window.stride,
@@ -118,6 +123,75 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
     Ok(value)
 }
 
+/// A convolution over three axes: the sum of one over two for each tap along the axis with the fewest.
+fn conv_over_three(
+    b: &mut Builder,
+    call: &Call,
+    x: &Traced,
+    filters: Constant,
+    sides: &[Side],
+    groups: usize,
+) -> Result<Value> {
+    let taps = (0..3).min_by_key(|&axis| sides[axis].kernel).unwrap_or(0);
+    let [first, second] = [[1, 2], [0, 2], [0, 1]][taps];
+    let (side, window) = (sides[taps], Window::new(sides[first], sides[second]));
+    let (count, _) = windows(call, &side, x.dims[2 + taps], false)?;
+    let order = [0, 2 + taps, 2 + first, 2 + second, 1];
+    let mut id = b.permute(x.id, &order)?;
+    if side.before + side.after > 0 {
+        id = b.graph.apply(Pad::zeros([0, side.before, 0, 0, 0], [0, side.after, 0, 0, 0]), &[id])?;
+    }
+    let s = b.graph.shape(id).to_vec();
+    let (out, inputs) = (filters.dims[0], filters.dims[1]);
+    let strides = Shape::from(filters.dims.as_slice()).strides();
+    let shape = [window.kernel[0], window.kernel[1], inputs, out];
+    let dtype = b.weight_dtype(&filters);
+    let mut sum: Option<NodeId> = None;
+    for tap in 0..side.kernel {
+        let mut part = Slice::along(&s, 1, tap * side.dilation, count);
+        part.steps[1] = if count > 1 { side.stride } else { 1 };
+        let slab = b.graph.apply(part, &[id])?;
+        let slab = b.graph.reshape(slab, [s[0] * count, s[2], s[3], s[4]])?;
+        let (own, strides) = (filters.clone(), strides.clone());
+        let weight = b.weight(call, dtype, shape, move || {
+            let values = own.host()?.to_f32_vec();
+            Ok(HostTensor::from_fn(shape, |at| {
+                let (o, at) = (at % out, at / out);
+                let (i, at) = (at % inputs, at / inputs);
+                let (row, column) = (at / shape[1], at % shape[1]);
+                let place = [(0, o), (1, i), (2 + taps, tap), (2 + first, row), (2 + second, column)];
+                values[place.iter().map(|&(axis, n)| strides[axis] * n).sum::<usize>()]
+            }))
+        });
+        // The bias counts once.
+        let bias = sum.is_none() && call.input(2).is_some();
+        let mut operands = vec![slab, weight];
+        if bias {
+            operands.push(b.vector(call, 2, out)?);
+        }
+        let operator = Conv2d {
+            stride: window.stride,
+            dilation: window.dilation,
+            padding: window.padding,
+            groups,
+            bias,
+            ..Conv2d::default()
+        };
+        let y = b.graph.apply(operator, &operands)?;
+        sum = Some(match sum {
+            Some(sum) => b.graph.apply(Binary::add(), &[sum, y])?,
+            None => y,
+        });
+    }
+    let y = sum.ok_or_else(|| call.error("has no taps"))?;
+    let y_shape = b.graph.shape(y).to_vec();
+    let id = b.graph.reshape(y, [s[0], count, y_shape[1], y_shape[2], out])?;
+    let mut back = vec![0, 4, 0, 0, 0];
+    (back[2 + taps], back[2 + first], back[2 + second]) = (1, 2, 3);
+    let id = b.permute(id, &back)?;
+    Ok(b.plain(id))
+}
+
 /// The gradient of a convolution: a convolution with turned filters over the input with zeros between its elements.
 pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     let attributes =
@@ -126,6 +200,9 @@ pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     let x = b.traced(call, 0)?;
     let Filters { value, first: inputs, second: group_out, kernel } = filters(b, call, &x)?;
     let groups = groups(call)?;
+    if kernel.len() > 2 {
+        return Err(call.error("transposed convolutions over three axes are not supported"));
+    }
     if inputs % groups != 0 || x.dims[1] != inputs {
         return Err(call.error(format!("filters for {inputs} channels in {groups} groups meet {:?}", x.dims)));
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 /// Cases that do not pass, and why. One that begins to pass must leave this list.
 const FAILING: &[(&str, &str)] = &[
     ("test_causal_conv_with_state_kernel_size_one_expanded", NOTHING),
-    ("test_convtranspose_3d", "convolutions over three axes are not supported"),
+    ("test_convtranspose_3d", "transposed convolutions over three axes are not supported"),
     ("test_reduce_sum_empty_set_non_reduced_axis_zero", NOTHING),
     ("test_reshape_allowzero_reordered", NOTHING),
     ("test_slice_start_out_of_bounds", NOTHING),
