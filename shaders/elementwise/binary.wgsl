@@ -53,6 +53,9 @@ fn combine(x: real, z: real) -> real {
         case 3u: { return x / z; }
         case 4u: { return max(x, z); }
         case 5u: { return min(x, z); }
+        case 7u: { return select(real(0.0), real(1.0), x < z); }
+        case 8u: { return select(real(0.0), real(1.0), x <= z); }
+        case 9u: { return select(real(0.0), real(1.0), x == z); }
         default: { return power(x, z); }
     }
 }

@@ -1,6 +1,6 @@
-// y[o] = sum, mean or largest of x over the reduced axes.
+// y[o] = sum, mean, largest or product of x over the reduced axes.
 //   x: outer axes (kept) walked by near/far, reduced axes by inner_near/inner_far     y: (count) elements
-// Each invocation computes one element of y. REDUCTION: 0 sum, 1 mean, 2 max.
+// Each invocation computes one element of y. REDUCTION: 0 sum, 1 mean, 2 max, 3 product.
 // permutation: f16
 
 import package::shared::grid::flat_index;
@@ -36,6 +36,7 @@ fn reduce_serial(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
     let first = offset_of(p, params.x_near, params.x_far);
     var sum = 0.0;
     var high = -3.4e38;
+    var product = 1.0;
     for (var d = 0u; d < params.inner.w; d++) {
         for (var c = 0u; c < params.inner.z; c++) {
             for (var b = 0u; b < params.inner.y; b++) {
@@ -46,10 +47,15 @@ fn reduce_serial(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
                     let v = f32(x[row + a * params.inner_stride.x]);
                     part += v;
                     high = max(high, v);
+                    product *= v;
                 }
                 sum += part;
             }
         }
     }
-    y[i] = elem(select(sum * params.scale, high, REDUCTION == 2u));
+    switch REDUCTION {
+        case 2u: { y[i] = elem(high); }
+        case 3u: { y[i] = elem(product); }
+        default: { y[i] = elem(sum * params.scale); }
+    }
 }

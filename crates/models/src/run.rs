@@ -5,7 +5,7 @@
 //! [`GraphRun::finish`], which gives the contract's outputs.
 
 use crate::face::{BiSeNet, RetinaFace};
-use crate::onnx::OnnxNetwork;
+use crate::onnx::{OnnxInput, OnnxNetwork};
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use crate::sdxl::{ClipTextModel, SdxlModel, TextEncoder, Unet, UnetSize, Vae};
 use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision};
@@ -28,6 +28,9 @@ pub struct RunOptions {
     pub adapter: Option<PathBuf>,
     /// `--set KEY=VALUE`.
     pub settings: BTreeMap<String, String>,
+    /// Integer inputs with their signs and all their bits, by name; [`Tensors`] hold them modulo 2^32. Only `onnx` takes
+    /// integers that are no indices.
+    pub integers: BTreeMap<String, Vec<i64>>,
     /// Element types.
     pub precision: Precision,
     /// Bytes that one value of the VAE may take; larger ones are computed in bands.
@@ -37,11 +40,12 @@ pub struct RunOptions {
 impl RunOptions {
     /// f32, no adapter and no settings.
     pub fn new(weights: impl Into<PathBuf>) -> Self {
-        let (adapter, settings) = (None, BTreeMap::new());
+        let (adapter, settings, integers) = (None, BTreeMap::new(), BTreeMap::new());
         RunOptions {
             weights: weights.into(),
             adapter,
             settings,
+            integers,
             precision: Precision::F32,
             max_tensor_bytes: usize::MAX,
         }
@@ -208,6 +212,12 @@ pub fn prepare(name: &str, options: &RunOptions, inputs: &Tensors) -> Result<Pre
     }
     if options.adapter.is_some() && name != "unet" {
         return Err(Error::invalid("--adapter", format!("{name} takes none; only unet does")));
+    }
+    if name != "onnx"
+        && let Some((key, bad)) =
+            options.integers.iter().find_map(|(k, v)| Some((k, v.iter().find(|&&v| u32::try_from(v).is_err())?)))
+    {
+        return Err(Error::invalid(format!("input `{key}`"), format!("{bad} is no index (0 to 2^32-1)")));
     }
     (network.prepare)(options, inputs)
 }
@@ -399,8 +409,17 @@ fn retinaface(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
 
 fn onnx(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let network = OnnxNetwork::open(&options.weights)?;
-    let shapes = inputs.iter().map(|(name, value)| (name.clone(), value.shape().to_vec())).collect();
-    let graph = network.build(&shapes, options.precision)?;
-    let given = inputs.iter().map(|(name, value)| (name.clone(), value.cast(DType::F32))).collect();
+    let given = |name: &String, value: &HostTensor| match (options.integers.get(name), value.as_u32()) {
+        (Some(values), _) => OnnxInput::Integers(value.shape().to_vec(), values.clone()),
+        (None, Ok(values)) => {
+            OnnxInput::Integers(value.shape().to_vec(), values.iter().map(|&v| i64::from(v)).collect())
+        }
+        _ => OnnxInput::Floats(value.cast(DType::F32)),
+    };
+    let known = inputs.iter().map(|(name, value)| (name.clone(), given(name, value))).collect();
+    let graph = network.build_for(&known, options.precision)?;
+    let names: Vec<&str> = graph.inputs().map(|(name, _)| name).collect();
+    let given = inputs.iter().filter(|(name, _)| names.contains(&name.as_str()));
+    let given = given.map(|(name, value)| (name.clone(), value.cast(DType::F32))).collect();
     run(graph, given, as_they_are)
 }

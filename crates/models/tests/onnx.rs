@@ -4,8 +4,8 @@ use pulid_checkpoint::ElementType;
 use pulid_checkpoint::onnx::{Attribute, Dim, Graph, Model, Node, Tensor, ValueInfo};
 use pulid_graph::{NodeKind, optimize};
 use pulid_models::Precision;
-use pulid_models::onnx::OnnxNetwork;
-use pulid_tensor::{DType, Result};
+use pulid_models::onnx::{OnnxInput, OnnxNetwork};
+use pulid_tensor::{DType, HostTensor, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -149,4 +149,63 @@ fn inputs_are_held_to_the_file() {
     assert!(refuse(&[("x", &[3, 4, 5])]).contains("[N, 3, 4, 5]"));
     assert!(refuse(&[("x", &[0, 3, 4, 5])]).contains("[0, 3, 4, 5]"));
     assert_eq!((network.input_names(), network.output_names()), (vec!["x"], vec!["y"]));
+}
+
+#[test]
+fn integer_inputs_decide_the_graph() {
+    let info = |name: &str, element| ValueInfo { name: name.into(), element: Some(element), dims: None };
+    let graph = Graph {
+        nodes: vec![node("Reshape", &["x", "target"], "y", &[])],
+        inputs: vec![info("x", ElementType::F32), info("target", ElementType::I64)],
+        outputs: vec![info("y", ElementType::F32)],
+        ..Graph::default()
+    };
+    let model = Model { name: "test.onnx".into(), producer: String::new(), opset: 13, graph };
+    let network = OnnxNetwork::new(model);
+    let build = |target: OnnxInput| {
+        let x = OnnxInput::Extents(vec![2, 3, 4]);
+        network.build_for(&[("x".into(), x), ("target".into(), target)].into(), Precision::F32)
+    };
+    let graph = build(OnnxInput::Integers(vec![2], vec![-1, 2])).unwrap();
+    assert_eq!(graph.ty(graph.outputs()[0].1).shape.to_vec(), [12, 2]);
+    assert_eq!(graph.inputs().map(|(name, _)| name).collect::<Vec<_>>(), ["x"]);
+    let refusal = |target| build(target).map(|_| ()).expect_err("must be refused").to_string();
+    assert!(refusal(OnnxInput::Extents(vec![2])).contains("`target`"));
+    assert!(refusal(OnnxInput::Integers(vec![2], vec![-1, 5])).contains("[-1, 5]"));
+    assert!(refusal(OnnxInput::Integers(vec![3], vec![-1, 5])).contains("2 elements"));
+}
+
+#[test]
+fn values_of_float_inputs_stand_where_constants_do() {
+    let info = |name: &str| ValueInfo { name: name.into(), element: Some(ElementType::F32), dims: None };
+    let graph = Graph {
+        nodes: vec![node("Resize", &["x", "", "scales"], "y", &[])],
+        inputs: vec![info("x"), info("scales")],
+        outputs: vec![info("y")],
+        ..Graph::default()
+    };
+    let network = OnnxNetwork::new(Model { name: "test.onnx".into(), producer: String::new(), opset: 13, graph });
+    let build = |scales: OnnxInput| {
+        let x = OnnxInput::Extents(vec![1, 1, 2, 3]);
+        network.build_for(&[("x".into(), x), ("scales".into(), scales)].into(), Precision::F32)
+    };
+    let scales = HostTensor::from_f32([4], vec![1.0, 1.0, 2.0, 3.0]).unwrap();
+    let graph = build(OnnxInput::Floats(scales)).unwrap();
+    assert_eq!(graph.ty(graph.outputs()[0].1).shape.to_vec(), [1, 1, 4, 9]);
+    let refusal = build(OnnxInput::Extents(vec![4])).map(|_| ()).expect_err("must be refused").to_string();
+    assert!(refusal.contains("Resize `the_y`") && refusal.contains("operand 2"), "{refusal}");
+}
+
+#[test]
+fn results_that_are_not_computed_are_named_where_they_are_read() {
+    let kernel = ("kernel_shape", Attribute::Ints(vec![2, 2]));
+    let pool = |then: &str| {
+        let mut pool = node("MaxPool", &["x"], "p", std::slice::from_ref(&kernel));
+        pool.outputs.push("positions".into());
+        build(&model(&[], vec![pool, node("Relu", &[then], "y", &[])])).map(|_| ())
+    };
+    // Exporters name results that nobody reads.
+    assert!(pool("p").is_ok());
+    let error = pool("positions").unwrap_err().to_string();
+    assert!(error.contains("MaxPool `the_p`") && error.contains("`positions`"), "{error}");
 }

@@ -28,7 +28,9 @@ pub static OPERATORS: &[OperatorInfo] = &[
     UpsampleNearest::INFO,
     // elementwise
     Unary::INFO,
+    Pointwise::INFO,
     Binary::INFO,
+    Select::INFO,
     GeGlu::INFO,
     SwiGlu::INFO,
     PRelu::INFO,

@@ -2,7 +2,7 @@ use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
 use pulid_checkpoint::Checkpoint;
 use pulid_models::run::{NETWORKS, Prepared, RunOptions, Tensors, prepare};
-use pulid_tensor::{Error, Result};
+use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -60,16 +60,17 @@ pub fn run(args: &Args) -> Result<()> {
             let (key, value) = pair.ok_or_else(|| Error::invalid("--set", format!("`{text}` is not KEY=VALUE")))?;
             settings.insert(key.to_owned(), value.to_owned());
         }
+        let (inputs, integers) = match &args.inputs {
+            Some(path) => read_inputs(path)?,
+            None => Default::default(),
+        };
         let options = RunOptions {
             weights: args.weights.clone(),
             adapter: args.adapter.clone(),
             settings,
+            integers,
             precision: runtime.precision(args.storage.dtype, args.storage.quantize),
             max_tensor_bytes: runtime.max_tensor_bytes(),
-        };
-        let inputs = match &args.inputs {
-            Some(path) => read_tensors(path)?,
-            None => Tensors::new(),
         };
         let outputs = match prepare(&args.network, &options, &inputs)? {
             Prepared::Done(outputs) => outputs,
@@ -89,8 +90,21 @@ pub fn run(args: &Args) -> Result<()> {
     })
 }
 
-/// Every tensor of a safetensors file.
-pub fn read_tensors(path: &std::path::Path) -> Result<Tensors> {
+/// Every tensor of a safetensors file, and its integers with their signs.
+fn read_inputs(path: &std::path::Path) -> Result<(Tensors, BTreeMap<String, Vec<i64>>)> {
     let file = Checkpoint::open(path)?;
-    file.keys().map(|key| Ok((key.to_string(), file.tensor(key)?))).collect()
+    let (mut tensors, mut integers) = (Tensors::new(), BTreeMap::new());
+    for key in file.keys() {
+        let info = file.info(key)?;
+        let tensor = if info.element.is_float() {
+            file.tensor(key)?
+        } else {
+            let values = file.integers(key)?;
+            let low = values.iter().map(|&v| v as u32).collect();
+            integers.insert(key.to_owned(), values);
+            HostTensor::from_u32(info.shape, low)?
+        };
+        tensors.insert(key.to_owned(), tensor);
+    }
+    Ok((tensors, integers))
 }

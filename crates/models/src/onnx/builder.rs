@@ -1,13 +1,13 @@
 //! The graph under construction: values by name, and pictures in either order of axes.
 
 use super::call::Call;
-use super::value::{Constant, Numbers, Traced, Value};
-use super::{linear, movement, picture, pointwise};
+use super::dispatch::dispatch;
+use super::value::{Constant, Traced, Value};
 use crate::Precision;
 use crate::layers::cast;
-use pulid_checkpoint::onnx::{Attribute, Model, Node};
+use pulid_checkpoint::onnx::{Model, Node};
 use pulid_graph::{Graph, NodeId, Rate, Weight};
-use pulid_ops::{Activation, BinaryFunction, Permute};
+use pulid_ops::Permute;
 use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 use std::collections::{HashMap, HashSet};
 
@@ -16,6 +16,8 @@ pub(super) struct Builder<'a> {
     pub precision: Precision,
     model: &'a Model,
     values: HashMap<&'a str, Value>,
+    /// Inputs whose values the caller has given already: what the graph may count on where a constant is needed.
+    given: HashMap<NodeId, Constant>,
     /// Which nodes read a value; a graph's output counts as the node behind the last.
     readers: HashMap<&'a str, Vec<usize>>,
     /// Nodes that an earlier one has taken in.
@@ -37,16 +39,24 @@ impl<'a> Builder<'a> {
         for output in &model.graph.outputs {
             readers.entry(output.name.as_str()).or_default().push(model.graph.nodes.len());
         }
-        let (done, turned) = (HashSet::new(), HashMap::new());
-        Ok(Builder { graph: Graph::new("onnx"), precision, model, values, readers, done, turned })
+        let (given, done, turned) = (HashMap::new(), HashSet::new(), HashMap::new());
+        Ok(Builder { graph: Graph::new("onnx"), precision, model, values, given, readers, done, turned })
     }
 
-    /// Declares an input of the file.
-    pub fn input(&mut self, name: &'a str, dims: &[usize]) -> Result<()> {
+    /// An input of the file that is known already and none of the graph: integers.
+    pub fn constant_input(&mut self, name: &'a str, value: Constant) {
+        self.values.insert(name, Value::Constant(value));
+    }
+
+    /// Declares an input of the file, with its values where they are known already.
+    pub fn input(&mut self, name: &'a str, dims: &[usize], known: Option<&HostTensor>) -> Result<()> {
         let x = self.graph.input(name, TensorType::f32(dims), Rate::Step)?;
         let dtype = self.precision.activations;
         let id = self.graph.scoped(name, |g| cast(g, x, dtype))?;
         self.values.insert(name, Value::Node(Traced { id, dims: dims.to_vec(), channels_last: false }));
+        if let Some(known) = known {
+            self.given.insert(id, Constant::floats_of(dims.to_vec(), known.to_f32_vec()));
+        }
         Ok(())
     }
 
@@ -60,21 +70,29 @@ impl<'a> Builder<'a> {
             let call = self.call(node);
             // A scope lasts for one closure over the graph, but an importer needs the whole builder: the graph moves in.
             let mut graph = std::mem::replace(&mut self.graph, Graph::new(""));
-            let value = graph.scoped(node.label(), |g| {
+            let values = graph.scoped(node.label(), |g| {
                 std::mem::swap(g, &mut self.graph);
-                let value = dispatch(&mut self, &call);
+                let values = dispatch(&mut self, &call);
                 std::mem::swap(g, &mut self.graph);
-                value
+                values
             });
             self.graph = graph;
-            let name = node.outputs.first().filter(|name| !name.is_empty());
-            let name = name.ok_or_else(|| call.error("has no output"))?;
-            self.values.insert(name, value?);
+            let values = values?;
+            let further = node.outputs.iter().skip(values.len());
+            if let Some(name) = further.into_iter().find(|name| self.readers.contains_key(name.as_str())) {
+                return Err(call.error(format!("its further output `{name}` is not supported")));
+            }
+            let named = node.outputs.iter().zip(values).filter(|(name, _)| !name.is_empty());
+            named.for_each(|(name, value)| drop(self.values.insert(name, value)));
         }
         for output in &model.graph.outputs {
             let unknown = || Error::invalid(&model.name, format!("nothing gives the output `{}`", output.name));
             let id = match self.values.get(output.name.as_str()).ok_or_else(unknown)?.clone() {
                 Value::Node(x) => self.channels_second(&x)?,
+                Value::Constant(c) if c.count() == 0 => {
+                    let detail = format!("the output `{}` {:?} has no elements", output.name, c.dims);
+                    return Err(Error::invalid(&model.name, detail));
+                }
                 Value::Constant(c) => self.graph.constant(&output.name, c.host()?.cast(DType::F32)),
             };
             let id = self.graph.scoped(&output.name, |g| cast(g, id, DType::F32))?;
@@ -85,6 +103,11 @@ impl<'a> Builder<'a> {
 
     fn call(&self, node: &'a Node) -> Call<'a> {
         Call { node, opset: self.model.opset, file: &self.model.name }
+    }
+
+    /// Whether anybody reads a result of a node.
+    pub fn reads(&self, call: &Call, output: usize) -> bool {
+        call.node.outputs.get(output).is_some_and(|name| !name.is_empty() && self.readers.contains_key(name.as_str()))
     }
 
     /// The node that alone reads this one's result, if it is of that operator; mark it with [`Builder::take_in`].
@@ -120,7 +143,11 @@ impl<'a> Builder<'a> {
         match self.optional(call, index)? {
             None => Ok(None),
             Some(Value::Constant(constant)) => Ok(Some(constant)),
-            Some(Value::Node(_)) => Err(call.error(format!("operand {index} must be a constant"))),
+            // Only the input itself: a reshaped one is another node.
+            Some(Value::Node(x)) => match self.given.get(&x.id) {
+                Some(known) => Ok(Some(known.clone())),
+                None => Err(call.error(format!("operand {index} must be a constant"))),
+            },
         }
     }
 
@@ -141,6 +168,9 @@ impl<'a> Builder<'a> {
             Value::Node(x) => Ok(x),
             Value::Constant(c) if c.is_integer() => {
                 Err(call.error("integers are understood only where shapes are computed"))
+            }
+            Value::Constant(c) if c.count() == 0 => {
+                Err(call.error(format!("reads {:?}, which has no elements", c.dims)))
             }
             Value::Constant(c) => {
                 let dtype = self.precision.activations;
@@ -168,6 +198,33 @@ impl<'a> Builder<'a> {
     /// The type of a large weight.
     pub fn weight_dtype(&self, constant: &Constant) -> DType {
         self.precision.weight(constant.stored_dtype())
+    }
+
+    /// Truth values in the graph: 1 and 0.
+    pub fn truth(&mut self, call: &Call, value: Value) -> Result<Traced> {
+        match value {
+            Value::Constant(c) if c.is_integer() => {
+                let values = c.ints(call)?.iter().map(|&v| f32::from(v != 0)).collect();
+                self.materialize(call, Value::Constant(Constant::floats_of(c.dims, values)))
+            }
+            value => self.materialize(call, value),
+        }
+    }
+
+    /// An operand as one f32 vector.
+    pub fn vector(&mut self, call: &Call, index: usize, length: usize) -> Result<NodeId> {
+        let value = self.value(call, index)?;
+        if value.dims().iter().product::<usize>() != length {
+            return Err(call.error(format!("operand {index} {:?} has not {length} elements", value.dims())));
+        }
+        match value {
+            Value::Node(x) => {
+                let id = self.channels_second(&x)?;
+                let id = self.graph.reshape(id, [length])?;
+                cast(&mut self.graph, id, DType::F32)
+            }
+            Value::Constant(c) => Ok(self.weight(call, DType::F32, [length], move || c.host()?.reshape([length]))),
+        }
     }
 
     /// A picture's node as [N, H, W, C].
@@ -217,106 +274,31 @@ impl<'a> Builder<'a> {
         Value::Node(Traced { id, dims: vec![s[0], s[3], s[1], s[2]], channels_last: true })
     }
 
+    /// A value [N, C, L] or [N, C, H, W] as a picture [N, H, W, C]; rows of elements become pictures of height 1.
+    pub fn lifted(&mut self, call: &Call, x: &Traced) -> Result<NodeId> {
+        match x.dims[..] {
+            [n, c, length] => {
+                let dims = vec![n, c, 1, length];
+                let id = self.graph.reshape(x.id, dims.clone())?;
+                self.channels_last(call, &Traced { id, dims, channels_last: false })
+            }
+            _ => self.channels_last(call, x),
+        }
+    }
+
+    /// A picture as a value with as many axes as [`Builder::lifted`] was given.
+    pub fn lowered(&mut self, id: NodeId, rank: usize) -> Result<Value> {
+        if rank != 3 {
+            return Ok(self.picture(id));
+        }
+        let s = self.graph.shape(id).to_vec();
+        let id = self.turn(id, &[0, 3, 1, 2])?;
+        let id = self.graph.reshape(id, [s[0], s[3], s[2]])?;
+        Ok(self.plain(id))
+    }
+
     /// A node in the order of axes of another value.
     pub fn like(&self, x: &Traced, id: NodeId) -> Value {
         if x.channels_last { self.picture(id) } else { self.plain(id) }
     }
-}
-
-fn dispatch<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
-    let node = call.node;
-    if !node.domain.is_empty() {
-        return Err(call.error(format!("operators of domain `{}` are not supported", node.domain)));
-    }
-    call.one_output()?;
-    match node.op_type.as_str() {
-        "Conv" => picture::conv(b, call),
-        "BatchNormalization" => picture::batch_norm(b, call),
-        "MaxPool" => picture::max_pool(b, call),
-        "AveragePool" => picture::average_pool(b, call),
-        "GlobalAveragePool" => picture::global_average_pool(b, call),
-        "Resize" => picture::resize(b, call),
-        "Upsample" => picture::upsample(b, call),
-        "PRelu" => pointwise::prelu(b, call),
-        "Clip" => pointwise::clip(b, call),
-        "Softmax" => pointwise::softmax(b, call),
-        "LeakyRelu" => {
-            call.known(&["alpha"])?;
-            pointwise::unary(b, call, Activation::LeakyRelu(call.float("alpha")?.unwrap_or(0.01)))
-        }
-        "Relu" => pointwise::plain_unary(b, call, Activation::Relu),
-        "Sigmoid" => pointwise::plain_unary(b, call, Activation::Sigmoid),
-        "Add" => pointwise::binary(b, call, BinaryFunction::Add),
-        "Sub" => pointwise::binary(b, call, BinaryFunction::Sub),
-        "Mul" => pointwise::binary(b, call, BinaryFunction::Mul),
-        "Div" => pointwise::binary(b, call, BinaryFunction::Div),
-        "Floor" | "Ceil" => pointwise::round(b, call),
-        "Gemm" => linear::gemm(b, call),
-        "MatMul" => linear::matmul(b, call),
-        "Flatten" => movement::flatten(b, call),
-        "Reshape" => movement::reshape(b, call),
-        "Transpose" => movement::transpose(b, call),
-        "Concat" => movement::concat(b, call),
-        "Slice" => movement::slice(b, call),
-        "Gather" => movement::gather(b, call),
-        "Unsqueeze" => movement::unsqueeze(b, call),
-        "Squeeze" => movement::squeeze(b, call),
-        "Shape" => movement::shape(b, call),
-        "Cast" => cast_to(b, call),
-        "Constant" => constant(call),
-        "Identity" => {
-            call.known(&[])?;
-            b.value(call, 0)
-        }
-        "Dropout" => {
-            call.known(&["ratio", "seed", "is_test"])?;
-            let training = b.constant(call, 2)?;
-            if training.is_some_and(|c| c.ints(call).map_or(true, |v| v.iter().any(|&v| v != 0))) {
-                return Err(call.error("training mode is not supported"));
-            }
-            b.value(call, 0)
-        }
-        other => Err(call.error(format!("operator {other} is not supported"))),
-    }
-}
-
-/// A node's own constant.
-fn constant(call: &Call) -> Result<Value> {
-    let mut attributes = call.node.attributes.iter();
-    let (Some((name, value)), None) = (attributes.next(), attributes.next()) else {
-        return Err(call.error("needs exactly one attribute"));
-    };
-    Ok(Value::Constant(match (name.as_str(), value) {
-        ("value", Attribute::Tensor(tensor)) => Constant::from_tensor(tensor)?,
-        ("value_float", Attribute::Float(v)) => Constant { dims: vec![], numbers: Numbers::Floats(vec![*v]) },
-        ("value_floats", Attribute::Floats(v)) => Constant { dims: vec![v.len()], numbers: Numbers::Floats(v.clone()) },
-        ("value_int", Attribute::Int(v)) => Constant { dims: vec![], numbers: Numbers::Ints(vec![*v]) },
-        ("value_ints", Attribute::Ints(v)) => Constant::ints_of(v.clone()),
-        _ => return Err(call.error(format!("attribute `{name}` is not supported"))),
-    }))
-}
-
-/// Numbers of `TensorProto.DataType` for floating-point types: float, float16, double, bfloat16.
-const FLOATS: [i64; 4] = [1, 10, 11, 16];
-/// The same for signed and unsigned integers of at least 32 bits.
-const INTEGERS: [i64; 4] = [6, 7, 12, 13];
-
-/// Conversions of constants; between floats the graph's own precision decides.
-fn cast_to(b: &mut Builder, call: &Call) -> Result<Value> {
-    call.known(&["to", "saturate"])?;
-    let to = call.int("to")?.ok_or_else(|| call.error("attribute `to` is missing"))?;
-    let (float, integer) = (FLOATS.contains(&to), INTEGERS.contains(&to));
-    Ok(match b.value(call, 0)? {
-        Value::Node(x) if float => Value::Node(x),
-        Value::Constant(c) if float && !c.is_integer() || integer && c.is_integer() => Value::Constant(c),
-        Value::Constant(c) if float => {
-            let values = c.ints(call)?.iter().map(|&v| v as f32).collect();
-            Value::Constant(Constant { dims: c.dims, numbers: Numbers::Floats(values) })
-        }
-        Value::Constant(c) if integer => {
-            let values = c.floats(call)?.iter().map(|&v| v as i64).collect();
-            Value::Constant(Constant { dims: c.dims, numbers: Numbers::Ints(values) })
-        }
-        _ => return Err(call.unsupported("to", to)),
-    })
 }

@@ -32,12 +32,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Refuses results beyond the first.
-    pub fn one_output(&self) -> Result<()> {
-        match self.node.outputs.iter().skip(1).find(|name| !name.is_empty()) {
-            Some(name) => Err(self.error(format!("its further output `{name}` is not supported"))),
-            None => Ok(()),
-        }
+    /// Whether anybody may read a result.
+    pub fn wants(&self, output: usize) -> bool {
+        self.node.outputs.get(output).is_some_and(|name| !name.is_empty())
     }
 
     /// Name of an operand, if it is given.
@@ -94,10 +91,10 @@ impl<'a> Call<'a> {
     }
 
     /// Non-negative integers, as many as are wanted.
-    pub fn sizes<const N: usize>(&self, name: &str, default: [usize; N]) -> Result<[usize; N]> {
-        let Some(values) = self.ints(name)? else { return Ok(default) };
+    pub fn sizes(&self, name: &str, count: usize, default: usize) -> Result<Vec<usize>> {
+        let Some(values) = self.ints(name)? else { return Ok(vec![default; count]) };
         let sizes: Option<Vec<usize>> = values.iter().map(|&v| u32::try_from(v).ok().map(|v| v as usize)).collect();
-        sizes.and_then(|s| s.try_into().ok()).ok_or_else(|| self.unsupported(name, format!("{values:?}")))
+        sizes.filter(|s| s.len() == count).ok_or_else(|| self.unsupported(name, format!("{values:?}")))
     }
 
     /// The position of an axis that may be counted from the back.

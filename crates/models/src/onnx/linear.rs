@@ -2,11 +2,11 @@
 
 use super::builder::Builder;
 use super::call::Call;
-use super::value::{Traced, Value};
+use super::value::{Constant, Value};
 use crate::layers::expand;
 use crate::vars::transpose;
 use pulid_graph::NodeId;
-use pulid_ops::{Activation, Binary, MatMul, Unary};
+use pulid_ops::{Activation, Binary, Concat, MatMul, Unary};
 use pulid_tensor::{DType, HostTensor, Result, Shape};
 
 /// alpha·A B + beta·C, with either matrix transposed.
@@ -17,6 +17,11 @@ pub(super) fn gemm(b: &mut Builder, call: &Call) -> Result<Value> {
     matrix(call, 0, &x.dims)?;
     let a = if call.flag("transA")? { b.permute(x.id, &[1, 0])? } else { x.id };
     let transposed = call.flag("transB")?;
+    if let Value::Constant(w) = b.value(call, 1)?
+        && w.count().saturating_mul(4) > LARGEST
+    {
+        return gemm_by_columns(b, call, a, &w, transposed, [alpha, beta]);
+    }
     let (weight, transpose_b) = match b.value(call, 1)? {
         Value::Node(w) => {
             matrix(call, 1, &w.dims)?;
@@ -59,11 +64,57 @@ pub(super) fn gemm(b: &mut Builder, call: &Call) -> Result<Value> {
     Ok(b.plain(id))
 }
 
+/// Bytes that every device binds: WebGPU's default.
+const LARGEST: usize = 128 << 20;
+
+/// A product with a matrix larger than devices bind, as the first layer behind VGG's pictures is: part by part.
+fn gemm_by_columns(
+    b: &mut Builder,
+    call: &Call,
+    a: NodeId,
+    w: &Constant,
+    transposed: bool,
+    [alpha, beta]: [f32; 2],
+) -> Result<Value> {
+    matrix(call, 1, &w.dims)?;
+    let [k, columns] = if transposed { [w.dims[1], w.dims[0]] } else { [w.dims[0], w.dims[1]] };
+    let bias = match b.constant(call, 2)? {
+        Some(c) => Some(c.floats(call)?),
+        None => None,
+    };
+    if bias.as_ref().is_some_and(|bias| bias.len() != columns) {
+        return Err(call.error(format!("a matrix of {k} x {columns} takes a bias of {columns} elements only")));
+    }
+    let dtype = b.weight_dtype(w);
+    let step = columns.div_ceil(w.count().saturating_mul(4).div_ceil(LARGEST));
+    let mut parts = Vec::new();
+    for first in (0..columns).step_by(step) {
+        let own = step.min(columns - first);
+        let all = w.clone();
+        let weight = b.weight(call, dtype, [k, own], move || {
+            let values = all.host()?.to_f32_vec();
+            Ok(HostTensor::from_fn([k, own], |i| {
+                let (row, column) = (i / own, first + i % own);
+                values[if transposed { column * k + row } else { row * columns + column }]
+            }))
+        });
+        let mut operands = vec![a, weight];
+        if let Some(bias) = &bias {
+            let own = bias[first..first + own].iter().map(|v| v * beta).collect::<Vec<_>>();
+            let own = HostTensor::from_f32([own.len()], own)?;
+            operands.push(b.weight(call, DType::F32, own.shape().clone(), move || Ok(own.clone())));
+        }
+        parts.push(b.graph.apply(MatMul { alpha, bias: bias.is_some(), ..MatMul::default() }, &operands)?);
+    }
+    let id = b.graph.apply(Concat::new(1), &parts)?;
+    Ok(b.plain(id))
+}
+
 fn matrix(call: &Call, index: usize, dims: &[usize]) -> Result<()> {
     if dims.len() == 2 { Ok(()) } else { Err(call.error(format!("operand {index} is no matrix but {dims:?}"))) }
 }
 
-/// The product of the last two axes, the others broadcast.
+/// The product of the last two axes, the others broadcast; a vector is one row on the left and one column on the right.
 pub(super) fn matmul(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&[])?;
     let x = b.traced(call, 0)?;
@@ -74,24 +125,39 @@ pub(super) fn matmul(b: &mut Builder, call: &Call) -> Result<Value> {
             (b.weight(call, dtype, dims.clone(), move || w.host()), dims)
         }
     };
-    if x.dims.len() < 2 || dims.len() < 2 {
-        return Err(call.error(format!("products with vectors are not supported: {:?} and {dims:?}", x.dims)));
+    if x.dims.is_empty() || dims.is_empty() {
+        return Err(call.error("takes no single numbers"));
     }
+    let (row, column) = (x.dims.len() == 1, dims.len() == 1);
     let a = b.channels_second(&x)?;
-    if dims.len() == 2 {
-        let id = b.graph.apply(MatMul::default(), &[a, weight])?;
-        return Ok(b.plain(id));
-    }
+    let left = if row { vec![1, x.dims[0]] } else { x.dims.clone() };
+    let right = if column { vec![dims[0], 1] } else { dims.clone() };
+    let a = b.graph.reshape(a, left.clone())?;
+    let weight = b.graph.reshape(weight, right.clone())?;
     let lead = |dims: &[usize]| Shape::from(&dims[..dims.len() - 2]);
-    let batch = lead(&x.dims).broadcast(&lead(&dims));
-    let batch = batch.ok_or_else(|| call.error(format!("{:?} and {dims:?} do not broadcast", x.dims)))?;
-    let a = stretched(b, &Traced { id: a, channels_last: false, ..x }, &batch)?;
-    let weight = stretched(b, &Traced { id: weight, dims, channels_last: false }, &batch)?;
-    let id = b.graph.apply(MatMul::default(), &[a, weight])?;
+    let id = if right.len() == 2 {
+        b.graph.apply(MatMul::default(), &[a, weight])?
+    } else {
+        let batch = lead(&left).broadcast(&lead(&right));
+        let batch = batch.ok_or_else(|| call.error(format!("{:?} and {dims:?} do not broadcast", x.dims)))?;
+        let a = stretched(b, a, &batch)?;
+        let weight = stretched(b, weight, &batch)?;
+        b.graph.apply(MatMul::default(), &[a, weight])?
+    };
+    let mut shape = b.graph.shape(id).to_vec();
+    if column {
+        shape.pop();
+    }
+    if row {
+        shape.remove(shape.len() - if column { 1 } else { 2 });
+    }
+    let id = b.graph.reshape(id, shape)?;
     Ok(b.plain(id))
 }
 
-fn stretched(b: &mut Builder, x: &Traced, batch: &[usize]) -> Result<NodeId> {
-    let shape = [batch, &x.dims[x.dims.len() - 2..]].concat();
-    expand(&mut b.graph, x.id, shape)
+/// A stack of matrices repeated up to leading extents.
+fn stretched(b: &mut Builder, x: NodeId, batch: &[usize]) -> Result<NodeId> {
+    let own = b.graph.shape(x).to_vec();
+    let shape = [batch, &own[own.len() - 2..]].concat();
+    expand(&mut b.graph, x, shape)
 }

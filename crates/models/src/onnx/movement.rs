@@ -1,4 +1,4 @@
-//! Operators that move elements or compute shapes.
+//! Operators that move elements: other extents, other order, parts.
 
 use super::builder::Builder;
 use super::call::Call;
@@ -8,7 +8,7 @@ use pulid_ops::{Concat, Gather, Slice};
 use pulid_tensor::{HostTensor, Result};
 
 /// The same elements under other extents.
-fn reshaped(b: &mut Builder, value: Value, dims: Vec<usize>) -> Result<Value> {
+pub(super) fn reshaped(b: &mut Builder, value: Value, dims: Vec<usize>) -> Result<Value> {
     match value {
         Value::Constant(c) => Ok(Value::Constant(c.reshaped(dims)?)),
         Value::Node(x) if x.dims == dims => Ok(Value::Node(x)),
@@ -20,13 +20,6 @@ fn reshaped(b: &mut Builder, value: Value, dims: Vec<usize>) -> Result<Value> {
     }
 }
 
-fn dims_of(value: &Value) -> &[usize] {
-    match value {
-        Value::Constant(c) => &c.dims,
-        Value::Node(x) => &x.dims,
-    }
-}
-
 pub(super) fn reshape(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["allowzero", "shape"])?;
     let value = b.value(call, 0)?;
@@ -34,7 +27,7 @@ pub(super) fn reshape(b: &mut Builder, call: &Call) -> Result<Value> {
         Some(c) => c.ints(call)?,
         None => call.ints("shape")?.ok_or_else(|| call.error("the new shape is missing"))?.to_vec(),
     };
-    let from = dims_of(&value);
+    let from = value.dims();
     let keep_zeros = call.flag("allowzero")?;
     let fail = || call.error(format!("{from:?} does not reshape to {target:?}"));
     let mut dims = Vec::with_capacity(target.len());
@@ -63,7 +56,7 @@ pub(super) fn reshape(b: &mut Builder, call: &Call) -> Result<Value> {
 pub(super) fn flatten(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["axis"])?;
     let value = b.value(call, 0)?;
-    let dims = dims_of(&value);
+    let dims = value.dims();
     // The axis may lie behind the last.
     let axis = match call.int("axis")?.unwrap_or(1) {
         axis if axis == dims.len() as i64 => dims.len(),
@@ -85,21 +78,21 @@ fn axes(b: &Builder, call: &Call) -> Result<Option<Vec<i64>>> {
 pub(super) fn unsqueeze(b: &mut Builder, call: &Call) -> Result<Value> {
     let value = b.value(call, 0)?;
     let wanted = axes(b, call)?.ok_or_else(|| call.error("axes are missing"))?;
-    let rank = dims_of(&value).len() + wanted.len();
+    let rank = value.dims().len() + wanted.len();
     let mut new = wanted.iter().map(|&axis| call.axis(axis, rank)).collect::<Result<Vec<_>>>()?;
     new.sort_unstable();
     new.dedup();
     if new.len() != wanted.len() {
         return Err(call.error(format!("axes {wanted:?} repeat")));
     }
-    let mut dims = dims_of(&value).to_vec();
+    let mut dims = value.dims().to_vec();
     new.iter().for_each(|&axis| dims.insert(axis, 1));
     reshaped(b, value, dims)
 }
 
 pub(super) fn squeeze(b: &mut Builder, call: &Call) -> Result<Value> {
     let value = b.value(call, 0)?;
-    let dims = dims_of(&value);
+    let dims = value.dims();
     let gone: Vec<usize> = match axes(b, call)? {
         Some(axes) => axes.iter().map(|&axis| call.axis(axis, dims.len())).collect::<Result<_>>()?,
         None => (0..dims.len()).filter(|&axis| dims[axis] == 1).collect(),
@@ -114,7 +107,7 @@ pub(super) fn squeeze(b: &mut Builder, call: &Call) -> Result<Value> {
 pub(super) fn transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["perm"])?;
     let value = b.value(call, 0)?;
-    let rank = dims_of(&value).len();
+    let rank = value.dims().len();
     let order: Vec<usize> = match call.ints("perm")? {
         Some(perm) => perm.iter().map(|&axis| call.axis(axis, rank)).collect::<Result<_>>()?,
         None => (0..rank).rev().collect(),
@@ -123,6 +116,11 @@ pub(super) fn transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     sorted.sort_unstable();
     if !sorted.into_iter().eq(0..rank) {
         return Err(call.error(format!("attribute `perm` = {order:?} does not reorder {rank} axes")));
+    }
+    if let Value::Constant(c) = &value
+        && c.is_integer()
+    {
+        return Ok(Value::Constant(c.permuted(call, &order)?));
     }
     let x = b.materialize(call, value)?;
     // Both changes of order in one.
@@ -135,12 +133,12 @@ pub(super) fn concat(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["axis"])?;
     let parts = (0..call.node.inputs.len()).map(|i| b.value(call, i)).collect::<Result<Vec<_>>>()?;
     let Some(first) = parts.first() else { return Err(call.error("has no operand")) };
-    let dims = dims_of(first);
+    let dims = first.dims();
     // Version 1 alone had a default.
     let axis = call.axis(call.int("axis")?.ok_or_else(|| call.error("attribute `axis` is missing"))?, dims.len())?;
     let agree =
         |other: &[usize]| other.len() == dims.len() && (0..dims.len()).all(|a| a == axis || other[a] == dims[a]);
-    if let Some(odd) = parts.iter().map(dims_of).find(|other| !agree(other)) {
+    if let Some(odd) = parts.iter().map(Value::dims).find(|other| !agree(other)) {
         return Err(call.error(format!("{dims:?} and {odd:?} do not join along axis {axis}")));
     }
     let constants: Option<Vec<Constant>> =
@@ -148,7 +146,8 @@ pub(super) fn concat(b: &mut Builder, call: &Call) -> Result<Value> {
     if let Some(constants) = constants {
         return Ok(Value::Constant(Constant::concat(call, &constants, axis)?));
     }
-    let parts = parts.into_iter().map(|part| b.materialize(call, part)).collect::<Result<Vec<_>>>()?;
+    let parts = parts.into_iter().filter(|part| !part.dims().contains(&0));
+    let parts = parts.map(|part| b.materialize(call, part)).collect::<Result<Vec<_>>>()?;
     if let Some(picture) = parts.iter().find(|part| part.channels_last) {
         let axis = picture.physical(axis);
         let ids = parts.iter().map(|part| b.channels_last(call, part)).collect::<Result<Vec<_>>>()?;
@@ -177,10 +176,10 @@ impl Range {
         let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
         let (start, end) = (absolute(start).clamp(low.max(0), high.max(0)), absolute(end).clamp(low, high));
         let span = if step > 0 { end - start } else { start - end };
-        if step == 0 || span <= 0 {
-            return Err(call.error(format!("axis {axis} of {extent} elements: nothing is left (step {step})")));
+        if step == 0 {
+            return Err(call.error(format!("axis {axis}: a step of 0")));
         }
-        let count = (span as u64).div_ceil(step.unsigned_abs()) as usize;
+        let count = (span.max(0) as u64).div_ceil(step.unsigned_abs()) as usize;
         Ok(Range { axis, start: start as usize, step, count })
     }
 
@@ -205,7 +204,7 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
         return Err(call.error("starts, ends, axes and steps differ in number"));
     }
     let value = b.value(call, 0)?;
-    let dims = dims_of(&value).to_vec();
+    let dims = value.dims().to_vec();
     let mut ranges: Vec<Range> = Vec::new();
     for i in 0..starts.len() {
         let axis = call.axis(axes[i], dims.len())?;
@@ -223,6 +222,9 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
         }
         Value::Node(x) => x,
     };
+    if let Some(range) = ranges.iter().find(|range| range.count == 0) {
+        return Ok(Value::empty(&x.dims, range.axis));
+    }
     // Backwards steps become lists of positions; the rest is one operator.
     let (forwards, backwards): (Vec<Range>, Vec<Range>) = ranges.into_iter().partition(|r| r.step > 0);
     let shape = b.graph.shape(x.id).to_vec();
@@ -231,7 +233,7 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
         let axis = x.physical(range.axis);
         part.starts[axis] = range.start;
         part.sizes[axis] = range.count;
-        part.steps[axis] = range.step as usize;
+        part.steps[axis] = if range.count > 1 { range.step as usize } else { 1 };
         x.dims[range.axis] = range.count;
     }
     if part.sizes != shape {
@@ -244,7 +246,7 @@ pub(super) fn slice(b: &mut Builder, call: &Call) -> Result<Value> {
 }
 
 /// Positions along one axis of a value.
-fn picked(b: &mut Builder, x: &Traced, axis: usize, positions: &[usize]) -> Result<Traced> {
+pub(super) fn picked(b: &mut Builder, x: &Traced, axis: usize, positions: &[usize]) -> Result<Traced> {
     let physical = x.physical(axis);
     // Swapping two axes is its own inverse.
     let mut order: Vec<usize> = (0..x.dims.len()).collect();
@@ -262,7 +264,7 @@ fn picked(b: &mut Builder, x: &Traced, axis: usize, positions: &[usize]) -> Resu
 pub(super) fn gather(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["axis"])?;
     let value = b.value(call, 0)?;
-    let from = dims_of(&value);
+    let from = value.dims();
     let axis = call.axis(call.int("axis")?.unwrap_or(0), from.len())?;
     let indices = b.needed_constant(call, 1)?;
     let positions = indices
@@ -280,15 +282,4 @@ pub(super) fn gather(b: &mut Builder, call: &Call) -> Result<Value> {
         Value::Node(x) => Value::Node(picked(b, &x, axis, &positions)?),
     };
     reshaped(b, picked, dims)
-}
-
-pub(super) fn shape(b: &mut Builder, call: &Call) -> Result<Value> {
-    call.known(&["start", "end"])?;
-    let value = b.value(call, 0)?;
-    let dims = dims_of(&value);
-    let rank = dims.len() as i64;
-    let bound = |i: i64| (if i < 0 { i.saturating_add(rank) } else { i }).clamp(0, rank) as usize;
-    let start = bound(call.int("start")?.unwrap_or(0));
-    let end = bound(call.int("end")?.unwrap_or(rank)).max(start);
-    Ok(Value::Constant(Constant::ints_of(dims[start..end].iter().map(|&n| n as i64).collect())))
 }

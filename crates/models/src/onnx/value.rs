@@ -26,6 +26,23 @@ pub(super) struct Traced {
     pub channels_last: bool,
 }
 
+impl Value {
+    /// What is left of a value when nothing is left of an axis.
+    pub fn empty(dims: &[usize], axis: usize) -> Value {
+        let mut dims = dims.to_vec();
+        dims[axis] = 0;
+        Value::Constant(Constant::floats_of(dims, Vec::new()))
+    }
+
+    /// Extents in the file's order of axes.
+    pub fn dims(&self) -> &[usize] {
+        match self {
+            Value::Constant(c) => &c.dims,
+            Value::Node(x) => &x.dims,
+        }
+    }
+}
+
 impl Traced {
     /// The node's axis for an axis of the file.
     pub fn physical(&self, axis: usize) -> usize {
@@ -60,6 +77,10 @@ impl Constant {
         Constant { dims: vec![values.len()], numbers: Numbers::Ints(values) }
     }
 
+    pub fn floats_of(dims: Vec<usize>, values: Vec<f32>) -> Self {
+        Constant { dims, numbers: Numbers::Floats(values) }
+    }
+
     pub fn count(&self) -> usize {
         Shape::from(self.dims.as_slice()).count()
     }
@@ -82,6 +103,12 @@ impl Constant {
             Numbers::Ints(values) => Ok(values.clone()),
             _ => Err(call.error("an operand holds floats where integers are expected")),
         }
+    }
+
+    /// Integers as truth values, 1 and 0.
+    pub fn truth(&self, call: &Call) -> Result<Self> {
+        let numbers = Numbers::Ints(self.ints(call)?.iter().map(|&v| i64::from(v != 0)).collect());
+        Ok(Constant { dims: self.dims.clone(), numbers })
     }
 
     /// Floats, f16 where they are stored so.
@@ -123,6 +150,11 @@ impl Constant {
         let indices: Vec<usize> = (0..outer)
             .flat_map(|o| positions.iter().flat_map(move |&p| (0..inner).map(move |i| from(o, p, i))))
             .collect();
+        self.at(call, dims, &indices)
+    }
+
+    /// The elements at flat positions, under new extents.
+    fn at(&self, call: &Call, dims: Vec<usize>, indices: &[usize]) -> Result<Self> {
         let numbers = match &self.numbers {
             Numbers::Ints(values) => Numbers::Ints(indices.iter().map(|&i| values[i]).collect()),
             _ => {
@@ -131,6 +163,60 @@ impl Constant {
             }
         };
         Ok(Constant { dims, numbers })
+    }
+
+    /// The elements walked by strides over new extents.
+    fn walked(&self, call: &Call, dims: Vec<usize>, strides: &[usize]) -> Result<Self> {
+        foldable(call, &dims)?;
+        let indices: Vec<usize> = flat_offsets(&dims, strides);
+        self.at(call, dims, &indices)
+    }
+
+    /// The axes in another order.
+    pub fn permuted(&self, call: &Call, order: &[usize]) -> Result<Self> {
+        let strides = Shape::from(self.dims.as_slice()).strides();
+        let own: Vec<usize> = order.iter().map(|&axis| strides[axis]).collect();
+        self.walked(call, order.iter().map(|&axis| self.dims[axis]).collect(), &own)
+    }
+
+    /// Repeated up to larger extents, by NumPy's rule.
+    pub fn expanded(&self, call: &Call, dims: Vec<usize>) -> Result<Self> {
+        let (from, to) = (Shape::from(self.dims.as_slice()), Shape::from(dims.as_slice()));
+        let strides = from.broadcast_strides(&to);
+        let strides = strides.ok_or_else(|| call.error(format!("{from} does not broadcast to {to}")))?;
+        self.walked(call, dims, &strides)
+    }
+
+    /// A function of every element: integers stay integers.
+    pub fn map(&self, ints: impl Fn(i64) -> Option<i64>, floats: impl Fn(f64) -> f64) -> Result<Option<Self>> {
+        let numbers = match &self.numbers {
+            Numbers::Ints(values) => match values.iter().map(|&v| ints(v)).collect() {
+                Some(values) => Numbers::Ints(values),
+                None => return Ok(None),
+            },
+            _ => {
+                let values = self.host()?.to_f32_vec();
+                Numbers::Floats(values.into_iter().map(|v| floats(f64::from(v)) as f32).collect())
+            }
+        };
+        Ok(Some(Constant { dims: self.dims.clone(), numbers }))
+    }
+
+    /// Whether a condition holds for two constants, element by element.
+    pub fn compare(
+        call: &Call,
+        a: &Constant,
+        b: &Constant,
+        ints: impl Fn(&i64, &i64) -> bool,
+        floats: impl Fn(&f32, &f32) -> bool,
+    ) -> Result<Self> {
+        let both =
+            Self::zip(call, a, b, |x, y| Some(i64::from(ints(&x, &y))), |x, y| if floats(&x, &y) { 1.0 } else { 0.0 })?;
+        let numbers = match both.numbers {
+            Numbers::Floats(values) => Numbers::Ints(values.into_iter().map(|v| i64::from(v != 0.0)).collect()),
+            other => other,
+        };
+        Ok(Constant { numbers, ..both })
     }
 
     /// Constants one after the other along an axis; they agree along the others.
@@ -189,7 +275,15 @@ impl Constant {
     }
 }
 
-fn foldable(call: &Call, dims: &[usize]) -> Result<()> {
+/// Flat offsets of a row-major walk with the given strides.
+fn flat_offsets(dims: &[usize], strides: &[usize]) -> Vec<usize> {
+    let steps = Shape::from(dims).strides();
+    let at = |i: usize| (0..dims.len()).map(|axis| (i / steps[axis]) % dims[axis] * strides[axis]).sum();
+    (0..dims.iter().product()).map(at).collect()
+}
+
+/// Refuses extents beyond what is folded.
+pub(super) fn foldable(call: &Call, dims: &[usize]) -> Result<()> {
     let count = Shape::from(dims).count();
     if count <= MAX_FOLDED { Ok(()) } else { Err(call.error(format!("a constant of {count} elements is too large"))) }
 }

@@ -19,10 +19,16 @@ pub enum BinaryFunction {
     Min,
     /// a to the power b.
     Pow,
+    /// 1 where a < b, else 0.
+    Less,
+    /// 1 where a <= b, else 0.
+    LessOrEqual,
+    /// 1 where a = b, else 0.
+    Equal,
 }
 
 impl BinaryFunction {
-    const ALL: [(BinaryFunction, &'static str); 7] = [
+    const ALL: [(BinaryFunction, &'static str); 10] = [
         (BinaryFunction::Add, "add"),
         (BinaryFunction::Sub, "sub"),
         (BinaryFunction::Mul, "mul"),
@@ -30,11 +36,19 @@ impl BinaryFunction {
         (BinaryFunction::Max, "max"),
         (BinaryFunction::Min, "min"),
         (BinaryFunction::Pow, "pow"),
+        (BinaryFunction::Less, "less"),
+        (BinaryFunction::LessOrEqual, "less_or_equal"),
+        (BinaryFunction::Equal, "equal"),
     ];
 
     /// Canonical name, for example `add`.
     pub const fn label(self) -> &'static str {
         Self::ALL[self as usize].1
+    }
+
+    /// Whether the result is 1 or 0.
+    pub const fn compares(self) -> bool {
+        matches!(self, BinaryFunction::Less | BinaryFunction::LessOrEqual | BinaryFunction::Equal)
     }
 
     /// The function in double precision.
@@ -47,6 +61,9 @@ impl BinaryFunction {
             BinaryFunction::Max => a.max(b),
             BinaryFunction::Min => a.min(b),
             BinaryFunction::Pow => a.powf(b),
+            BinaryFunction::Less => f64::from(a < b),
+            BinaryFunction::LessOrEqual => f64::from(a <= b),
+            BinaryFunction::Equal => f64::from(a == b),
         }
     }
 }
@@ -75,7 +92,7 @@ impl Binary {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "binary",
-        summary: "Add, subtract, multiply, divide, max, min or power of two operands, with broadcasting",
+        summary: "Add, subtract, multiply, divide, max, min, power or comparison of two operands, with broadcasting",
         shaders: &["binary"],
         cases,
     };
@@ -217,7 +234,8 @@ fn cases() -> Vec<Case> {
             Tolerance::Pointwise,
         ));
     }
-    for (function, label) in BinaryFunction::ALL {
+    // Comparisons have cases of their own: random operands are seldom equal.
+    for (function, label) in BinaryFunction::ALL.into_iter().filter(|(f, _)| !f.compares()) {
         for n in [6, 7] {
             let a = Operand::activation([5, n]).fill(Fill::Uniform(0.2, 3.0));
             // f32 parameters under f16 activations.
@@ -225,6 +243,14 @@ fn cases() -> Vec<Case> {
             let name = format!("op={label};a=5x{n};vector");
             let tolerance = Tolerance::Transcendental;
             cases.push(Case::new(name, Binary::new(function), vec![a, b], tolerance));
+        }
+    }
+    for (function, label) in BinaryFunction::ALL.into_iter().filter(|(f, _)| f.compares()) {
+        for n in [7, 8] {
+            let a = Operand::activation([5, n]).fill(Fill::Values(vec![0.0, 1.0, -2.0, 0.5, 0.25]));
+            let b = Operand::activation([n]).fill(Fill::Values(vec![0.0, 0.5, -2.0]));
+            let name = format!("op={label};a=5x{n}");
+            cases.push(Case::new(name, Binary::new(function), vec![a, b], Tolerance::Exact));
         }
     }
     let bases = Operand::activation([2, 8]).fill(Fill::Values(vec![-2.0, -1.5, 0.0, 0.0, 3.0, -3.0, 0.5, 1.0]));

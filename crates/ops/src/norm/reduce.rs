@@ -11,6 +11,8 @@ pub enum Reduction {
     Mean,
     /// The largest element.
     Max,
+    /// The product.
+    Product,
 }
 
 impl Reduction {
@@ -19,11 +21,12 @@ impl Reduction {
             Reduction::Sum => "sum",
             Reduction::Mean => "mean",
             Reduction::Max => "max",
+            Reduction::Product => "product",
         }
     }
 }
 
-/// Sum, mean or maximum over axes.
+/// Sum, mean, maximum or product over axes.
 ///
 /// Operand: x of any shape. Result: x's element type, the reduced axes of extent 1 or left out.
 #[derive(Clone, Debug)]
@@ -57,7 +60,7 @@ impl Reduce {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "reduce",
-        summary: "Sum, mean or maximum over axes",
+        summary: "Sum, mean, maximum or product over axes",
         shaders: &["reduce_serial", "reduce_workgroup"],
         cases,
     };
@@ -142,10 +145,12 @@ impl Operator for Reduce {
                 .constant("RANK", walk.rank())
                 .bind([Slot::Input(0), Slot::Output])
         };
-        let mut variants = vec![
-            Variant::single("serial", dispatch("reduce_serial").over(walk.count())),
-            Variant::single("workgroup", dispatch("reduce_workgroup").groups(walk.count())),
-        ];
+        let mut variants = vec![Variant::single("serial", dispatch("reduce_serial").over(walk.count()))];
+        // Products are rare and short.
+        if self.reduction == Reduction::Product {
+            return Ok(variants);
+        }
+        variants.push(Variant::single("workgroup", dispatch("reduce_workgroup").groups(walk.count())));
         // Too few results to occupy a GPU, and enough work in each to share.
         if cx.capabilities.kind != DeviceKind::Cpu && length >= 256 && walk.count() < 16_384 {
             variants.reverse();
@@ -165,6 +170,7 @@ impl Operator for Reduce {
                     Reduction::Sum => elements.sum::<f64>() as f32,
                     Reduction::Mean => (elements.sum::<f64>() / split.reduced.iter().product::<usize>() as f64) as f32,
                     Reduction::Max => elements.fold(f64::NEG_INFINITY, f64::max) as f32,
+                    Reduction::Product => elements.product::<f64>() as f32,
                 }
             })
             .collect();
@@ -202,6 +208,12 @@ fn cases() -> Vec<Case> {
             let x = Operand::activation(shape).fill(Fill::Uniform(0.1, 2.0));
             cases.push(Case::new(name, op, vec![x], Tolerance::Sum(length)));
         }
+    }
+    for (shape, axes, keep_dims) in [(&[2, 3, 5, 7][..], &[1, 2][..], true), (&[3, 5], &[0, 1], false)] {
+        let op = Reduce { reduction: Reduction::Product, axes: axes.to_vec(), keep_dims };
+        let name = format!("op=product;x={};axes={};keep={keep_dims}", text(shape, "x"), text(axes, ","));
+        let x = Operand::activation(shape).fill(Fill::Uniform(0.5, 1.5));
+        cases.push(Case::new(name, op, vec![x], Tolerance::Sum(15)));
     }
     let x = vec![Operand::activation([1, 64, 64, 320])];
     cases.push(Case::new("op=mean;x=1x64x64x320;axes=1,2", Reduce::mean([1, 2]), x, Tolerance::Sum(4096)).benchmark());
