@@ -182,9 +182,9 @@ impl Checkpoint {
     pub fn info(&self, key: &str) -> Result<TensorInfo> {
         let (_, entry) = self.place(key)?;
         let dtype = entry.element.dtype();
-        let shape = match entry.shape.extents() {
-            &[k, n] if dtype.is_quantized() => Shape::from([n, k]),
-            &[kh, kw, i, o] if dtype.is_quantized() => Shape::from([o, i, kh, kw]),
+        let shape = match *entry.shape.extents() {
+            [k, n] if dtype.is_quantized() => Shape::from([n, k]),
+            [kh, kw, i, o] if dtype.is_quantized() => Shape::from([o, i, kh, kw]),
             _ => entry.shape.clone(),
         };
         Ok(TensorInfo { shape, element: entry.element, dtype })

@@ -3,12 +3,14 @@ use crate::observer::{Observer, check};
 use crate::time::Instant;
 use crate::{Device, Silent};
 use pulid_graph::PlannedGraph;
-use pulid_graph::plan::{BufferKind, Plan, Port, Step};
+use pulid_graph::plan::{Plan, Port, Stage, Step};
 use pulid_ops::DeviceKind;
 use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// A plan on a device: buffers allocated, weights uploaded, pipelines compiled. Nothing is allocated while running.
+/// A plan on a device: buffers allocated, weights uploaded, pipelines compiled. Nothing is allocated while running, but for
+/// the queue's own staging of streamed weights.
 #[derive(Debug)]
 pub struct Session {
     device: Device,
@@ -16,8 +18,16 @@ pub struct Session {
     buffers: Vec<wgpu::Buffer>,
     prologue: Vec<Recorded>,
     steps: Vec<Recorded>,
+    /// Weights that stream, in main memory, by their place in the plan.
+    streamed: HashMap<usize, HostTensor>,
     /// An input of the prologue changed since it last ran.
     dirty: bool,
+}
+
+/// A stage's weights and steps.
+struct Unit<'a> {
+    weights: &'a [usize],
+    recorded: &'a [Recorded],
 }
 
 /// The dispatches of one step, ready to encode.
@@ -58,15 +68,23 @@ impl Session {
         }
         let total: usize = plan.weights.iter().map(|w| w.ty.bytes()).sum();
         let (mut done, mut pending) = (0usize, 0usize);
-        for (port, weight) in plan.weights.iter().zip(&planned.weights) {
+        let streams: HashSet<usize> = plan.streamed().collect();
+        let mut streamed = HashMap::new();
+        for (index, (port, weight)) in plan.weights.iter().zip(&planned.weights).enumerate() {
             check(observer)?;
             let tensor = weight.load()?;
             if tensor.shape() != &port.ty.shape {
                 let detail = format!("expected {}, the file gives {}", port.ty, tensor.tensor_type());
                 return Err(Error::Weight { key: port.name.clone(), source_name: plan.network.clone(), detail });
             }
-            device.write_buffer(&buffers[port.buffer], tensor.into_dtype(port.ty.dtype).bytes());
+            let tensor = tensor.into_dtype(port.ty.dtype);
             done += port.ty.bytes();
+            if streams.contains(&index) {
+                streamed.insert(index, tensor);
+                observer.progress(done as u64, total as u64);
+                continue;
+            }
+            device.write_buffer(&buffers[port.buffer], tensor.bytes());
             pending += port.ty.bytes();
             if pending >= UPLOAD_PORTION {
                 device.inner.queue.submit([]);
@@ -84,7 +102,7 @@ impl Session {
         let steps = record(&plan.steps)?;
         device.inner.queue.submit([]);
         device.finished().await?;
-        Ok(Session { device: device.clone(), plan, buffers, prologue, steps, dirty: true })
+        Ok(Session { device: device.clone(), plan, buffers, prologue, steps, streamed, dirty: true })
     }
 
     /// The plan it runs.
@@ -112,33 +130,72 @@ impl Session {
     /// # Errors
     /// A lost device or cancellation (between submissions; the session stays usable).
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<()> {
-        let prologue: &[Recorded] = if self.dirty { &self.prologue } else { &[] };
-        let total = prologue.iter().chain(&self.steps).map(|r| r.flops).sum();
+        let mut units = Vec::new();
+        if self.dirty {
+            units.extend(self.units(&self.prologue, &self.plan.prologue_stages));
+        }
+        units.extend(self.units(&self.steps, &self.plan.stages));
+        let total = units.iter().flat_map(|u| u.recorded).map(|r| r.flops).sum();
         // Short enough for progress, cancel and driver watchdogs; long enough to hide the cost of a submission.
         let portion: u64 = match self.device.capabilities().kind {
             DeviceKind::Cpu => 4_000_000_000,
             _ => 200_000_000_000,
         };
         let mut done = 0u64;
-        let mut queued = prologue.iter().chain(&self.steps).peekable();
-        while queued.peek().is_some() {
-            check(observer)?;
-            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
-            let mut submitted = 0u64;
-            {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                while let Some(recorded) = queued.next_if(|_| submitted < portion) {
-                    encode(&mut pass, recorded);
-                    submitted += recorded.flops;
+        if let Some(first) = units.first() {
+            self.upload(first.weights);
+        }
+        for (i, unit) in units.iter().enumerate() {
+            let mut queued = unit.recorded.iter().peekable();
+            while queued.peek().is_some() {
+                check(observer)?;
+                let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+                let mut submitted = 0u64;
+                {
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    while let Some(recorded) = queued.next_if(|_| submitted < portion) {
+                        encode(&mut pass, recorded);
+                        submitted += recorded.flops;
+                    }
                 }
+                self.device.inner.queue.submit([encoder.finish()]);
+                // The next stage's weights are copied while this one's last portion computes.
+                if let (None, Some(next)) = (queued.peek(), units.get(i + 1)) {
+                    self.upload(next.weights);
+                }
+                self.device.finished().await?;
+                done += submitted;
+                observer.progress(done, total);
             }
-            self.device.inner.queue.submit([encoder.finish()]);
-            self.device.finished().await?;
-            done += submitted;
-            observer.progress(done, total);
         }
         self.dirty = false;
         Ok(())
+    }
+
+    /// Recorded steps by stage; one without weights where none stream.
+    fn units<'a>(&'a self, recorded: &'a [Recorded], stages: &'a [Stage]) -> Vec<Unit<'a>> {
+        if stages.is_empty() {
+            return vec![Unit { weights: &[], recorded }];
+        }
+        let end = |i: usize| stages.get(i + 1).map_or(recorded.len(), |next| next.first);
+        let unit = |(i, s): (usize, &'a Stage)| Unit { weights: &s.weights, recorded: &recorded[s.first..end(i)] };
+        stages.iter().enumerate().map(unit).collect()
+    }
+
+    /// Hands streamed weights to the queue, which copies them before what is submitted next.
+    fn upload(&self, weights: &[usize]) {
+        for w in weights {
+            if let Some(tensor) = self.streamed.get(w) {
+                self.device.write_buffer(&self.buffers[self.plan.weights[*w].buffer], tensor.bytes());
+            }
+        }
+    }
+
+    /// Uploads the stage that begins with this step, if one does.
+    fn upload_at(&self, stages: &[Stage], step: usize) {
+        if let Some(stage) = stages.iter().find(|s| s.first == step) {
+            self.upload(&stage.weights);
+        }
     }
 
     /// Reads an output as the plan stores it.
@@ -156,9 +213,11 @@ impl Session {
     /// # Errors
     /// [`Error::NotFinite`] naming the operator; other errors of the device.
     pub async fn locate_non_finite(&mut self) -> Result<()> {
-        for (step, recorded) in
-            self.plan.prologue.iter().zip(&self.prologue).chain(self.plan.steps.iter().zip(&self.steps))
-        {
+        let plan = &self.plan;
+        let prologue = plan.prologue.iter().zip(&self.prologue).enumerate().map(|s| (&plan.prologue_stages, s));
+        let steps = plan.steps.iter().zip(&self.steps).enumerate().map(|s| (&plan.stages, s));
+        for (stages, (i, (step, recorded))) in prologue.chain(steps) {
+            self.upload_at(stages, i);
             self.submit(recorded).await?;
             let bytes = self.device.read_buffer(&self.buffers[step.output_buffer], step.output.bytes()).await?;
             let values = HostTensor::from_bytes(&step.output, &bytes)?.to_f32_vec();
@@ -185,7 +244,8 @@ impl Session {
     pub async fn profile(&mut self, repeats: usize) -> Result<Vec<StepProfile>> {
         self.run(&Silent).await?;
         let mut profiles = Vec::with_capacity(self.steps.len());
-        for (step, recorded) in self.plan.steps.iter().zip(&self.steps) {
+        for (i, (step, recorded)) in self.plan.steps.iter().zip(&self.steps).enumerate() {
+            self.upload_at(&self.plan.stages, i);
             let mut seconds = Vec::with_capacity(repeats);
             for _ in 0..repeats.max(1) {
                 let start = Instant::now();
@@ -206,7 +266,7 @@ impl Session {
 
     /// Bytes allocated on the device for everything but weights.
     pub fn working_bytes(&self) -> usize {
-        self.plan.buffers.iter().filter(|b| b.kind != BufferKind::Weight).map(|b| b.bytes).sum()
+        self.plan.summary().working_bytes
     }
 
     async fn submit(&self, recorded: &Recorded) -> Result<()> {

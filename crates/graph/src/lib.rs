@@ -9,10 +9,11 @@ mod passes;
 pub mod plan;
 mod planner;
 pub mod reference;
+pub mod residency;
 mod weight;
 
 pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
 pub use passes::optimize;
-pub use plan::Plan;
+pub use plan::{Plan, Stage};
 pub use planner::{Chooser, FirstVariant, PlannedGraph, plan};
 pub use weight::{LoadWeight, Weight};

@@ -19,6 +19,8 @@ pub enum BufferKind {
     Scratch,
     /// Read back by the caller.
     Output,
+    /// Streamed weights pass through it, one after another.
+    Slot,
 }
 
 /// One GPU buffer.
@@ -83,6 +85,15 @@ pub struct Step {
     pub dispatches: Vec<PlannedDispatch>,
 }
 
+/// Consecutive steps and the streamed weights that must be uploaded before them. It ends where the next stage begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stage {
+    /// Its first step.
+    pub first: usize,
+    /// Indices into [`Plan::weights`].
+    pub weights: Vec<usize>,
+}
+
 /// Everything a device needs to run a network.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -100,13 +111,19 @@ pub struct Plan {
     pub prologue: Vec<Step>,
     /// Run every time.
     pub steps: Vec<Step>,
+    /// How weights stream through the prologue; empty where all stay.
+    pub prologue_stages: Vec<Stage>,
+    /// How weights stream through the steps; empty where all stay.
+    pub stages: Vec<Stage>,
 }
 
 /// Sizes and counts of a plan, for tests that hold them and for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PlanSummary {
-    /// Bytes of weights.
+    /// Bytes of weights that stay, and of the slots that the others stream through.
     pub weight_bytes: usize,
+    /// Bytes of weights that are uploaded for each run of the prologue or the steps.
+    pub streamed_bytes: usize,
     /// Bytes of all other buffers together: what stepping needs at its peak.
     pub working_bytes: usize,
     /// Dispatches of the prologue.
@@ -121,16 +138,22 @@ impl Plan {
     /// Sizes and counts.
     pub fn summary(&self) -> PlanSummary {
         let bytes = |weights: bool| {
-            let of_kind = |b: &&BufferPlan| (b.kind == BufferKind::Weight) == weights;
+            let of_kind = |b: &&BufferPlan| matches!(b.kind, BufferKind::Weight | BufferKind::Slot) == weights;
             self.buffers.iter().filter(of_kind).map(|b| b.bytes).sum()
         };
         PlanSummary {
             weight_bytes: bytes(true),
+            streamed_bytes: self.streamed().map(|w| self.weights[w].ty.bytes()).sum(),
             working_bytes: bytes(false),
             prologue_dispatches: self.prologue.iter().map(|s| s.dispatches.len()).sum(),
             step_dispatches: self.steps.iter().map(|s| s.dispatches.len()).sum(),
             step_flops: self.steps.iter().map(|s| s.cost.flops).sum(),
         }
+    }
+
+    /// Indices of the weights that stream.
+    pub fn streamed(&self) -> impl Iterator<Item = usize> {
+        self.prologue_stages.iter().chain(&self.stages).flat_map(|s| &s.weights).copied()
     }
 
     /// The plan as text: one line a buffer, a port and a dispatch. Stable, so that snapshots show what a change did.
@@ -143,6 +166,20 @@ impl Plan {
             "weights {} B, working {} B, prologue {} dispatches, step {} dispatches, {} flop",
             s.weight_bytes, s.working_bytes, s.prologue_dispatches, s.step_dispatches, s.step_flops
         );
+        if s.streamed_bytes > 0 {
+            let slots = self.buffers.iter().filter(|b| b.kind == BufferKind::Slot);
+            let slot_bytes: usize = slots.clone().map(|b| b.bytes).sum();
+            let _ = writeln!(
+                text,
+                "stays {} B, streams {} B in {} weights and {} stages through {} slots of {slot_bytes} B, peak {} B",
+                s.weight_bytes - slot_bytes,
+                s.streamed_bytes,
+                self.streamed().count(),
+                self.prologue_stages.len() + self.stages.len(),
+                slots.count(),
+                s.weight_bytes + s.working_bytes
+            );
+        }
         for (i, b) in self.buffers.iter().enumerate().filter(|(_, b)| b.kind != BufferKind::Weight) {
             let _ = writeln!(text, "buffer {i} {:?} {} B", b.kind, b.bytes);
         }
@@ -151,11 +188,14 @@ impl Plan {
                 let _ = writeln!(text, "{what} {} {} buffer {}", p.name, p.ty, p.buffer);
             }
         }
-        for (what, steps) in [("prologue", &self.prologue), ("step", &self.steps)] {
-            for step in steps {
+        for (what, steps, stages) in
+            [("prologue", &self.prologue, &self.prologue_stages), ("step", &self.steps, &self.stages)]
+        {
+            for (i, step) in steps.iter().enumerate() {
+                let stage = stages.iter().rev().find(|s| s.first <= i);
                 let _ = writeln!(text, "{what} {} {} [{}] -> {}", step.label, step.operator, step.variant, step.output);
                 for d in &step.dispatches {
-                    let buffers: Vec<_> = d.buffers.iter().map(|&b| self.buffer_name(b)).collect();
+                    let buffers: Vec<_> = d.buffers.iter().map(|&b| self.buffer_name(b, stage)).collect();
                     let constants: Vec<_> = d.constants.iter().map(|(n, v)| format!(" {n}={v}")).collect();
                     let features = d.features.join("+");
                     let _ = writeln!(
@@ -173,8 +213,11 @@ impl Plan {
         text
     }
 
-    fn buffer_name(&self, buffer: usize) -> String {
-        match self.weights.iter().find(|w| w.buffer == buffer) {
+    /// A weight's name, of a slot that of the weight which lies in it during a stage.
+    fn buffer_name(&self, buffer: usize, stage: Option<&Stage>) -> String {
+        let mut streamed = stage.into_iter().flat_map(|s| &s.weights).map(|&w| &self.weights[w]);
+        let stays = |w: &&Port| w.buffer == buffer && self.buffers[buffer].kind == BufferKind::Weight;
+        match streamed.find(|w| w.buffer == buffer).or_else(|| self.weights.iter().find(stays)) {
             Some(w) => w.name.clone(),
             None => format!("#{buffer}"),
         }

@@ -89,6 +89,8 @@ impl<'a> Planner<'a> {
             weights: Vec::new(),
             prologue: Vec::new(),
             steps: Vec::new(),
+            prologue_stages: Vec::new(),
+            stages: Vec::new(),
         };
         Planner {
             graph,

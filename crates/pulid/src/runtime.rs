@@ -1,7 +1,7 @@
 //! Where networks run: a device, or the CPU reference. The pipeline does not care which.
 
 use pulid_engine::{Autotune, Device, DeviceOptions, Observer, Session, TuneBudget, tune};
-use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, optimize, plan, reference};
+use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, optimize, plan, reference, residency};
 use pulid_models::Precision;
 use pulid_ops::{DeviceKind, Operator, Variant};
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
@@ -46,6 +46,8 @@ pub enum Runtime {
         tuning: Tuning,
         /// What is left of the time for measuring.
         budget: Mutex<TuneBudget>,
+        /// Bytes of device memory that one network may take; what does not fit streams.
+        memory: Option<u64>,
     },
     /// Plain Rust with f64 accumulation: slow, precise, needs no driver.
     Reference,
@@ -65,17 +67,28 @@ impl Runtime {
         // Software devices profit little and would take long; GPUs are worth a few seconds once.
         let seconds = if device.capabilities().kind == DeviceKind::Cpu { 1.0 } else { 15.0 };
         let budget = Mutex::new(TuneBudget { seconds });
-        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off, budget })
+        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off, budget, memory: None })
     }
 
     /// Measures kernel variants from now on, starting from choices made earlier (ignored when they belong to another
     /// device or driver).
     pub fn with_tuning(self, known: Option<Autotune>) -> Runtime {
         match self {
-            Runtime::Gpu { device, choices, budget, .. } => {
+            Runtime::Gpu { device, choices, budget, memory, .. } => {
                 let fits = known.filter(|k| k.device == Autotune::device_key(&device));
                 let choices = fits.map_or(choices, Mutex::new);
-                Runtime::Gpu { device, choices, tuning: Tuning::On, budget }
+                Runtime::Gpu { device, choices, tuning: Tuning::On, budget, memory }
+            }
+            other => other,
+        }
+    }
+
+    /// Keeps every network within a budget of device memory: weights that do not fit are uploaded anew for each run, stage by
+    /// stage, while the stage before computes. The reference has no device memory.
+    pub fn with_memory(self, bytes: Option<u64>) -> Runtime {
+        match self {
+            Runtime::Gpu { device, choices, tuning, budget, .. } => {
+                Runtime::Gpu { device, choices, tuning, budget, memory: bytes }
             }
             other => other,
         }
@@ -129,16 +142,20 @@ impl Runtime {
     /// # Errors
     /// When the device cannot run it.
     pub async fn plan(&self, graph: &Graph, observer: &dyn Observer) -> Result<Option<PlannedGraph>> {
-        let Runtime::Gpu { device, choices, tuning, budget } = self else { return Ok(None) };
+        let Runtime::Gpu { device, choices, tuning, budget, memory } = self else { return Ok(None) };
+        let within = |planned: PlannedGraph| match memory {
+            Some(bytes) => residency::fit(planned, *bytes),
+            None => Ok(planned),
+        };
         let graph = optimize(graph);
         if *tuning == Tuning::Off {
-            return plan(&graph, device.capabilities(), &FirstVariant).map(Some);
+            return plan(&graph, device.capabilities(), &FirstVariant).and_then(within).map(Some);
         }
         let mut known = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut left = *budget.lock().unwrap_or_else(PoisonError::into_inner);
         let tuned = tune(device, &graph, &mut known, &mut left, observer).await;
         *budget.lock().unwrap_or_else(PoisonError::into_inner) = left;
-        let planned = plan(&graph, device.capabilities(), &known).map(Some);
+        let planned = plan(&graph, device.capabilities(), &known).and_then(within).map(Some);
         *choices.lock().unwrap_or_else(PoisonError::into_inner) = known;
         tuned.and(planned)
     }
