@@ -1,6 +1,7 @@
-//! Developer commands: `cargo xtask demo | test | check | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
+//! Developer commands: `cargo xtask demo | test | check | random-model | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
 
 mod check;
+mod random_model;
 mod setup;
 
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ usage: cargo xtask COMMAND
   demo    make a picture with the models in the repository
   test    every test: format, lints, layering, wasm, unit tests, every kernel, every network
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
+  random-model NAME... DIR
+          write checkpoints of the published networks' real names and shapes with random weights
   bless   accept what tests/snapshots and docs/operators.md would be now; look at the difference before you commit it
 ";
 
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
         "test" => test(),
         "check" => setup::wasm_target().and_then(|()| check::all()),
         "bless" => bless(),
+        "random-model" => random_model::make(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);

@@ -90,6 +90,10 @@ impl Reporter for Terminal {
         *self.bar.borrow_mut() = bar;
     }
 
+    fn note(&self, text: &str) {
+        self.bar.borrow().println(text);
+    }
+
     fn step(&self, step: usize, steps: usize) {
         self.steps.set(true);
         self.show("{msg} {wide_bar} {pos}/{len} ({per_sec}, {eta} left)", step as u64, steps as u64);

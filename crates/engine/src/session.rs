@@ -135,6 +135,8 @@ impl Session {
             units.extend(self.units(&self.prologue, &self.plan.prologue_stages));
         }
         units.extend(self.units(&self.steps, &self.plan.stages));
+        // A unit uploads for the next one while its steps compute, so each needs some.
+        units.retain(|u| !u.recorded.is_empty());
         let total = units.iter().flat_map(|u| u.recorded).map(|r| r.flops).sum();
         // Short enough for progress, cancel and driver watchdogs; long enough to hide the cost of a submission.
         let portion: u64 = match self.device.capabilities().kind {

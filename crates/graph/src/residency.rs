@@ -8,8 +8,10 @@ use crate::plan::{BufferKind, BufferPlan, Plan, Stage, Step};
 use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
 
-/// Weights of a stage, about: enough to hide the cost of a submission, little enough to keep the slots small.
-const STAGE_BYTES: usize = 64 << 20;
+/// Bytes of a stage's weights, about: enough to hide the cost of a submission, little enough to keep the slots small.
+fn stage_bytes(plan: &Plan) -> usize {
+    (plan.summary().weight_bytes / 32).clamp(256 << 10, 64 << 20)
+}
 
 /// Finenesses with which the share of streamed weights is tried.
 const SHARES: usize = 64;
@@ -45,7 +47,10 @@ pub fn fit(planned: PlannedGraph, budget: u64) -> Result<PlannedGraph> {
 }
 
 fn bytes(n: usize) -> String {
-    format!("{:.2} GiB", n as f64 / f64::from(1 << 30))
+    match n {
+        ..0x4000_0000 => format!("{:.1} MiB", n as f64 / f64::from(1 << 20)),
+        _ => format!("{:.2} GiB", n as f64 / f64::from(1 << 30)),
+    }
 }
 
 /// The only step that reads each weight, in both phases; none for weights that several steps read: these stay.
@@ -84,6 +89,7 @@ fn streamed(plan: &Plan, uses: &[Option<(Phase, usize)>], share: f64) -> Plan {
             of_step.entry((*phase == Phase::Steps, *step)).or_default().push(w);
         }
     }
+    let stage_bytes = stage_bytes(plan);
     let (mut seen, mut taken) = (0usize, 0usize);
     let mut slots = Slots::default();
     let mut slot_of: HashMap<usize, usize> = HashMap::new();
@@ -102,7 +108,7 @@ fn streamed(plan: &Plan, uses: &[Option<(Phase, usize)>], share: f64) -> Plan {
                 }
             }
             let more: usize = weights.iter().map(|&w| size(w)).sum();
-            if stages.is_empty() || (held > 0 && held + more > STAGE_BYTES) {
+            if stages.is_empty() || (held > 0 && held + more > stage_bytes) {
                 stages.push(Stage { first: i, weights: Vec::new() });
                 stage += 1;
                 held = 0;
@@ -161,7 +167,8 @@ fn rebuilt(
         .collect();
     let number = |b: usize| numbers[b].unwrap_or_else(|| kept + streamed.get(&b).copied().unwrap_or_default());
     let mut result = plan.clone();
-    result.buffers = (0..plan.buffers.len()).filter(|&b| numbers[b].is_some()).map(|b| plan.buffers[b].clone()).collect();
+    result.buffers =
+        (0..plan.buffers.len()).filter(|&b| numbers[b].is_some()).map(|b| plan.buffers[b].clone()).collect();
     result.buffers.extend(slots.slots.iter().map(|&(bytes, _)| BufferPlan { bytes, kind: BufferKind::Slot }));
     let renumber = |step: &mut Step| {
         step.output_buffer = number(step.output_buffer);

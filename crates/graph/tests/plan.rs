@@ -1,8 +1,8 @@
 //! Fusion, hoisting and memory planning on small graphs.
 
 use pulid_graph::plan::BufferKind;
-use pulid_graph::{FirstVariant, Graph, Rate, optimize, plan, reference};
-use pulid_ops::{Activation, Capabilities, DeviceKind, MatMul, Unary};
+use pulid_graph::{FirstVariant, Graph, PlannedGraph, Rate, Stage, optimize, plan, reference, residency};
+use pulid_ops::{Activation, Binary, Capabilities, DeviceKind, MatMul, Unary};
 use pulid_tensor::{HostTensor, TensorType};
 use std::collections::HashMap;
 
@@ -70,4 +70,59 @@ fn a_tensor_over_the_binding_limit_is_an_error() {
     g.output("y", y).unwrap();
     let error = plan(&g, &Capabilities::baseline(DeviceKind::Other), &FirstVariant).unwrap_err();
     assert!(error.to_string().contains("binding"), "{error}");
+}
+
+/// A chain of layers of 256 KiB each behind keys that the prologue computes.
+fn long_chain() -> PlannedGraph {
+    let mut g = Graph::new("long");
+    let context = g.input("context", TensorType::f32([4, 256]), Rate::Run).unwrap();
+    let mut x = g.input("x", TensorType::f32([4, 256]), Rate::Step).unwrap();
+    for i in 0..24 {
+        let key = linear(&mut g, &format!("key.{i}"), context, 256, 256);
+        x = linear(&mut g, &format!("layer.{i}"), x, 256, 256);
+        x = g.apply(Binary::add(), &[key, x]).unwrap();
+    }
+    g.output("y", x).unwrap();
+    plan(&optimize(&g), &Capabilities::baseline(DeviceKind::Cpu), &FirstVariant).unwrap()
+}
+
+#[test]
+fn what_does_not_fit_streams_through_slots_that_no_neighbour_uses() {
+    let whole = long_chain();
+    let full = whole.plan.summary();
+    let total = (full.weight_bytes + full.working_bytes) as u64;
+    let same = residency::fit(whole.clone(), total).unwrap();
+    assert!(same.plan.streamed().next().is_none(), "everything fits");
+    for budget in [total - 1, total * 2 / 3, total / 3] {
+        let plan = residency::fit(whole.clone(), budget).unwrap().plan;
+        let summary = plan.summary();
+        assert!((summary.weight_bytes + summary.working_bytes) as u64 <= budget, "{budget}: {summary:?}");
+        assert_eq!(summary.step_dispatches, full.step_dispatches);
+        let mut order: Vec<&Stage> = plan.prologue_stages.iter().chain(&plan.stages).collect();
+        let slots = |stage: &Stage| -> Vec<usize> { stage.weights.iter().map(|&w| plan.weights[w].buffer).collect() };
+        // Also from the last stage of a run to the first of the next, and where the prologue is left out.
+        order.push(&plan.stages[0]);
+        for pair in order.windows(2) {
+            let mut used = slots(pair[0]);
+            used.extend(if std::ptr::eq(pair[0], pair[1]) { Vec::new() } else { slots(pair[1]) });
+            let distinct: std::collections::BTreeSet<_> = used.iter().collect();
+            let last_to_first = std::ptr::eq(pair[1], &plan.stages[0]) && plan.stages.len() > 1;
+            assert!(distinct.len() == used.len() || last_to_first, "two neighbours share a slot: {used:?}");
+        }
+        // Every step finds its streamed weights in its own stage.
+        for (stages, steps) in [(&plan.prologue_stages, &plan.prologue), (&plan.stages, &plan.steps)] {
+            assert_eq!(stages[0].first, 0);
+            for (i, step) in steps.iter().enumerate() {
+                let stage = stages.iter().rev().find(|s| s.first <= i).unwrap();
+                for &b in step.dispatches.iter().flat_map(|d| &d.buffers) {
+                    assert!(b < plan.buffers.len());
+                    let streams = plan.buffers[b].kind == BufferKind::Slot;
+                    assert!(!streams || slots(stage).contains(&b), "{} reads a slot that nothing filled", step.label);
+                }
+            }
+        }
+        assert!(plan.dump().contains("streams"), "the dump says so");
+    }
+    let message = residency::fit(whole, 100_000).unwrap_err().to_string();
+    assert!(message.contains("long") && message.contains("--memory"), "{message}");
 }

@@ -15,6 +15,11 @@ pub trait Reporter: Observer {
         let _ = name;
     }
 
+    /// Something worth knowing that is no error.
+    fn note(&self, text: &str) {
+        let _ = text;
+    }
+
     /// A denoising call is done: step `step` (from 1) of `steps`.
     fn step(&self, step: usize, steps: usize) {
         let _ = (step, steps);
@@ -180,6 +185,11 @@ impl Runtime {
         Ok(chosen)
     }
 
+    /// Whether networks must stay within a budget of device memory.
+    pub fn has_budget(&self) -> bool {
+        matches!(self, Runtime::Gpu { memory: Some(_), .. })
+    }
+
     /// Makes a graph ready to run. The observer sees bytes of weights.
     ///
     /// # Errors
@@ -235,6 +245,24 @@ pub enum Loaded {
 }
 
 impl Loaded {
+    /// What stays on the device and what streams, where anything does, in words.
+    pub fn streaming(&self) -> Option<String> {
+        let Loaded::Session(session) = self else { return None };
+        let s = session.plan().summary();
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        (s.streamed_bytes > 0).then(|| {
+            format!(
+                "{}: {} MiB of weights stream, {} MiB of the device's memory hold the others and the slots, {} MiB the values \
+                 between operators; {} MiB in all",
+                session.plan().network,
+                mib(s.streamed_bytes),
+                mib(s.weight_bytes),
+                mib(s.working_bytes),
+                mib(s.weight_bytes + s.working_bytes)
+            )
+        })
+    }
+
     /// Sets an input; it stays until it is set again.
     ///
     /// # Errors

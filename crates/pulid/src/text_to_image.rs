@@ -127,6 +127,7 @@ pub async fn generate(
         true => vec![&options.negative_prompt, &options.prompt],
         false => vec![&options.prompt],
     };
+    check_memory(runtime, model, options, reporter).await?;
     let conditioning = encode(runtime, model, &texts, options.batch, precision, reporter).await?;
 
     reporter.stage("loading the UNet");
@@ -164,6 +165,47 @@ fn latent_size(options: &GenerateOptions, factor: usize) -> Result<[usize; 2]> {
         return Err(Error::invalid("--guidance", format!("{} is no finite number", options.guidance)));
     }
     Ok([options.height / factor, options.width / factor])
+}
+
+/// Plans every network of a picture where there is a budget of device memory, so that one too small is known before any
+/// work.
+///
+/// # Errors
+/// Names the network that does not fit and what it needs.
+pub async fn check_memory(
+    runtime: &Runtime,
+    model: &SdxlModel,
+    options: &GenerateOptions,
+    observer: &dyn Observer,
+) -> Result<()> {
+    if !runtime.has_budget() {
+        return Ok(());
+    }
+    let precision = runtime.precision(options.dtype, options.quantize);
+    let vae = model.vae(vae_precision(precision))?;
+    let [height, width] = latent_size(options, vae.config().factor())?;
+    runtime.plan(&vae.decoder(1, height, width, runtime.max_tensor_bytes())?, observer).await?;
+    let passes = if options.guidance == 1.0 { 1 } else { 2 };
+    for which in TextEncoder::BOTH {
+        runtime.plan(&model.text_encoder(which, precision)?.graph(passes, TEXT_TOKENS)?, observer).await?;
+    }
+    let identity = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0);
+    let adapter = match identity {
+        Some(i) => Some(IdentityAdapter::new(&Checkpoint::open(&i.adapter)?, precision, i.settings)?),
+        None => None,
+    };
+    let id_tokens = identity.map_or(0, |i| i.tokens.id_embedding.shape().get(1).copied().unwrap_or(0));
+    let batch = passes * options.batch;
+    let size = UnetSize { batch, height, width, text_tokens: TEXT_TOKENS, id_tokens };
+    runtime.plan(&model.unet(precision, adapter)?.graph(size)?, observer).await.map(drop)
+}
+
+/// Tokens of a prompt.
+const TEXT_TOKENS: usize = 77;
+
+/// The VAE's precision beside the UNet's: f32 always.
+fn vae_precision(precision: Precision) -> Precision {
+    Precision { activations: DType::F32, weights: precision.weights.filter(|w| !w.is_quantized()) }
 }
 
 /// Encodes each text for `batch` pictures; the result holds all rows of the first text, then all of the second.
@@ -237,6 +279,9 @@ impl Denoiser {
             let text_tokens = text.hidden.shape()[1];
             let graph = unet.graph(UnetSize { batch: rows, height, width, text_tokens, id_tokens })?;
             let mut loaded = runtime.load(&graph, reporter).await?;
+            if let Some(text) = loaded.streaming() {
+                reporter.note(&text);
+            }
             loaded.write("encoder_hidden_states", &text.hidden)?;
             if unet.config().pooled_dim().is_some() {
                 loaded.write("text_embeds", &text.pooled)?;

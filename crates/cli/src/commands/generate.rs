@@ -7,7 +7,7 @@ use pulid::image::{PngMetadata, encode_png, parameters_text, write_atomically};
 use pulid::preset::Preset;
 use pulid::runtime::Runtime;
 use pulid::sampler::{FinalSigma, SamplerKind, SamplerOptions, Spacing, StepWindow};
-use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, generate};
+use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, check_memory, generate};
 use pulid_models::pulid::{IdentitySettings, Ortho};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
@@ -144,6 +144,7 @@ pub fn run(args: &Args) -> Result<()> {
     let terminal = Terminal::new(args.json);
     let (runtime, made) = pollster::block_on(async {
         let runtime = args.device.open().await?;
+        check_memory(&runtime, &model, &options, &terminal).await?;
         if let Some(person) = person {
             options.identity = Some(person.read(&runtime, &terminal).await?);
         }

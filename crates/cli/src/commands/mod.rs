@@ -26,6 +26,15 @@ pub struct DeviceArgs {
     /// `on` measures kernel variants once per device and remembers them; `off` gives the same plan every time
     #[arg(long, default_value = "on", value_parser = ["on", "off"])]
     pub autotune: String,
+    /// Device memory that one network may take, for example 6GiB: weights that do not fit stream from main memory while others
+    /// compute [default: all there is]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory: Option<u64>,
+}
+
+fn parse_memory(text: &str) -> std::result::Result<u64, String> {
+    let size: bytesize::ByteSize = text.parse().map_err(|_| "expected a size such as 6GiB or 800MB".to_owned())?;
+    Ok(size.as_u64())
 }
 
 /// The storage type, for commands that offer one.
@@ -59,7 +68,7 @@ fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
 impl DeviceArgs {
     /// Opens what the flags ask for.
     pub async fn open(&self) -> Result<Runtime> {
-        let runtime = Runtime::open(&self.device, DeviceOptions::default()).await?;
+        let runtime = Runtime::open(&self.device, DeviceOptions::default()).await?.with_memory(self.memory);
         if self.autotune == "off" {
             return Ok(runtime);
         }

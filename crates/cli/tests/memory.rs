@@ -1,0 +1,87 @@
+//! Budgets of device memory: the same picture with weights that stream, and an error before any work where nothing helps.
+
+use pulid_checkpoint::write_safetensors;
+use pulid_tensor::HostTensor;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn mini() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini")
+}
+
+fn generate(folder: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pulid"))
+        .args(["generate", "--prompt", "a photo of a person, in a garden", "--steps", "2", "--autotune", "off"])
+        .arg("--no-metadata")
+        .args(more)
+        .current_dir(folder)
+        .env("PULID_MODELS", mini())
+        .output()
+        .expect("the program starts")
+}
+
+#[test]
+fn streaming_changes_nothing_but_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = |rate: f32| HostTensor::from_fn([1, 16, 256], |i| (i as f32 * rate).sin());
+    let identity = [("id_embedding", tokens(0.9)), ("uncond_id_embedding", tokens(0.3))];
+    let identity = identity.iter().map(|(name, tensor)| (*name, tensor));
+    write_safetensors(folder.path().join("somebody.safetensors"), identity, &BTreeMap::new()).unwrap();
+    let picture = |name: &str, more: &[&str]| {
+        let output =
+            generate(folder.path(), &[&["--identity", "somebody.safetensors", "--output", name], more].concat());
+        assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+        (std::fs::read(folder.path().join(name)).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (whole, quiet) = picture("whole.png", &[]);
+    assert!(!quiet.contains("stream"), "{quiet}");
+    // All of the mini UNet is 16 MiB: some of it, then nearly all of it streams.
+    for budget in ["12MiB", "9MiB"] {
+        let (streamed, _) = picture("streamed.png", &["--memory", budget]);
+        assert!(streamed == whole, "{budget}: the pictures differ");
+    }
+    let (whole, _) = picture("whole.png", &["--quantize", "q4", "--dtype", "f16"]);
+    let (streamed, _) = picture("streamed.png", &["--quantize", "q4", "--dtype", "f16", "--memory", "9MiB"]);
+    assert!(streamed == whole, "q4: the pictures differ");
+}
+
+#[test]
+fn the_plan_says_what_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = mini().join("../../tests/goldens/unet/even");
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(case.join("golden.json")).unwrap()).unwrap();
+    let weights = case.join(golden["weights"].as_str().unwrap());
+    let run = |memory: &str| {
+        Command::new(env!("CARGO_BIN_EXE_pulid"))
+            .args(["run", "unet", "--weights"])
+            .arg(&weights)
+            .arg("--inputs")
+            .arg(case.join("inputs.safetensors"))
+            .args(["--outputs", "out.safetensors", "--dump-plan", "plan.txt", "--autotune", "off", "--memory", memory])
+            .current_dir(folder.path())
+            .output()
+            .unwrap()
+    };
+    assert!(run("1GiB").status.success());
+    assert!(!std::fs::read_to_string(folder.path().join("plan.txt")).unwrap().contains("streams"));
+    std::fs::remove_file(folder.path().join("plan.txt")).unwrap();
+    std::fs::remove_file(folder.path().join("out.safetensors")).unwrap();
+    let refused = run("10kB");
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("--memory") && message.contains("MiB"), "{message}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_budget_too_small_is_known_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = generate(folder.path(), &["--memory", "300kB", "--output", "never.png", "--json"]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("does not fit a budget"), "{message}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    let nonsense = generate(folder.path(), &["--memory", "much"]);
+    assert_eq!(nonsense.status.code(), Some(2));
+}
