@@ -5,14 +5,12 @@
     python tools/real_size/compare.py DIR [--cases unet vae eva id-former] [--pulid target/release/pulid] [--device NAME]
 
 Each network runs in PyTorch in f32 and then in `pulid run` in every form (f32 activations over the file's f16 weights, f16,
-8 bits, 4 bits). Printed: the largest absolute difference over the standard deviation of PyTorch's answer, wall time with
-loading, and the process's peak memory, in which on a CPU device everything lies: weights, values, and the file's
+8 bits, 4 bits). Printed: the largest and the root mean square difference over the standard deviation of PyTorch's answer, wall
+time with loading, and the process's peak memory, in which on a CPU device everything lies: weights, values, and the file's
 pages as far as they were read. Answers are kept in DIR/answers, so that a second run need not compute them again.
 """
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import time
@@ -107,11 +105,12 @@ FORMS = {"f32": [], "f16": ["--dtype", "f16"], "q8": ["--dtype", "f16", "--quant
 def run(command):
     """Seconds and peak resident bytes of a process."""
     start = time.time()
-    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command}: {process.stderr.read().decode()}")
-    return time.time() - start, usage.ru_maxrss * 1024
+    # A forked process would begin with this one's peak, so GNU time starts it.
+    timed = ["/usr/bin/time", "--format", "%M", *(str(c) for c in command)]
+    process = subprocess.run(timed, stderr=subprocess.PIPE, text=True)
+    if process.returncode:
+        raise SystemExit(f"{command}: {process.stderr}")
+    return time.time() - start, int(process.stderr.split()[-1]) * 1024
 
 
 def main():
@@ -125,8 +124,8 @@ def main():
     folder = args.folder.resolve()
     answers = folder / "answers"
     answers.mkdir(exist_ok=True)
-    print("| network | form | error | seconds | peak memory | weights | values |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    print("| network | form | largest error | mean square error | seconds | peak memory | weights | values |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name in args.cases:
         torch.manual_seed(7)
         inputs, answer, command = CASES[name](folder)
@@ -144,10 +143,11 @@ def main():
             seconds, peak = run([args.pulid, "run", *command, *fixed, *FORMS[form]])
             have = load_file(got)
             error = max(float((have[k] - want[k]).abs().max() / want[k].std()) for k in want)
+            mean = max(float((have[k] - want[k]).square().mean().sqrt() / want[k].std()) for k in want)
             finite = all(bool(have[k].isfinite().all()) for k in want)
             sizes = [int(w) for w in plan.read_text().splitlines()[1].replace(",", "").split() if w.isdigit()][:2]
             weights, values = (f"{s / 1e9:.2f} GB" for s in sizes)
-            print(f"| {name} | {form} | {error:.1e}{'' if finite else ' NOT FINITE'} | {seconds:.1f} | {peak / 1e9:.2f} GB | {weights} | {values} |", flush=True)
+            print(f"| {name} | {form} | {error:.1e}{'' if finite else ' NOT FINITE'} | {mean:.1e} | {seconds:.1f} | {peak / 1e9:.2f} GB | {weights} | {values} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
 
 use bytes::Bytes;
 use pulid_checkpoint::{Checkpoint, Source};
-use pulid_graph::{FirstVariant, Graph, NodeKind, Plan, optimize, plan};
+use pulid_graph::{FirstVariant, Graph, NodeKind, Plan, optimize, plan, residency};
 use pulid_models::face::{BiSeNet, RetinaFace};
 use pulid_models::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use pulid_models::sdxl::{ClipConfig, ClipTextModel, Unet, UnetConfig, UnetSize, Vae, VaeConfig};
 use pulid_models::{EvaClip, EvaSettings, Precision};
 use pulid_ops::{Capabilities, DeviceKind};
-use pulid_tensor::{Error, Result};
+use pulid_tensor::{DType, Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -200,5 +200,56 @@ fn face_networks() {
         let graph = RetinaFace::new(&detector.checkpoint, precision).unwrap().graph(1, 480, 640).unwrap();
         reads_all(&[&graph], &detector.keys, folded);
         planned(&graph, precision);
+    }
+}
+
+/// Bytes that a plan takes on the device, all of its buffers within WebGPU's guaranteed 128 MiB bindings and 256 MiB buffers.
+fn peak(name: &str, plan: &Plan) -> f64 {
+    let largest = plan.buffers.iter().map(|b| b.bytes).max().unwrap_or(0);
+    assert!(largest <= 128 << 20, "{name} has a buffer of {largest} bytes");
+    let summary = plan.summary();
+    let gigabytes = |bytes: usize| bytes as f64 / 1e9;
+    let (weights, working) = (gigabytes(summary.weight_bytes), gigabytes(summary.working_bytes));
+    println!("{name}: weights {weights:.2} GB, values {working:.2} GB");
+    weights + working
+}
+
+/// What `docs/performance.md` says of memory at 1024 x 1024, both guidance passes, with identity.
+#[test]
+fn the_whole_pipeline_fits_in_little_memory() {
+    let (unet, adapter, vae) = (published("unet"), published("pulid_v1.1"), published("vae"));
+    let unet_at = |weights: DType, identity: bool| {
+        let precision = Precision { activations: DType::F16, weights: Some(weights) };
+        let settings = IdentitySettings::default();
+        let identity = identity.then(|| IdentityAdapter::new(&adapter.checkpoint, precision, settings).unwrap());
+        let id_tokens = if identity.is_some() { 32 } else { 0 };
+        let config = UnetConfig::parse(&unet.config, "config.json").unwrap();
+        let network = Unet::new(config, unet.checkpoint.clone(), precision, identity);
+        let graph = network.graph(UnetSize { batch: 2, height: 128, width: 128, text_tokens: 77, id_tokens }).unwrap();
+        let capabilities = Capabilities { shader_f16: true, ..Capabilities::baseline(DeviceKind::Discrete) };
+        plan(&optimize(&graph), &capabilities, &FirstVariant).unwrap()
+    };
+    let config = VaeConfig::parse(&vae.config, "config.json").unwrap();
+    let limit = Capabilities::baseline(DeviceKind::Discrete).max_binding_bytes as usize;
+    let decoder = Vae::new(config, vae.checkpoint.clone(), Precision::F32).decoder(1, 128, 128, limit).unwrap();
+    let decoder = peak("vae decoder", &planned(&decoder, Precision::F32));
+    assert!(decoder < 3.0, "decoding takes {decoder:.2} GB");
+    for (weights, most) in [(DType::F16, 5.2), (DType::Q8, 2.9), (DType::Q4, 1.7)] {
+        let alone = peak(&format!("unet {weights}"), &unet_at(weights, false).plan);
+        assert!(alone < most + 1.0, "the UNet in {weights} takes {alone:.2} GB");
+    }
+    let eight = unet_at(DType::Q8, true);
+    let whole = peak("unet q8 with identity", &eight.plan);
+    assert!(whole.max(decoder) < 6.0 * 1.073_741_824, "{whole:.2} GB");
+    // Half of that by streaming.
+    let streamed = residency::fit(eight, 2 << 30).unwrap().plan;
+    peak("unet q8 with identity in 2 GiB", &streamed);
+    println!("{:?}", streamed.summary());
+    for name in ["text_encoder", "text_encoder_2"] {
+        let file = published(name);
+        let precision = Precision { activations: DType::F16, weights: Some(DType::Q8) };
+        let config = ClipConfig::parse(&file.config, "config.json").unwrap();
+        let graph = ClipTextModel::new(config, file.checkpoint.clone(), precision).graph(2, 77).unwrap();
+        assert!(peak(name, &planned(&graph, Precision::F16)) < 1.5);
     }
 }
