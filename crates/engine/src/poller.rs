@@ -6,28 +6,45 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
     use std::sync::mpsc::{Sender, channel};
+    use std::thread::JoinHandle;
 
     #[derive(Debug)]
     pub(crate) struct Poller {
-        wake: Sender<()>,
+        wake: Option<Sender<()>>,
+        thread: Option<JoinHandle<()>>,
     }
 
     impl Poller {
         pub(crate) fn new(device: wgpu::Device) -> std::io::Result<Self> {
             let (wake, requests) = channel::<()>();
-            std::thread::Builder::new().name("pulid-gpu-poll".into()).spawn(move || {
+            let thread = std::thread::Builder::new().name("pulid-gpu-poll".into()).spawn(move || {
                 // Ends when the last `Poller` is dropped. Errors are reported by the device's own callbacks.
                 while requests.recv().is_ok() {
                     let _ = device.poll(wgpu::PollType::wait_indefinitely());
                 }
             })?;
-            Ok(Poller { wake })
+            Ok(Poller { wake: Some(wake), thread: Some(thread) })
         }
 
         /// Makes sure that callbacks of everything submitted so far are called.
         pub(crate) fn wake(&self) {
             // The thread lives as long as `self`; if it died by a panic in a driver, awaiting reports a lost device.
-            let _ = self.wake.send(());
+            if let Some(wake) = &self.wake {
+                let _ = wake.send(());
+            }
+        }
+    }
+
+    impl Drop for Poller {
+        /// Waits for the thread, which holds the device: left alone it would destroy the device while the process ends and
+        /// the driver's own globals with it. Lavapipe, still writing its shader cache then, corrupted the heap.
+        fn drop(&mut self) {
+            self.wake = None;
+            if let Some(thread) = self.thread.take()
+                && thread.thread().id() != std::thread::current().id()
+            {
+                let _ = thread.join();
+            }
         }
     }
 }
