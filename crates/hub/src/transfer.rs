@@ -103,16 +103,17 @@ fn pieces(
     size: &mut Option<u64>,
 ) -> Result<()> {
     client.watch.begin(target.name, partial.done, *size);
-    let mut failed = 0;
+    // What was fetched twice is no progress, or a body that is always short would be fetched for ever.
+    let (mut failed, mut furthest) = (0, partial.done);
     while partial.done == 0 || size.is_none_or(|size| partial.done < size) {
-        let before = partial.done;
         let (why, wait) = match receive(client, url, target, partial, size) {
             Ok(()) if size.is_none_or(|size| partial.done >= size) => break,
             Ok(()) => ("the body ended early".to_owned(), None),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Passing(why, wait)) => (why, wait),
         };
-        failed = if partial.done > before { 1 } else { failed + 1 };
+        failed = if partial.done > furthest { 1 } else { failed + 1 };
+        furthest = furthest.max(partial.done);
         if failed >= ATTEMPTS {
             return Err(exhausted(url, &why, &client.settings));
         }
