@@ -29,6 +29,10 @@ enum Command {
     Inspect(commands::inspect::Args),
     /// Make a copy of a model with 8-bit or 4-bit weights
     Quantize(commands::quantize::Args),
+    /// Fetch the published models into the hub's cache
+    Pull(commands::pull::Args),
+    /// Say what this machine can do, which models are there and what is missing
+    Doctor(commands::doctor::Args),
     /// List the devices that can run shaders
     Devices(commands::devices::Args),
     /// Time every kernel at real network sizes
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Quantize(args) => commands::quantize::run(&args),
+        Command::Pull(args) => commands::pull::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };
@@ -55,7 +61,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
-            let own = matches!(error, Error::Device(_) | Error::NotFinite { .. });
+            let own = matches!(error, Error::Device(_) | Error::NotFinite { .. } | Error::Network { .. });
             ExitCode::from(if own { 1 } else { 2 })
         }
     }

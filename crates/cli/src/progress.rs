@@ -22,12 +22,7 @@ pub struct Terminal {
 impl Terminal {
     /// `quiet` hides everything (for `--json`).
     pub fn new(quiet: bool) -> Self {
-        // A second Ctrl-C ends the program at once; failing to install the handler leaves the system's own behaviour.
-        let _ = ctrlc::set_handler(|| {
-            if CANCELLED.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        });
+        on_ctrl_c();
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let stage = RefCell::new((String::new(), Instant::now()));
@@ -66,7 +61,7 @@ impl Terminal {
 
 impl Observer for Terminal {
     fn cancelled(&self) -> bool {
-        CANCELLED.load(Ordering::SeqCst)
+        cancelled()
     }
 
     fn progress(&self, done: u64, total: u64) {
@@ -97,5 +92,70 @@ impl Reporter for Terminal {
     fn step(&self, step: usize, steps: usize) {
         self.steps.set(true);
         self.show("{msg} {wide_bar} {pos}/{len} ({per_sec}, {eta} left)", step as u64, steps as u64);
+    }
+}
+
+/// Whether Ctrl-C was pressed.
+pub fn cancelled() -> bool {
+    CANCELLED.load(Ordering::SeqCst)
+}
+
+fn on_ctrl_c() {
+    // A second Ctrl-C ends the program at once; failing to install the handler leaves the system's own behaviour.
+    let _ = ctrlc::set_handler(|| {
+        if CANCELLED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// Shows a file arrive, with rate and time left; Ctrl-C stops it.
+pub struct Arrival {
+    bar: RefCell<ProgressBar>,
+    name: RefCell<String>,
+}
+
+impl Arrival {
+    /// Nothing is shown yet.
+    pub fn new() -> Self {
+        on_ctrl_c();
+        Arrival { bar: RefCell::new(ProgressBar::hidden()), name: RefCell::default() }
+    }
+
+    /// A file begins or goes on.
+    pub fn start(&self, name: &str, done: u64, size: Option<u64>) {
+        if *self.name.borrow() != name {
+            self.finish();
+            *self.name.borrow_mut() = name.to_owned();
+            let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
+            let template = "{msg} {wide_bar} {bytes}/{total_bytes} ({bytes_per_sec}, {eta} left)";
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message(name.to_owned());
+            *self.bar.borrow_mut() = bar;
+        }
+        let bar = self.bar.borrow();
+        if let Some(size) = size {
+            bar.set_length(size);
+        }
+        bar.set_position(done);
+        // What was there before says nothing about the rate.
+        bar.reset_eta();
+    }
+
+    /// So many bytes are there.
+    pub fn set(&self, done: u64) {
+        self.bar.borrow().set_position(done);
+    }
+
+    /// A line above the bar.
+    pub fn print(&self, text: &str) {
+        let bar = self.bar.borrow();
+        if bar.is_hidden() { eprintln!("{text}") } else { bar.println(text) }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.borrow().finish_and_clear();
+        self.name.borrow_mut().clear();
     }
 }

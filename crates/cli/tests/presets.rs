@@ -17,6 +17,9 @@ fn pulid(arguments: &[&str]) -> Output {
         .args(arguments)
         .args(["--device", &device, "--autotune", "off"])
         .env("PULID_MODELS", repository("models/mini"))
+        // What somebody has fetched is not for tests.
+        .env("HF_HUB_CACHE", repository("no-cache"))
+        .env("HF_HOME", repository("no-cache"))
         .output()
         .expect("the program starts")
 }

@@ -53,7 +53,7 @@ pub(crate) struct Inner {
     poller: Poller,
 }
 
-fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
+pub(crate) fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
     let info = adapter.get_info();
     let kind = match info.device_type {
         wgpu::DeviceType::Cpu => DeviceKind::Cpu,
@@ -69,7 +69,7 @@ fn instance() -> wgpu::Instance {
     wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
 }
 
-async fn all_adapters() -> Vec<wgpu::Adapter> {
+pub(crate) async fn all_adapters() -> Vec<wgpu::Adapter> {
     let adapters = instance().enumerate_adapters(wgpu::Backends::PRIMARY | wgpu::Backends::GL).await;
     // Compute is not universal on OpenGL.
     let computes = |a: &wgpu::Adapter| {

@@ -64,6 +64,14 @@ pub enum Error {
         /// How many and what to try.
         detail: String,
     },
+    /// A server could not be reached, or broke off and kept doing so.
+    #[error("{url}: {detail}")]
+    Network {
+        /// What was asked for.
+        url: String,
+        /// What happened and what to do.
+        detail: String,
+    },
     /// The user cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -91,6 +99,11 @@ impl Error {
     /// [`Error::File`] from anything printable.
     pub fn file(path: impl Into<PathBuf>, detail: impl Into<String>) -> Self {
         Error::File { path: path.into(), detail: detail.into() }
+    }
+
+    /// [`Error::Network`] from anything printable.
+    pub fn network(url: impl Into<String>, detail: impl Into<String>) -> Self {
+        Error::Network { url: url.into(), detail: detail.into() }
     }
 
     /// [`Error::Io`] for a path.

@@ -1,4 +1,5 @@
-use super::identity::{ModelsArgs, check_folder, read_photos};
+use super::identity::{check_folder, read_photos};
+use super::models::ModelsArgs;
 use super::{DeviceArgs, check_output, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{ExtractOptions, extract};
@@ -43,14 +44,15 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     check_output(&args.output)?;
     args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
-    let models = args.models.face_models()?;
-    let adapter = args.models.adapter(args.adapter.as_deref(), None)?;
+    let models = args.models.open(None, None)?;
+    let faces = models.face_models()?;
+    let adapter = models.adapter(args.adapter.as_deref())?;
     let photos = read_photos(&args.photos)?;
     let terminal = Terminal::new(args.json);
     let (runtime, identity) = pollster::block_on(async {
         let runtime = args.device.open().await?;
         let options = ExtractOptions { id_mix: args.id_mix, debug_dir: args.debug_dir.as_deref() };
-        let identity = extract(&runtime, &models, &adapter, &photos, &options, &terminal).await?;
+        let identity = extract(&runtime, &faces, &adapter, &photos, &options, &terminal).await?;
         Ok::<_, Error>((runtime, identity))
     })?;
     let seconds = terminal.finish();

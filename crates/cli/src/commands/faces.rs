@@ -1,4 +1,5 @@
-use super::identity::{ModelsArgs, read_photo};
+use super::identity::read_photo;
+use super::models::ModelsArgs;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
 use pulid::face::{Face, centre_most_face};
@@ -42,7 +43,7 @@ fn parse_detector(text: &str) -> std::result::Result<DetectorKind, String> {
 
 /// Lists the faces of a photo, best score first.
 pub fn run(args: &Args) -> Result<()> {
-    let models = args.models.face_models()?;
+    let models = args.models.open(None, None)?.face_models()?;
     let (name, bytes) = read_photo(&args.photo)?;
     let photo = decode_photo(&name, &bytes)?;
     let terminal = Terminal::new(args.json);

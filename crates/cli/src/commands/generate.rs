@@ -1,5 +1,6 @@
 use super::defaults::Defaults;
-use super::identity::{ModelsArgs, check_folder, read_photos};
+use super::identity::{check_folder, read_photos};
+use super::models::{Models, ModelsArgs};
 use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
@@ -29,8 +30,9 @@ pub struct Args {
     /// What the picture does not show
     #[arg(long)]
     negative_prompt: Option<String>,
-    /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt) [default: sdxl of the
-    /// models folder]
+    /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt), or what
+    /// `pulid pull` fetched: juggernaut, dreamshaper-lightning, sdxl-lightning or a repository OWNER/NAME [default: sdxl of the
+    /// models folder, or the preset's own base if it was fetched]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Another UNet for the model: a file or a folder, for example SDXL-Lightning's UNet over SDXL's base
@@ -137,9 +139,10 @@ pub fn run(args: &Args) -> Result<()> {
         check_output(path)?;
     }
     args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
-    let model = open_model(args)?;
+    let models = args.models.open(args.model.as_deref(), args.preset)?;
+    let model = open_model(args, &models)?;
     let defaults = Defaults::read(model.folder())?.under(args.preset.map(Preset::settings));
-    let person = Person::open(args, &defaults)?;
+    let person = Person::open(args, &models, &defaults)?;
     let mut options = options(args, &defaults);
     let terminal = Terminal::new(args.json);
     let (runtime, made) = pollster::block_on(async {
@@ -183,12 +186,13 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn open_model(args: &Args) -> Result<SdxlModel> {
-    let mut model = SdxlModel::open(args.models.model(args.model.as_deref())?)?;
+fn open_model(args: &Args, models: &Models) -> Result<SdxlModel> {
+    let (path, over) = models.model(args.model.as_deref())?;
+    let mut model = SdxlModel::open(path)?;
     if let Some(folder) = &args.config {
         model = model.with_config(folder)?;
     }
-    Ok(match &args.unet {
+    Ok(match args.unet.as_ref().or(over.as_ref()) {
         Some(path) => model.with_unet(path),
         None => model,
     })
@@ -242,19 +246,19 @@ enum Source {
 
 impl Person {
     /// Reads files and settings; `None` when the flags name no person.
-    fn open(args: &Args, defaults: &Defaults) -> Result<Option<Person>> {
+    fn open(args: &Args, models: &Models, defaults: &Defaults) -> Result<Option<Person>> {
         let window = StepWindow::new(args.id_start, args.id_end)?;
         let source = match &args.identity {
             Some(file) => Source::Tokens(Identity::load_tokens(file)?),
             None if args.id.is_empty() => {
                 // Nobody needs the adapter then; a preset that does not fit it is a mistake all the same.
                 if args.adapter.is_some() && args.preset.is_some() {
-                    args.models.adapter(args.adapter.as_deref(), args.preset)?;
+                    models.adapter(args.adapter.as_deref())?;
                 }
                 return Ok(None);
             }
             None => Source::Photos {
-                models: args.models.face_models()?,
+                models: models.face_models()?,
                 photos: read_photos(&args.id)?,
                 debug_dir: args.debug_dir.clone(),
                 id_mix: args.id_mix,
@@ -271,7 +275,7 @@ impl Person {
             num_zero: args.num_zero.or(defaults.num_zero).unwrap_or(own.num_zero),
             ortho,
         };
-        let adapter = args.models.adapter(args.adapter.as_deref(), args.preset)?;
+        let adapter = models.adapter(args.adapter.as_deref())?;
         Ok(Some(Person { source, adapter, settings, window }))
     }
 

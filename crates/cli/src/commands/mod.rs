@@ -3,11 +3,14 @@
 pub mod bench;
 mod defaults;
 pub mod devices;
+pub mod doctor;
 pub mod embed;
 pub mod faces;
 pub mod generate;
 mod identity;
 pub mod inspect;
+mod models;
+pub mod pull;
 pub mod quantize;
 pub mod run;
 

@@ -1,4 +1,4 @@
-use super::identity::ModelsArgs;
+use super::models::ModelsArgs;
 use super::parse_quantized;
 use crate::progress::Terminal;
 use pulid::quantize::{Quantized, quantize_model};
@@ -30,7 +30,12 @@ pub struct Args {
 
 /// Quantises a model.
 pub fn run(args: &Args) -> Result<()> {
-    let model = SdxlModel::open(args.models.model(args.model.as_deref())?)?;
+    let models = args.models.open(args.model.as_deref(), None)?;
+    let (path, over) = models.model(args.model.as_deref())?;
+    let mut model = SdxlModel::open(path)?;
+    if let Some(unet) = over {
+        model = model.with_unet(unet);
+    }
     let terminal = Terminal::new(args.json);
     let made = quantize_model(&model, &args.output, args.to, &terminal)?;
     terminal.finish();

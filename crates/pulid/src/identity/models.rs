@@ -25,16 +25,19 @@ const PARSER: &[&str] = &["parsing_bisenet.safetensors", "parsing_bisenet.pth"];
 const TOWER: &[&str] =
     &["eva_clip.safetensors", "EVA02_CLIP_L_336_psz14_s6B.safetensors", "EVA02_CLIP_L_336_psz14_s6B.pt"];
 
-/// The networks that read a photo, in one folder.
+const TOWER_PART: (&str, &[&str]) = ("vision tower", TOWER);
+
+/// The networks that read a photo, in one folder, or in several of which the first that has a file gives it.
 ///
-/// `antelopev2/scrfd_10g_bnkps.onnx` and `antelopev2/glintr100.onnx` (insightface's detector and recogniser),
-/// `parsing_bisenet.safetensors` (facexlib's parser) and `eva_clip.safetensors` (the EVA02-CLIP vision tower), the last
-/// with an optional `eva_clip.json` beside it for what its tensors do not tell. Where `detection_Resnet50_Final.pth` or
-/// `.safetensors` (facexlib's detector) lies beside them, it places the crop for parser and tower, as in the official
-/// pipelines.
+/// `scrfd_10g_bnkps.onnx` and `glintr100.onnx` (insightface's detector and recogniser) in `antelopev2/` or beside the
+/// others, `parsing_bisenet.pth` or `.safetensors` (facexlib's parser) and `EVA02_CLIP_L_336_psz14_s6B.pt`,
+/// `.safetensors` or `eva_clip.safetensors` (the EVA02-CLIP vision tower), the last with an optional JSON of the same
+/// name beside it for what its tensors do not tell. Where `detection_Resnet50_Final.pth` or `.safetensors` (facexlib's
+/// detector) lies beside them, it places the crop for parser and tower, as in the official pipelines.
 #[derive(Clone, Debug)]
 pub struct FaceModels {
     root: PathBuf,
+    further: Vec<PathBuf>,
 }
 
 /// What `eva_clip.json` may say; other entries are for people.
@@ -54,7 +57,23 @@ impl FaceModels {
         if !root.is_dir() {
             return Err(Error::file(root, "is no folder; give the folder that holds the face networks"));
         }
-        Ok(FaceModels { root })
+        Ok(FaceModels { root, further: Vec::new() })
+    }
+
+    /// Looks into these folders too, in their order, for what the first one lacks. A folder that has every file it
+    /// needs is taken as it is.
+    pub fn with_further(mut self, folders: impl IntoIterator<Item = PathBuf>) -> Self {
+        if self.require_all().is_err() {
+            self.further.extend(folders);
+        }
+        self
+    }
+
+    /// What is needed and missing: what it is called, and the names it was looked for by.
+    pub fn missing_parts(&self) -> Vec<(&'static str, &'static [&'static str])> {
+        let needed =
+            [("face detector", DETECTOR), ("face recogniser", RECOGNISER), ("face parser", PARSER), TOWER_PART];
+        needed.into_iter().filter(|(_, names)| self.look_for(names).is_none()).collect()
     }
 
     /// The folder.
@@ -133,12 +152,17 @@ impl FaceModels {
     }
 
     fn look_for(&self, names: &[&str]) -> Option<PathBuf> {
-        names.iter().map(|n| self.root.join(n)).find(|p| p.is_file())
+        let roots = std::iter::once(&self.root).chain(&self.further);
+        roots.flat_map(|root| names.iter().map(move |name| root.join(name))).find(|path| path.is_file())
     }
 
     fn missing(&self, what: &str, names: &[&str], advice: &str) -> Error {
         let looked = names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" and ");
-        Error::file(&self.root, format!("holds no {what}: looked for {looked} in this folder; {advice}"))
+        let others = match self.further.len() {
+            0 => String::new(),
+            count => format!(" and {count} more of the download caches"),
+        };
+        Error::file(&self.root, format!("holds no {what}: looked for {looked} in this folder{others}; {advice}"))
     }
 }
 
@@ -185,6 +209,23 @@ mod tests {
             std::fs::write(folder.path().join(name), b"").unwrap();
         }
         models.require_all().unwrap();
+    }
+
+    #[test]
+    fn what_a_folder_lacks_comes_from_further_ones_and_only_then() {
+        let (own, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let names = ["scrfd_10g_bnkps.onnx", "glintr100.onnx", "parsing_bisenet.pth", "eva_clip.safetensors"];
+        std::fs::write(own.path().join(names[0]), b"").unwrap();
+        names.iter().chain(&["detection_Resnet50_Final.pth"]).for_each(|name| {
+            std::fs::write(cache.path().join(name), b"").unwrap();
+        });
+        let open = || FaceModels::open(own.path()).unwrap().with_further([cache.path().to_owned()]);
+        let models = open();
+        assert_eq!(models.detector().unwrap(), own.path().join(names[0]));
+        assert_eq!(models.recogniser().unwrap(), cache.path().join(names[1]));
+        assert!(models.missing_parts().is_empty() && models.look_for(ALIGNER).is_some());
+        names.iter().for_each(|name| std::fs::write(own.path().join(name), b"").unwrap());
+        assert!(open().look_for(ALIGNER).is_none());
     }
 
     #[test]
