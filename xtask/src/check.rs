@@ -80,6 +80,7 @@ fn violations(dependencies: &BTreeMap<String, BTreeSet<String>>) -> Outcome {
                 "pulid-tensor" => ours,
                 "pulid-ops" => ours && name != "pulid-tensor",
                 "pulid-checkpoint" => ours && name != "pulid-tensor",
+                "pulid-hub" => ours && !["pulid-tensor", "pulid-checkpoint"].contains(&name.as_str()),
                 "pulid-graph" => ours && !["pulid-tensor", "pulid-ops"].contains(&name.as_str()),
                 "pulid-models" => name == "pulid-engine" || name == "pulid",
                 _ => false,

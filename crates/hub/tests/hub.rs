@@ -97,7 +97,7 @@ fn the_next_run_goes_on_where_the_last_gave_up() {
 #[test]
 fn a_server_without_ranges_begins_anew() {
     let served = Served { body: content(), cuts: vec![5_000], no_ranges: true, ..Served::default() };
-    let (got, ..) = fetch(served, |_| {});
+    let (got, _root, _server) = fetch(served, |_| {});
     assert_eq!(std::fs::read(got.unwrap()).unwrap(), content());
 }
 

@@ -1,0 +1,58 @@
+//! `pulid pull` and `pulid doctor` as a person meets them without a network.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn pulid(home: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pulid"))
+        .args(arguments)
+        .current_dir(home)
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HF_TOKEN")
+        .env_remove("HF_HUB_OFFLINE")
+        .env("HF_HOME", home.join("hf"))
+        // Nobody listens there.
+        .env("HF_ENDPOINT", "http://127.0.0.1:9")
+        .env("PULID_MODELS", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini"))
+        .output()
+        .expect("the program starts")
+}
+
+#[test]
+fn a_licence_without_commercial_use_asks_for_consent_and_names_the_other_way() {
+    let home = tempfile::tempdir().unwrap();
+    let output = pulid(home.path(), &["pull", "v1.1", "--base", "juggernaut"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("--accept-licence") && message.contains("auraface"), "{message}");
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    for file in ["pulid_v1.1.safetensors", "EVA02_CLIP_L_336_psz14_s6B.pt", "glintr100.onnx", "parsing_bisenet.pth"] {
+        assert!(listed.contains(file), "{file} and its licence are not listed: {listed}");
+    }
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "something was written");
+}
+
+#[test]
+fn offline_says_what_is_missing_and_asks_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let output = pulid(home.path(), &["pull", "v1", "--faces", "auraface", "--offline"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("offline"), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    let unknown = pulid(home.path(), &["generate", "--model", "juggernaut", "--prompt", "a lake"]);
+    let message = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert_eq!(unknown.status.code(), Some(2), "{message}");
+    assert!(message.contains("pulid pull v1.1 --base juggernaut"), "{message}");
+}
+
+#[test]
+fn doctor_lists_devices_and_models() {
+    let home = tempfile::tempdir().unwrap();
+    let output = pulid(home.path(), &["doctor", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!report["devices"].as_array().unwrap().is_empty(), "{report}");
+    let text = pulid(home.path(), &["doctor"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("pulid pull"), "it does not say how to get what is missing: {text}");
+}
