@@ -16,8 +16,6 @@ struct Params {
     chunks: u32,
     chunk_rows: u32,
     count: u32,
-    // Unused here: group_norm_partial has the same parameters.
-    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

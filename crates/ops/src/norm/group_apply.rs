@@ -12,7 +12,7 @@ pub struct GroupApply {
 }
 
 params! {
-    struct ApplyParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32, first: u32 }
+    struct ApplyParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32 }
 }
 
 /// Rows that one invocation takes: long enough to read the affine map once for many.
@@ -32,7 +32,6 @@ pub(super) fn apply(x: &TensorType, activation: Activation, affine: Slot) -> Dis
         chunks: chunks as u32,
         chunk_rows: chunk_rows as u32,
         count: count as u32,
-        first: 0,
     };
     Dispatch::new("group_norm_apply", params)
         .storage(x.dtype)
