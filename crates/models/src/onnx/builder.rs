@@ -2,7 +2,7 @@
 
 use super::call::Call;
 use super::dispatch::dispatch;
-use super::value::{Constant, Traced, Value};
+use super::value::{Constant, MAX_FOLDED_TOGETHER, Traced, Value};
 use crate::Precision;
 use crate::layers::cast;
 use pulid_checkpoint::onnx::{Model, Node};
@@ -63,6 +63,7 @@ impl<'a> Builder<'a> {
     /// Adds every node and names the outputs.
     pub fn finish(mut self) -> Result<Graph> {
         let model = self.model;
+        let mut folded = 0;
         for (index, node) in model.graph.nodes.iter().enumerate() {
             if self.done.contains(&index) {
                 continue;
@@ -78,6 +79,12 @@ impl<'a> Builder<'a> {
             });
             self.graph = graph;
             let values = values?;
+            folded += self.growth(node, &values);
+            if folded > MAX_FOLDED_TOGETHER {
+                return Err(
+                    call.error(format!("with it, constants of {folded} elements were computed; that is too many"))
+                );
+            }
             let further = node.outputs.iter().skip(values.len());
             if let Some(name) = further.into_iter().find(|name| self.readers.contains_key(name.as_str())) {
                 return Err(call.error(format!("its further output `{name}` is not supported")));
@@ -99,6 +106,19 @@ impl<'a> Builder<'a> {
             self.graph.output(&output.name, id)?;
         }
         Ok(self.graph)
+    }
+
+    /// By how many elements a node's constants exceed those it was made of.
+    fn growth(&self, node: &Node, values: &[Value]) -> usize {
+        let elements = |value: &Value| match value {
+            Value::Constant(c) => c.count(),
+            Value::Node(_) => 0,
+        };
+        if node.op_type == "Constant" {
+            return 0;
+        }
+        let before: usize = node.inputs.iter().filter_map(|name| self.values.get(name.as_str())).map(elements).sum();
+        values.iter().map(elements).sum::<usize>().saturating_sub(before)
     }
 
     fn call(&self, node: &'a Node) -> Call<'a> {

@@ -5,7 +5,7 @@ use super::builder::Builder;
 use super::call::Call;
 use super::movement::picked;
 use super::pointwise::along;
-use super::value::{Traced, Value, foldable};
+use super::value::{Traced, Value};
 use pulid_graph::NodeId;
 use pulid_ops::{Binary, Coordinates, Interpolation, MatMul, Resize2d, Rounding, UpsampleNearest};
 use pulid_tensor::{DType, HostTensor, Result};
@@ -300,6 +300,9 @@ fn resized(
 /// Elements of the largest matrix for an axis.
 const MAX_MATRIX: usize = 1 << 22;
 
+/// The largest extent to which an axis is resized by positions.
+const MAX_EXTENT: usize = 1 << 20;
+
 /// Axis by axis: weights of the input's elements for each of the result's.
 fn by_matrices(b: &mut Builder, call: &Call, x: Traced, axes: &[Axis], method: &Method) -> Result<Value> {
     let cropped = method.positions == "tf_crop_and_resize";
@@ -307,7 +310,9 @@ fn by_matrices(b: &mut Builder, call: &Call, x: Traced, axes: &[Axis], method: &
     // Elements of the result that lie outside the part, by axis.
     let mut outside: Vec<(usize, Vec<bool>)> = Vec::new();
     for a in axes.iter().filter(|a| cropped || !a.stays()) {
-        foldable(call, &[a.output])?;
+        if a.output > MAX_EXTENT {
+            return Err(call.error(format!("resizing an axis to {} elements is not supported", a.output)));
+        }
         let positions = (0..a.output).map(|i| method.position(call, a, i)).collect::<Result<Vec<_>>>()?;
         if positions.iter().any(Option::is_none) {
             outside.push((a.axis, positions.iter().map(Option::is_none).collect()));

@@ -5,8 +5,11 @@ use pulid_checkpoint::onnx::Tensor;
 use pulid_graph::NodeId;
 use pulid_tensor::{DType, HostTensor, Result, Shape};
 
-/// Elements that folding may create; shape computations are tiny, and more points to a broken file.
-const MAX_FOLDED: usize = 1 << 24;
+/// Elements of the largest constant that folding may create: masks and tables of positions stay far below it.
+const MAX_FOLDED: usize = 1 << 22;
+
+/// Elements of all constants together by which folding may exceed what the file holds.
+pub(super) const MAX_FOLDED_TOGETHER: usize = 1 << 24;
 
 #[derive(Clone)]
 pub(super) enum Value {

@@ -10,8 +10,8 @@ pub const MAX_PIXELS: u64 = 100_000_000;
 /// Photos with a shorter side than this hold no usable face.
 pub const MIN_SIDE: u32 = 16;
 
-/// What a decoder may allocate: 16-bit RGBA at [`MAX_PIXELS`], and room for its own tables.
-const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8 + (64 << 20);
+/// What a decoder may allocate beside 16-bit RGBA: its own tables.
+const DECODER_TABLES: u64 = 64 << 20;
 
 /// Decodes a JPEG, PNG or WebP photo the way a viewer shows it, as 8-bit RGB.
 ///
@@ -22,6 +22,14 @@ const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8 + (64 << 20);
 /// [`Error::Photo`] for other formats, broken or truncated files, and pictures above [`MAX_PIXELS`] or below
 /// [`MIN_SIDE`].
 pub fn decode_photo(name: &str, bytes: &[u8]) -> Result<RgbImage> {
+    decode_photo_within(name, bytes, MAX_PIXELS)
+}
+
+/// [`decode_photo`] with another limit than [`MAX_PIXELS`].
+///
+/// # Errors
+/// As [`decode_photo`].
+pub fn decode_photo_within(name: &str, bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {
     let refuse = |detail: String| Error::photo(name, detail);
     if bytes.is_empty() {
         return Err(refuse("the file is empty".into()));
@@ -36,15 +44,14 @@ pub fn decode_photo(name: &str, bytes: &[u8]) -> Result<RgbImage> {
         return Err(refuse("the JPEG file ends before its picture does; copy or download it again".into()));
     }
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    limits.max_alloc = Some(max_pixels.saturating_mul(8).saturating_add(DECODER_TABLES));
     reader.limits(limits);
     let broken = |e: ImageError| refuse(explain(format, &e));
     let mut decoder = reader.into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        let detail =
-            format!("{width} x {height} pixels are too many; shrink it to {} megapixels", MAX_PIXELS / 1_000_000);
-        return Err(refuse(detail));
+    if u64::from(width) * u64::from(height) > max_pixels {
+        let most = max_pixels / 1_000_000;
+        return Err(refuse(format!("{width} x {height} pixels are too many; shrink it to {most} megapixels")));
     }
     if width.min(height) < MIN_SIDE {
         return Err(refuse(format!("{width} x {height} pixels are too few; use a larger photo")));

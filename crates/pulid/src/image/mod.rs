@@ -13,7 +13,7 @@ pub(crate) mod testing;
 
 pub use ::image::RgbImage;
 pub use bicubic::resize_bicubic;
-pub use decode::{MAX_PIXELS, MIN_SIDE, decode_photo};
+pub use decode::{MAX_PIXELS, MIN_SIDE, decode_photo, decode_photo_within};
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::write_atomically;
 pub use png::{PngMetadata, encode_png, parameters_text};
