@@ -1,5 +1,7 @@
 //! The `pulid` command: a thin shell around the library.
 
+#[macro_use]
+mod output;
 mod commands;
 mod progress;
 
@@ -55,11 +57,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Cancelled) => {
-            eprintln!("cancelled; nothing was written");
+            note!("cancelled; nothing was written");
             ExitCode::from(130)
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            note!("error: {error}");
             // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
             let own = matches!(error, Error::Device(_) | Error::NotFinite { .. } | Error::Network { .. });
             ExitCode::from(if own { 1 } else { 2 })

@@ -100,6 +100,11 @@ pub fn cancelled() -> bool {
     CANCELLED.load(Ordering::SeqCst)
 }
 
+/// Asks the work to stop.
+pub fn cancel() {
+    CANCELLED.store(true, Ordering::SeqCst);
+}
+
 fn on_ctrl_c() {
     // A second Ctrl-C ends the program at once; failing to install the handler leaves the system's own behaviour.
     let _ = ctrlc::set_handler(|| {
@@ -150,7 +155,7 @@ impl Arrival {
     /// A line above the bar.
     pub fn print(&self, text: &str) {
         let bar = self.bar.borrow();
-        if bar.is_hidden() { eprintln!("{text}") } else { bar.println(text) }
+        if bar.is_hidden() { note!("{text}") } else { bar.println(text) }
     }
 
     /// Takes the bar away.

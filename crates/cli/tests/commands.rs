@@ -1,15 +1,14 @@
 //! The program on the mini models: what it writes, what it refuses, and that it then leaves nothing behind.
 
+mod support;
+
 use image::{Rgb, RgbImage};
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::HostTensor;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
-}
+use support::{program, repository};
 
 fn portrait(name: &str) -> String {
     repository("examples/faces").join(name).to_string_lossy().into_owned()
@@ -18,13 +17,7 @@ fn portrait(name: &str) -> String {
 /// Runs the program in `folder`, which is below no models of its own.
 fn pulid(folder: &Path, arguments: &[&str]) -> Output {
     let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
-    Command::new(env!("CARGO_BIN_EXE_pulid"))
-        .args(arguments)
-        .args(["--device", &device, "--autotune", "off"])
-        .current_dir(folder)
-        .env("PULID_MODELS", repository("models/mini"))
-        .output()
-        .expect("the program starts")
+    program(folder, arguments).args(["--device", &device, "--autotune", "off"]).output().expect("the program starts")
 }
 
 fn succeed(folder: &Path, arguments: &[&str]) -> String {
@@ -336,11 +329,9 @@ fn an_interrupt_ends_the_work_and_leaves_no_file() {
     use std::process::Stdio;
     use std::time::{Duration, Instant};
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_pulid"))
-        .args(["generate", "--prompt", "a photo of a person", "--steps", "1000", "--output", "long.png"])
+    let long = ["generate", "--prompt", "a photo of a person", "--steps", "1000", "--output", "long.png"];
+    let mut child = program(folder.path(), &long)
         .args(["--save-latents", "long.safetensors", "--autotune", "off"])
-        .current_dir(folder.path())
-        .env("PULID_MODELS", repository("models/mini"))
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -358,6 +349,27 @@ fn an_interrupt_ends_the_work_and_leaves_no_file() {
     };
     assert_eq!(status.code(), Some(130));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_reader_that_has_gone_away_ends_the_work_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let commands: [&[&str]; 4] =
+        [&["devices"], &["doctor"], &["bench", "--filter", "permute"], &["quantize", "--to", "q8", "--output", "q8"]];
+    for arguments in commands {
+        for both in [false, true] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut command = program(folder.path(), arguments);
+            if both {
+                command.stderr(writer.try_clone().unwrap());
+            }
+            let output = command.stdout(writer).output().unwrap();
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(!message.contains("panicked") && output.status.code() != Some(101), "{arguments:?}: {message}");
+            let _ = std::fs::remove_dir_all(folder.path().join("q8"));
+        }
+    }
 }
 
 /// Sets one element of an f16 tensor to infinity.

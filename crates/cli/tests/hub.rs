@@ -1,21 +1,12 @@
 //! `pulid pull` and `pulid doctor` as a person meets them without a network.
 
+mod support;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn pulid(home: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pulid"))
-        .args(arguments)
-        .current_dir(home)
-        .env_remove("HF_HUB_CACHE")
-        .env_remove("HF_TOKEN")
-        .env_remove("HF_HUB_OFFLINE")
-        .env("HF_HOME", home.join("hf"))
-        // Nobody listens there.
-        .env("HF_ENDPOINT", "http://127.0.0.1:9")
-        .env("PULID_MODELS", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini"))
-        .output()
-        .expect("the program starts")
+    support::program(home, arguments).output().expect("the program starts")
 }
 
 #[test]

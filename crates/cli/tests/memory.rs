@@ -1,24 +1,17 @@
 //! Budgets of device memory: the same picture with weights that stream, and an error before any work where nothing helps.
 
+mod support;
+
 use pulid_checkpoint::write_safetensors;
 use pulid_tensor::HostTensor;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-
-fn mini() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini")
-}
+use std::path::Path;
+use std::process::Output;
+use support::{program, repository};
 
 fn generate(folder: &Path, more: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pulid"))
-        .args(["generate", "--prompt", "a photo of a person, in a garden", "--steps", "2", "--autotune", "off"])
-        .arg("--no-metadata")
-        .args(more)
-        .current_dir(folder)
-        .env("PULID_MODELS", mini())
-        .output()
-        .expect("the program starts")
+    let always = ["generate", "--prompt", "a photo of a person, in a garden", "--steps", "2", "--autotune", "off"];
+    program(folder, &always).arg("--no-metadata").args(more).output().expect("the program starts")
 }
 
 #[test]
@@ -49,17 +42,15 @@ fn streaming_changes_nothing_but_the_memory() {
 #[test]
 fn the_plan_says_what_streams() {
     let folder = tempfile::tempdir().unwrap();
-    let case = mini().join("../../tests/goldens/unet/even");
+    let case = repository("tests/goldens/unet/even");
     let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(case.join("golden.json")).unwrap()).unwrap();
     let weights = case.join(golden["weights"].as_str().unwrap());
     let run = |memory: &str| {
-        Command::new(env!("CARGO_BIN_EXE_pulid"))
-            .args(["run", "unet", "--weights"])
+        program(folder.path(), &["run", "unet", "--weights"])
             .arg(&weights)
             .arg("--inputs")
             .arg(case.join("inputs.safetensors"))
             .args(["--outputs", "out.safetensors", "--dump-plan", "plan.txt", "--autotune", "off", "--memory", memory])
-            .current_dir(folder.path())
             .output()
             .unwrap()
     };

@@ -1,27 +1,23 @@
 //! The official applications' settings by name, on the mini models.
 
+mod support;
+
 use pulid_checkpoint::write_safetensors;
 use pulid_tensor::HostTensor;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use support::program;
 
 fn repository(path: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).to_string_lossy().into_owned()
+    support::repository(path).to_string_lossy().into_owned()
 }
 
 fn pulid(arguments: &[&str]) -> Output {
     let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
-    Command::new(env!("CARGO_BIN_EXE_pulid"))
-        .args(arguments)
-        .args(["--device", &device, "--autotune", "off"])
-        .env("PULID_MODELS", repository("models/mini"))
-        // What somebody has fetched is not for tests.
-        .env("HF_HUB_CACHE", repository("no-cache"))
-        .env("HF_HOME", repository("no-cache"))
-        .output()
-        .expect("the program starts")
+    let nowhere = std::env::temp_dir();
+    program(&nowhere, arguments).args(["--device", &device, "--autotune", "off"]).output().expect("the program starts")
 }
 
 struct Person {

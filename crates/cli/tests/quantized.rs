@@ -1,22 +1,20 @@
 //! Quantised weights: the same picture ahead of time and at load, and close to half precision.
 
+mod support;
+
 use pulid_checkpoint::{Checkpoint, write_safetensors};
 use pulid_tensor::{DType, HostTensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
+use support::{program, repository};
 
 fn mini(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini").join(path)
+    repository("models/mini").join(path)
 }
 
 fn pulid(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pulid"))
-        .args(arguments)
-        .current_dir(folder)
-        .env("PULID_MODELS", mini(""))
-        .output()
-        .expect("the program starts")
+    program(folder, arguments).output().expect("the program starts")
 }
 
 fn succeed(folder: &Path, arguments: &[&str]) -> String {
@@ -64,6 +62,38 @@ fn weights_quantised_ahead_and_at_load_give_the_same_picture() {
     let refused = pulid(folder.path(), &["quantize", "--to", "q8", "--output", "q8"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("exists already"));
+}
+
+#[test]
+fn a_single_file_becomes_a_folder_that_stands_for_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = |path: &str| repository("tests/goldens").join(path).to_string_lossy().into_owned();
+    let (file, config) = (golden("single-file/sdxl.safetensors"), golden("pipeline/model"));
+    succeed(
+        folder.path(),
+        &["quantize", "--model", &file, "--config", &config, "--to", "q8", "--output", "ahead", "--json"],
+    );
+    let picture = |name: &str, more: &[&str]| {
+        let same = ["generate", "--prompt", "a portrait of a woman", "--width", "64", "--height", "64", "--steps", "2"];
+        let rest = ["--guidance", "2", "--no-metadata", "--autotune", "off", "--output", name];
+        succeed(folder.path(), &[&same[..], &rest, more].concat());
+        std::fs::read(folder.path().join(name)).unwrap()
+    };
+    let at_load = picture("load.png", &["--model", &file, "--config", &config, "--quantize", "q8"]);
+    assert!(picture("ahead.png", &["--model", "ahead"]) == at_load, "the pictures differ");
+    // Another model's UNet over it is the one that is quantised.
+    let unet = repository("tests/goldens/pipeline/model/unet").to_string_lossy().into_owned();
+    succeed(
+        folder.path(),
+        &["quantize", "--model", "ahead", "--unet", &unet, "--to", "q4", "--output", "over", "--json"],
+    );
+    let over = picture("over.png", &["--model", "over"]);
+    assert!(over != at_load, "the UNet was not taken");
+    // What the tensors tell, and SDXL's own tokenizers and schedule: the heads of this small one are none of SDXL's.
+    let refused = pulid(folder.path(), &["quantize", "--model", &file, "--to", "q8", "--output", "alone"]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && message.contains("--config"), "{message}");
+    assert!(!folder.path().join("alone").exists());
 }
 
 /// Largest difference over the standard deviation of the second.

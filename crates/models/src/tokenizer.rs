@@ -2,7 +2,7 @@
 
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -18,6 +18,9 @@ const WORD_END: &str = "</w>";
 
 /// The merges of CLIP's vocabulary, the earliest first.
 const CLIP_MERGES: &str = include_str!("../data/clip_merges.txt");
+
+/// What messages call CLIP's own vocabulary.
+const BUILT_IN: &str = "the built-in CLIP vocabulary";
 
 /// Positions of CLIP's text encoders, used where the tokenizer's files do not say.
 const LENGTH: usize = 77;
@@ -103,7 +106,22 @@ impl ClipTokenizer {
     /// # Errors
     /// Never with the vocabulary that is built in.
     pub fn published(padding: Padding) -> Result<Self> {
-        let name = "the built-in CLIP vocabulary";
+        let [vocab, merges, config] = Self::published_files(padding)?.map(|(_, text)| text);
+        Self::new(TokenizerFiles {
+            name: BUILT_IN,
+            vocab: &vocab,
+            merges: &merges,
+            config: Some(&config),
+            special_tokens_map: None,
+        })
+    }
+
+    /// The files of CLIP's own tokenizer, by their names in a `tokenizer/` folder.
+    ///
+    /// # Errors
+    /// As [`ClipTokenizer::published`].
+    pub fn published_files(padding: Padding) -> Result<[(&'static str, String); 3]> {
+        let name = BUILT_IN;
         let merges = parse_merges(CLIP_MERGES).map_err(|e| Error::file(name, e))?;
         // As CLIP numbers them: bytes, bytes that end a word, what each merge gives, special tokens.
         let bytes = byte_symbols();
@@ -111,14 +129,19 @@ impl ClipTokenizer {
         let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
         let specials = [BOS, EOS].map(str::to_owned);
         let tokens = bytes.iter().cloned().chain(ends).chain(merged).chain(specials);
-        let vocab = tokens.zip(0..).collect();
+        let vocab: BTreeMap<String, u32> = tokens.zip(0..).collect();
         let plain = |token: &str| serde_json::json!({"content": token, "normalized": true});
         let mut config = serde_json::json!({"bos_token": plain(BOS), "eos_token": plain(EOS), "unk_token": plain(EOS)});
         config["pad_token"] = match padding {
             Padding::EndOfText => plain(EOS),
             Padding::Exclamation => serde_json::json!({"content": "!", "normalized": false}),
         };
-        Self::build(name, vocab, merges, &config, &Value::Null)
+        let vocab = serde_json::to_string(&vocab).map_err(|e| Error::invalid(name, e.to_string()))?;
+        Ok([
+            ("vocab.json", vocab),
+            ("merges.txt", CLIP_MERGES.to_owned()),
+            ("tokenizer_config.json", config.to_string()),
+        ])
     }
 
     fn build(

@@ -1,10 +1,11 @@
 //! Models with quantised weights, made ahead of time: what `--quantize` does at every load, once.
 
 use crate::runtime::Reporter;
-use pulid_checkpoint::{Checkpoint, write_safetensors_one_by_one};
+use crate::text_to_image::scheduler_config;
+use pulid_checkpoint::write_safetensors_one_by_one;
 use pulid_graph::{Graph, NodeKind, Weight};
-use pulid_models::Precision;
-use pulid_models::sdxl::{ClipTextModel, SdxlModel, Unet, UnetSize};
+use pulid_models::sdxl::{Part, PartFiles, SdxlModel, TextEncoder, UnetSize};
+use pulid_models::{ClipTokenizer, Precision};
 use pulid_tensor::{DType, Error, Result, TensorType};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,18 +34,13 @@ pub struct Quantized {
     pub bytes_after: u64,
 }
 
-/// Quantises the UNet and the text encoders of a diffusers SDXL folder into a new folder of the same layout. What kernels
-/// cannot read in blocks, and the VAE, stays as it is.
+/// Quantises the UNet and the text encoders of an SDXL into a new folder in diffusers' layout. What kernels cannot read in
+/// blocks, and the VAE, stays as it is. A single file's configurations and tokenizers are written out too, so that the folder
+/// stands for itself.
 ///
 /// # Errors
-/// When the model is no folder, the output exists, a network cannot be read or the disk is full; then no output folder is
-/// left.
+/// When the output exists, a network cannot be read or the disk is full; then no output folder is left.
 pub fn quantize_model(model: &SdxlModel, output: &Path, dtype: DType, reporter: &dyn Reporter) -> Result<Quantized> {
-    if !model.path().is_dir() {
-        let detail =
-            "is a single file; quantise a folder in diffusers' layout, or use --quantize while making pictures";
-        return Err(Error::file(model.path(), detail));
-    }
     if output.exists() {
         return Err(Error::file(output, "exists already; name a new folder"));
     }
@@ -53,27 +49,12 @@ pub fn quantize_model(model: &SdxlModel, output: &Path, dtype: DType, reporter: 
     let temporary = temporary.map_err(|e| Error::io(parent, e))?;
     let root = temporary.path();
     let mut made = Quantized { tensors: Vec::new(), bytes_before: 0, bytes_after: 0 };
-    for entry in read_folder(model.path())? {
-        let name = entry.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-        match (name.as_str(), entry.is_dir()) {
-            ("unet" | "text_encoder" | "text_encoder_2", true) => {
-                reporter.stage(&format!("quantising {name}"));
-                let precision = Precision { weights: Some(dtype), ..Precision::F32 };
-                let graph = |precision| match name.as_str() {
-                    "unet" => {
-                        let unet = Unet::open(&entry, precision, None)?;
-                        // Weights do not depend on the size; this is small enough for any network.
-                        unet.graph(UnetSize { batch: 1, height: 64, width: 64, text_tokens: 77, id_tokens: 0 })
-                    }
-                    _ => ClipTextModel::open(&entry, precision)?.graph(1, 77),
-                };
-                let network = Network { name: &name, plain: graph(Precision::F32)?, quantized: graph(precision)? };
-                network.write(&entry, &root.join(&name), reporter, &mut made)?;
-            }
-            (_, true) => copy_folder(&entry, &root.join(&name))?,
-            (_, false) => copy_file(&entry, &root.join(&name))?,
-        }
+    for part in Part::ALL {
+        reporter.stage(&format!("quantising {}", part.folder()));
+        let network = Network::open(model, part, dtype)?;
+        network.write(&root.join(part.folder()), reporter, &mut made)?;
     }
+    copy_the_rest(model, root)?;
     let kept = temporary.keep();
     std::fs::rename(&kept, output).map_err(|e| {
         // The finished folder could not get its name: nothing may be left under the temporary one.
@@ -83,11 +64,44 @@ pub fn quantize_model(model: &SdxlModel, output: &Path, dtype: DType, reporter: 
     Ok(made)
 }
 
+/// Everything but networks: tokenizers, the schedule, defaults.
+fn copy_the_rest(model: &SdxlModel, root: &Path) -> Result<()> {
+    if let Some(from) = model.config_folder() {
+        for entry in read_folder(from)? {
+            let name = entry.file_name().unwrap_or_default();
+            let to = root.join(name);
+            // The networks' folders are there already; other weights are not this model's.
+            if to.exists() || entry.extension().is_some_and(|e| e == "safetensors") {
+                continue;
+            }
+            if entry.is_dir() { copy_folder(&entry, &to)? } else { copy_file(&entry, &to)? }
+        }
+    }
+    for which in TextEncoder::BOTH {
+        let folder = root.join(which.tokenizer());
+        if !folder.exists() {
+            std::fs::create_dir(&folder).map_err(|e| Error::io(&folder, e))?;
+            for (name, text) in ClipTokenizer::published_files(which.padding())? {
+                write_text(&folder.join(name), &text)?;
+            }
+        }
+    }
+    let scheduler = root.join("scheduler");
+    if !scheduler.exists() {
+        std::fs::create_dir(&scheduler).map_err(|e| Error::io(&scheduler, e))?;
+        let config = scheduler_config(model)?;
+        let text = serde_json::to_string_pretty(&config).map_err(|e| Error::invalid("scheduler", e.to_string()))?;
+        write_text(&scheduler.join("scheduler_config.json"), &text)?;
+    }
+    Ok(())
+}
+
 /// One network's graphs with weights as they are and as they shall be; both list the same weights in the same order.
-struct Network<'a> {
-    name: &'a str,
-    plain: Graph,
-    quantized: Graph,
+struct Network {
+    part: Part,
+    files: PartFiles,
+    /// None for the VAE, which stays as it is.
+    graphs: Option<[Graph; 2]>,
 }
 
 fn weights(graph: &Graph) -> impl Iterator<Item = (&Weight, &TensorType)> {
@@ -97,11 +111,26 @@ fn weights(graph: &Graph) -> impl Iterator<Item = (&Weight, &TensorType)> {
     })
 }
 
-impl Network<'_> {
-    fn write(&self, from: &Path, to: &Path, reporter: &dyn Reporter, made: &mut Quantized) -> Result<()> {
-        let checkpoint = Checkpoint::open(from)?;
-        let blocks: BTreeMap<&str, (&Weight, &TensorType)> = weights(&self.plain)
-            .zip(weights(&self.quantized))
+impl Network {
+    fn open(model: &SdxlModel, part: Part, dtype: DType) -> Result<Network> {
+        let graph = |precision| match part {
+            // Weights do not depend on the size; this is small enough for any network.
+            Part::Unet => model
+                .unet(precision, None)?
+                .graph(UnetSize { batch: 1, height: 64, width: 64, text_tokens: 77, id_tokens: 0 })
+                .map(Some),
+            Part::TextEncoder(which) => model.text_encoder(which, precision)?.graph(1, 77).map(Some),
+            Part::Vae => Ok(None),
+        };
+        let quantized = Precision { weights: Some(dtype), ..Precision::F32 };
+        let graphs = graph(Precision::F32)?.zip(graph(quantized)?).map(|(plain, quantized)| [plain, quantized]);
+        Ok(Network { part, files: model.part(part)?, graphs })
+    }
+
+    fn write(&self, to: &Path, reporter: &dyn Reporter, made: &mut Quantized) -> Result<()> {
+        let checkpoint = &self.files.weights;
+        let pairs = self.graphs.iter().flat_map(|[plain, quantized]| weights(plain).zip(weights(quantized)));
+        let blocks: BTreeMap<&str, (&Weight, &TensorType)> = pairs
             .filter(|((plain, _), (_, ty))| ty.dtype.is_quantized() && checkpoint.contains(&plain.name))
             .map(|((plain, _), (_, ty))| (plain.name.as_str(), (plain, ty)))
             .collect();
@@ -117,7 +146,10 @@ impl Network<'_> {
             list.push((key.to_owned(), ty));
         }
         std::fs::create_dir(to).map_err(|e| Error::io(to, e))?;
-        let file = if self.name == "unet" { "diffusion_pytorch_model.safetensors" } else { "model.safetensors" };
+        let file = match self.part {
+            Part::Unet | Part::Vae => "diffusion_pytorch_model.safetensors",
+            Part::TextEncoder(_) => "model.safetensors",
+        };
         let mut done = 0;
         write_safetensors_one_by_one(to.join(file), &list, checkpoint.metadata(), |i, write| {
             if reporter.cancelled() {
@@ -130,7 +162,7 @@ impl Network<'_> {
                     let plain = weight.load()?.into_dtype(DType::F32);
                     let quantized = plain.cast(ty.dtype);
                     made.tensors.push(TensorError {
-                        network: self.name.to_owned(),
+                        network: self.part.folder().to_owned(),
                         key: key.clone(),
                         count: ty.shape.count(),
                         relative: relative_error(plain.as_f32()?, &quantized.to_f32_vec()),
@@ -142,12 +174,7 @@ impl Network<'_> {
             reporter.progress(done, list.len() as u64);
             write(tensor.bytes())
         })?;
-        for entry in read_folder(from)? {
-            if entry.extension().is_some_and(|e| e == "json") && !entry.to_string_lossy().ends_with(".index.json") {
-                copy_file(&entry, &to.join(entry.file_name().unwrap_or_default()))?;
-            }
-        }
-        Ok(())
+        write_text(&to.join("config.json"), &self.files.config)
     }
 }
 
@@ -161,6 +188,10 @@ fn relative_error(plain: &[f32], quantized: &[f32]) -> f64 {
 fn read_folder(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
     entries.map(|e| e.map(|e| e.path()).map_err(|e| Error::io(folder, e))).collect()
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|e| Error::io(path, e))
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<()> {

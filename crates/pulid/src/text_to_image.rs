@@ -77,8 +77,8 @@ pub struct Generated {
 }
 
 /// The model's noise schedule, or SDXL's where its folder has none.
-fn schedule(model: &SdxlModel) -> Result<NoiseSchedule> {
-    let config = match model.config_file("scheduler/scheduler_config.json") {
+pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
+    Ok(match model.config_file("scheduler/scheduler_config.json") {
         Some(path) => {
             let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
             SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
@@ -89,8 +89,7 @@ fn schedule(model: &SdxlModel) -> Result<NoiseSchedule> {
             return Err(Error::file(model.path(), detail));
         }
         None => SchedulerConfig::default(),
-    };
-    NoiseSchedule::new(&config)
+    })
 }
 
 /// Texts as the UNet takes them.
@@ -116,7 +115,7 @@ pub async fn generate(
     let vae =
         model.vae(Precision { activations: DType::F32, weights: precision.weights.filter(|w| !w.is_quantized()) })?;
     let [height, width] = latent_size(options, vae.config().factor())?;
-    let schedule = schedule(model)?;
+    let schedule = NoiseSchedule::new(&scheduler_config(model)?)?;
     let channels = vae.config().latent_channels;
     let shape = [options.batch, channels, height, width];
     let noise = TorchGenerator::new(options.seed).randn(shape.iter().product());

@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
         };
         let s = device.summary();
         if !args.json {
-            println!("{} ({}, {}), median of {} runs, f32", s.name, s.driver, s.backend, args.repeats.max(1));
+            say!("{} ({}, {}), median of {} runs, f32", s.name, s.driver, s.backend, args.repeats.max(1));
         }
         let mut report = Report {
             device: s.name.clone(),
@@ -79,7 +79,7 @@ pub fn run(args: &Args) -> Result<()> {
         remember_choices(&runtime);
         if args.json {
             let text = serde_json::to_string_pretty(&report).map_err(|e| Error::invalid("--json", e.to_string()))?;
-            println!("{text}");
+            say!("{text}");
         }
         Ok(())
     })

@@ -13,14 +13,14 @@ pub fn run(args: &Args) -> Result<()> {
     let adapters = pollster::block_on(pulid_engine::adapters());
     if args.json {
         let text = serde_json::to_string_pretty(&adapters).map_err(|e| Error::invalid("--json", e.to_string()))?;
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
     for a in &adapters {
-        println!("{} ({:?}, {}; {})", a.name, a.kind, a.backend, a.driver);
+        say!("{} ({:?}, {}; {})", a.name, a.kind, a.backend, a.driver);
     }
     if adapters.is_empty() {
-        println!("none; on Debian or Ubuntu `apt install mesa-vulkan-drivers` brings one that runs on the CPU");
+        say!("none; on Debian or Ubuntu `apt install mesa-vulkan-drivers` brings one that runs on the CPU");
     }
     Ok(())
 }

@@ -80,9 +80,9 @@ pub fn run(args: &Args) -> Result<()> {
     report.advice = advice(&report);
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::invalid("--json", e.to_string()))?;
-        println!("{text}");
+        say!("{text}");
     } else {
-        print!("{}", describe(&report));
+        say!("{}", describe(&report).trim_end());
     }
     Ok(())
 }

@@ -67,9 +67,9 @@ pub fn run(args: &Args) -> Result<()> {
             "tokens": identity.tokens.id_embedding.shape().extents(),
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
-        println!("{report}");
+        say!("{report}");
     } else {
-        println!("{}", args.output.display());
+        say!("{}", args.output.display());
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
         let of = |i: usize, face: &Face| as_json(face, Some(i) == largest, Some(i) == central);
         let list: Vec<_> = faces.iter().enumerate().map(|(i, f)| of(i, f)).collect();
         let (width, height) = photo.dimensions();
-        println!("{}", serde_json::json!({ "photo": name, "width": width, "height": height, "faces": list }));
+        say!("{}", serde_json::json!({ "photo": name, "width": width, "height": height, "faces": list }));
     } else {
         for (i, face) in faces.iter().enumerate() {
             let ([x0, y0, ..], (width, height)) = (face.bbox, face.size());
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
                 DetectorKind::RetinaFace if Some(i) == central => "  (nearest to the middle)",
                 _ => "",
             };
-            println!("{width:.0} x {height:.0} pixels at ({x0:.0}, {y0:.0}), score {:.2}{note}", face.score);
+            say!("{width:.0} x {height:.0} pixels at ({x0:.0}, {y0:.0}), score {:.2}{note}", face.score);
         }
     }
     if faces.is_empty() {

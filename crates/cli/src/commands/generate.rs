@@ -177,10 +177,10 @@ pub fn run(args: &Args) -> Result<()> {
             "parameters": parameters,
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
-        println!("{report}");
+        say!("{report}");
     } else {
         for path in written {
-            println!("{}", path.display());
+            say!("{}", path.display());
         }
     }
     Ok(())

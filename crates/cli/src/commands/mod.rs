@@ -95,7 +95,7 @@ pub fn remember_choices(runtime: &Runtime) {
         pulid::image::write_atomically(&path, &bytes)
     });
     if let Err(error) = written {
-        eprintln!("note: kernel choices were not kept: {error}");
+        note!("note: kernel choices were not kept: {error}");
     }
 }
 

@@ -85,7 +85,7 @@ impl ModelsArgs {
         }
         if let (None, Some(preset)) = (model, preset) {
             let (version, base) = (pulled_as(preset.settings().version).0, preset_base(preset).name);
-            eprintln!("note: the mini models are used; `pulid pull {version} --base {base}` fetches this preset's own");
+            note!("note: the mini models are used; `pulid pull {version} --base {base}` fetches this preset's own");
         }
         let mini = mini_models().ok_or_else(|| {
             let detail = "the mini models (models/mini) are neither below this folder nor beside the program; name a folder \

@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     let client = Client::new(settings.clone(), &arrival);
     let items = items(args, &base);
     for item in &items {
-        println!("{:<38} {} from {}: {}", item.file, item.what, item.source(), item.licence);
+        say!("{:<38} {} from {}: {}", item.file, item.what, item.source(), item.licence);
     }
     let missing = |item: &&Item| item.find(&client.cache(), &settings).is_none();
     if items.iter().filter(missing).any(|item| !item.commercial) && !settings.offline {
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
         Chosen::Hub(repo, lightning) if !settings.offline => {
             let listing = client.list(repo)?;
             let licence = listing.licence.as_deref().unwrap_or("see its page");
-            println!("{:<38} base model; licence: {licence}", repo.to_string());
+            say!("{:<38} base model; licence: {licence}", repo.to_string());
             let page = format!("its terms are at {}/{repo}", settings.endpoint);
             if forbids(licence) && catalog::find_sdxl(&client.cache(), repo, !lightning).is_none() {
                 consent(args.accept_licence, &repo.to_string(), &page)?;
@@ -94,13 +94,13 @@ pub fn run(args: &Args) -> Result<()> {
         Chosen::None => {}
     }
     arrival.finish();
-    println!("{}", next(args, &base));
+    say!("{}", next(args, &base));
     Ok(())
 }
 
 fn done(name: &str, path: &Path, arrival: &Arrival) {
     arrival.finish();
-    println!("{name}: {}", path.display());
+    say!("{name}: {}", path.display());
 }
 
 fn choose(base: Option<&str>) -> Result<Chosen> {

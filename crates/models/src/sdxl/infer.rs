@@ -69,6 +69,14 @@ impl UnetConfig {
     /// # Errors
     /// When a tensor that tells a size is missing, or channels do not divide into SDXL's heads.
     pub fn infer(file: &Checkpoint) -> Result<Self> {
+        Self::parse(&Self::infer_text(file)?, file.name())
+    }
+
+    /// [`UnetConfig::infer`] as the text of a `config.json`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn infer_text(file: &Checkpoint) -> Result<String> {
         let channels = extent(file, "conv_in.weight", 4, 0)?;
         let levels = count(file, |i| format!("down_blocks.{i}.resnets.0.conv1.weight"));
         let resnets = |i: usize| count(file, |j| format!("down_blocks.{i}.resnets.{j}.conv1.weight"));
@@ -124,7 +132,7 @@ impl UnetConfig {
             config["projection_class_embeddings_input_dim"] =
                 extent(file, "add_embedding.linear_1.weight", 2, 1)?.into();
         }
-        Self::parse(&config.to_string(), file.name())
+        Ok(config.to_string())
     }
 }
 
@@ -134,6 +142,14 @@ impl VaeConfig {
     /// # Errors
     /// When a tensor that tells a size is missing.
     pub fn infer(file: &Checkpoint) -> Result<Self> {
+        Self::parse(&Self::infer_text(file)?, file.name())
+    }
+
+    /// [`VaeConfig::infer`] as the text of a `config.json`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn infer_text(file: &Checkpoint) -> Result<String> {
         let levels = count(file, |i| format!("decoder.up_blocks.{i}.resnets.0.conv1.weight"));
         let widths = (0..levels)
             .rev()
@@ -152,7 +168,7 @@ impl VaeConfig {
             "use_post_quant_conv": file.contains("post_quant_conv.weight"),
             "mid_block_add_attention": file.contains("decoder.mid_block.attentions.0.group_norm.weight"),
         });
-        Self::parse(&config.to_string(), file.name())
+        Ok(config.to_string())
     }
 }
 
@@ -163,6 +179,14 @@ impl ClipConfig {
     /// # Errors
     /// When a tensor that tells a size is missing, or channels do not divide into heads.
     pub fn infer(file: &Checkpoint) -> Result<Self> {
+        Self::parse(&Self::infer_text(file)?, file.name())
+    }
+
+    /// [`ClipConfig::infer`] as the text of a `config.json`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn infer_text(file: &Checkpoint) -> Result<String> {
         let body = file.with_optional_prefix("text_model.");
         let table = "embeddings.token_embedding.weight";
         let width = extent(&body, table, 2, 1)?;
@@ -176,6 +200,6 @@ impl ClipConfig {
             "vocab_size": extent(&body, table, 2, 0)?,
         });
         config["hidden_act"] = Value::from(if projects { "gelu" } else { "quick_gelu" });
-        Self::parse(&config.to_string(), file.name())
+        Ok(config.to_string())
     }
 }

@@ -12,6 +12,6 @@ mod vae;
 
 pub use clip::{ClipConfig, ClipTextModel};
 #[cfg(not(target_arch = "wasm32"))]
-pub use model::{SdxlModel, TextEncoder};
+pub use model::{Part, PartFiles, SdxlModel, TextEncoder};
 pub use unet::{Unet, UnetConfig, UnetSize};
 pub use vae::{Vae, VaeConfig};

@@ -3,7 +3,7 @@
 use super::{ClipConfig, ClipTextModel, Unet, UnetConfig, Vae, VaeConfig, single_file};
 use crate::config::read_text;
 use crate::pulid::IdentityAdapter;
-use crate::{ClipTokenizer, Precision};
+use crate::{ClipTokenizer, Padding, Precision};
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -21,19 +21,59 @@ impl TextEncoder {
     /// Both, in the order in which their embeddings are joined.
     pub const BOTH: [TextEncoder; 2] = [TextEncoder::First, TextEncoder::Second];
 
-    fn folder(self) -> &'static str {
-        match self {
-            TextEncoder::First => "text_encoder",
-            TextEncoder::Second => "text_encoder_2",
-        }
-    }
-
-    fn tokenizer(self) -> &'static str {
+    /// The folder of its tokenizer in diffusers' layout.
+    pub fn tokenizer(self) -> &'static str {
         match self {
             TextEncoder::First => "tokenizer",
             TextEncoder::Second => "tokenizer_2",
         }
     }
+
+    /// What fills a row after the text, in the tokenizer that every published SDXL has for it.
+    pub fn padding(self) -> Padding {
+        match self {
+            TextEncoder::First => Padding::EndOfText,
+            TextEncoder::Second => Padding::Exclamation,
+        }
+    }
+}
+
+/// A network of an SDXL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The UNet.
+    Unet,
+    /// The VAE.
+    Vae,
+    /// A text encoder.
+    TextEncoder(TextEncoder),
+}
+
+impl Part {
+    /// All four.
+    pub const ALL: [Part; 4] =
+        [Part::Unet, Part::Vae, Part::TextEncoder(TextEncoder::First), Part::TextEncoder(TextEncoder::Second)];
+
+    /// Its folder in diffusers' layout.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Part::Unet => "unet",
+            Part::Vae => "vae",
+            Part::TextEncoder(TextEncoder::First) => "text_encoder",
+            Part::TextEncoder(TextEncoder::Second) => "text_encoder_2",
+        }
+    }
+}
+
+/// What is read of a network.
+#[derive(Clone, Debug)]
+pub struct PartFiles {
+    /// The weights, by diffusers' and transformers' names.
+    pub weights: Checkpoint,
+    /// The text of its `config.json`.
+    pub config: String,
+    /// Where that comes from, for messages.
+    pub name: String,
 }
 
 /// Where an SDXL model lies.
@@ -113,6 +153,11 @@ impl SdxlModel {
         Some(self.config.as_ref()?.join(name)).filter(|path| path.exists())
     }
 
+    /// The folder of configurations, if there is one; the model's own where it is a folder.
+    pub fn config_folder(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// The folder whose defaults for making pictures apply.
     pub fn folder(&self) -> &Path {
         match &self.config {
@@ -127,20 +172,49 @@ impl SdxlModel {
         self.file.as_ref().is_some_and(|file| file.contains("v_pred"))
     }
 
+    /// The weights of one network by diffusers' names, and its configuration: what its folder says, else what its tensors
+    /// tell.
+    ///
+    /// # Errors
+    /// When it is missing or its files cannot be read.
+    pub fn part(&self, part: Part) -> Result<PartFiles> {
+        let folder = part.folder();
+        let mut config = self.config_text(&format!("{folder}/config.json"))?;
+        let weights = match (part, &self.unet, &self.file) {
+            (Part::Unet, Some(path), _) => {
+                if path.join("config.json").is_file() {
+                    config = crate::config::beside(path)?;
+                }
+                let file = Checkpoint::open(path)?;
+                if single_file::is_single_file(&file) { single_file::unet(&file)? } else { file }
+            }
+            (_, _, None) => Checkpoint::open(self.path.join(folder))?,
+            (Part::Unet, _, Some(file)) => single_file::unet(file)?,
+            (Part::Vae, _, Some(file)) => single_file::vae(file)?,
+            (Part::TextEncoder(TextEncoder::First), _, Some(file)) => single_file::text_encoder(file)?,
+            (Part::TextEncoder(TextEncoder::Second), _, Some(file)) => single_file::text_encoder_2(file)?,
+        };
+        let (config, name) = match config {
+            Some(found) => found,
+            None => {
+                let text = match part {
+                    Part::Unet => UnetConfig::infer_text(&weights)?,
+                    Part::Vae => VaeConfig::infer_text(&weights)?,
+                    Part::TextEncoder(_) => ClipConfig::infer_text(&weights)?,
+                };
+                (text, weights.name().to_owned())
+            }
+        };
+        Ok(PartFiles { weights, config, name })
+    }
+
     /// The VAE.
     ///
     /// # Errors
     /// When it is missing or its configuration or weights cannot be read.
     pub fn vae(&self, precision: Precision) -> Result<Vae> {
-        let weights = match &self.file {
-            None => Checkpoint::open(self.path.join("vae"))?,
-            Some(file) => single_file::vae(file)?,
-        };
-        let config = match self.config_text("vae/config.json")? {
-            Some((text, name)) => VaeConfig::parse(&text, &name)?,
-            None => VaeConfig::infer(&weights)?,
-        };
-        Ok(Vae::new(config, weights, precision))
+        let files = self.part(Part::Vae)?;
+        Ok(Vae::new(VaeConfig::parse(&files.config, &files.name)?, files.weights, precision))
     }
 
     /// The UNet, with identity attention where an adapter is given.
@@ -148,20 +222,8 @@ impl SdxlModel {
     /// # Errors
     /// When it is missing or its configuration or weights cannot be read.
     pub fn unet(&self, precision: Precision, identity: Option<IdentityAdapter>) -> Result<Unet> {
-        let weights = match (&self.unet, &self.file) {
-            (Some(path), _) if path.join("config.json").is_file() => return Unet::open(path, precision, identity),
-            (Some(path), _) => {
-                let file = Checkpoint::open(path)?;
-                if single_file::is_single_file(&file) { single_file::unet(&file)? } else { file }
-            }
-            (None, None) => Checkpoint::open(self.path.join("unet"))?,
-            (None, Some(file)) => single_file::unet(file)?,
-        };
-        let config = match self.config_text("unet/config.json")? {
-            Some((text, name)) => UnetConfig::parse(&text, &name)?,
-            None => UnetConfig::infer(&weights)?,
-        };
-        Ok(Unet::new(config, weights, precision, identity))
+        let files = self.part(Part::Unet)?;
+        Ok(Unet::new(UnetConfig::parse(&files.config, &files.name)?, files.weights, precision, identity))
     }
 
     /// A text encoder.
@@ -169,16 +231,8 @@ impl SdxlModel {
     /// # Errors
     /// When it is missing or its configuration or weights cannot be read.
     pub fn text_encoder(&self, which: TextEncoder, precision: Precision) -> Result<ClipTextModel> {
-        let weights = match (&self.file, which) {
-            (None, _) => Checkpoint::open(self.path.join(which.folder()))?,
-            (Some(file), TextEncoder::First) => single_file::text_encoder(file)?,
-            (Some(file), TextEncoder::Second) => single_file::text_encoder_2(file)?,
-        };
-        let config = match self.config_text(&format!("{}/config.json", which.folder()))? {
-            Some((text, name)) => ClipConfig::parse(&text, &name)?,
-            None => ClipConfig::infer(&weights)?,
-        };
-        Ok(ClipTextModel::new(config, weights, precision))
+        let files = self.part(Part::TextEncoder(which))?;
+        Ok(ClipTextModel::new(ClipConfig::parse(&files.config, &files.name)?, files.weights, precision))
     }
 
     /// The tokenizer of a text encoder: the model's own, or CLIP's, which every published SDXL has.
@@ -188,10 +242,7 @@ impl SdxlModel {
     pub fn tokenizer(&self, which: TextEncoder) -> Result<ClipTokenizer> {
         match self.config_file(which.tokenizer()) {
             Some(folder) => ClipTokenizer::open(folder),
-            None => ClipTokenizer::published(match which {
-                TextEncoder::First => crate::Padding::EndOfText,
-                TextEncoder::Second => crate::Padding::Exclamation,
-            }),
+            None => ClipTokenizer::published(which.padding()),
         }
     }
 

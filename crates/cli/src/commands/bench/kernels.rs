@@ -1,6 +1,7 @@
 //! Single kernels at the sizes that real networks use.
 
 use super::{Args, median};
+use crate::progress::cancelled;
 use pulid::runtime::Runtime;
 use pulid_conformance::variants;
 use pulid_engine::{GUARD, run_single};
@@ -24,7 +25,7 @@ pub(super) struct Row {
 pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> {
     let Runtime::Gpu { device, .. } = runtime else { return Ok(Vec::new()) };
     if !args.json {
-        println!("{:>10} {:>9} {:>8}  {:<15} kernel (* what networks run)", "ms", "GFLOP/s", "GB/s", "variant");
+        say!("{:>10} {:>9} {:>8}  {:<15} kernel (* what networks run)", "ms", "GFLOP/s", "GB/s", "variant");
     }
     let mut rows = Vec::new();
     for info in OPERATORS {
@@ -37,7 +38,7 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
             let output = case.operator.infer(&types)?;
             let largest = types.iter().chain([&output]).map(TensorType::bytes).max().unwrap_or(0) + GUARD;
             if largest as u64 > device.capabilities().max_binding_bytes {
-                eprintln!("skipped: {kernel} has a tensor over the device's largest binding");
+                note!("skipped: {kernel} has a tensor over the device's largest binding");
                 continue;
             }
             let cost = case.operator.cost(&types, &output);
@@ -53,6 +54,9 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
                 if !wanted {
                     continue;
                 }
+                if cancelled() {
+                    return Err(Error::Cancelled);
+                }
                 let run = run_single(device, variant, &inputs, &output, args.repeats.max(1)).await?;
                 let seconds = median(run.seconds);
                 let row = Row {
@@ -65,9 +69,12 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
                 };
                 if !args.json {
                     let mark = if row.chosen { "*" } else { " " };
-                    println!(
+                    say!(
                         "{:>10.3} {:>9.2} {:>8.2} {mark}{:<15} {kernel}",
-                        row.milliseconds, row.gflops, row.gbytes, row.variant
+                        row.milliseconds,
+                        row.gflops,
+                        row.gbytes,
+                        row.variant
                     );
                 }
                 rows.push(row);

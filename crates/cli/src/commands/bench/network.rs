@@ -114,18 +114,18 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
 }
 
 fn print(f: &Figures) {
-    println!("{} at {} x {} pixels, a batch of two", f.network, f.pixels, f.pixels);
-    println!("{:>10.1} ms a call, {:.1} GFLOP/s", f.call_milliseconds, f.call_gflops);
-    println!("{:>10.1} ms the first call, after {:.2} s of loading", f.first_call_milliseconds, f.load_seconds);
-    println!("{:>10} dispatches a call, {} before the first", f.dispatches, f.prologue_dispatches);
+    say!("{} at {} x {} pixels, a batch of two", f.network, f.pixels, f.pixels);
+    say!("{:>10.1} ms a call, {:.1} GFLOP/s", f.call_milliseconds, f.call_gflops);
+    say!("{:>10.1} ms the first call, after {:.2} s of loading", f.first_call_milliseconds, f.load_seconds);
+    say!("{:>10} dispatches a call, {} before the first", f.dispatches, f.prologue_dispatches);
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    println!(
+    say!(
         "{:>10.1} MiB of weights, {:.1} MiB of everything else at its peak",
         mib(f.weight_bytes),
         mib(f.working_bytes)
     );
-    println!("{:>10} {:>9} {:>6}  operator, each waited for by itself", "ms", "GFLOP/s", "count");
+    say!("{:>10} {:>9} {:>6}  operator, each waited for by itself", "ms", "GFLOP/s", "count");
     for s in &f.operators {
-        println!("{:>10.3} {:>9.2} {:>6}  {} {}", s.milliseconds, s.gflops, s.count, s.operator, s.variant);
+        say!("{:>10.3} {:>9.2} {:>6}  {} {}", s.milliseconds, s.gflops, s.count, s.operator, s.variant);
     }
 }
