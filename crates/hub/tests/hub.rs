@@ -135,7 +135,7 @@ fn refusals_say_what_to_do_and_leave_nothing() {
     assert!(message(got).contains("does not accept your token"));
     let (got, ..) = fetch(guarded(), |s| s.token = Some("secret".into()));
     assert!(got.is_ok());
-    let server = Server::start([]);
+    let server = Server::start::<String>([]);
     let missing = Client::new(settings(root.path(), &server.address), &Quiet).fetch(&repo(), "sub/w.bin");
     assert!(matches!(missing, Err(Error::Invalid { .. })) && message(missing).contains("404"));
     assert!(left(root.path()).is_empty());

@@ -37,11 +37,11 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 impl Server {
-    pub fn start(files: impl IntoIterator<Item = (&'static str, Served)>) -> Server {
+    pub fn start<P: Into<String>>(files: impl IntoIterator<Item = (P, Served)>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let files: HashMap<String, Served> = files.into_iter().map(|(path, s)| (path.to_owned(), s)).collect();
+        let files: HashMap<String, Served> = files.into_iter().map(|(path, s)| (path.into(), s)).collect();
         let (files, log) = (Arc::new(Mutex::new(files)), seen.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
