@@ -77,8 +77,9 @@ impl Source for MemorySource {
 pub struct MappedFile {
     path: PathBuf,
     bytes: Bytes,
-    #[cfg(unix)]
     file: std::sync::Arc<std::fs::File>,
+    /// When it was last changed, where the file system knows.
+    changed: Option<std::time::SystemTime>,
 }
 
 /// Reads up to this length are no reads of the map: the system maps many pages around each that is touched, which adds up
@@ -90,8 +91,9 @@ const SMALL: u64 = 512;
 impl MappedFile {
     /// Maps the file at `path`.
     ///
-    /// The file must not be cut short while the program runs: the operating system answers a read past its new end
-    /// with a bus error. Replacing it by a rename, as [`crate::write_atomically`] does, is safe.
+    /// Replacing the file by a rename, as [`crate::write_atomically`] does, is safe: the old one stays mapped. One that is
+    /// written over or cut short meanwhile is noticed before each read. In the moment between that look and the use of
+    /// the bytes nothing can be noticed: there the operating system answers a read past a new end with a bus error.
     ///
     /// # Errors
     /// When the file is missing, is not a regular file or cannot be mapped.
@@ -110,12 +112,22 @@ impl MappedFile {
             let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(&path, e))?;
             Bytes::from_owner(map)
         };
-        Ok(MappedFile {
-            path,
-            bytes,
-            #[cfg(unix)]
-            file: std::sync::Arc::new(file),
-        })
+        let changed = metadata.modified().ok();
+        Ok(MappedFile { path, bytes, file: std::sync::Arc::new(file), changed })
+    }
+
+    /// Checks that the file is the one that was mapped, as it was.
+    fn unchanged(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(|e| Error::io(&self.path, e))?;
+        if now.len() == self.len() && now.modified().ok() == self.changed {
+            return Ok(());
+        }
+        let detail = format!(
+            "was changed while it was being read ({} bytes became {}); start again once it is complete",
+            self.len(),
+            now.len()
+        );
+        Err(Error::file(&self.path, detail))
     }
 }
 
@@ -130,6 +142,7 @@ impl Source for MappedFile {
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        self.unchanged()?;
         #[cfg(unix)]
         if range.end <= self.len() && range.start <= range.end && range.end - range.start <= SMALL {
             let mut bytes = vec![0; (range.end - range.start) as usize];
@@ -155,6 +168,34 @@ mod tests {
         #[allow(clippy::reversed_empty_ranges)]
         let backwards = s.read(2..1);
         assert!(backwards.is_err());
+    }
+
+    #[test]
+    fn a_file_that_changes_under_the_map_is_an_error_and_a_renamed_one_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w");
+        let fresh = || {
+            std::fs::write(&path, [7u8; 4096]).unwrap();
+            MappedFile::open(&path).unwrap()
+        };
+        let message = |file: &MappedFile| file.read(0..4096).unwrap_err().to_string();
+        let file = fresh();
+        assert_eq!(file.read(0..4096).unwrap()[4095], 7);
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+        assert!(message(&file).contains("4096 bytes became 100"), "{}", message(&file));
+        assert!(file.read(0..8).is_err(), "small reads go another way");
+        let file = fresh();
+        let hour = std::time::Duration::from_secs(3600);
+        let later = std::time::SystemTime::now() + hour;
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        assert!(message(&file).contains("was changed"), "{}", message(&file));
+        let file = fresh();
+        std::fs::write(folder.path().join("new"), [8u8; 10]).unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!(file.read(0..4096).unwrap()[0], 7);
+        let file = MappedFile::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(file.read(0..10).unwrap()[9], 8);
     }
 
     #[test]

@@ -97,6 +97,17 @@ pub async fn adapters() -> Vec<AdapterSummary> {
     all_adapters().await.iter().map(summary).collect()
 }
 
+/// An error of wgpu's, with what to do where it is the memory.
+fn explain(error: &wgpu::Error) -> String {
+    let advice = match error {
+        wgpu::Error::OutOfMemory { .. } => {
+            "the device is out of memory; try a smaller picture, --dtype f16, --quantize q8 or a --memory budget: "
+        }
+        _ => "",
+    };
+    format!("{advice}{error}")
+}
+
 impl Device {
     /// Opens the best device whose name, driver or backend contains `selector` (any case); `auto` takes the best.
     ///
@@ -151,20 +162,13 @@ impl Device {
             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
         };
         let slot = failure.clone();
-        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-            let advice = match &e {
-                wgpu::Error::OutOfMemory { .. } => {
-                    "the device is out of memory; try a smaller picture or --dtype f16: "
-                }
-                _ => "",
-            };
-            keep(&slot, format!("{advice}{e}"));
-        }));
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| keep(&slot, explain(&e))));
         let slot = failure.clone();
-        device.set_device_lost_callback(move |reason, text| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                keep(&slot, format!("the device was lost ({text}); start again"));
-            }
+        device.set_device_lost_callback(move |_, text| {
+            keep(
+                &slot,
+                format!("the device was lost ({text}); start again, with a smaller picture if it happens again"),
+            );
         });
 
         let capabilities = Capabilities {
@@ -201,6 +205,12 @@ impl Device {
     /// Name, driver and backend.
     pub fn summary(&self) -> &AdapterSummary {
         &self.inner.summary
+    }
+
+    /// Ends the device, as a driver that resets it would; what uses it afterwards fails. For tests of just that.
+    pub fn destroy(&self) {
+        self.inner.device.destroy();
+        self.inner.poller.wake();
     }
 
     /// Reports an error that wgpu delivered outside a call.
@@ -280,5 +290,18 @@ impl Device {
             tail[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
             self.inner.queue.write_buffer(buffer, whole as u64, &tail);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exhausted_memory_comes_with_advice() {
+        let error = wgpu::Error::OutOfMemory { source: "no more".into() };
+        assert!(explain(&error).contains("out of memory") && explain(&error).contains("--memory"));
+        let other = wgpu::Error::Internal { source: "x".into(), description: "odd".into() };
+        assert!(!explain(&other).contains("memory"));
     }
 }
