@@ -123,11 +123,17 @@ def parser():
 
 
 def published_vae():
-    """The VAE and its scaling factor."""
+    """The VAE and its scaling factor. Residual blocks that the published one lacks begin as the identity."""
     from networks import build_vae
 
     model = build_vae()
-    model.load_state_dict(read(MODELS / "sdxl" / "vae" / "diffusion_pytorch_model.safetensors"))
+    missing, unexpected = model.load_state_dict(read(MODELS / "sdxl" / "vae" / "diffusion_pytorch_model.safetensors"), strict=False)
+    if unexpected or any(".resnets." not in name or "conv_shortcut" in name for name in missing):
+        raise ValueError(f"vae: missing {missing}, unexpected {unexpected}")
+    own = model.state_dict()
+    for name in missing:
+        if ".conv2." in name:
+            own[name].zero_()
     return model, json.loads((MODELS / "sdxl" / "vae" / "config.json").read_text())["scaling_factor"]
 
 

@@ -70,6 +70,7 @@ pub const FACEXLIB: [Item; 2] = [
     Item {
         place: Place::GitHub("xinntao/facexlib/releases/download/v0.2.0"),
         size: Some(53_289_463),
+        sha256: Some("468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567"),
         ..hub("", "parsing_bisenet.pth", "face parser", "MIT")
     },
 ];

@@ -17,8 +17,9 @@ from networks import build_vae, count
 from parallel import Team, flat_then_decay, load_averaged
 from torch import nn
 
-# Brows, eyes, glasses, nose, mouth, lips: small, and what tells people apart.
-FEATURES = (2, 3, 4, 5, 6, 10, 11, 12, 13)
+# How much a pixel counts. Brows, eyes, glasses, nose, mouth, lips are small, and what tells people apart.
+EVERYWHERE, FACE_AND_HAIR, FEATURES = 0.7, 1.5, 6.0
+WEIGHTS = {c: FEATURES for c in (2, 3, 4, 5, 6, 10, 11, 12, 13)} | {c: FACE_AND_HAIR for c in (1, 7, 8, 17)}
 
 
 class PatchCritic(nn.Module):
@@ -98,8 +99,8 @@ def main():
     compiled = team.ctx.Barrier(a.workers)
 
     def make_loss(rank):
-        table = torch.zeros(256)
-        table[list(FEATURES)] = 2.0
+        table = torch.full((256,), EVERYWHERE)
+        table[list(WEIGHTS)] = torch.tensor(list(WEIGHTS.values()))
 
         def forward(x, eps):
             moments = vae.quant_conv(vae.encoder(x))
@@ -141,7 +142,7 @@ def main():
                 x, labels = cropped(x, labels, rng, a.crop)
             if rng.random() < 0.5:
                 x, labels = x.flip(-1), labels.flip(-1)
-            weight = 1 + table[labels][:, None]
+            weight = table[labels][:, None]
             eps = torch.from_numpy(rng.standard_normal((a.micro_batch, 4, a.crop // 8, a.crop // 8), np.float32))
             with torch.autocast("cpu", torch.bfloat16):
                 y, mean, logvar = run(x, eps)

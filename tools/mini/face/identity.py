@@ -25,6 +25,8 @@ from train_parser import normalised as parser_input
 from train_tower import gray_face, tower
 from train_tower import normalised as tower_input
 
+MODELS = pathlib.Path(__file__).resolve().parents[3] / "models" / "mini"
+
 
 @dataclass
 class Face:
@@ -33,11 +35,27 @@ class Face:
     points: np.ndarray  # [5,2] in the photo's pixels, ArcFace's order
 
 
+class PublishedDetector:
+    """The published detector's file, which answers as `Scrfd` does."""
+
+    def __init__(self, path):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, x):
+        return self.session.run(None, {"input.1": x.numpy()})
+
+
 class FaceModels:
     def __init__(self, work, crop=128):
         work = pathlib.Path(work)
         self.crop = crop
-        self.detector = trained(Scrfd(), work / "detector.pt")
+        # `recover.py` makes no checkpoint of the detector: without one, its published file is taken.
+        checkpoint = work / "detector.pt"
+        self.detector = trained(Scrfd(), checkpoint) if checkpoint.exists() else PublishedDetector(MODELS / "antelopev2" / "scrfd_10g_bnkps.onnx")
         self.recogniser = trained(IResNet(), work / "recogniser.pt")
         self.parser = trained(BiSeNet(), work / "parser.pt")
         self.tower = trained(tower(), work / "tower.pt")

@@ -43,6 +43,9 @@ pub fn decode_photo_within(name: &str, bytes: &[u8], max_pixels: u64) -> Result<
     if format == ImageFormat::Jpeg && jpeg_is_truncated(bytes) {
         return Err(refuse("the JPEG file ends before its picture does; copy or download it again".into()));
     }
+    if format == ImageFormat::WebP && webp_is_truncated(bytes) {
+        return Err(refuse("the WebP file is broken (it ends within a part of it); copy or download it again".into()));
+    }
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(8).saturating_add(DECODER_TABLES));
     reader.limits(limits);
@@ -156,6 +159,20 @@ fn jpeg_is_truncated(bytes: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// Whether a chunk of a WebP file claims more bytes than there are: the decoder takes memory for metadata by that claim alone.
+fn webp_is_truncated(bytes: &[u8]) -> bool {
+    // `RIFF`, a size, `WEBP`; then a name of four bytes, a size, the content and a byte that makes it even.
+    let mut rest = bytes.get(12..).unwrap_or_default();
+    while let Some((&[_, _, _, _, a, b, c, d], content)) = rest.split_first_chunk() {
+        let size = u32::from_le_bytes([a, b, c, d]) as usize;
+        if size > content.len() {
+            return true;
+        }
+        rest = content.get(size + size % 2..).unwrap_or_default();
+    }
+    false
 }
 
 #[cfg(test)]
