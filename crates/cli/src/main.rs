@@ -39,6 +39,8 @@ enum Command {
     Devices(commands::devices::Args),
     /// Time every kernel at real network sizes
     Bench(commands::bench::Args),
+    /// Hold every kernel to its reference on a device
+    Conformance(commands::conformance::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Conformance(args) => commands::conformance::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

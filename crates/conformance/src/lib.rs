@@ -1,13 +1,19 @@
 //! Holds every kernel variant of every operator to its reference, on any device.
 //!
-//! A case's id is `operator/variant:storage;case`, for example `matmul/register_tile:f32;m=5;k=12;n=36`.
+//! A check's id is `family/operator:dtype=STORAGE;kernel=VARIANT;CASE`, for example
+//! `matmul/matmul:dtype=f32;kernel=register_tile;m=5;k=12;n=36`. It says nothing of the device, so that reports compare.
 
 mod compare;
+mod expectation;
+mod html;
+mod report;
 
 pub use compare::{Comparison, compare};
+pub use expectation::{Expectation, Expectations, Pattern};
+pub use report::{Entry, Outcome, Report, Summary};
 
-use pulid_engine::{Device, run_single};
-use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, OPERATORS, Storage, Variant};
+use pulid_engine::{Device, GUARD, run_single};
+use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, Storage, Variant, operators};
 use pulid_tensor::{DType, HostTensor, Result, TensorType};
 
 /// One kernel variant on one case under one storage mode.
@@ -21,26 +27,49 @@ pub struct Check {
     pub storage: Storage,
     /// The variant.
     pub variant: Variant,
+    /// Why the device cannot run it, if it cannot.
+    pub skipped: Option<String>,
 }
 
-/// Every check that a device with these capabilities can run, benchmark cases left out.
+/// Every check, benchmark cases left out. Those that a device with these capabilities cannot run say why.
 ///
 /// # Errors
 /// When a case cannot be lowered, which is a fault of the operator.
 pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
-    for info in OPERATORS {
+    // What needs half precision is listed everywhere.
+    let able = Capabilities { shader_f16: true, ..capabilities.clone() };
+    for (family, info) in operators() {
         for case in (info.cases)().into_iter().filter(|c| !c.benchmark) {
-            let can_run = |s: &Storage| capabilities.shader_f16 || !s.half_activations();
-            for storage in case.storages().into_iter().filter(can_run) {
-                for variant in variants_of_all_kinds(&case, storage, capabilities)? {
-                    let id = format!("{}/{}:{};{}", info.name, variant.name, storage.name(), case.name);
-                    checks.push(Check { id, case: case.clone(), storage, variant });
+            for storage in case.storages() {
+                let skipped = obstacle(&case, storage, capabilities)?;
+                for variant in variants_of_all_kinds(&case, storage, &able)? {
+                    let id = format!(
+                        "{}/{}:dtype={};kernel={};{}",
+                        family.name,
+                        info.name,
+                        storage.name(),
+                        variant.name,
+                        case.name
+                    );
+                    checks.push(Check { id, case: case.clone(), storage, variant, skipped: skipped.clone() });
                 }
             }
         }
     }
     Ok(checks)
+}
+
+/// Why a device with these capabilities cannot run a case.
+fn obstacle(case: &Case, storage: Storage, capabilities: &Capabilities) -> Result<Option<String>> {
+    if storage.half_activations() && !capabilities.shader_f16 {
+        return Ok(Some("the device has no shader-f16".into()));
+    }
+    let types = case.types(storage);
+    let output = case.operator.infer(&types)?;
+    let largest = types.iter().map(TensorType::bytes).chain([output.bytes() + GUARD]).max().unwrap_or(0) as u64;
+    let most = capabilities.max_binding_bytes;
+    Ok((largest > most).then(|| format!("a tensor of {largest} bytes is over the device's largest binding, {most}")))
 }
 
 /// The variants of a case on a device.

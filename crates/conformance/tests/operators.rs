@@ -23,12 +23,14 @@ fn main() {
     let trials = checks
         .into_iter()
         .map(|check| {
-            let device = device.clone();
-            Trial::test(check.id.clone(), move || match pollster::block_on(check.run(&device)) {
+            let (device, id) = (device.clone(), check.id.clone());
+            let ignored = check.skipped.is_some();
+            let test = move || match pollster::block_on(check.run(&device)) {
                 Ok(comparison) if comparison.passed() => Ok(()),
                 Ok(comparison) => Err(Failed::from(comparison)),
                 Err(e) => Err(Failed::from(e)),
-            })
+            };
+            Trial::test(id, test).with_ignored_flag(ignored)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit();

@@ -30,6 +30,6 @@ pub use matmul::*;
 pub use movement::*;
 pub use norm::*;
 pub use operator::{Cost, Epilogue, LowerContext, Operator, expect_operands, fits_quantized, types};
-pub use registry::{OPERATORS, OperatorInfo};
+pub use registry::{FAMILIES, Family, OperatorInfo, operators};
 pub use resample::*;
 pub use shader::{Shader, shader, shaders};

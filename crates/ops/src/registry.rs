@@ -15,45 +15,58 @@ pub struct OperatorInfo {
     pub cases: fn() -> Vec<Case>,
 }
 
+/// Operators that belong together: a folder of shaders and a module of this crate.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Name of the folder and the module.
+    pub name: &'static str,
+    /// Its operators.
+    pub operators: &'static [OperatorInfo],
+}
+
 /// The operators, by family.
-pub static OPERATORS: &[OperatorInfo] = &[
-    // matmul
-    MatMul::INFO,
-    // conv
-    Conv2d::INFO,
-    // resample
-    MaxPool2d::INFO,
-    AveragePool2d::INFO,
-    Resize2d::INFO,
-    UpsampleNearest::INFO,
-    // elementwise
-    Unary::INFO,
-    Pointwise::INFO,
-    Binary::INFO,
-    Select::INFO,
-    GeGlu::INFO,
-    SwiGlu::INFO,
-    PRelu::INFO,
-    Cast::INFO,
-    TimeEmbedding::INFO,
-    // norm
-    LayerNorm::INFO,
-    GroupNorm::INFO,
-    GroupStatistics::INFO,
-    GroupApply::INFO,
-    BatchNorm::INFO,
-    Softmax::INFO,
-    L2Normalize::INFO,
-    Reduce::INFO,
-    // attention
-    Attention::INFO,
-    IdentityProjection::INFO,
-    Rotary::INFO,
-    // movement
-    Concat::INFO,
-    Slice::INFO,
-    Pad::INFO,
-    Permute::INFO,
-    Gather::INFO,
-    Expand::INFO,
+pub static FAMILIES: &[Family] = &[
+    Family { name: "matmul", operators: &[MatMul::INFO] },
+    Family { name: "conv", operators: &[Conv2d::INFO] },
+    Family {
+        name: "resample",
+        operators: &[MaxPool2d::INFO, AveragePool2d::INFO, Resize2d::INFO, UpsampleNearest::INFO],
+    },
+    Family {
+        name: "elementwise",
+        operators: &[
+            Unary::INFO,
+            Pointwise::INFO,
+            Binary::INFO,
+            Select::INFO,
+            GeGlu::INFO,
+            SwiGlu::INFO,
+            PRelu::INFO,
+            Cast::INFO,
+            TimeEmbedding::INFO,
+        ],
+    },
+    Family {
+        name: "norm",
+        operators: &[
+            LayerNorm::INFO,
+            GroupNorm::INFO,
+            GroupStatistics::INFO,
+            GroupApply::INFO,
+            BatchNorm::INFO,
+            Softmax::INFO,
+            L2Normalize::INFO,
+            Reduce::INFO,
+        ],
+    },
+    Family { name: "attention", operators: &[Attention::INFO, IdentityProjection::INFO, Rotary::INFO] },
+    Family {
+        name: "movement",
+        operators: &[Concat::INFO, Slice::INFO, Pad::INFO, Permute::INFO, Gather::INFO, Expand::INFO],
+    },
 ];
+
+/// Every operator with its family.
+pub fn operators() -> impl Iterator<Item = (&'static Family, &'static OperatorInfo)> {
+    FAMILIES.iter().flat_map(|family| family.operators.iter().map(move |info| (family, info)))
+}

@@ -1,18 +1,18 @@
 //! The registry, the shaders and the Rust side agree with each other.
 
-use pulid_ops::{Capabilities, DeviceKind, LowerContext, OPERATORS, shaders};
+use pulid_ops::{Capabilities, DeviceKind, LowerContext, operators, shaders};
 use std::collections::BTreeSet;
 
 #[test]
 fn every_shader_belongs_to_an_operator() {
     let built: BTreeSet<_> = shaders().iter().map(|s| s.name).collect();
-    let owned: BTreeSet<_> = OPERATORS.iter().flat_map(|info| info.shaders).copied().collect();
+    let owned: BTreeSet<_> = operators().flat_map(|(_, info)| info.shaders).copied().collect();
     assert_eq!(built, owned);
 }
 
 #[test]
 fn every_operator_has_cases_under_its_own_name() {
-    for info in OPERATORS {
+    for (_, info) in operators() {
         let cases = (info.cases)();
         assert!(!cases.is_empty(), "{} has no cases", info.name);
         let mut names = BTreeSet::new();
@@ -27,7 +27,7 @@ fn every_operator_has_cases_under_its_own_name() {
 #[test]
 fn dispatches_match_their_shaders() {
     let mut used = BTreeSet::new();
-    for info in OPERATORS {
+    for (_, info) in operators() {
         for case in (info.cases)() {
             for storage in case.storages() {
                 for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {

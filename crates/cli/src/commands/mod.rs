@@ -1,6 +1,7 @@
 //! One module per subcommand.
 
 pub mod bench;
+pub mod conformance;
 mod defaults;
 pub mod devices;
 pub mod doctor;

@@ -5,7 +5,7 @@ use crate::progress::cancelled;
 use pulid::runtime::Runtime;
 use pulid_conformance::variants;
 use pulid_engine::{GUARD, run_single};
-use pulid_ops::{OPERATORS, Storage};
+use pulid_ops::{Storage, operators};
 use pulid_tensor::{Error, Result, TensorType};
 
 /// One kernel variant at one size.
@@ -28,7 +28,7 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
         say!("{:>10} {:>9} {:>8}  {:<15} kernel (* what networks run)", "ms", "GFLOP/s", "GB/s", "variant");
     }
     let mut rows = Vec::new();
-    for info in OPERATORS {
+    for (_, info) in operators() {
         for case in (info.cases)().into_iter().filter(|c| c.benchmark) {
             let kernel = format!("{}/{}", info.name, case.name);
             if !kernel.contains(&args.filter) {
