@@ -29,11 +29,22 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn compile(device: &wgpu::Device, key: &KernelKey, options: DeviceOptions) -> Result<Kernel> {
+        Self::compile_edited(device, key, options, |text| text.to_owned())
+    }
+
+    /// Compiles what `edit` makes of the shader's text.
+    pub(crate) fn compile_edited(
+        device: &wgpu::Device,
+        key: &KernelKey,
+        options: DeviceOptions,
+        edit: impl Fn(&str) -> String,
+    ) -> Result<Kernel> {
         let info = shader(key.shader, &key.features).ok_or_else(|| {
             Error::operator(key.shader, format!("no permutation with features {:?} was built", key.features))
         })?;
+        let text = edit(info.wgsl);
         let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(info.name), source: wgpu::ShaderSource::Wgsl(info.wgsl.into()) };
+            wgpu::ShaderModuleDescriptor { label: Some(info.name), source: wgpu::ShaderSource::Wgsl(text.into()) };
         let module = match options.bounds_checks {
             true => device.create_shader_module(descriptor),
             // SAFETY: every shader here guards its own accesses against the sizes in its parameters, which plans derive

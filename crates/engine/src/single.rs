@@ -1,10 +1,11 @@
 //! One kernel variant alone, with guard regions: for conformance, autotune and benchmarks.
 
-use crate::Device;
-use crate::kernel::KernelKey;
+use crate::kernel::{Kernel, KernelKey};
 use crate::time::Instant;
+use crate::{Device, DeviceOptions};
 use pulid_ops::{Slot, Variant};
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use std::sync::Arc;
 
 /// What a single run gave.
 #[derive(Clone, Debug)]
@@ -33,6 +34,38 @@ pub async fn run_single(
     output: &TensorType,
     repeats: usize,
 ) -> Result<SingleRun> {
+    run(device, variant, inputs, output, repeats, &|key| device.kernel(key)).await
+}
+
+/// [`run_single`] once, with shaders as `edit` changes them: for faults that are planted to see whether they are noticed. The
+/// driver's bounds checks are on, since a fault may reach anywhere.
+///
+/// # Errors
+/// As there, or for an edit that does not compile.
+pub async fn run_single_edited(
+    device: &Device,
+    variant: &Variant,
+    inputs: &[HostTensor],
+    output: &TensorType,
+    edit: &dyn Fn(&str, &str) -> String,
+) -> Result<SingleRun> {
+    let options = DeviceOptions { bounds_checks: true, ..DeviceOptions::default() };
+    let compile = |key: KernelKey| {
+        let kernel = Kernel::compile_edited(&device.inner.device, &key, options, |text| edit(key.shader, text))?;
+        device.check()?;
+        Ok(Arc::new(kernel))
+    };
+    run(device, variant, inputs, output, 0, &compile).await
+}
+
+async fn run(
+    device: &Device,
+    variant: &Variant,
+    inputs: &[HostTensor],
+    output: &TensorType,
+    repeats: usize,
+    kernel_of: &dyn Fn(KernelKey) -> Result<Arc<Kernel>>,
+) -> Result<SingleRun> {
     let gpu = &device.inner;
     let mut operands = Vec::with_capacity(inputs.len());
     for tensor in inputs {
@@ -51,7 +84,7 @@ pub async fn run_single(
 
     let mut recorded = Vec::with_capacity(variant.dispatches.len());
     for d in &variant.dispatches {
-        let kernel = device.kernel(KernelKey::new(d.shader, &d.features, &d.constants))?;
+        let kernel = kernel_of(KernelKey::new(d.shader, &d.features, &d.constants))?;
         let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("parameters"),
             size: (d.params.len() as u64).next_multiple_of(16),
