@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | check | random-model | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
+//! Developer commands: `cargo xtask demo | test | check | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
 
 mod check;
 mod random_model;
@@ -17,6 +17,8 @@ usage: cargo xtask COMMAND
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
   random-model NAME... DIR
           write checkpoints of the published networks' real names and shapes with random weights
+  export-conformance DIR
+          write every kernel's checks as JSON, data and WGSL, for runners such as web/conformance.mjs
   bless   accept what tests/snapshots and docs/operators.md would be now; look at the difference before you commit it
 ";
 
@@ -27,6 +29,10 @@ fn main() -> ExitCode {
         "test" => test(),
         "check" => setup::wasm_target().and_then(|()| check::all()),
         "bless" => bless(),
+        "export-conformance" => match std::env::args().nth(2) {
+            Some(folder) => run("cargo", &["run", "--package", "pulid-cli", "--", "conformance", "--export", &folder]),
+            None => Err("name a new folder".into()),
+        },
         "random-model" => random_model::make(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             eprint!("{HELP}");

@@ -5,11 +5,13 @@
 
 mod compare;
 mod expectation;
+mod export;
 mod html;
 mod report;
 
 pub use compare::{Comparison, compare};
 pub use expectation::{Expectation, Expectations, Pattern};
+pub use export::export;
 pub use report::{Entry, Outcome, Report, Summary};
 
 use pulid_engine::{Device, GUARD, run_single};

@@ -16,4 +16,4 @@ pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use observer::{Observer, Silent};
 pub use report::{AdapterReport, adapter_reports};
 pub use session::{Session, StepProfile};
-pub use single::{GUARD, SingleRun, run_single, run_single_edited};
+pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};

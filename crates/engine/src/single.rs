@@ -21,7 +21,7 @@ pub struct SingleRun {
 /// Bytes behind each result and scratch buffer that a kernel must not touch.
 pub const GUARD: usize = 4096;
 /// What guards and results hold before the run; results stay so where a kernel forgets an element.
-const SENTINEL: u8 = 0xA5;
+pub const SENTINEL: u8 = 0xA5;
 
 /// Runs a variant on operands, once plus `repeats` timed times.
 ///

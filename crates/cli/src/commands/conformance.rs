@@ -3,8 +3,9 @@ use crate::progress::{Terminal, cancelled};
 use pulid::runtime::Reporter;
 use pulid_conformance::{Check, Entry, Expectations, Outcome, Pattern, Report, checks};
 use pulid_engine::{Device, DeviceOptions, Observer};
+use pulid_ops::{Capabilities, DeviceKind};
 use pulid_tensor::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Flags of `pulid conformance`.
@@ -28,6 +29,9 @@ pub struct Args {
     /// of the name or a pattern
     #[arg(long, value_name = "FILE")]
     expected: Option<PathBuf>,
+    /// Write the checks into this new folder, for runners without this program such as web/conformance.mjs, and run none
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["report", "list", "device"])]
+    export: Option<PathBuf>,
     /// List the checks' ids and run none
     #[arg(long)]
     list: bool,
@@ -46,18 +50,36 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.expected {
         expected = expected.and(Expectations::open(path)?);
     }
+    if let Some(folder) = &args.export {
+        return export(args, folder);
+    }
     pollster::block_on(run_on_device(args, &expected))
+}
+
+/// Keeps what the flags ask for.
+fn filtered(args: &Args, capabilities: &Capabilities) -> Result<Vec<Check>> {
+    let filters: Vec<Pattern> = args.filter.iter().map(Pattern::new).collect();
+    let mut checks = checks(capabilities)?;
+    checks.retain(|check| filters.is_empty() || filters.iter().any(|f| f.matches(&check.id)));
+    if checks.is_empty() {
+        return Err(Error::invalid("--filter", "no check fits; `pulid conformance --list` shows all"));
+    }
+    Ok(checks)
+}
+
+fn export(args: &Args, folder: &Path) -> Result<()> {
+    // Everything that some device may run; runners skip what theirs cannot.
+    let all = Capabilities { shader_f16: true, subgroup_lanes: 8, ..Capabilities::baseline(DeviceKind::Cpu) };
+    let checks = filtered(args, &all)?;
+    let bytes = pulid_conformance::export(folder, &checks)?;
+    say!("{}: {} checks, {:.1} MB of data", folder.display(), checks.len(), bytes as f64 / 1e6);
+    Ok(())
 }
 
 async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
     let open = async || Device::open(&args.device, DeviceOptions::default()).await;
     let mut device = open().await?;
-    let filters: Vec<Pattern> = args.filter.iter().map(Pattern::new).collect();
-    let mut checks = checks(device.capabilities())?;
-    checks.retain(|check| filters.is_empty() || filters.iter().any(|f| f.matches(&check.id)));
-    if checks.is_empty() {
-        return Err(Error::invalid("--filter", "no check fits; `pulid conformance --list` shows all"));
-    }
+    let checks = filtered(args, device.capabilities())?;
     if args.list {
         checks.iter().for_each(|check| say!("{}", check.id));
         return Ok(());
