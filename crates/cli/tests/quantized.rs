@@ -108,12 +108,21 @@ fn distance(a: &HostTensor, b: &HostTensor) -> f64 {
 #[test]
 fn eight_bits_are_close_to_half_precision_on_every_device() {
     let folder = tempfile::tempdir().unwrap();
-    let wave = |shape: &[usize], rate: f32| HostTensor::from_fn(shape, |i| (i as f32 * rate).sin() * 1.4);
+    // Noise, as a sampler begins with, and texts that are spread alike: a sum of twelve even numbers is nearly normal.
+    let noise = |shape: &[usize], seed: u32| {
+        let mut state = seed;
+        HostTensor::from_fn(shape, |_| {
+            (0..12).fold(-6.0, |sum, _| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                sum + (state >> 8) as f32 / (1 << 24) as f32
+            })
+        })
+    };
     let inputs = [
-        ("sample", wave(&[2, 4, 16, 16], 1.7)),
+        ("sample", noise(&[2, 4, 16, 16], 1)),
         ("timestep", HostTensor::from_f32([2], vec![601.0, 250.0]).unwrap()),
-        ("encoder_hidden_states", wave(&[2, 77, 256], 0.37)),
-        ("text_embeds", wave(&[2, 160], 0.61)),
+        ("encoder_hidden_states", noise(&[2, 77, 256], 2)),
+        ("text_embeds", noise(&[2, 160], 3)),
         ("time_ids", HostTensor::from_fn([2, 6], |i| [128.0, 128.0, 0.0, 0.0, 128.0, 128.0][i % 6])),
     ];
     let tensors = inputs.iter().map(|(name, tensor)| (*name, tensor));

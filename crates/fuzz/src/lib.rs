@@ -37,8 +37,9 @@ pub static TARGETS: [Target; 6] = [
     Target { name: "zip", read: zip, base: 1 << 20, factor: 256 },
     // Constants are folded up to the builder's own limit, which is for all of a file together.
     Target { name: "onnx", read: onnx, base: 256 << 20, factor: 256 },
-    // Sizes of a configuration are checked against the weights, of which there are none here.
-    Target { name: "config", read: config, base: 4 << 20, factor: 256 },
+    // Sizes of a configuration are checked against the weights, of which there are none here; a tokenizer's patterns, which
+    // are the same for every vocabulary, compile to some megabytes.
+    Target { name: "config", read: config, base: 32 << 20, factor: 256 },
     // Few bytes may hold many pixels: the limit is the number of pixels, and the decoders' own tables.
     Target { name: "image", read: image, base: 96 << 20, factor: 16 },
 ];

@@ -152,6 +152,13 @@ impl ClipTokenizer {
         map: &Value,
     ) -> Result<Self> {
         let file = |part: &str| format!("{name}/{part}");
+        // The library takes it for granted that what is merged is no longer than the longest token.
+        for (a, b) in &merges {
+            if let Some(missing) = [a.clone(), b.clone(), format!("{a}{b}")].iter().find(|t| !vocab.contains_key(*t)) {
+                let detail = format!("merges `{a}` and `{b}`, but `{missing}` is not in vocab.json");
+                return Err(Error::file(file("merges.txt"), detail));
+            }
+        }
         let special = |role: &str, default: &str| special_token(config, map, role, default);
         let tokens = [special("bos_token", BOS), special("eos_token", EOS), special("unk_token", EOS)];
         let pad = special("pad_token", EOS);

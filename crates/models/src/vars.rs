@@ -120,6 +120,15 @@ impl Vars {
         built
     }
 
+    /// The same view with no quantised weights: for small layers whose error reaches every value.
+    pub fn unquantized(&self) -> Vars {
+        let mut vars = self.clone();
+        if vars.precision.weights.is_some_and(DType::is_quantized) {
+            vars.precision.weights = Some(DType::F16);
+        }
+        vars
+    }
+
     /// Element types in use.
     pub fn precision(&self) -> Precision {
         self.precision

@@ -46,6 +46,11 @@ pub fn decode_photo_within(name: &str, bytes: &[u8], max_pixels: u64) -> Result<
     if format == ImageFormat::WebP && webp_is_truncated(bytes) {
         return Err(refuse("the WebP file is broken (it ends within a part of it); copy or download it again".into()));
     }
+    if format == ImageFormat::Png && png_palette_is_broken(bytes) {
+        return Err(refuse(
+            "the PNG file is broken (its palette ends within a colour); copy or download it again".into(),
+        ));
+    }
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(8).saturating_add(DECODER_TABLES));
     reader.limits(limits);
@@ -171,6 +176,20 @@ fn webp_is_truncated(bytes: &[u8]) -> bool {
             return true;
         }
         rest = content.get(size + size % 2..).unwrap_or_default();
+    }
+    false
+}
+
+/// Whether a PNG's palette is no whole number of colours: png 0.18 does not expect that.
+fn png_palette_is_broken(bytes: &[u8]) -> bool {
+    // Eight bytes of signature; then a length, a name of four bytes, the content and its checksum.
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    while let Some((&[a, b, c, d, name @ ..], content)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if &name == b"PLTE" && !length.is_multiple_of(3) {
+            return true;
+        }
+        rest = length.checked_add(4).and_then(|skip| content.get(skip..)).unwrap_or_default();
     }
     false
 }
