@@ -15,10 +15,7 @@ pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Writ
     if path.metadata().is_ok_and(|m| !m.is_file()) {
         return Err(Error::file(path, "exists and is not a regular file; choose another name"));
     }
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
+    let folder = parent(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".writing-").suffix(".tmp");
     // Temporary files are readable by their owner only; the finished file should have the usual permissions.
@@ -34,9 +31,51 @@ pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Writ
     Ok(())
 }
 
+/// Makes a folder so that it is either whole or not there: `write` fills one under a temporary name beside it, which is then
+/// renamed.
+///
+/// # Errors
+/// When there is something at `path` already, what `write` returns, and what the operating system says.
+pub fn write_folder_atomically<T>(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let path = path.as_ref();
+    if path.exists() {
+        return Err(Error::file(path, "exists already; name a new folder"));
+    }
+    let folder = parent(path);
+    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(folder);
+    let temporary = temporary.map_err(|e| Error::io(folder, e))?;
+    let written = write(temporary.path())?;
+    let kept = temporary.keep();
+    std::fs::rename(&kept, path).map_err(|e| {
+        // The finished folder could not get its name: nothing may be left under the temporary one.
+        let _ = std::fs::remove_dir_all(&kept);
+        Error::io(path, e)
+    })?;
+    Ok(written)
+}
+
+/// The folder in which `path` lies.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made");
+        let fill = |root: &Path| std::fs::write(root.join("a"), b"a").map_err(|e| Error::io(root, e));
+        let failed = write_folder_atomically(&path, |root| fill(root).and(Err::<(), _>(Error::Cancelled)));
+        assert!(matches!(failed, Err(Error::Cancelled)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        write_folder_atomically(&path, fill).unwrap();
+        assert_eq!(std::fs::read(path.join("a")).unwrap(), b"a");
+        assert!(write_folder_atomically(&path, fill).unwrap_err().to_string().contains("exists already"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_failed_write_leaves_nothing_and_the_old_file() {

@@ -24,7 +24,7 @@ mod view;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use element::ElementType;
 #[cfg(not(target_arch = "wasm32"))]
-pub use file::write_atomically;
+pub use file::{write_atomically, write_folder_atomically};
 #[cfg(not(target_arch = "wasm32"))]
 pub use hash::sha256_file;
 pub use hash::sha256_hex;

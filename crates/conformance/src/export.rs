@@ -2,7 +2,9 @@
 //!
 //! `web/conformance.mjs` is such a runner; its comments say what each field means to it.
 
+use crate::report::PROGRAM;
 use crate::{Check, reference};
+use pulid_checkpoint::write_folder_atomically;
 use pulid_engine::GUARD;
 use pulid_ops::{Slot, shader};
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
@@ -103,32 +105,22 @@ impl<W: Write> Data<W> {
 /// # Errors
 /// When the folder exists or cannot be written; then nothing is left of it.
 pub fn export(folder: &Path, checks: &[Check]) -> Result<u64> {
-    if folder.exists() {
-        return Err(Error::file(folder, "exists already; name a new folder"));
-    }
-    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".exporting-").tempdir_in(parent);
-    let temporary = temporary.map_err(|e| Error::io(parent, e))?;
-    let root = temporary.path();
-    let io = |e| Error::io(folder, e);
-    let file = std::fs::File::create(root.join("data.bin")).map_err(io)?;
-    let mut data = Data { file: BufWriter::new(file), end: 0, known: HashMap::new() };
-    let mut shaders = BTreeMap::new();
-    let mut exported = Vec::with_capacity(checks.len());
-    for check in checks {
-        exported.push(one(check, &mut data, &mut shaders, root)?);
-    }
-    data.file.flush().map_err(io)?;
-    let program = concat!("pulid-wgpu ", env!("CARGO_PKG_VERSION"));
-    let suite = Suite { program, guard: GUARD, sentinel: pulid_engine::SENTINEL, shaders, checks: exported };
-    let text = serde_json::to_vec(&suite).map_err(|e| Error::invalid("cases.json", e.to_string()))?;
-    std::fs::write(root.join("cases.json"), text).map_err(io)?;
-    let kept = temporary.keep();
-    std::fs::rename(&kept, folder).map_err(|e| {
-        let _ = std::fs::remove_dir_all(&kept);
-        io(e)
-    })?;
-    Ok(data.end)
+    write_folder_atomically(folder, |root| {
+        let io = |e| Error::io(folder, e);
+        let file = std::fs::File::create(root.join("data.bin")).map_err(io)?;
+        let mut data = Data { file: BufWriter::new(file), end: 0, known: HashMap::new() };
+        let mut shaders = BTreeMap::new();
+        let mut exported = Vec::with_capacity(checks.len());
+        for check in checks {
+            exported.push(one(check, &mut data, &mut shaders, root)?);
+        }
+        data.file.flush().map_err(io)?;
+        let suite =
+            Suite { program: PROGRAM, guard: GUARD, sentinel: pulid_engine::SENTINEL, shaders, checks: exported };
+        let text = serde_json::to_vec(&suite).map_err(|e| Error::invalid("cases.json", e.to_string()))?;
+        std::fs::write(root.join("cases.json"), text).map_err(io)?;
+        Ok(data.end)
+    })
 }
 
 fn one<W: Write>(

@@ -6,6 +6,9 @@ use pulid_tensor::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
 
+/// The program that makes reports and exports, and its version.
+pub(crate) const PROGRAM: &str = concat!("pulid-wgpu ", env!("CARGO_PKG_VERSION"));
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,7 +85,7 @@ pub struct Summary {
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Program and version.
-    pub program: String,
+    pub program: &'static str,
     /// The device.
     pub device: AdapterSummary,
     /// How many checks ended how.
@@ -94,8 +97,7 @@ pub struct Report {
 impl Report {
     /// An empty one.
     pub fn new(device: AdapterSummary) -> Report {
-        let program = concat!("pulid-wgpu ", env!("CARGO_PKG_VERSION")).to_owned();
-        Report { program, device, summary: Summary::default(), checks: Vec::new() }
+        Report { program: PROGRAM, device, summary: Summary::default(), checks: Vec::new() }
     }
 
     /// Adds a result.

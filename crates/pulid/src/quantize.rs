@@ -2,7 +2,7 @@
 
 use crate::runtime::Reporter;
 use crate::text_to_image::scheduler_config;
-use pulid_checkpoint::write_safetensors_one_by_one;
+use pulid_checkpoint::{write_folder_atomically, write_safetensors_one_by_one};
 use pulid_graph::{Graph, NodeKind, Weight};
 use pulid_models::sdxl::{Part, PartFiles, SdxlModel, TextEncoder, UnetSize};
 use pulid_models::{ClipTokenizer, Precision};
@@ -41,27 +41,16 @@ pub struct Quantized {
 /// # Errors
 /// When the output exists, a network cannot be read or the disk is full; then no output folder is left.
 pub fn quantize_model(model: &SdxlModel, output: &Path, dtype: DType, reporter: &dyn Reporter) -> Result<Quantized> {
-    if output.exists() {
-        return Err(Error::file(output, "exists already; name a new folder"));
-    }
-    let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".quantizing-").tempdir_in(parent);
-    let temporary = temporary.map_err(|e| Error::io(parent, e))?;
-    let root = temporary.path();
-    let mut made = Quantized { tensors: Vec::new(), bytes_before: 0, bytes_after: 0 };
-    for part in Part::ALL {
-        reporter.stage(&format!("quantising {}", part.folder()));
-        let network = Network::open(model, part, dtype)?;
-        network.write(&root.join(part.folder()), reporter, &mut made)?;
-    }
-    copy_the_rest(model, root)?;
-    let kept = temporary.keep();
-    std::fs::rename(&kept, output).map_err(|e| {
-        // The finished folder could not get its name: nothing may be left under the temporary one.
-        let _ = std::fs::remove_dir_all(&kept);
-        Error::io(output, e)
-    })?;
-    Ok(made)
+    write_folder_atomically(output, |root| {
+        let mut made = Quantized { tensors: Vec::new(), bytes_before: 0, bytes_after: 0 };
+        for part in Part::ALL {
+            reporter.stage(&format!("quantising {}", part.folder()));
+            let network = Network::open(model, part, dtype)?;
+            network.write(&root.join(part.folder()), reporter, &mut made)?;
+        }
+        copy_the_rest(model, root)?;
+        Ok(made)
+    })
 }
 
 /// Everything but networks: tokenizers, the schedule, defaults.

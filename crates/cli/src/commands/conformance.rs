@@ -92,7 +92,7 @@ async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
         if cancelled() {
             return Err(Error::Cancelled);
         }
-        let entry = one(check, &mut device, expected).await;
+        let entry = one(check, &device, expected).await;
         if matches!(entry.outcome, Outcome::Fail | Outcome::ExpectedFail) {
             let word = if entry.outcome == Outcome::Fail { "FAIL" } else { "expected" };
             terminal.note(&format!("{word} {}: {}", entry.id, entry.detail.as_deref().unwrap_or_default()));
@@ -120,7 +120,7 @@ async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
     }
 }
 
-async fn one(check: &Check, device: &mut Device, expected: &Expectations) -> Entry {
+async fn one(check: &Check, device: &Device, expected: &Expectations) -> Entry {
     if let Some(reason) = &check.skipped {
         return Entry::skipped(&check.id, reason);
     }
