@@ -3,6 +3,7 @@
 use crate::DeviceOptions;
 use pulid_ops::shader;
 use pulid_tensor::{Error, Result};
+use std::borrow::Cow;
 
 /// What makes two dispatches share a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +30,7 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn compile(device: &wgpu::Device, key: &KernelKey, options: DeviceOptions) -> Result<Kernel> {
-        Self::compile_edited(device, key, options, |text| text.to_owned())
+        Self::compile_edited(device, key, options, Cow::Borrowed)
     }
 
     /// Compiles what `edit` makes of the shader's text.
@@ -37,14 +38,14 @@ impl Kernel {
         device: &wgpu::Device,
         key: &KernelKey,
         options: DeviceOptions,
-        edit: impl Fn(&str) -> String,
+        edit: impl Fn(&'static str) -> Cow<'static, str>,
     ) -> Result<Kernel> {
         let info = shader(key.shader, &key.features).ok_or_else(|| {
             Error::operator(key.shader, format!("no permutation with features {:?} was built", key.features))
         })?;
         let text = edit(info.wgsl);
         let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(info.name), source: wgpu::ShaderSource::Wgsl(text.into()) };
+            wgpu::ShaderModuleDescriptor { label: Some(info.name), source: wgpu::ShaderSource::Wgsl(text) };
         let module = match options.bounds_checks {
             true => device.create_shader_module(descriptor),
             // SAFETY: every shader here guards its own accesses against the sizes in its parameters, which plans derive

@@ -51,7 +51,7 @@ pub async fn run_single_edited(
 ) -> Result<SingleRun> {
     let options = DeviceOptions { bounds_checks: true, ..DeviceOptions::default() };
     let compile = |key: KernelKey| {
-        let kernel = Kernel::compile_edited(&device.inner.device, &key, options, |text| edit(key.shader, text))?;
+        let kernel = Kernel::compile_edited(&device.inner.device, &key, options, |text| edit(key.shader, text).into())?;
         device.check()?;
         Ok(Arc::new(kernel))
     };

@@ -29,6 +29,9 @@ const LENGTH: usize = 77;
 /// single digits, runs of anything else.
 const WORD: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// Pairs of tokens that become one, the earliest first.
+type Merges = Vec<(String, String)>;
+
 /// The texts of a `tokenizer/` folder.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenizerFiles<'a> {
@@ -106,14 +109,8 @@ impl ClipTokenizer {
     /// # Errors
     /// Never with the vocabulary that is built in.
     pub fn published(padding: Padding) -> Result<Self> {
-        let [vocab, merges, config] = Self::published_files(padding)?.map(|(_, text)| text);
-        Self::new(TokenizerFiles {
-            name: BUILT_IN,
-            vocab: &vocab,
-            merges: &merges,
-            config: Some(&config),
-            special_tokens_map: None,
-        })
+        let (vocab, merges, config) = published_parts(padding)?;
+        Self::build(BUILT_IN, vocab, merges, &config, &Value::Null)
     }
 
     /// The files of CLIP's own tokenizer, by their names in a `tokenizer/` folder.
@@ -121,22 +118,10 @@ impl ClipTokenizer {
     /// # Errors
     /// As [`ClipTokenizer::published`].
     pub fn published_files(padding: Padding) -> Result<[(&'static str, String); 3]> {
-        let name = BUILT_IN;
-        let merges = parse_merges(CLIP_MERGES).map_err(|e| Error::file(name, e))?;
-        // As CLIP numbers them: bytes, bytes that end a word, what each merge gives, special tokens.
-        let bytes = byte_symbols();
-        let ends = bytes.iter().map(|symbol| format!("{symbol}{WORD_END}"));
-        let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
-        let specials = [BOS, EOS].map(str::to_owned);
-        let tokens = bytes.iter().cloned().chain(ends).chain(merged).chain(specials);
-        let vocab: BTreeMap<String, u32> = tokens.zip(0..).collect();
-        let plain = |token: &str| serde_json::json!({"content": token, "normalized": true});
-        let mut config = serde_json::json!({"bos_token": plain(BOS), "eos_token": plain(EOS), "unk_token": plain(EOS)});
-        config["pad_token"] = match padding {
-            Padding::EndOfText => plain(EOS),
-            Padding::Exclamation => serde_json::json!({"content": "!", "normalized": false}),
-        };
-        let vocab = serde_json::to_string(&vocab).map_err(|e| Error::invalid(name, e.to_string()))?;
+        let (vocab, _, config) = published_parts(padding)?;
+        // In order, so that the same file is written every time.
+        let vocab = serde_json::to_string(&vocab.into_iter().collect::<BTreeMap<_, _>>());
+        let vocab = vocab.map_err(|e| Error::invalid(BUILT_IN, e.to_string()))?;
         Ok([
             ("vocab.json", vocab),
             ("merges.txt", CLIP_MERGES.to_owned()),
@@ -144,18 +129,13 @@ impl ClipTokenizer {
         ])
     }
 
-    fn build(
-        name: &str,
-        vocab: HashMap<String, u32>,
-        merges: Vec<(String, String)>,
-        config: &Value,
-        map: &Value,
-    ) -> Result<Self> {
+    fn build(name: &str, vocab: HashMap<String, u32>, merges: Merges, config: &Value, map: &Value) -> Result<Self> {
         let file = |part: &str| format!("{name}/{part}");
         // The library takes it for granted that what is merged is no longer than the longest token.
         for (a, b) in &merges {
-            if let Some(missing) = [a.clone(), b.clone(), format!("{a}{b}")].iter().find(|t| !vocab.contains_key(*t)) {
-                let detail = format!("merges `{a}` and `{b}`, but `{missing}` is not in vocab.json");
+            let merged = format!("{a}{b}");
+            if !vocab.contains_key(&merged) {
+                let detail = format!("merges `{a}` and `{b}`, but `{merged}` is not in vocab.json");
                 return Err(Error::file(file("merges.txt"), detail));
             }
         }
@@ -240,7 +220,26 @@ fn byte_symbols() -> Vec<String> {
     themselves.chain(stand_ins).map(String::from).collect()
 }
 
-fn parse_merges(text: &str) -> std::result::Result<Vec<(String, String)>, String> {
+/// Vocabulary, merges and special tokens of CLIP's own tokenizer.
+fn published_parts(padding: Padding) -> Result<(HashMap<String, u32>, Merges, Value)> {
+    let merges = parse_merges(CLIP_MERGES).map_err(|e| Error::file(BUILT_IN, e))?;
+    // As CLIP numbers them: bytes, bytes that end a word, what each merge gives, special tokens.
+    let bytes = byte_symbols();
+    let ends = bytes.iter().map(|symbol| format!("{symbol}{WORD_END}"));
+    let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
+    let specials = [BOS, EOS].map(str::to_owned);
+    let tokens = bytes.iter().cloned().chain(ends).chain(merged).chain(specials);
+    let vocab = tokens.zip(0..).collect();
+    let plain = |token: &str| serde_json::json!({"content": token, "normalized": true});
+    let mut config = serde_json::json!({"bos_token": plain(BOS), "eos_token": plain(EOS), "unk_token": plain(EOS)});
+    config["pad_token"] = match padding {
+        Padding::EndOfText => plain(EOS),
+        Padding::Exclamation => serde_json::json!({"content": "!", "normalized": false}),
+    };
+    Ok((vocab, merges, config))
+}
+
+fn parse_merges(text: &str) -> std::result::Result<Merges, String> {
     // Other lines may begin with `#`: it is a token like any other.
     let lines =
         text.lines().enumerate().filter(|(i, line)| !(line.is_empty() || *i == 0 && line.starts_with("#version")));
