@@ -40,16 +40,8 @@ pub fn decode_photo_within(name: &str, bytes: &[u8], max_pixels: u64) -> Result<
     let Some(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)) = reader.format() else {
         return Err(refuse(unknown_format(bytes)));
     };
-    if format == ImageFormat::Jpeg && jpeg_is_truncated(bytes) {
-        return Err(refuse("the JPEG file ends before its picture does; copy or download it again".into()));
-    }
-    if format == ImageFormat::WebP && webp_is_truncated(bytes) {
-        return Err(refuse("the WebP file is broken (it ends within a part of it); copy or download it again".into()));
-    }
-    if format == ImageFormat::Png && png_palette_is_broken(bytes) {
-        return Err(refuse(
-            "the PNG file is broken (its palette ends within a colour); copy or download it again".into(),
-        ));
+    if let Some(damage) = damage(format, bytes) {
+        return Err(refuse(format!("{damage}; copy or download it again")));
     }
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(8).saturating_add(DECODER_TABLES));
@@ -137,6 +129,18 @@ fn unknown_format(bytes: &[u8]) -> String {
         _ => "no picture that can be read",
     };
     format!("it is {kind}; save it as JPEG, PNG or WebP")
+}
+
+/// What is wrong with a file that its decoder would not notice, or would notice too late.
+fn damage(format: ImageFormat, bytes: &[u8]) -> Option<&'static str> {
+    match format {
+        ImageFormat::Jpeg if jpeg_is_truncated(bytes) => Some("the JPEG file ends before its picture does"),
+        ImageFormat::WebP if webp_is_truncated(bytes) => Some("the WebP file is broken (it ends within a part of it)"),
+        ImageFormat::Png if png_palette_is_broken(bytes) => {
+            Some("the PNG file is broken (its palette ends within a colour)")
+        }
+        _ => None,
+    }
 }
 
 /// Whether a JPEG lacks its end-of-image marker: the decoder would fill what is missing with gray.
