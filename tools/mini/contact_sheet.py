@@ -14,13 +14,12 @@ sys.path[:0] = [str(HERE / "face"), str(HERE / "diffusion"), str(HERE), str(HERE
 
 import common  # noqa: E402  (sets the thread environment first)
 import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from bisenet import BiSeNet  # noqa: E402
 from common import MODELS, REPOSITORY, to_u8  # noqa: E402
 from data import arcface_crop, facexlib_crop  # noqa: E402
-from identity import read_photo  # noqa: E402
+from identity import PublishedNetwork, read_photo  # noqa: E402
 from PIL import Image  # noqa: E402
 from recover import published_adapter, published_base, published_vae, read  # noqa: E402
 from sampling import load_tokenizers, sample  # noqa: E402
@@ -46,8 +45,8 @@ class Reader:
     """A photo's identity condition, read with the published face networks."""
 
     def __init__(self):
-        session = lambda name: onnxruntime.InferenceSession(str(MODELS / "antelopev2" / name), providers=["CPUExecutionProvider"])
-        self.detector, self.recogniser = session("scrfd_10g_bnkps.onnx"), session("glintr100.onnx")
+        folder = MODELS / "antelopev2"
+        self.detector, self.recogniser = (PublishedNetwork(folder / name) for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"))
         self.parser, self.tower = BiSeNet().eval(), tower().eval()
         self.parser.load_state_dict(read(MODELS / "parsing_bisenet.safetensors"), strict=False)
         self.tower.load_official(read(MODELS / "eva_clip.safetensors"))
@@ -55,13 +54,13 @@ class Reader:
     @torch.no_grad()
     def __call__(self, image):
         picture, scale = letterbox(image)
-        x = ((picture.astype(np.float32) - 127.5) / 128).transpose(2, 0, 1)[None]
-        _, boxes, points = decode(self.detector.run(None, {"input.1": x}), *picture.shape[:2])
+        x = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - 127.5) / 128
+        _, boxes, points = decode(self.detector(x), *picture.shape[:2])
         if len(boxes) == 0:
             raise ValueError("no face in this photo")
         points = points[int((boxes[:, 2:] - boxes[:, :2]).prod(1).argmax())].numpy() / scale
-        x = ((arcface_crop(image, points).astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None]
-        embedding = torch.from_numpy(self.recogniser.run(None, {"input.1": x})[0])
+        x = (torch.from_numpy(arcface_crop(image, points)).permute(2, 0, 1)[None].float() - 127.5) / 127.5
+        embedding = torch.from_numpy(self.recogniser(x)[0])
         crop = facexlib_crop(image, points, 128)
         labels = self.parser(parser_input([crop])).argmax(1)[0].numpy().astype(np.uint8)
         cls, hidden = self.tower(tower_input([gray_face(crop, labels)]))

@@ -6,7 +6,7 @@
 
 mod targets;
 
-pub use targets::{config, image, onnx, pickle, safetensors, zip};
+use targets::{config, image, onnx, pickle, safetensors, zip};
 
 use cap::Cap;
 use std::alloc::System;

@@ -35,8 +35,8 @@ class Face:
     points: np.ndarray  # [5,2] in the photo's pixels, ArcFace's order
 
 
-class PublishedDetector:
-    """The published detector's file, which answers as `Scrfd` does."""
+class PublishedNetwork:
+    """A published `.onnx` file with insightface's input: a picture in, all its outputs out."""
 
     def __init__(self, path):
         import onnxruntime
@@ -55,7 +55,7 @@ class FaceModels:
         self.crop = crop
         # `recover.py` makes no checkpoint of the detector: without one, its published file is taken.
         checkpoint = work / "detector.pt"
-        self.detector = trained(Scrfd(), checkpoint) if checkpoint.exists() else PublishedDetector(MODELS / "antelopev2" / "scrfd_10g_bnkps.onnx")
+        self.detector = trained(Scrfd(), checkpoint) if checkpoint.exists() else PublishedNetwork(MODELS / "antelopev2" / "scrfd_10g_bnkps.onnx")
         self.recogniser = trained(IResNet(), work / "recogniser.pt")
         self.parser = trained(BiSeNet(), work / "parser.pt")
         self.tower = trained(tower(), work / "tower.pt")
