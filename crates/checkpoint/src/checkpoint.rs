@@ -5,7 +5,6 @@ use pulid_tensor::{DType, Error, HostTensor, Result, Shape};
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::ops::Range;
-#[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,7 +46,6 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When nothing is found, or a file is of an unknown format or malformed.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         crate::folder::open(path.as_ref())
     }

@@ -1,11 +1,10 @@
 //! Finds the weights in a folder and joins shards.
 
-use crate::{Checkpoint, MappedFile, Source};
+use crate::{Checkpoint, files};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 /// File names without `.safetensors`, in the order they are looked for.
 const STEMS: [&str; 2] = ["model", "diffusion_pytorch_model"];
@@ -17,7 +16,7 @@ const PICKLE_STEMS: [&str; 2] = ["pytorch_model", "diffusion_pytorch_model"];
 const MAX_INDEX: u64 = 64 << 20;
 
 pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
-    if path.is_dir() {
+    if files::is_dir(path) {
         let found = find(path)?;
         return if is_index(&found) { open_shards(&found) } else { open_file(&found) };
     }
@@ -25,7 +24,7 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
 }
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
-    Checkpoint::from_source(Arc::new(MappedFile::open(path)?))
+    Checkpoint::from_source(files::open(path)?)
 }
 
 fn is_index(path: &Path) -> bool {
@@ -45,13 +44,12 @@ fn find(folder: &Path) -> Result<PathBuf> {
         names.push(format!("{stem}.safetensors.index.fp16.json"));
         names.push(format!("{stem}.fp16.safetensors.index.json"));
     }
-    if let Some(found) = names.iter().map(|n| folder.join(n)).find(|p| p.is_file()) {
+    if let Some(found) = names.iter().map(|n| folder.join(n)).find(|p| files::is_file(p)) {
         return Ok(found);
     }
     let mut others = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
-        let path = entry.map_err(|e| Error::io(folder, e))?.path();
-        if path.extension().is_some_and(|e| e == "safetensors") && path.is_file() {
+    for path in files::list(folder)? {
+        if path.extension().is_some_and(|e| e == "safetensors") && files::is_file(&path) {
             others.push(path);
         }
     }
@@ -70,7 +68,7 @@ fn find(folder: &Path) -> Result<PathBuf> {
         .collect();
     match others.as_slice() {
         [one] => Ok(one.clone()),
-        [] => match pickles.iter().map(|n| folder.join(n)).find(|p| p.is_file()) {
+        [] => match pickles.iter().map(|n| folder.join(n)).find(|p| files::is_file(p)) {
             Some(found) => Ok(found),
             None => {
                 names.extend(PICKLE_STEMS.map(|stem| format!("{stem}.bin")));
@@ -92,11 +90,11 @@ struct ShardIndex {
 /// Opens every shard that an index file names and holds them to the index.
 fn open_shards(index_path: &Path) -> Result<Checkpoint> {
     let fail = |detail: String| Error::file(index_path, detail);
-    let length = index_path.metadata().map_err(|e| Error::io(index_path, e))?.len();
-    if length > MAX_INDEX {
-        return Err(fail(format!("has {length} bytes, too many for an index of shards")));
+    let file = files::open(index_path)?;
+    if file.len() > MAX_INDEX {
+        return Err(fail(format!("has {} bytes, too many for an index of shards", file.len())));
     }
-    let text = std::fs::read(index_path).map_err(|e| Error::io(index_path, e))?;
+    let text = file.read(0..file.len())?;
     let index: ShardIndex =
         serde_json::from_slice(&text).map_err(|e| fail(format!("is no index of shards with a `weight_map` ({e})")))?;
     let folder = index_path.parent().unwrap_or(Path::new(""));
@@ -108,10 +106,10 @@ fn open_shards(index_path: &Path) -> Result<Checkpoint> {
             return Err(fail(format!("names the shard `{name}`, which is not a plain file name")));
         }
         let path = folder.join(name);
-        if !path.is_file() {
+        if !files::is_file(&path) {
             return Err(fail(format!("names the shard `{name}`, which is not in the folder; fetch it too")));
         }
-        shards.push(Arc::new(MappedFile::open(path)?) as Arc<dyn Source>);
+        shards.push(files::open(path)?);
     }
     let checkpoint = Checkpoint::from_sources(index_path.display().to_string(), shards)?;
     match index.weight_map.iter().find(|(key, _)| !checkpoint.contains(key)) {

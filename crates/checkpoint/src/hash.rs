@@ -29,9 +29,8 @@ pub fn sha256_hex(source: &dyn Source) -> Result<String> {
 ///
 /// # Errors
 /// When the file cannot be read.
-#[cfg(not(target_arch = "wasm32"))]
 pub fn sha256_file(path: impl AsRef<std::path::Path>) -> Result<String> {
-    sha256_hex(&crate::MappedFile::open(path.as_ref())?)
+    sha256_hex(&*crate::files::open(path)?)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod checkpoint;
 mod element;
 #[cfg(not(target_arch = "wasm32"))]
 mod file;
-#[cfg(not(target_arch = "wasm32"))]
+pub mod files;
 mod folder;
 mod hash;
 mod index;
@@ -25,9 +25,7 @@ pub use checkpoint::{Checkpoint, TensorInfo};
 pub use element::ElementType;
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::{write_atomically, write_folder_atomically};
-#[cfg(not(target_arch = "wasm32"))]
-pub use hash::sha256_file;
-pub use hash::sha256_hex;
+pub use hash::{sha256_file, sha256_hex};
 pub use index::{Entry, Format, Index};
 #[cfg(not(target_arch = "wasm32"))]
 pub use safetensors::{write_safetensors, write_safetensors_one_by_one};

@@ -97,6 +97,14 @@ pub async fn adapters() -> Vec<AdapterSummary> {
     all_adapters().await.iter().map(summary).collect()
 }
 
+/// What to say where there is nothing to compute on.
+#[cfg(not(target_arch = "wasm32"))]
+const NO_ADAPTER: &str = "no GPU and no software Vulkan driver found; on Debian or Ubuntu `apt install mesa-vulkan-drivers` \
+                          brings one that runs on the CPU";
+#[cfg(target_arch = "wasm32")]
+const NO_ADAPTER: &str = "this browser offers no WebGPU; use a current Chrome, Edge, Safari or Firefox, switch hardware \
+                          acceleration on in its settings, and update the graphics driver";
+
 /// An error of wgpu's, with what to do where it is the memory.
 fn explain(error: &wgpu::Error) -> String {
     let advice = match error {
@@ -123,9 +131,7 @@ impl Device {
         let Some(adapter) = adapters.iter().find(matches) else {
             let names: Vec<_> = adapters.iter().map(summary).map(|s| format!("{} ({})", s.name, s.backend)).collect();
             return Err(Error::Device(match names.is_empty() {
-                true => "no GPU and no software Vulkan driver found; on Debian or Ubuntu `apt install \
-                         mesa-vulkan-drivers` brings one that runs on the CPU"
-                    .into(),
+                true => NO_ADAPTER.into(),
                 false => format!("no device matches `{selector}`; there are: {}", names.join(", ")),
             }));
         };

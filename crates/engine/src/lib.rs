@@ -14,6 +14,7 @@ mod time;
 pub use autotune::{Autotune, TuneBudget, signature, tune};
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use observer::{Observer, Silent};
+pub use pulid_ops::DeviceKind;
 pub use report::{AdapterReport, adapter_reports};
 pub use session::{Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};

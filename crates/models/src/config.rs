@@ -1,5 +1,6 @@
 //! Reading the `config.json` that lies beside a network's weights.
 
+use pulid_checkpoint::files;
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -77,19 +78,12 @@ impl Config {
     }
 }
 
-/// Reads a text file.
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) fn read_text(path: &std::path::Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
-}
-
 /// Text and name of the `config.json` in a folder of weights, which must have one, or beside a weights file.
-#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn beside(path: &std::path::Path) -> Result<Option<(String, String)>> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(std::path::Path::new("")) };
+    let folder = if files::is_dir(path) { path } else { path.parent().unwrap_or(std::path::Path::new("")) };
     let config = folder.join("config.json");
-    let wanted = path.is_dir() || config.is_file();
-    if wanted { Ok(Some((read_text(&config)?, config.display().to_string()))) } else { Ok(None) }
+    let wanted = files::is_dir(path) || files::is_file(&config);
+    if wanted { Ok(Some((files::read_to_string(&config)?, config.display().to_string()))) } else { Ok(None) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! CLIP's byte-pair tokenizer from `vocab.json` and `merges.txt`, with the ids that transformers' `CLIPTokenizer` gives.
 
+use pulid_checkpoint::files;
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-#[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers, replace::ReplacePattern};
@@ -72,14 +72,10 @@ impl ClipTokenizer {
     ///
     /// # Errors
     /// When `vocab.json` or `merges.txt` is missing or malformed.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let read = |file: &str| {
-            let path = folder.join(file);
-            std::fs::read_to_string(&path).map_err(|e| Error::io(path, e))
-        };
-        let optional = |file: &str| if folder.join(file).exists() { read(file).map(Some) } else { Ok(None) };
+        let read = |file: &str| files::read_to_string(folder.join(file));
+        let optional = |file: &str| if files::is_file(folder.join(file)) { read(file).map(Some) } else { Ok(None) };
         Self::new(TokenizerFiles {
             name: &folder.display().to_string(),
             vocab: &read("vocab.json")?,

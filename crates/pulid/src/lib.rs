@@ -6,8 +6,8 @@
 //! where networks run; [`identity`] reads a person from photos, [`text_to_image`] makes the picture, and [`preset`] knows
 //! the official applications' settings.
 
+pub mod defaults;
 pub mod face;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod identity;
 pub mod image;
 pub mod preset;
@@ -16,5 +16,4 @@ pub mod quantize;
 pub mod random;
 pub mod runtime;
 pub mod sampler;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod text_to_image;

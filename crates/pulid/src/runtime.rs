@@ -1,5 +1,6 @@
 //! Where networks run: a device, or the CPU reference. The pipeline does not care which.
 
+use crate::image::RgbImage;
 use pulid_engine::{Autotune, Device, DeviceOptions, Observer, Session, TuneBudget, tune};
 use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, optimize, plan, reference, residency};
 use pulid_models::Precision;
@@ -23,6 +24,16 @@ pub trait Reporter: Observer {
     /// A denoising call is done: step `step` (from 1) of `steps`.
     fn step(&self, step: usize, steps: usize) {
         let _ = (step, steps);
+    }
+
+    /// Whether [`Reporter::preview`] is to be called.
+    fn wants_preview(&self) -> bool {
+        false
+    }
+
+    /// How the first picture of the batch looks so far, a pixel for each latent, after each denoising call.
+    fn preview(&self, image: &RgbImage) {
+        let _ = image;
     }
 }
 

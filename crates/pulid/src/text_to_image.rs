@@ -3,12 +3,13 @@
 //! As in the official pipeline: latents are drawn as PyTorch's CPU generator draws them, the negative prompt is encoded
 //! even when empty, identity enters both guidance passes (the unconditional one its own), and both passes run as one batch.
 
-use crate::image::rgb_from_tensor;
+use crate::defaults::Defaults;
+use crate::image::{parameters_text, rgb_from_latents, rgb_from_tensor};
 use crate::random::TorchGenerator;
 use crate::runtime::{Loaded, Reporter, Runtime};
 use crate::sampler::{NoiseSchedule, Sampler, SamplerOptions, SchedulerConfig, StepWindow};
 use image::RgbImage;
-use pulid_checkpoint::Checkpoint;
+use pulid_checkpoint::{Checkpoint, files};
 use pulid_engine::Observer;
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
@@ -16,7 +17,7 @@ pub use pulid_models::sdxl::SdxlModel;
 use pulid_models::sdxl::{TextEncoder, UnetSize, Vae};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Identity tokens for both guidance passes.
 #[derive(Clone, Debug)]
@@ -67,6 +68,30 @@ pub struct GenerateOptions {
     pub identity: Option<IdentityUse>,
 }
 
+impl GenerateOptions {
+    /// What a picture's file says of how it was made, for [`PngMetadata`](crate::image::PngMetadata). `model` is where the model lies.
+    pub fn parameters(&self, model: &Path) -> String {
+        let mut settings = vec![
+            ("Steps", self.sampler.steps.to_string()),
+            ("Sampler", self.sampler.kind.to_string()),
+            ("Schedule type", self.sampler.spacing.to_string()),
+            ("CFG scale", self.guidance.to_string()),
+            ("Seed", self.seed.to_string()),
+            ("Size", format!("{}x{}", self.width, self.height)),
+            ("Model", model.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+        ];
+        // At scale 0 the picture is the one without identity, and its file is too.
+        if let Some(identity) = self.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
+            let s = identity.settings;
+            settings.push(("PuLID scale", s.id_scale.to_string()));
+            settings.push(("PuLID zero tokens", s.num_zero.to_string()));
+            settings.push(("PuLID projection", s.ortho.to_string()));
+        }
+        settings.push(("Version", format!("pulid-wgpu {}", env!("CARGO_PKG_VERSION"))));
+        parameters_text(&self.prompt, &self.negative_prompt, &settings)
+    }
+}
+
 /// What was made.
 #[derive(Clone, Debug)]
 pub struct Generated {
@@ -80,7 +105,7 @@ pub struct Generated {
 pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
     Ok(match model.config_file("scheduler/scheduler_config.json") {
         Some(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+            let text = files::read_to_string(&path)?;
             SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
         }
         None if model.predicts_velocity() => {
@@ -133,8 +158,13 @@ pub async fn generate(
     let mut unet = Denoiser::load(runtime, model, options, &conditioning, [height, width], precision, reporter).await?;
     reporter.stage("denoising");
     let mut previous = 0;
+    let latent_rgb = Defaults::read(model.folder())?.latent_rgb.unwrap_or(SDXL_LATENT_RGB);
     while let Some(request) = sampler.next_request() {
         let prediction = unet.predict(&request, options, &shape, reporter).await?;
+        if reporter.wants_preview() {
+            let clean = HostTensor::from_f32(shape, sampler.clean_latents(&prediction)?)?;
+            reporter.preview(&rgb_from_latents(&clean, &latent_rgb)?);
+        }
         sampler.advance(&prediction)?;
         let done = sampler.next_request().map_or(request.steps, |next| next.step);
         if done > previous {
@@ -198,6 +228,15 @@ pub async fn check_memory(
     let size = UnetSize { batch, height, width, text_tokens: TEXT_TOKENS, id_tokens };
     runtime.plan(&model.unet(precision, adapter)?.graph(size)?, observer).await.map(drop)
 }
+
+/// [`Defaults::latent_rgb`] of SDXL's own VAE, as ComfyUI has it.
+const SDXL_LATENT_RGB: [[f32; 3]; 5] = [
+    [0.3651, 0.4232, 0.4341],
+    [-0.2533, -0.0042, 0.1068],
+    [0.1076, 0.1111, -0.0362],
+    [-0.3165, -0.2492, -0.2188],
+    [0.1084, -0.0175, -0.0011],
+];
 
 /// Tokens of a prompt.
 const TEXT_TOKENS: usize = 77;

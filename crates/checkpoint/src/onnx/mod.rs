@@ -116,9 +116,8 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::read`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        Self::read(&crate::MappedFile::open(path.as_ref())?)
+        Self::read(&*crate::files::open(path)?)
     }
 
     /// Reads an ONNX model.

@@ -1,10 +1,10 @@
-use super::defaults::Defaults;
 use super::identity::{check_folder, read_photos};
 use super::models::{Models, ModelsArgs};
 use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
+use pulid::defaults::{Defaults, Settings};
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
-use pulid::image::{PngMetadata, encode_png, parameters_text, write_atomically};
+use pulid::image::{PngMetadata, encode_png, write_atomically};
 use pulid::preset::Preset;
 use pulid::runtime::Runtime;
 use pulid::sampler::{FinalSigma, SamplerKind, SamplerOptions, Spacing, StepWindow};
@@ -142,8 +142,9 @@ pub fn run(args: &Args) -> Result<()> {
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
     let defaults = Defaults::read(model.folder())?.under(args.preset.map(Preset::settings));
-    let person = Person::open(args, &models, &defaults)?;
-    let mut options = options(args, &defaults);
+    let settings = defaults.settings(&flags(args), args.preset.is_some())?;
+    let person = Person::open(args, &models, settings.identity)?;
+    let mut options = options(args, &settings);
     let terminal = Terminal::new(args.json);
     let (runtime, made) = pollster::block_on(async {
         let runtime = args.device.open().await?;
@@ -156,7 +157,7 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     let seconds = terminal.finish();
 
-    let parameters = parameters(model.path(), &options);
+    let parameters = options.parameters(model.path());
     let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
     let files = made.images.iter().map(|i| encode_png(i, &metadata)).collect::<Result<Vec<_>>>()?;
     let mut written = Vec::new();
@@ -198,30 +199,38 @@ fn open_model(args: &Args, models: &Models) -> Result<SdxlModel> {
     })
 }
 
-fn options(args: &Args, defaults: &Defaults) -> GenerateOptions {
-    // SDXL's own size and the official app's settings for undistilled models, where the model says nothing.
-    let kind = args.sampler.or(defaults.sampler).unwrap_or(SamplerKind::DpmPp2M);
-    // A model's spacing goes with its sampler; another sampler brings its own. A preset's holds until a flag changes it.
-    let own_spacing = defaults.spacing.filter(|_| args.sampler.is_none() || args.preset.is_some());
+/// What the flags say.
+fn flags(args: &Args) -> Defaults {
+    Defaults {
+        width: args.width,
+        height: args.height,
+        steps: args.steps,
+        guidance_scale: args.guidance,
+        sampler: args.sampler,
+        spacing: args.spacing,
+        id_scale: args.id_scale,
+        num_zero: args.num_zero,
+        ortho: args.ortho.map(|o| o.to_string()),
+        negative_prompt: args.negative_prompt.clone(),
+        latent_rgb: None,
+    }
+}
+
+fn options(args: &Args, settings: &Settings) -> GenerateOptions {
     let sampler = SamplerOptions {
-        kind,
-        spacing: args.spacing.or(own_spacing).unwrap_or(kind.default_spacing()),
+        kind: settings.sampler,
+        spacing: settings.spacing,
         final_sigma: args.final_sigma,
-        steps: args.steps.or(defaults.steps).unwrap_or(25),
+        steps: settings.steps,
         seed: args.seed,
     };
     GenerateOptions {
         prompt: args.prompt.clone(),
-        negative_prompt: args
-            .negative_prompt
-            .as_ref()
-            .or(defaults.negative_prompt.as_ref())
-            .cloned()
-            .unwrap_or_default(),
-        width: args.width.or(defaults.width).unwrap_or(1024),
-        height: args.height.or(defaults.height).unwrap_or(1024),
+        negative_prompt: settings.negative_prompt.clone(),
+        width: settings.width,
+        height: settings.height,
         batch: args.batch,
-        guidance: args.guidance.or(defaults.guidance_scale).unwrap_or(7.0),
+        guidance: settings.guidance,
         seed: args.seed,
         sampler,
         dtype: args.storage.dtype,
@@ -246,7 +255,7 @@ enum Source {
 
 impl Person {
     /// Reads files and settings; `None` when the flags name no person.
-    fn open(args: &Args, models: &Models, defaults: &Defaults) -> Result<Option<Person>> {
+    fn open(args: &Args, models: &Models, settings: IdentitySettings) -> Result<Option<Person>> {
         let window = StepWindow::new(args.id_start, args.id_end)?;
         let source = match &args.identity {
             Some(file) => Source::Tokens(Identity::load_tokens(file)?),
@@ -264,17 +273,6 @@ impl Person {
                 id_mix: args.id_mix,
             },
         };
-        let own = IdentitySettings::default();
-        let ortho = match (args.ortho, &defaults.ortho) {
-            (Some(ortho), _) => ortho,
-            (None, Some(text)) => text.parse()?,
-            (None, None) => own.ortho,
-        };
-        let settings = IdentitySettings {
-            id_scale: args.id_scale.or(defaults.id_scale).unwrap_or(own.id_scale),
-            num_zero: args.num_zero.or(defaults.num_zero).unwrap_or(own.num_zero),
-            ortho,
-        };
         let adapter = models.adapter(args.adapter.as_deref())?;
         Ok(Some(Person { source, adapter, settings, window }))
     }
@@ -289,27 +287,6 @@ impl Person {
         };
         Ok(IdentityUse { tokens, adapter: self.adapter, settings: self.settings, window: self.window })
     }
-}
-
-fn parameters(model: &Path, options: &GenerateOptions) -> String {
-    let mut settings = vec![
-        ("Steps", options.sampler.steps.to_string()),
-        ("Sampler", options.sampler.kind.to_string()),
-        ("Schedule type", options.sampler.spacing.to_string()),
-        ("CFG scale", options.guidance.to_string()),
-        ("Seed", options.seed.to_string()),
-        ("Size", format!("{}x{}", options.width, options.height)),
-        ("Model", model.file_name().unwrap_or_default().to_string_lossy().into_owned()),
-    ];
-    // At scale 0 the picture is the one without identity, and its file is too.
-    if let Some(identity) = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
-        let s = identity.settings;
-        settings.push(("PuLID scale", s.id_scale.to_string()));
-        settings.push(("PuLID zero tokens", s.num_zero.to_string()));
-        settings.push(("PuLID projection", format!("{:?}", s.ortho).to_lowercase()));
-    }
-    settings.push(("Version", format!("pulid-wgpu {}", env!("CARGO_PKG_VERSION"))));
-    parameters_text(&options.prompt, &options.negative_prompt, &settings)
 }
 
 fn numbered(path: &Path, index: usize) -> PathBuf {

@@ -2,7 +2,6 @@
 
 pub mod bench;
 pub mod conformance;
-mod defaults;
 pub mod devices;
 pub mod doctor;
 pub mod embed;

@@ -65,7 +65,6 @@ impl OnnxNetwork {
     ///
     /// # Errors
     /// As [`Model::open`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
         Ok(OnnxNetwork { model: Model::open(path)? })
     }

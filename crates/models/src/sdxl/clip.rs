@@ -97,7 +97,6 @@ impl ClipTextModel {
     ///
     /// # Errors
     /// When the configuration or the weights cannot be read.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
         let weights = Checkpoint::open(&path)?;
         if super::single_file::is_single_file(&weights) {

@@ -3,7 +3,6 @@
 mod bands;
 mod clip;
 mod infer;
-#[cfg(not(target_arch = "wasm32"))]
 mod model;
 pub mod single_file;
 mod unet;
@@ -11,7 +10,6 @@ mod unet_blocks;
 mod vae;
 
 pub use clip::{ClipConfig, ClipTextModel};
-#[cfg(not(target_arch = "wasm32"))]
 pub use model::{Part, PartFiles, SdxlModel, TextEncoder};
 pub use unet::{Unet, UnetConfig, UnetSize};
 pub use vae::{Vae, VaeConfig};

@@ -1,10 +1,9 @@
 //! SDXL on disk: a diffusers folder, or a single file.
 
 use super::{ClipConfig, ClipTextModel, Unet, UnetConfig, Vae, VaeConfig, single_file};
-use crate::config::read_text;
 use crate::pulid::IdentityAdapter;
 use crate::{ClipTokenizer, Padding, Precision};
-use pulid_checkpoint::Checkpoint;
+use pulid_checkpoint::{Checkpoint, files};
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -99,7 +98,7 @@ impl SdxlModel {
     /// Names what is missing.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        if !path.is_dir() {
+        if !files::is_dir(&path) {
             let file = Checkpoint::open(&path)?;
             if !single_file::is_single_file(&file) {
                 let detail = format!(
@@ -110,11 +109,11 @@ impl SdxlModel {
                 return Err(Error::file(path, detail));
             }
             let beside = path.with_extension("");
-            let config = (beside != path && beside.is_dir()).then_some(beside);
+            let config = (beside != path && files::is_dir(&beside)).then_some(beside);
             return Ok(SdxlModel { path, file: Some(file), config, unet: None });
         }
         for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
-            if !path.join(part).is_dir() {
+            if !files::is_dir(path.join(part)) {
                 let detail = format!(
                     "has no folder `{part}`; --model takes a folder in diffusers' SDXL layout, or a single file with the \
                      whole model"
@@ -131,7 +130,7 @@ impl SdxlModel {
     /// When there is no such folder.
     pub fn with_config(self, folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
-        if !folder.is_dir() {
+        if !files::is_dir(&folder) {
             return Err(Error::file(folder, "is no folder; configurations lie in a folder in diffusers' layout"));
         }
         Ok(SdxlModel { config: Some(folder), ..self })
@@ -150,7 +149,7 @@ impl SdxlModel {
 
     /// A file in the folder of configurations, if there is one.
     pub fn config_file(&self, name: &str) -> Option<PathBuf> {
-        Some(self.config.as_ref()?.join(name)).filter(|path| path.exists())
+        Some(self.config.as_ref()?.join(name)).filter(|path| files::is_file(path) || files::is_dir(path))
     }
 
     /// The folder of configurations, if there is one; the model's own where it is a folder.
@@ -182,7 +181,7 @@ impl SdxlModel {
         let mut config = self.config_text(&format!("{folder}/config.json"))?;
         let weights = match (part, &self.unet, &self.file) {
             (Part::Unet, Some(path), _) => {
-                if path.join("config.json").is_file() {
+                if files::is_file(path.join("config.json")) {
                     config = crate::config::beside(path)?;
                 }
                 let file = Checkpoint::open(path)?;
@@ -247,6 +246,6 @@ impl SdxlModel {
     }
 
     fn config_text(&self, name: &str) -> Result<Option<(String, String)>> {
-        self.config_file(name).map(|path| Ok((read_text(&path)?, path.display().to_string()))).transpose()
+        self.config_file(name).map(|path| Ok((files::read_to_string(&path)?, path.display().to_string()))).transpose()
     }
 }

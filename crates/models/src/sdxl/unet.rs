@@ -232,7 +232,6 @@ impl Unet {
     ///
     /// # Errors
     /// When the configuration or the weights cannot be read.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(
         path: impl AsRef<std::path::Path>,
         precision: Precision,

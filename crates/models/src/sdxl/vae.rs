@@ -129,7 +129,6 @@ impl Vae {
     ///
     /// # Errors
     /// When the configuration or the weights cannot be read.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
         let file = Checkpoint::open(&path)?;
         if super::single_file::is_single_file(&file) {

@@ -2,6 +2,7 @@
 
 use super::aligner::Aligner;
 use super::condition::{HIDDEN_STATES, PhotoFeatures, conditions};
+#[cfg(not(target_arch = "wasm32"))]
 use super::debug::{PhotoPictures, write_pictures};
 use super::detect::{Detector, LONG_SIDE, usable_face};
 use super::encoder::Encoder;
@@ -36,7 +37,7 @@ const MIN_FACE_SHARE: f64 = 0.01;
 pub struct ExtractOptions<'a> {
     /// PuLID v1: further photos show further people, who are mixed. Without it they show the same person again.
     pub id_mix: bool,
-    /// Where pictures of what the networks saw go.
+    /// Where pictures of what the networks saw go; browsers have no such folder.
     pub debug_dir: Option<&'a Path>,
 }
 
@@ -120,6 +121,7 @@ pub async fn extract(
         adapter_sha256: sha256_file(adapter)?,
         photos: photos.iter().map(|(name, _)| name.clone()).collect(),
     };
+    #[cfg(not(target_arch = "wasm32"))]
     if let Some(folder) = options.debug_dir {
         let mut pictures = Vec::new();
         for (((reading, mask), gray), features) in readings.iter().zip(&masks).zip(&grays).zip(&features) {
@@ -129,6 +131,23 @@ pub async fn extract(
         write_pictures(folder, &pictures)?;
     }
     Ok(identity)
+}
+
+/// The part of a photo that parser and vision tower would be shown by [`extract`], and the photo's faces, the person's first.
+///
+/// # Errors
+/// As [`extract`], as far as it goes.
+pub async fn crop(
+    runtime: &Runtime,
+    models: &FaceModels,
+    name: &str,
+    photo: &[u8],
+    reporter: &dyn Reporter,
+) -> Result<(Vec<Face>, RgbImage)> {
+    let side = crop_side(models.tower(Precision::F32)?.image_size());
+    let readings = find_faces(runtime, models, &[(name.to_owned(), photo.to_vec())], side, reporter).await?;
+    let reading = readings.into_iter().next().ok_or_else(|| Error::photo(name, "was not read"))?;
+    Ok((if reading.faces.is_empty() { reading.aligned } else { reading.faces }, reading.crop))
 }
 
 /// Decodes every photo, then finds and aligns the person's face in each.

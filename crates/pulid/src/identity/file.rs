@@ -1,7 +1,7 @@
 //! Identities as files.
 
 use crate::text_to_image::IdentityTokens;
-use pulid_checkpoint::{Checkpoint, write_safetensors};
+use pulid_checkpoint::{Checkpoint, safetensors};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,12 +23,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Writes the identity as safetensors, whole or not at all: tensors `id_embedding`, `uncond_id_embedding`,
-    /// `face_embedding`; metadata `adapter_sha256` and `photos` (a JSON list of names).
+    /// The identity as a safetensors file: tensors `id_embedding`, `uncond_id_embedding`, `face_embedding`; metadata
+    /// `adapter_sha256` and `photos` (a JSON list of names).
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+    /// Never, with these names.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let photos = serde_json::Value::from(self.photos.clone()).to_string();
         let metadata =
             BTreeMap::from([("adapter_sha256".to_owned(), self.adapter_sha256.clone()), ("photos".to_owned(), photos)]);
@@ -37,7 +37,16 @@ impl Identity {
             ("uncond_id_embedding", &self.tokens.uncond_id_embedding),
             ("face_embedding", &self.face_embedding),
         ];
-        write_safetensors(path, tensors, &metadata)
+        safetensors::to_bytes(tensors, &metadata)
+    }
+
+    /// Writes [`Identity::to_bytes`], whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        crate::image::write_atomically(path.as_ref(), &self.to_bytes()?)
     }
 
     /// Reads the tokens from any file that holds `id_embedding` and `uncond_id_embedding`, each [1, N, E] or [N, E].
@@ -73,6 +82,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pulid_checkpoint::write_safetensors;
 
     fn identity() -> Identity {
         Identity {

@@ -6,6 +6,7 @@
 
 mod aligner;
 mod condition;
+#[cfg(not(target_arch = "wasm32"))]
 mod debug;
 mod detect;
 mod encoder;
@@ -15,6 +16,6 @@ mod models;
 mod network;
 
 pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detect};
-pub use extract::{ExtractOptions, MAX_PHOTOS, crop_side, extract};
+pub use extract::{ExtractOptions, MAX_PHOTOS, crop, crop_side, extract};
 pub use file::Identity;
 pub use models::FaceModels;

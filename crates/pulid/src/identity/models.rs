@@ -1,6 +1,6 @@
 //! Where the face networks lie on disk.
 
-use pulid_checkpoint::Checkpoint;
+use pulid_checkpoint::{Checkpoint, files};
 use pulid_models::face::{BiSeNet, RetinaFace};
 use pulid_models::{EvaClip, EvaSettings, Precision};
 use pulid_tensor::{Error, Result};
@@ -54,7 +54,7 @@ impl FaceModels {
     /// When there is no such folder.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
-        if !root.is_dir() {
+        if !files::is_dir(&root) {
             return Err(Error::file(root, "is no folder; give the folder that holds the face networks"));
         }
         Ok(FaceModels { root, further: Vec::new() })
@@ -153,7 +153,7 @@ impl FaceModels {
 
     fn look_for(&self, names: &[&str]) -> Option<PathBuf> {
         let roots = std::iter::once(&self.root).chain(&self.further);
-        roots.flat_map(|root| names.iter().map(move |name| root.join(name))).find(|path| path.is_file())
+        roots.flat_map(|root| names.iter().map(move |name| root.join(name))).find(|p| files::is_file(p))
     }
 
     fn missing(&self, what: &str, names: &[&str], advice: &str) -> Error {
@@ -168,10 +168,10 @@ impl FaceModels {
 
 /// The published tower's settings, changed by what the file says if there is one.
 fn tower_settings(path: &Path) -> Result<EvaSettings> {
-    let config: TowerConfig = match std::fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is malformed: {e}")))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => TowerConfig::default(),
-        Err(e) => return Err(Error::io(path, e)),
+    let config: TowerConfig = match files::is_file(path) {
+        true => serde_json::from_str(&files::read_to_string(path)?)
+            .map_err(|e| Error::file(path, format!("is malformed: {e}")))?,
+        false => TowerConfig::default(),
     };
     let published = EvaSettings::default();
     Ok(EvaSettings {

@@ -6,6 +6,7 @@ mod bicubic;
 mod decode;
 mod file;
 mod png;
+mod preview;
 mod resize;
 mod tensor;
 #[cfg(test)]
@@ -17,5 +18,6 @@ pub use decode::{MAX_PIXELS, MIN_SIDE, decode_photo, decode_photo_within};
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::write_atomically;
 pub use png::{PngMetadata, encode_png, parameters_text};
+pub use preview::rgb_from_latents;
 pub use resize::{resize_bilinear, resize_lanczos4, shrink_to_long_side};
 pub use tensor::{Normalization, rgb_from_tensor, rgb_from_unit_tensor, tensor_from_rgb};

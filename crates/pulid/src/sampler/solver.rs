@@ -124,7 +124,7 @@ impl Sampler {
     /// # Errors
     /// [`Error::Invalid`] when the run is finished or the prediction has another number of elements than the latents.
     pub fn advance(&mut self, prediction: &[f32]) -> Result<()> {
-        let denoised = self.denoised(prediction)?;
+        let denoised = self.clean_latents(prediction)?;
         self.call += 1;
         let (sigma, next) = (self.levels.sigmas[self.step], self.levels.sigmas[self.step + 1]);
         match self.kind {
@@ -165,8 +165,11 @@ impl Sampler {
         self.levels.timesteps.len()
     }
 
-    /// The clean latents that a prediction stands for.
-    fn denoised(&self, prediction: &[f32]) -> Result<Vec<f32>> {
+    /// The clean latents that a prediction for the latest request stands for.
+    ///
+    /// # Errors
+    /// As [`Sampler::advance`].
+    pub fn clean_latents(&self, prediction: &[f32]) -> Result<Vec<f32>> {
         let Some((sigma, latents)) = (match &self.midway {
             Some(midway) => Some((midway.sigma, &midway.latents)),
             None if self.step < self.steps() => Some((self.levels.sigmas[self.step], &self.latents)),

@@ -1,7 +1,7 @@
 //! One call of a model's UNet: its plan's sizes, its time, and where that goes.
 
 use super::{Args, median};
-use crate::commands::defaults::Defaults;
+use pulid::defaults::Defaults;
 use pulid::runtime::{Loaded, Runtime};
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::Silent;

@@ -1,0 +1,23 @@
+//! Errors as JavaScript throws them.
+
+use pulid_tensor::Error;
+use wasm_bindgen::JsValue;
+
+/// What JavaScript sees of a call.
+pub type Outcome<T> = Result<T, JsValue>;
+
+/// A JavaScript `Error` whose `name` tells what kind it is and whose `message` is for people.
+pub fn thrown(error: Error) -> JsValue {
+    let name = match &error {
+        Error::Cancelled => "AbortError",
+        Error::Photo { .. } => "PhotoError",
+        Error::Device(_) => "DeviceError",
+        Error::NotFinite { .. } => "NotFiniteError",
+        Error::Invalid { .. } => "SettingsError",
+        Error::File { .. } | Error::Weight { .. } | Error::Io { .. } | Error::Operator { .. } => "ModelError",
+        _ => "Error",
+    };
+    let thrown = js_sys::Error::new(&error.to_string());
+    thrown.set_name(name);
+    thrown.into()
+}

@@ -1,0 +1,269 @@
+//! pulid-wgpu for JavaScript: what `web/pulid/worker.js` runs in its worker. `web/pulid/index.d.ts` is the interface for people.
+//!
+//! Models are files that JavaScript has [`mount`](Engine::mount)ed under paths; nothing here fetches anything.
+
+mod error;
+mod events;
+mod options;
+mod storage;
+
+use error::{Outcome, thrown};
+use events::Listener;
+use options::{Chosen, Models, Named, Opening};
+use pulid::defaults::Defaults;
+use pulid::identity::{ExtractOptions, FaceModels, Identity, crop, extract};
+use pulid::image::{PngMetadata, encode_png};
+use pulid::runtime::Runtime;
+use pulid::text_to_image::{IdentityTokens, IdentityUse, SdxlModel, check_memory, generate};
+use pulid_checkpoint::{MemorySource, files};
+use pulid_engine::DeviceOptions;
+use pulid_tensor::{Error, Result};
+use serde::Serialize;
+use sha2::Digest;
+use std::cell::Cell;
+use std::fmt::Write;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use storage::StoredFile;
+use wasm_bindgen::prelude::*;
+use web_sys::FileSystemSyncAccessHandle;
+
+/// Where an identity's file is mounted while its tokens are read.
+const IDENTITY: &str = "identity.safetensors";
+
+/// Panics are faults of ours; the console should say where.
+#[wasm_bindgen(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// A device and the files it works with.
+#[wasm_bindgen]
+pub struct Engine {
+    runtime: Runtime,
+    /// Set by [`Engine::cancel`], cleared when the next call begins.
+    cancelled: Rc<Cell<bool>>,
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// Opens the browser's WebGPU device.
+    ///
+    /// # Errors
+    /// `DeviceError` when there is none.
+    pub async fn open(options: JsValue) -> Outcome<Engine> {
+        let opening: Opening = options::read(options)?;
+        let device = DeviceOptions { shader_f16: opening.shader_f16, ..DeviceOptions::default() };
+        let runtime = Runtime::open("auto", device).await.map_err(thrown)?;
+        Ok(Engine { runtime, cancelled: Rc::default() })
+    }
+
+    /// What the device is and can do.
+    pub fn device(&self) -> Outcome<JsValue> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Described<'a> {
+            name: &'a str,
+            driver: &'a str,
+            backend: &'a str,
+            kind: pulid_engine::DeviceKind,
+            shader_f16: bool,
+            max_binding_bytes: f64,
+        }
+        let Runtime::Gpu { device, .. } = &self.runtime else {
+            return Err(thrown(Error::Device("this build has none".into())));
+        };
+        let (summary, can) = (device.summary(), device.capabilities());
+        options::write(&Described {
+            name: &summary.name,
+            driver: &summary.driver,
+            backend: &summary.backend,
+            kind: summary.kind,
+            shader_f16: can.shader_f16,
+            max_binding_bytes: can.max_binding_bytes as f64,
+        })
+    }
+
+    /// Makes bytes, or a file of the origin's private file system, the model file at `path`.
+    ///
+    /// # Errors
+    /// `ModelError` when `file` is neither.
+    pub fn mount(&self, path: &str, file: JsValue) -> Outcome<()> {
+        let source: Arc<dyn pulid_checkpoint::Source> = match file.dyn_into::<js_sys::Uint8Array>() {
+            Ok(bytes) => Arc::new(MemorySource::new(path, bytes.to_vec())),
+            Err(file) => match file.dyn_into::<FileSystemSyncAccessHandle>() {
+                Ok(handle) => Arc::new(StoredFile::new(path, handle).map_err(thrown)?),
+                Err(_) => return Err(thrown(Error::file(path, "is mounted with neither bytes nor a file's handle"))),
+            },
+        };
+        mounts::mount(path, source);
+        Ok(())
+    }
+
+    /// Forgets the files at and below a path.
+    pub fn unmount(&self, prefix: &str) {
+        mounts::unmount(prefix);
+    }
+
+    /// The settings that a model's pictures have where nobody says otherwise.
+    ///
+    /// # Errors
+    /// `ModelError` for malformed defaults.
+    pub fn defaults(&self, model: &str) -> Outcome<JsValue> {
+        let settings = Defaults::read(Path::new(model)).and_then(|d| d.settings(&Defaults::default(), false));
+        options::write(&options::described(settings.map_err(thrown)?))
+    }
+
+    /// The part of a photo that the networks will look at, and every face in it.
+    ///
+    /// # Errors
+    /// `PhotoError` for a photo that is broken or shows no usable face.
+    pub async fn crop(&self, faces: String, photo: JsValue) -> Outcome<JsValue> {
+        #[derive(Serialize)]
+        struct Found {
+            bbox: [f32; 4],
+            score: f32,
+        }
+        #[derive(Serialize)]
+        struct Cropped {
+            png: serde_bytes::ByteBuf,
+            faces: Vec<Found>,
+        }
+        let photo: Named = options::read(photo)?;
+        self.cancelled.set(false);
+        let listener = Listener::silent(self.cancelled.clone());
+        let work = async {
+            let models = FaceModels::open(faces)?;
+            let (found, image) = crop(&self.runtime, &models, &photo.name, &photo.bytes, &listener).await?;
+            let png = encode_png(&image, &PngMetadata::default())?;
+            let faces = found.iter().map(|f| Found { bbox: f.bbox, score: f.score }).collect();
+            Ok(Cropped { png: png.into(), faces })
+        };
+        options::write(&work.await.map_err(thrown)?)
+    }
+
+    /// A person from 1 to 4 photos, as the bytes of the file that `pulid embed` writes.
+    ///
+    /// # Errors
+    /// `PhotoError`, `ModelError`, `DeviceError` or `AbortError`.
+    pub async fn embed(&self, models: JsValue, photos: JsValue, on: js_sys::Function) -> Outcome<js_sys::Uint8Array> {
+        let models: Models = options::read(models)?;
+        let photos: Vec<Named> = options::read(photos)?;
+        let listener = self.listener(on);
+        let identity = self.read_person(&models, photos, &listener).await.map_err(thrown)?;
+        let bytes = identity.to_bytes().map_err(thrown)?;
+        Ok(js_sys::Uint8Array::from(bytes.as_slice()))
+    }
+
+    /// Makes pictures; gives PNG files with their parameters.
+    ///
+    /// # Errors
+    /// `SettingsError`, `PhotoError`, `ModelError`, `DeviceError`, `NotFiniteError` or `AbortError`.
+    pub async fn generate(&self, models: JsValue, options: JsValue, on: js_sys::Function) -> Outcome<JsValue> {
+        #[derive(Serialize)]
+        struct Made {
+            images: Vec<serde_bytes::ByteBuf>,
+            parameters: String,
+        }
+        let models: Models = options::read(models)?;
+        let chosen: Chosen = options::read(options)?;
+        let listener = self.listener(on);
+        let work = async {
+            let model = SdxlModel::open(&models.sdxl)?;
+            let settings = Defaults::read(model.folder())?.settings(&chosen.settings(), false)?;
+            let window = chosen.window()?;
+            let mut options = chosen.options(&settings)?;
+            check_memory(&self.runtime, &model, &options, &listener).await?;
+            if let Some(tokens) = self.tokens(&models, chosen, &listener).await? {
+                let adapter = models.adapter.as_str().into();
+                options.identity = Some(IdentityUse { tokens, adapter, settings: settings.identity, window });
+            }
+            let made = generate(&self.runtime, &model, &options, &listener).await?;
+            let parameters = options.parameters(model.path());
+            let metadata = PngMetadata { parameters: Some(parameters.clone()), generated: true };
+            let images = made.images.iter().map(|i| encode_png(i, &metadata).map(Into::into)).collect::<Result<_>>()?;
+            Ok(Made { images, parameters })
+        };
+        options::write(&work.await.map_err(thrown)?)
+    }
+
+    /// Ends what runs as soon as it can, with an `AbortError`.
+    pub fn cancel(&self) {
+        self.cancelled.set(true);
+    }
+}
+
+impl Engine {
+    /// A listener for a call that begins now.
+    fn listener(&self, on: js_sys::Function) -> Listener {
+        self.cancelled.set(false);
+        Listener::new(on, self.cancelled.clone())
+    }
+
+    async fn read_person(&self, models: &Models, photos: Vec<Named>, listener: &Listener) -> Result<Identity> {
+        let photos: Vec<_> = photos.into_iter().map(|p| (p.name, p.bytes.into_vec())).collect();
+        let faces = FaceModels::open(&models.faces)?;
+        let adapter = Path::new(&models.adapter);
+        extract(&self.runtime, &faces, adapter, &photos, &ExtractOptions::default(), listener).await
+    }
+
+    /// The person's tokens, if the options name one.
+    async fn tokens(&self, models: &Models, chosen: Chosen, listener: &Listener) -> Result<Option<IdentityTokens>> {
+        match (chosen.identity, chosen.photos.is_empty()) {
+            (Some(_), false) => {
+                Err(Error::invalid("identity", "photos and a saved identity are both given; give one of them"))
+            }
+            (Some(bytes), true) => {
+                mounts::mount(IDENTITY, Arc::new(MemorySource::new(IDENTITY, bytes.into_vec())));
+                let tokens = Identity::load_tokens(IDENTITY);
+                mounts::unmount(IDENTITY);
+                tokens.map(Some)
+            }
+            (None, false) => Ok(Some(self.read_person(models, chosen.photos, listener).await?.tokens)),
+            (None, true) => Ok(None),
+        }
+    }
+}
+
+/// SHA-256 of bytes that come in portions, which the browser's own digest cannot do.
+#[wasm_bindgen]
+#[derive(Default)]
+pub struct Sha256(sha2::Sha256);
+
+#[wasm_bindgen]
+impl Sha256 {
+    /// Of nothing yet.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Sha256 {
+        Sha256::default()
+    }
+
+    /// Takes the next portion.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest as 64 lower-case hexadecimal digits; begins anew.
+    pub fn finish(&mut self) -> String {
+        self.0.finalize_reset().iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+/// The table of files exists in browsers alone; a native build of this crate is for `cargo check` and documentation.
+#[cfg(target_arch = "wasm32")]
+use files as mounts;
+#[cfg(not(target_arch = "wasm32"))]
+mod mounts {
+    use super::*;
+    pub fn mount(path: &str, source: Arc<dyn pulid_checkpoint::Source>) {
+        let _ = (path, source, files::is_file(path));
+    }
+    pub fn unmount(path: &str) {
+        let _ = path;
+    }
+}
