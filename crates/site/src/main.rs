@@ -27,7 +27,8 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve(folder: &std::path::Path, port: &str) -> Outcome {
     let address = format!("127.0.0.1:{port}");
-    let listener = tokio::net::TcpListener::bind(&address).await.map_err(|e| format!("{address}: {e}; name another port"))?;
+    let listener =
+        tokio::net::TcpListener::bind(&address).await.map_err(|e| format!("{address}: {e}; name another port"))?;
     println!("http://{address}/  (Ctrl-C ends it)");
     axum::serve(listener, router(folder)).await.map_err(|e| e.to_string())
 }

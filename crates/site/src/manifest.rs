@@ -66,7 +66,10 @@ mod tests {
         std::fs::write(folder.path().join("a.txt"), b"").unwrap();
         std::fs::write(folder.path().join("CARD.md"), b"words").unwrap();
         let files = Manifest::of(folder.path()).unwrap().files;
-        assert_eq!(files.iter().map(|f| (f.path.as_str(), f.bytes)).collect::<Vec<_>>(), [("a.txt", 0), ("unet/config.json", 3)]);
+        assert_eq!(
+            files.iter().map(|f| (f.path.as_str(), f.bytes)).collect::<Vec<_>>(),
+            [("a.txt", 0), ("unet/config.json", 3)]
+        );
         assert!(files[1].sha256.starts_with("ba7816bf8f01cfea"));
     }
 }

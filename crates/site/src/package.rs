@@ -1,5 +1,5 @@
 use crate::{Manifest, Outcome};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The crate that becomes the site's wasm.
@@ -17,8 +17,7 @@ pub fn build(root: &Path, out: &Path) -> Outcome {
     copy(&root.join("web"), &unfinished)?;
     let package = unfinished.join("pulid");
     compile(root)?;
-    bind(&root.join("target/wasm32-unknown-unknown/web/pulid_wasm.wasm"), &package)?;
-    optimise(&package.join("pulid_wasm_bg.wasm"));
+    bind(&optimised(&root.join("target/wasm32-unknown-unknown/web/pulid_wasm.wasm")), &package)?;
     let models = unfinished.join("models/mini");
     copy(&root.join("models/mini"), &models)?;
     let manifest = serde_json::to_string_pretty(&Manifest::of(&models)?).map_err(|e| e.to_string())?;
@@ -42,25 +41,40 @@ fn compile(root: &Path) -> Outcome {
 /// Writes the JavaScript that goes with the wasm.
 fn bind(wasm: &Path, package: &Path) -> Outcome {
     let mut bindgen = wasm_bindgen_cli_support::Bindgen::new();
-    let made = bindgen.input_path(wasm).web(true).and_then(|b| b.typescript(false).generate(package));
+    let made = bindgen
+        .input_path(wasm)
+        .omit_default_module_path(false)
+        .web(true)
+        .and_then(|b| b.typescript(false).generate(package));
     made.map_err(|e| format!("wasm-bindgen: {e:#}"))
 }
 
-/// A smaller and faster file, if the tool is there and understands this one.
-fn optimise(wasm: &Path) {
-    let smaller = wasm.with_extension("smaller");
-    let status = Command::new("wasm-opt").arg("-Os").arg("--all-features").arg(wasm).arg("-o").arg(&smaller).status();
-    match status {
+/// A smaller and faster file, if the tool is there and understands this one; else the file as it is.
+///
+/// It comes before wasm-bindgen, whose table of JavaScript's values the `wasm-opt` of Debian 12 mixes up with that of functions.
+fn optimised(wasm: &Path) -> PathBuf {
+    let smaller = wasm.with_file_name("pulid_wasm.optimised").join("pulid_wasm.wasm");
+    let folder = smaller.parent().unwrap_or(Path::new(""));
+    // What rustc makes for this target.
+    let features =
+        ["bulk-memory", "multivalue", "mutable-globals", "nontrapping-float-to-int", "reference-types", "sign-ext"];
+    let features = features.map(|f| format!("--enable-{f}"));
+    let mut command = Command::new("wasm-opt");
+    command.arg("-Os").args(features).arg(wasm).arg("-o").arg(&smaller);
+    match std::fs::create_dir_all(folder).and_then(|()| command.status()) {
         Ok(s) if s.success() => {
-            let (before, after) = (length(wasm), length(&smaller));
-            if std::fs::rename(&smaller, wasm).is_ok() {
-                println!("wasm-opt: {before} bytes became {after}");
-            }
+            println!("wasm-opt: {} bytes became {}", length(wasm), length(&smaller));
+            smaller
         }
-        Ok(_) => println!("wasm-opt does not understand the file, which is served as it is"),
-        Err(_) => println!("no wasm-opt found (Debian's package binaryen); the wasm is served as it is"),
+        Ok(_) => {
+            println!("wasm-opt does not understand the file, which is served as it is");
+            wasm.to_owned()
+        }
+        Err(_) => {
+            println!("no wasm-opt found (Debian's package binaryen); the wasm is served as it is");
+            wasm.to_owned()
+        }
     }
-    let _ = std::fs::remove_file(smaller);
 }
 
 fn length(path: &Path) -> u64 {
