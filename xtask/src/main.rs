@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | check | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
+//! Developer commands: `cargo xtask demo | test | check | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
 
 mod check;
 mod random_model;
@@ -13,7 +13,9 @@ const HELP: &str = "\
 usage: cargo xtask COMMAND
 
   demo    make a picture with the models in the repository
-  test    every test: format, lints, layering, wasm, unit tests, every kernel, every network
+  test    every test: format, lints, layering, wasm, unit tests, every kernel, every network, the page in a browser
+  web [PORT | build]
+          build the page as a static site in target/web, and serve it on loopback (port 8080), or only build it
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
   random-model NAME... DIR
           write checkpoints of the published networks' real names and shapes with random weights
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         "demo" => demo(),
         "test" => test(),
         "check" => setup::wasm_target().and_then(|()| check::all()),
+        "web" => web(std::env::args().nth(2).as_deref()),
         "bless" => bless(),
         "export-conformance" => match std::env::args().nth(2) {
             Some(folder) => run("cargo", &["run", "--package", "pulid-cli", "--", "conformance", "--export", &folder]),
@@ -71,9 +74,23 @@ fn test() -> Outcome {
     setup::vulkan_driver()?;
     setup::shader_validator();
     setup::wasm_target()?;
+    setup::wasm_optimiser();
+    setup::browser()?;
     check::all()?;
+    // The page's tests are about what a server would serve.
+    web(Some("build"))?;
     // The runner's own closing lines end the output; a failure anywhere fails the whole.
     run("cargo", &["test", "--workspace"])
+}
+
+/// The page: built, and served unless only that is asked for.
+fn web(what: Option<&str>) -> Outcome {
+    setup::wasm_target()?;
+    setup::wasm_optimiser();
+    let verb = what.filter(|w| *w == "build").unwrap_or("serve");
+    let run_site = ["run", "--quiet", "--package", "pulid-site", "--", verb];
+    let port = what.filter(|w| *w != "build");
+    run("cargo", &run_site.into_iter().chain(port).collect::<Vec<_>>())
 }
 
 fn bless() -> Outcome {

@@ -60,15 +60,38 @@ fn privileged(command: &[&str]) -> Outcome {
 
 /// `spirv-val`, which checks the SPIR-V of every shader; without it that one check is left out.
 pub fn shader_validator() {
-    if output("spirv-val", &["--version"]).is_some() || !Path::new("/usr/bin/apt-get").exists() {
-        return;
-    }
-    println!("No spirv-val found: installing spirv-tools, which checks the shaders' SPIR-V.");
-    let install = || privileged(&["apt-get", "install", "--yes", "--no-install-recommends", "spirv-tools"]);
-    let installed = install().or_else(|_| privileged(&["apt-get", "update"]).and_then(|()| install()));
-    if let Err(e) = installed {
+    let what = "spirv-tools, which checks the shaders' SPIR-V";
+    if let Err(e) = tool("spirv-val", &["spirv-tools"], what) {
         println!("{e}; the shaders' SPIR-V will not be checked");
     }
+}
+
+/// `wasm-opt`; without it the page's wasm is a fifth larger.
+pub fn wasm_optimiser() {
+    if let Err(e) = tool("wasm-opt", &["binaryen"], "binaryen, which makes the page's wasm smaller") {
+        println!("{e}; the page's wasm will be larger");
+    }
+}
+
+/// Chromium and its driver, for the page's tests.
+pub fn browser() -> Outcome {
+    tool("chromedriver", &["chromium", "chromium-driver"], "Chromium and its driver, for the page's tests")
+}
+
+/// A program from the system's packages, installed where it is missing.
+fn tool(program: &str, packages: &[&str], what: &str) -> Outcome {
+    if output(program, &["--version"]).is_some() {
+        return Ok(());
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Err(format!("there is no {program}; install {what}"));
+    }
+    println!("No {program} found: installing {what}.");
+    let install = || {
+        let command = ["apt-get", "install", "--yes", "--no-install-recommends"];
+        privileged(&command.iter().chain(packages).copied().collect::<Vec<_>>())
+    };
+    install().or_else(|_| privileged(&["apt-get", "update"]).and_then(|()| install()))
 }
 
 /// The target that browser builds need.
