@@ -3,7 +3,6 @@
 use pulid_engine::AdapterSummary;
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
-use std::path::Path;
 use wildmatch::WildMatch;
 
 /// What is known when this is built.
@@ -64,13 +63,18 @@ impl Expectations {
     ///
     /// # Errors
     /// When the file cannot be read or is malformed.
-    pub fn open(path: impl AsRef<Path>) -> Result<Expectations> {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Expectations> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         Self::parse(&text, &path.display().to_string())
     }
 
-    fn parse(text: &str, name: &str) -> Result<Expectations> {
+    /// A list in the form of `expected.json`; `name` is for the error.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    pub fn parse(text: &str, name: &str) -> Result<Expectations> {
         let list = serde_json::from_str(text);
         list.map(Expectations).map_err(|e| Error::invalid(name, format!("is no list of expected failures: {e}")))
     }

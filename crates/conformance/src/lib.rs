@@ -5,12 +5,14 @@
 
 mod compare;
 mod expectation;
+#[cfg(not(target_arch = "wasm32"))]
 mod export;
 mod html;
 mod report;
 
 pub use compare::{Comparison, compare};
 pub use expectation::{Expectation, Expectations, Pattern};
+#[cfg(not(target_arch = "wasm32"))]
 pub use export::export;
 pub use report::{Entry, Outcome, Report, Summary};
 
