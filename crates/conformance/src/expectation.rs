@@ -2,7 +2,7 @@
 
 use pulid_engine::AdapterSummary;
 use pulid_tensor::{Error, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 /// What is known when this is built.
@@ -33,7 +33,7 @@ impl Pattern {
 }
 
 /// Checks that fail on some adapters, and why.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
     /// Adapters, as part or pattern of `name driver`.
@@ -77,6 +77,11 @@ impl Expectations {
     pub fn parse(text: &str, name: &str) -> Result<Expectations> {
         let list = serde_json::from_str(text);
         list.map(Expectations).map_err(|e| Error::invalid(name, format!("is no list of expected failures: {e}")))
+    }
+
+    /// One after another.
+    pub fn all(&self) -> &[Expectation] {
+        &self.0
     }
 
     /// Adds another list.

@@ -72,7 +72,8 @@ impl Column {
     /// # Errors
     /// When it is none.
     pub fn of_report(text: &str, name: &str) -> Result<Column> {
-        let report: Full = serde_json::from_str(text).map_err(|e| Error::invalid(name, format!("is no report: {e}")))?;
+        let report: Full =
+            serde_json::from_str(text).map_err(|e| Error::invalid(name, format!("is no report: {e}")))?;
         let (operators, skipped) = Default::default();
         let (failed, expected) = Default::default();
         let Full { program, date, device, checks } = report;
@@ -152,8 +153,7 @@ pub fn matrix(columns: &BTreeMap<String, Column>, operators: &[String]) -> Strin
     for (name, c) in columns {
         let (s, d) = (c.total(), &c.device);
         let device = format!("{} | {} | {} | {} | {}", d.name, d.driver, d.backend, c.program, c.date);
-        let _ =
-            writeln!(text, "| {name} | {device} | {} | {} | {} | {} |", s.pass, s.fail, s.skip, s.expected_fail);
+        let _ = writeln!(text, "| {name} | {device} | {} | {} | {} | {} |", s.pass, s.fail, s.skip, s.expected_fail);
     }
     let names: Vec<&str> = columns.keys().map(String::as_str).collect();
     let _ = writeln!(text, "\n| operator | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
@@ -164,9 +164,7 @@ pub fn matrix(columns: &BTreeMap<String, Column>, operators: &[String]) -> Strin
         let _ = writeln!(text, "| `{operator}` | {} |", cells.join(" | "));
     }
     let _ = writeln!(text, "\n## Skipped\n");
-    list(&mut text, columns, |c| {
-        c.skipped.iter().map(|(reason, n)| format!("{n} checks: {reason}")).collect()
-    });
+    list(&mut text, columns, |c| c.skipped.iter().map(|(reason, n)| format!("{n} checks: {reason}")).collect());
     let _ = writeln!(text, "\n## Failures\n");
     list(&mut text, columns, |c| c.failed.iter().map(|(id, detail)| format!("`{id}`: {detail}")).collect());
     let _ = writeln!(text, "\n## Expected failures\n");
@@ -208,10 +206,17 @@ mod tests {
         let columns = BTreeMap::from([("some".to_owned(), again)]);
         let text = matrix(&columns, &["b/x".into(), "a/y".into(), "c/z".into()]);
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
-        let want =
-            ["| `b/x` | **1 fail**, 1 ≤ 0.25 (1 skipped) |", "| `a/y` | 1 fail as expected |", "| `c/z` |  |", "| `onnx/node` | 1 |"];
+        let want = [
+            "| `b/x` | **1 fail**, 1 ≤ 0.25 (1 skipped) |",
+            "| `a/y` | 1 fail as expected |",
+            "| `c/z` |  |",
+            "| `onnx/node` | 1 |",
+        ];
         assert_eq!(rows, want);
-        assert!(text.contains("| some | Some GPU | mesa 25 | vulkan | pulid-wgpu 1 | 2026-01-31 | 2 | 1 | 1 | 1 |"), "{text}");
+        assert!(
+            text.contains("| some | Some GPU | mesa 25 | vulkan | pulid-wgpu 1 | 2026-01-31 | 2 | 1 | 1 | 1 |"),
+            "{text}"
+        );
         for line in ["- some: 1 checks: no f16", "- some: `b/x:dtype=f32;kernel=k;2`: lost", "issue 7: 3"] {
             assert!(text.contains(line), "{text}");
         }
