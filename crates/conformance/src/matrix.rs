@@ -172,15 +172,18 @@ pub fn matrix(columns: &BTreeMap<String, Column>, operators: &[String]) -> Strin
     text
 }
 
+/// What columns say, the same of several once.
 fn list(text: &mut String, columns: &BTreeMap<String, Column>, items: impl Fn(&Column) -> Vec<String>) {
-    let mut none = true;
+    let mut said: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (name, column) in columns {
         for item in items(column) {
-            let _ = writeln!(text, "- {name}: {item}");
-            none = false;
+            said.entry(item).or_default().push(name);
         }
     }
-    if none {
+    for (item, names) in &said {
+        let _ = writeln!(text, "- {item} ({})", names.join(", "));
+    }
+    if said.is_empty() {
         text.push_str("None.\n");
     }
 }
@@ -203,7 +206,7 @@ mod tests {
         let column = Column::of_report(REPORT, "report.json").unwrap();
         let again = Column::parse(&column.json().unwrap(), "column.json").unwrap();
         assert_eq!(again.json().unwrap(), column.json().unwrap());
-        let columns = BTreeMap::from([("some".to_owned(), again)]);
+        let mut columns = BTreeMap::from([("some".to_owned(), again)]);
         let text = matrix(&columns, &["b/x".into(), "a/y".into(), "c/z".into()]);
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
         let want = [
@@ -217,7 +220,11 @@ mod tests {
             text.contains("| some | Some GPU | mesa 25 | vulkan | pulid-wgpu 1 | 2026-01-31 | 2 | 1 | 1 | 1 |"),
             "{text}"
         );
-        for line in ["- some: 1 checks: no f16", "- some: `b/x:dtype=f32;kernel=k;2`: lost", "issue 7: 3"] {
+        columns.insert("twin".to_owned(), Column { skipped: BTreeMap::new(), ..column });
+        let text = matrix(&columns, &[]);
+        for line in
+            ["- 1 checks: no f16 (some)", "- `b/x:dtype=f32;kernel=k;2`: lost (some, twin)", "issue 7: 3 (some, twin)"]
+        {
             assert!(text.contains(line), "{text}");
         }
     }
