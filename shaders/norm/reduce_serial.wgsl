@@ -35,7 +35,8 @@ fn reduce_serial(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
     let p = unravel(i, params.near, params.far);
     let first = offset_of(p, params.x_near, params.x_far);
     var sum = 0.0;
-    var high = -3.4e38;
+    // Not a constant: nothing need be larger than the smallest number.
+    var high = f32(x[first]);
     var product = 1.0;
     for (var d = 0u; d < params.inner.w; d++) {
         for (var c = 0u; c < params.inner.z; c++) {

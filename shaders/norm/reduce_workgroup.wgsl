@@ -41,7 +41,8 @@ fn reduce_workgroup(
     let first = offset_of(p, params.x_near, params.x_far);
     let total = params.inner.x * params.inner.y * params.inner.z * params.inner.w;
     var sum = 0.0;
-    var high = -3.4e38;
+    // Not a constant: nothing need be larger than the smallest number.
+    var high = f32(x[first]);
     for (var j = lane; j < total; j += 64u) {
         let b = j / params.inner.x;
         let c = b / params.inner.y;

@@ -41,7 +41,9 @@ fn max_pool2d(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgro
     let out_x = pixel % params.out_width;
     let out_y = (pixel / params.out_width) % params.out_height;
     let n = pixel / (params.out_width * params.out_height);
+    // Replaced by the first element, which may be minus infinity.
     var best = -3.4028234e38;
+    var unseen = true;
     for (var ky = 0u; ky < params.kernel_height; ky++) {
         // Wraps below zero: one comparison catches both edges.
         let row = out_y * params.stride_y + ky * params.dilation_y - params.pad_top;
@@ -53,7 +55,9 @@ fn max_pool2d(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgro
             if column >= params.width {
                 continue;
             }
-            best = max(best, f32(x[((n * params.height + row) * params.width + column) * params.channels + c]));
+            let v = f32(x[((n * params.height + row) * params.width + column) * params.channels + c]);
+            best = select(max(best, v), v, unseen);
+            unseen = false;
         }
     }
     y[i] = elem(best);

@@ -11,9 +11,10 @@ fn erf4(x: vec4<f32>) -> vec4<f32> {
     return sign(x) * (1.0 - p * exp(-x * x));
 }
 
-// 1 / (1 + exp(-x)), written so that exp never overflows into a NaN-prone range.
+// 1 / (1 + exp(-x)), written so that exp never overflows into a NaN-prone range. Far below zero it is zero, so that its product
+// with the largest negative numbers is.
 fn sigmoid4(x: vec4<f32>) -> vec4<f32> {
-    return 1.0 / (1.0 + exp(-clamp(x, vec4(-80.0), vec4(80.0))));
+    return select(1.0 / (1.0 + exp(-clamp(x, vec4(-80.0), vec4(80.0)))), vec4(0.0), x < vec4(-80.0));
 }
 
 // tanh by exp of a clamped argument: some drivers overflow in their own for |x| > 44.

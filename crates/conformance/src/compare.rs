@@ -38,13 +38,20 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// Numbers above this are left out of the mean that small ones are held against: beside them any error would be small.
+const LARGE: f32 = 4096.0;
+
 /// Compares element by element; see [`Tolerance`] for the limit. The reference is rounded to the result's storage type
 /// first, so that data movement compares exactly and overflow to infinity is the expected result where it is one.
+///
+/// Zero is right where the reference has a denormal: WGSL lets implementations flush operands, results and what lies between
+/// ("Floating Point Evaluation"), and kernels load halves into f32.
 pub fn compare(got: &HostTensor, want: &HostTensor, tolerance: Tolerance, stray_bytes: usize) -> Comparison {
     let relative = tolerance.relative(got.dtype());
     let rounded = want.cast(got.dtype()).to_f32_vec();
     let got_values = got.to_f32_vec();
-    let finite: Vec<f64> = rounded.iter().filter(|v| v.is_finite()).map(|&v| f64::from(v)).collect();
+    let smallest_normal = if got.dtype() == DType::F16 { 2f64.powi(-14) } else { f64::from(f32::MIN_POSITIVE) };
+    let finite: Vec<f64> = rounded.iter().filter(|v| v.abs() <= LARGE).map(|&v| f64::from(v)).collect();
     let rms = (finite.iter().map(|v| v * v).sum::<f64>() / finite.len().max(1) as f64).sqrt();
     let mut result = Comparison { worst: 0.0, index: 0, got: 0.0, want: 0.0, stray_bytes };
     if got.shape() != want.shape() {
@@ -53,7 +60,8 @@ pub fn compare(got: &HostTensor, want: &HostTensor, tolerance: Tolerance, stray_
     }
     for (index, (&g, &w)) in got_values.iter().zip(&rounded).enumerate() {
         let (g, w) = (f64::from(g), f64::from(w));
-        let error = if g == w || (g.is_nan() && w.is_nan()) {
+        let flushed = g == 0.0 && w.abs() < smallest_normal;
+        let error = if flushed || g == w || (g.is_nan() && w.is_nan()) {
             0.0
         } else if !g.is_finite() || !w.is_finite() {
             // Half precision may round the largest finite values either way.
@@ -79,6 +87,21 @@ mod tests {
         let got = HostTensor::from_fn([2], |i| if i == 1 { f32::NAN } else { 0.0 });
         assert!(!compare(&got, &want, Tolerance::Sum(100), 0).passed());
         assert!(compare(&got, &got, Tolerance::Exact, 0).passed());
+    }
+
+    #[test]
+    fn denormals_may_be_flushed_and_nothing_else() {
+        let one = |v: f32| HostTensor::from_f32([1], vec![v]).unwrap();
+        let passes = |got: f32, want: f32| compare(&one(got), &one(want), Tolerance::Exact, 0).passed();
+        assert!(passes(-0.0, 1e-40) && passes(1e-40, 1e-40));
+        assert!(!passes(0.0, f32::MIN_POSITIVE) && !passes(1e-40, 0.0) && !passes(2e-40, 1e-40));
+    }
+
+    #[test]
+    fn large_numbers_make_no_room_for_errors_of_others() {
+        let tensor = |v: f32| HostTensor::from_f32([3], vec![f32::MAX, f32::INFINITY, v]).unwrap();
+        assert!(!compare(&tensor(1.5), &tensor(1.0), Tolerance::Pointwise, 0).passed());
+        assert!(compare(&tensor(1.0 + f32::EPSILON), &tensor(1.0), Tolerance::Pointwise, 0).passed());
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use pulid_engine::AdapterSummary;
 use pulid_tensor::{Error, Result};
-use serde::Deserialize;
-use std::path::Path;
+use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 /// What is known when this is built.
@@ -34,7 +33,7 @@ impl Pattern {
 }
 
 /// Checks that fail on some adapters, and why.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
     /// Adapters, as part or pattern of `name driver`.
@@ -64,15 +63,25 @@ impl Expectations {
     ///
     /// # Errors
     /// When the file cannot be read or is malformed.
-    pub fn open(path: impl AsRef<Path>) -> Result<Expectations> {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Expectations> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         Self::parse(&text, &path.display().to_string())
     }
 
-    fn parse(text: &str, name: &str) -> Result<Expectations> {
+    /// A list in the form of `expected.json`; `name` is for the error.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    pub fn parse(text: &str, name: &str) -> Result<Expectations> {
         let list = serde_json::from_str(text);
         list.map(Expectations).map_err(|e| Error::invalid(name, format!("is no list of expected failures: {e}")))
+    }
+
+    /// One after another.
+    pub fn all(&self) -> &[Expectation] {
+        &self.0
     }
 
     /// Adds another list.

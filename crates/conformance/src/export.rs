@@ -3,7 +3,7 @@
 //! `web/conformance.mjs` is such a runner; its comments say what each field means to it.
 
 use crate::report::PROGRAM;
-use crate::{Check, reference};
+use crate::{Check, Expectation, Expectations, reference};
 use pulid_checkpoint::write_folder_atomically;
 use pulid_engine::GUARD;
 use pulid_ops::{Slot, shader};
@@ -16,8 +16,10 @@ use std::path::Path;
 
 /// `cases.json`.
 #[derive(Serialize)]
-struct Suite {
+struct Suite<'a> {
     program: &'static str,
+    /// Failures that are known.
+    expected: &'a [Expectation],
     /// Bytes behind the result and each scratch buffer that no kernel may change.
     guard: usize,
     /// What these, the result and scratch buffers hold before.
@@ -55,7 +57,7 @@ struct Blob {
 
 #[derive(Serialize)]
 struct Output {
-    /// `f32` or `f16`.
+    /// `f32`, `f16` or `u32`.
     dtype: &'static str,
     count: usize,
     bytes: usize,
@@ -104,7 +106,7 @@ impl<W: Write> Data<W> {
 ///
 /// # Errors
 /// When the folder exists or cannot be written; then nothing is left of it.
-pub fn export(folder: &Path, checks: &[Check]) -> Result<u64> {
+pub fn export(folder: &Path, checks: &[Check], expected: &Expectations) -> Result<u64> {
     write_folder_atomically(folder, |root| {
         let io = |e| Error::io(folder, e);
         let file = std::fs::File::create(root.join("data.bin")).map_err(io)?;
@@ -115,8 +117,8 @@ pub fn export(folder: &Path, checks: &[Check]) -> Result<u64> {
             exported.push(one(check, &mut data, &mut shaders, root)?);
         }
         data.file.flush().map_err(io)?;
-        let suite =
-            Suite { program: PROGRAM, guard: GUARD, sentinel: pulid_engine::SENTINEL, shaders, checks: exported };
+        let (expected, sentinel) = (expected.all(), pulid_engine::SENTINEL);
+        let suite = Suite { program: PROGRAM, expected, guard: GUARD, sentinel, shaders, checks: exported };
         let text = serde_json::to_vec(&suite).map_err(|e| Error::invalid("cases.json", e.to_string()))?;
         std::fs::write(root.join("cases.json"), text).map_err(io)?;
         Ok(data.end)
@@ -158,7 +160,11 @@ fn one<W: Write>(
     let operands = inputs.iter().map(|tensor| data.put(tensor.bytes())).collect::<std::io::Result<_>>().map_err(io)?;
     let values: Vec<u8> = want.to_f32_vec().iter().flat_map(|v| v.to_le_bytes()).collect();
     let output = Output {
-        dtype: if output.dtype == DType::F16 { "f16" } else { "f32" },
+        dtype: match output.dtype {
+            DType::F16 => "f16",
+            DType::U32 => "u32",
+            _ => "f32",
+        },
         count: output.shape.count(),
         bytes: output.bytes(),
         want: data.put(&values).map_err(io)?,

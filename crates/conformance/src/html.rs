@@ -1,6 +1,6 @@
 //! The report as one file for people.
 
-use crate::{Entry, Outcome, Report};
+use crate::{Entry, Outcome, Report, place};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::collections::BTreeMap;
 
@@ -24,13 +24,6 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Skip => "skip",
         Outcome::ExpectedFail => "expected_fail",
     }
-}
-
-/// Operator and storage of an id, `family/operator` and `f16`.
-fn place(id: &str) -> (&str, &str) {
-    let (operator, rest) = id.split_once(':').unwrap_or((id, ""));
-    let storage = rest.strip_prefix("dtype=").and_then(|r| r.split(';').next()).unwrap_or_default();
-    (operator, storage)
 }
 
 impl Report {
@@ -62,7 +55,7 @@ impl Report {
                 }
                 body {
                     h1 { (d.name) }
-                    p { (self.program) " on " (d.backend) ", " (d.driver) }
+                    p { (self.program) " on " (d.backend) ", " (d.driver) ", " (self.date) }
                     p {
                         (s.pass) " pass, " span.fail[s.fail > 0] { (s.fail) " fail" } ", " (s.skip) " skipped, "
                         (s.expected_fail) " fail as expected"

@@ -5,18 +5,29 @@
 
 mod compare;
 mod expectation;
+#[cfg(not(target_arch = "wasm32"))]
 mod export;
 mod html;
+mod matrix;
 mod report;
 
 pub use compare::{Comparison, compare};
 pub use expectation::{Expectation, Expectations, Pattern};
+#[cfg(not(target_arch = "wasm32"))]
 pub use export::export;
+pub use matrix::{Adapter, Column, Count, matrix};
 pub use report::{Entry, Outcome, Report, Summary};
 
 use pulid_engine::{Device, GUARD, run_single};
 use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, Storage, Variant, operators};
 use pulid_tensor::{DType, HostTensor, Result, TensorType};
+
+/// Operator and storage of an id, `family/operator` and `f16`.
+fn place(id: &str) -> (&str, &str) {
+    let (operator, rest) = id.split_once(':').unwrap_or((id, ""));
+    let storage = rest.strip_prefix("dtype=").and_then(|r| r.split(';').next()).unwrap_or_default();
+    (operator, storage)
+}
 
 /// One kernel variant on one case under one storage mode.
 #[derive(Clone, Debug)]
@@ -44,7 +55,6 @@ pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
     for (family, info) in operators() {
         for case in (info.cases)().into_iter().filter(|c| !c.benchmark) {
             for storage in case.storages() {
-                let skipped = obstacle(&case, storage, capabilities)?;
                 for variant in variants_of_all_kinds(&case, storage, &able)? {
                     let id = format!(
                         "{}/{}:dtype={};kernel={};{}",
@@ -54,7 +64,8 @@ pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
                         variant.name,
                         case.name
                     );
-                    checks.push(Check { id, case: case.clone(), storage, variant, skipped: skipped.clone() });
+                    let skipped = obstacle(&case, storage, &variant, capabilities)?;
+                    checks.push(Check { id, case: case.clone(), storage, variant, skipped });
                 }
             }
         }
@@ -62,9 +73,11 @@ pub fn checks(capabilities: &Capabilities) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// Why a device with these capabilities cannot run a case.
-fn obstacle(case: &Case, storage: Storage, capabilities: &Capabilities) -> Result<Option<String>> {
-    if storage.half_activations() && !capabilities.shader_f16 {
+/// Why a device with these capabilities cannot run a variant of a case.
+fn obstacle(case: &Case, storage: Storage, variant: &Variant, capabilities: &Capabilities) -> Result<Option<String>> {
+    // A result alone may be in half precision, too.
+    let half = storage.half_activations() || variant.dispatches.iter().any(|d| d.features.contains(&"f16"));
+    if half && !capabilities.shader_f16 {
         return Ok(Some("the device has no shader-f16".into()));
     }
     let types = case.types(storage);

@@ -3,14 +3,14 @@
 use crate::{Comparison, Expectations};
 use pulid_engine::AdapterSummary;
 use pulid_tensor::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The program that makes reports and exports, and its version.
 pub(crate) const PROGRAM: &str = concat!("pulid-wgpu ", env!("CARGO_PKG_VERSION"));
 
 /// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Right.
@@ -69,7 +69,7 @@ impl Entry {
 }
 
 /// How many checks ended how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Right.
     pub pass: usize,
@@ -81,11 +81,35 @@ pub struct Summary {
     pub expected_fail: usize,
 }
 
+impl Summary {
+    /// Counts one more.
+    pub fn add(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Pass => &mut self.pass,
+            Outcome::Fail => &mut self.fail,
+            Outcome::Skip => &mut self.skip,
+            Outcome::ExpectedFail => &mut self.expected_fail,
+        } += 1;
+    }
+
+    /// Both together.
+    pub fn and(self, other: Summary) -> Summary {
+        Summary {
+            pass: self.pass + other.pass,
+            fail: self.fail + other.fail,
+            skip: self.skip + other.skip,
+            expected_fail: self.expected_fail + other.expected_fail,
+        }
+    }
+}
+
 /// A run on one device.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Program and version.
     pub program: &'static str,
+    /// Day of the run in UTC, `2026-01-31`; in a browser whoever makes the report sets it.
+    pub date: String,
     /// The device.
     pub device: AdapterSummary,
     /// How many checks ended how.
@@ -97,18 +121,12 @@ pub struct Report {
 impl Report {
     /// An empty one.
     pub fn new(device: AdapterSummary) -> Report {
-        Report { program: PROGRAM, device, summary: Summary::default(), checks: Vec::new() }
+        Report { program: PROGRAM, date: today(), device, summary: Summary::default(), checks: Vec::new() }
     }
 
     /// Adds a result.
     pub fn push(&mut self, entry: Entry) {
-        let count = match entry.outcome {
-            Outcome::Pass => &mut self.summary.pass,
-            Outcome::Fail => &mut self.summary.fail,
-            Outcome::Skip => &mut self.summary.skip,
-            Outcome::ExpectedFail => &mut self.summary.expected_fail,
-        };
-        *count += 1;
+        self.summary.add(entry.outcome);
         self.checks.push(entry);
     }
 
@@ -139,6 +157,36 @@ impl Report {
         Self::accept(path)?;
         if path.extension().is_some_and(|e| e == "json") { self.json() } else { Ok(self.html()) }
     }
+}
+
+#[cfg(target_arch = "wasm32")]
+fn today() -> String {
+    // The standard library has no clock there.
+    String::new()
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn today() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    date(since.map_or(0, |t| t.as_secs() / 86_400))
+}
+
+/// The date so many days after the beginning of 1970.
+#[cfg(not(target_arch = "wasm32"))]
+fn date(mut days: u64) -> String {
+    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    format!("{year}-{:02}-{:02}", month + 1, days + 1)
 }
 
 #[cfg(test)]
@@ -180,6 +228,21 @@ mod tests {
         let entry = Entry::judged(f16, comparison(0.5), 0.5, &adapter(), &expected);
         assert!(entry.detail.unwrap().contains("driver issue 7"));
         assert!(Expectations::shipped().unwrap().reason(&adapter(), f16).is_none());
+    }
+
+    #[test]
+    fn days_have_dates() {
+        // From `date --date @SECONDS`.
+        let known = [
+            (0, "1970-01-01"),
+            (11_015, "2000-02-28"),
+            (11_016, "2000-02-29"),
+            (20_453, "2025-12-31"),
+            (20_454, "2026-01-01"),
+        ];
+        for (days, text) in known {
+            assert_eq!(date(days), text);
+        }
     }
 
     #[test]

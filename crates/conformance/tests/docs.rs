@@ -1,10 +1,10 @@
-//! `docs/operators.md` lists the operators as they are. With `PULID_BLESS` set the file is written instead of compared.
+//! `docs/operators.md` lists the operators as they are, `docs/conformance.md` what devices said of them. With `PULID_BLESS` set the file is written instead of compared.
 
-use pulid_conformance::variants;
+use pulid_conformance::{Column, matrix, variants};
 use pulid_ops::{Capabilities, DeviceKind, OperatorInfo, Storage, operators};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn row(table: &mut String, info: &OperatorInfo) {
     let cases = (info.cases)();
@@ -32,10 +32,42 @@ fn the_operator_table_is_true() {
          | operator | what it computes | kernel variants | cases | benchmark cases |\n|---|---|---|---|---|\n",
     );
     operators().for_each(|(_, info)| row(&mut text, info));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operators.md");
+    hold("operators.md", &text);
+}
+
+/// Holds a document to what it should be, or writes it.
+fn hold(name: &str, text: &str) {
+    let path = root().join("docs").join(name);
     if std::env::var_os("PULID_BLESS").is_some() {
-        std::fs::write(&path, &text).unwrap();
+        std::fs::write(&path, text).unwrap();
     }
     let present = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(present == text, "docs/operators.md is out of date; run `cargo xtask bless`");
+    assert!(present == text, "docs/{name} is out of date; run `cargo xtask bless`");
 }
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn the_matrix_shows_every_report() {
+    let files = std::fs::read_dir(root().join("tests/conformance")).unwrap().map(|entry| entry.unwrap().path());
+    let columns: BTreeMap<String, Column> = files
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            (name, Column::parse(&text, &path.display().to_string()).unwrap())
+        })
+        .collect();
+    assert!(!columns.is_empty());
+    let rows: Vec<String> = operators().map(|(family, info)| format!("{}/{}", family.name, info.name)).collect();
+    let present = std::fs::read_to_string(root().join("docs/conformance.md")).unwrap();
+    let (before, rest) = present.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    hold("conformance.md", &format!("{before}{BEGIN}\n\n{}\n{END}{after}", matrix(&columns, &rows)));
+}
+
+/// What lies between these is generated.
+const BEGIN: &str = "<!-- matrix -->";
+const END: &str = "<!-- end of matrix -->";

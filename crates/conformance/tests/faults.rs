@@ -47,7 +47,7 @@ const FAULTS: [Fault; 19] = [
     fault("the last steps of a product are left out", "matmul_workgroup_tile", "step += 4u", "step += 5u"),
     fault("strides are swapped", "conv2d_direct", "out_y * params.stride_y", "out_y * params.stride_x"),
     fault("one row below the picture counts", "conv2d_direct", "in_y >= params.height", "in_y > params.height"),
-    fault("windows of negative values have a largest value of 0", "max_pool2d", "-3.4028234e38", "0.0"),
+    fault("windows of negative values have a largest value of 0", "max_pool2d", "v, unseen", "max(v, 0.0), unseen"),
     fault("no barrier between the levels of a sum", "softmax_workgroup", BARRIER_IN_SUM, NO_BARRIER_IN_SUM),
     fault("the largest value is not taken out", "softmax_workgroup", "let top = ", "let top = 0.0 * "),
     fault("deviations are not squared", "layer_norm_workgroup", "squares += d * d", "squares += d"),

@@ -27,6 +27,41 @@ pub enum Fill {
     Values(Vec<f32>),
 }
 
+impl Fill {
+    /// Every class of number: NaN, infinities, the largest and smallest normal numbers of f32 and f16, denormals of both, zeros of
+    /// both signs, and some ordinary ones. A prime number of them, so that they fall on every lane.
+    pub fn every_class() -> Fill {
+        let denormal = f32::MIN_POSITIVE / 8.0;
+        let half = |exponent: i32| 2f32.powi(exponent);
+        let below = [-2.5, -0.0, -f32::MIN_POSITIVE, -denormal, -65504.0, f32::MIN, f32::NEG_INFINITY, f32::NAN];
+        let above = [1.0, 0.0, f32::MIN_POSITIVE, denormal, 65504.0, f32::MAX, f32::INFINITY, half(-14), half(-24)];
+        Fill::Values(above.into_iter().chain(below).collect())
+    }
+
+    /// [`Fill::every_class`] without denormals of f32 or f16: for functions that map them to something else than zero.
+    ///
+    /// WGSL lets implementations take them for zero ("Floating Point Evaluation"): a comparison can then allow for a flushed
+    /// result, not for the function of a flushed operand.
+    pub fn normal_classes() -> Fill {
+        Fill::every_class().only(|v| !v.is_subnormal() && (v == 0.0 || v.abs() != 2f32.powi(-24)))
+    }
+
+    /// [`Fill::normal_classes`] to divide by: WGSL leaves the sign of zero to implementations, and quotients by more than 2^126.
+    /// What half precision rounds to zero has no sign either.
+    pub fn divisors() -> Fill {
+        let open = |v: f32| v.is_sign_negative() && v.abs() < 2f32.powi(-14) || v.abs() > 65504.0 && v.is_finite();
+        Fill::normal_classes().only(|v| !open(v))
+    }
+
+    /// The values of a list that pass a test; other contents as they are.
+    pub fn only(self, keep: impl Fn(f32) -> bool) -> Fill {
+        match self {
+            Fill::Values(values) => Fill::Values(values.into_iter().filter(|&v| keep(v)).collect()),
+            other => other,
+        }
+    }
+}
+
 /// One operand of a case.
 #[derive(Clone, Debug)]
 pub struct Operand {
@@ -176,7 +211,12 @@ pub struct Case {
     pub tolerance: Tolerance,
     /// Real network size: run by the benchmark, skipped by the quick tests (the reference would take too long).
     pub benchmark: bool,
+    /// A tensor as large as a binding may be by WebGPU's guarantee: left out where checks are kept as files.
+    pub large: bool,
 }
+
+/// The bytes that every WebGPU device takes as one binding.
+pub const LARGEST_BINDING: usize = 128 << 20;
 
 impl Case {
     /// A test case.
@@ -186,12 +226,18 @@ impl Case {
         operands: Vec<Operand>,
         tolerance: Tolerance,
     ) -> Self {
-        Case { name: name.into(), operator: Box::new(operator), operands, tolerance, benchmark: false }
+        Case { name: name.into(), operator: Box::new(operator), operands, tolerance, benchmark: false, large: false }
     }
 
     /// The same case, for the benchmark only.
     pub fn benchmark(mut self) -> Self {
         self.benchmark = true;
+        self
+    }
+
+    /// The same case, whose tensors fill a binding.
+    pub fn large(mut self) -> Self {
+        self.large = true;
         self
     }
 

@@ -22,7 +22,7 @@ mod strided;
 pub use activation::Activation;
 pub use attention::*;
 pub use capabilities::{Capabilities, DeviceKind};
-pub use case::{Case, Fill, Operand, Role, Storage, Tolerance};
+pub use case::{Case, Fill, LARGEST_BINDING, Operand, Role, Storage, Tolerance};
 pub use conv::*;
 pub use dispatch::{Dispatch, LONG, Slot, Variant};
 pub use elementwise::*;

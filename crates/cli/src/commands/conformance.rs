@@ -1,10 +1,15 @@
+mod graphs;
+
 use super::check_output;
+use super::models::mini_models;
 use crate::progress::{Terminal, cancelled};
-use pulid::runtime::Reporter;
-use pulid_conformance::{Check, Entry, Expectations, Outcome, Pattern, Report, checks};
-use pulid_engine::{Device, DeviceOptions, Observer};
+use graphs::{GraphCheck, graph_checks};
+use pulid::runtime::{Reporter, Runtime};
+use pulid_conformance::{Check, Column, Entry, Expectations, Outcome, Pattern, Report, checks};
+use pulid_engine::{AdapterSummary, Device, DeviceOptions, Observer};
 use pulid_ops::{Capabilities, DeviceKind};
 use pulid_tensor::{Error, Result};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,7 +18,9 @@ use std::time::Instant;
 #[command(after_help = "Examples:\n  \
     pulid conformance --report lavapipe.html --report lavapipe.json\n  \
     pulid conformance --device radeon --filter norm/ --filter 'matmul/*dtype=f16*'\n  \
-    pulid conformance --list --filter attention\n\n\
+    pulid conformance --list --filter attention\n  \
+    pulid conformance --filter onnx/ --filter network/ --goldens checkout/tests/goldens\n  \
+    pulid conformance --summarise lavapipe.json --output tests/conformance/lavapipe.json\n\n\
     Exit code 1 where a check fails, or passes though it is listed as failing.")]
 pub struct Args {
     /// Only checks whose id contains this, or fits it where it has `*` or `?`; may be given again for more
@@ -29,9 +36,19 @@ pub struct Args {
     /// of the name or a pattern
     #[arg(long, value_name = "FILE")]
     expected: Option<PathBuf>,
-    /// Write the checks into this new folder, for runners without this program such as web/conformance.mjs, and run none
+    /// The repository's tests/goldens, for checks of whole graphs: onnx's node tests (`onnx/`) and networks (`network/`) [default:
+    /// where the mini models are found, if it is there]
+    #[arg(long, value_name = "DIR")]
+    goldens: Option<PathBuf>,
+    /// Write the kernels' checks into this new folder, for runners without this program such as web/conformance.mjs, and run none
     #[arg(long, value_name = "DIR", conflicts_with_all = ["report", "list", "device"])]
     export: Option<PathBuf>,
+    /// Cut a report down to a column of docs/conformance.md, and run nothing
+    #[arg(long, value_name = "REPORT.json", requires = "output", conflicts_with_all = ["report", "list", "device", "filter", "export", "json"])]
+    summarise: Option<PathBuf>,
+    /// Where the column goes: tests/conformance/NAME.json
+    #[arg(long, value_name = "FILE", requires = "summarise")]
+    output: Option<PathBuf>,
     /// List the checks' ids and run none
     #[arg(long)]
     list: bool,
@@ -42,6 +59,9 @@ pub struct Args {
 
 /// Runs the suite.
 pub fn run(args: &Args) -> Result<()> {
+    if let (Some(report), Some(output)) = (&args.summarise, &args.output) {
+        return summarise(report, output);
+    }
     for path in &args.report {
         check_output(path)?;
         Report::accept(path)?;
@@ -51,37 +71,69 @@ pub fn run(args: &Args) -> Result<()> {
         expected = expected.and(Expectations::open(path)?);
     }
     if let Some(folder) = &args.export {
-        return export(args, folder);
+        return export(args, folder, &expected);
     }
     pollster::block_on(run_on_device(args, &expected))
 }
 
-/// Keeps what the flags ask for.
-fn filtered(args: &Args, capabilities: &Capabilities) -> Result<Vec<Check>> {
-    let filters: Vec<Pattern> = args.filter.iter().map(Pattern::new).collect();
-    let mut checks = checks(capabilities)?;
-    checks.retain(|check| filters.is_empty() || filters.iter().any(|f| f.matches(&check.id)));
-    if checks.is_empty() {
-        return Err(Error::invalid("--filter", "no check fits; `pulid conformance --list` shows all"));
-    }
-    Ok(checks)
+fn summarise(report: &Path, output: &Path) -> Result<()> {
+    check_output(output)?;
+    let text = std::fs::read_to_string(report).map_err(|e| Error::io(report, e))?;
+    let column = Column::of_report(&text, &report.display().to_string())?;
+    pulid::image::write_atomically(output, column.json()?.as_bytes())
 }
 
-fn export(args: &Args, folder: &Path) -> Result<()> {
+/// One thing to run.
+enum Item {
+    Kernel(Box<Check>),
+    Graph(GraphCheck),
+}
+
+impl Item {
+    fn id(&self) -> &str {
+        match self {
+            Item::Kernel(check) => &check.id,
+            Item::Graph(check) => &check.id,
+        }
+    }
+}
+
+/// Keeps what the flags ask for.
+fn filtered<T>(args: &Args, mut items: Vec<T>, id: impl Fn(&T) -> &str) -> Result<Vec<T>> {
+    let filters: Vec<Pattern> = args.filter.iter().map(Pattern::new).collect();
+    items.retain(|item| filters.is_empty() || filters.iter().any(|f| f.matches(id(item))));
+    if items.is_empty() {
+        return Err(Error::invalid("--filter", "no check fits; `pulid conformance --list` shows all"));
+    }
+    Ok(items)
+}
+
+/// Kernels first, then graphs where there are goldens.
+fn items(args: &Args, capabilities: &Capabilities) -> Result<Vec<Item>> {
+    let mut all: Vec<Item> = checks(capabilities)?.into_iter().map(|check| Item::Kernel(Box::new(check))).collect();
+    let beside_models = || Some(mini_models()?.join("../../tests/goldens")).filter(|folder| folder.is_dir());
+    if let Some(folder) = args.goldens.clone().or_else(beside_models) {
+        all.extend(graph_checks(&folder)?.into_iter().map(Item::Graph));
+    }
+    filtered(args, all, Item::id)
+}
+
+fn export(args: &Args, folder: &Path, expected: &Expectations) -> Result<()> {
     // Everything that some device may run; runners skip what theirs cannot.
     let all = Capabilities { shader_f16: true, subgroup_lanes: 8, ..Capabilities::baseline(DeviceKind::Cpu) };
-    let checks = filtered(args, &all)?;
-    let bytes = pulid_conformance::export(folder, &checks)?;
+    let mut checks = filtered(args, checks(&all)?, |check| &check.id)?;
+    checks.retain(|check| !check.case.large);
+    let bytes = pulid_conformance::export(folder, &checks, expected)?;
     say!("{}: {} checks, {:.1} MB of data", folder.display(), checks.len(), bytes as f64 / 1e6);
     Ok(())
 }
 
 async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
-    let open = async || Device::open(&args.device, DeviceOptions::default()).await;
-    let mut device = open().await?;
-    let checks = filtered(args, device.capabilities())?;
+    let mut runtime = Runtime::open(&args.device, DeviceOptions::default()).await?;
+    let device = device_of(&runtime)?;
+    let checks = items(args, device.capabilities())?;
     if args.list {
-        checks.iter().for_each(|check| say!("{}", check.id));
+        checks.iter().for_each(|check| say!("{}", check.id()));
         return Ok(());
     }
     let mut report = Report::new(device.summary().clone());
@@ -92,13 +144,19 @@ async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
         if cancelled() {
             return Err(Error::Cancelled);
         }
-        let entry = one(check, &device, expected).await;
+        let entry = one(check, &runtime, device.summary(), expected).await?;
         if matches!(entry.outcome, Outcome::Fail | Outcome::ExpectedFail) {
             let word = if entry.outcome == Outcome::Fail { "FAIL" } else { "expected" };
-            terminal.note(&format!("{word} {}: {}", entry.id, entry.detail.as_deref().unwrap_or_default()));
+            let line = format!("{word} {}: {}", entry.id, entry.detail.as_deref().unwrap_or_default());
+            // A bar that nobody sees shows no notes.
+            if std::io::stderr().is_terminal() {
+                terminal.note(&line)
+            } else {
+                note!("{line}")
+            }
             // A kernel may take the device with it; the others deserve a fresh one.
             if entry.worst.is_none() {
-                device = open().await?;
+                runtime = Runtime::open(&args.device, DeviceOptions::default()).await?;
             }
         }
         report.push(entry);
@@ -120,11 +178,24 @@ async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
     }
 }
 
-async fn one(check: &Check, device: &Device, expected: &Expectations) -> Entry {
-    if let Some(reason) = &check.skipped {
-        return Entry::skipped(&check.id, reason);
+/// The device of a runtime that has one.
+fn device_of(runtime: &Runtime) -> Result<Device> {
+    match runtime {
+        Runtime::Gpu { device, .. } => Ok(device.clone()),
+        Runtime::Reference => Err(Error::invalid("--device", "the reference is what devices are held to")),
+    }
+}
+
+async fn one(item: &Item, runtime: &Runtime, adapter: &AdapterSummary, expected: &Expectations) -> Result<Entry> {
+    if let Item::Kernel(check) = item
+        && let Some(reason) = &check.skipped
+    {
+        return Ok(Entry::skipped(&check.id, reason));
     }
     let start = Instant::now();
-    let found = check.run(device).await;
-    Entry::judged(&check.id, found, start.elapsed().as_secs_f64(), device.summary(), expected)
+    let found = match item {
+        Item::Kernel(check) => check.run(&device_of(runtime)?).await,
+        Item::Graph(check) => check.run(runtime).await,
+    };
+    Ok(Entry::judged(item.id(), found, start.elapsed().as_secs_f64(), adapter, expected))
 }

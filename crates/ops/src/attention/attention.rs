@@ -267,6 +267,20 @@ fn cases() -> Vec<Case> {
         case("b=1;tq=3;tk=4;h=1;d=6;zero_keys=1", zero_keys(1, 1), [1, 3, 4, 6], None),
         case("b=1;tq=12;tk=40;h=2;d=16;sharp", sharp, [1, 12, 40, 16], None),
     ];
+    // Around the tiles' edges: 8 and 32 queries, 32 keys.
+    for (tq, tk) in [(7, 32), (8, 31), (9, 33), (31, 33), (32, 32), (33, 31), (33, 64), (64, 63)] {
+        cases.push(case(&format!("b=1;tq={tq};tk={tk};h=2;d=16;edge"), plain(2), [1, tq, tk, 16], None));
+    }
+    // PyTorch's masks exclude by minus infinity; a whole tile of keys may be excluded, too.
+    let infinite = |count: usize| {
+        let seen = |i: usize| if count > 40 { i >= 40 } else { i % 5 == 3 };
+        Fill::Values((0..count).map(|i| if seen(i) { 0.5 } else { f32::NEG_INFINITY }).collect())
+    };
+    for (tk, d) in [(14, 16), (14, 6), (77, 16)] {
+        let mask = Operand::parameter([1, 1, 1, tk]).fill(infinite(tk));
+        let name = format!("b=1;tq=1;tk={tk};h=2;d={d};infinite_mask");
+        cases.push(case(&name, masked(2), [1, 1, tk, d], Some(mask)));
+    }
     // Row 0 sees no key at all.
     cases.push(case("b=1;tq=4;tk=5;h=1;d=8;excluded", masked(1), [1, 4, 5, 8], Some(nothing)));
     for (label, d) in [("d=16", 16), ("d=6", 6)] {

@@ -367,6 +367,18 @@ fn cases() -> Vec<Case> {
         case(Conv2d { padding: [2, 0, 1, 3], ..Conv2d::default() }, [1, 4, 5, 4], [3, 2], 4),
         case(Conv2d { dilation: [2, 3], ..Conv2d::same(2) }, [1, 9, 10, 8], [3, 3], 16),
         case(Conv2d { stride: [4, 4], ..Conv2d::same(0) }, [1, 16, 16, 3], [4, 4], 24),
+        // Around them: 4, 8, 16 and 64 pixels, 32 and 64 channels.
+        case(Conv2d::same(1), [1, 1, 3, 4], [3, 3], 28),
+        case(Conv2d::same(1), [1, 1, 4, 8], [3, 3], 32),
+        case(Conv2d::same(1), [1, 1, 7, 4], [3, 3], 36),
+        case(Conv2d::same(1), [1, 2, 4, 8], [3, 3], 32),
+        case(Conv2d::same(0), [1, 3, 3, 4], [1, 1], 28),
+        case(Conv2d::same(1), [1, 3, 5, 4], [3, 3], 64),
+        case(Conv2d::same(1), [1, 4, 4, 8], [3, 3], 60),
+        case(Conv2d::same(1), [1, 1, 17, 4], [3, 3], 68),
+        case(Conv2d::same(0), [1, 7, 9, 8], [1, 1], 64),
+        case(Conv2d::same(1), [1, 8, 8, 4], [3, 3], 60),
+        case(Conv2d::same(1), [1, 5, 13, 4], [3, 3], 68),
         // Few channels in or out: the first and last layers of the networks.
         case(Conv2d::same(1), [2, 9, 9, 4], [3, 3], 64),
         case(Conv2d::same(1), [1, 9, 9, 3], [3, 3], 32),

@@ -253,6 +253,18 @@ fn cases() -> Vec<Case> {
             cases.push(Case::new(name, Binary::new(function), vec![a, b], Tolerance::Exact));
         }
     }
+    // Every pair of classes, which is where infinity minus infinity and the like are.
+    for (function, label) in BinaryFunction::ALL.into_iter().filter(|(f, _)| *f != BinaryFunction::Pow) {
+        let fill = match function {
+            BinaryFunction::Div => Fill::divisors(),
+            // WGSL leaves the larger and the smaller of a number and NaN open.
+            BinaryFunction::Max | BinaryFunction::Min => Fill::normal_classes().only(|v| !v.is_nan()),
+            _ => Fill::normal_classes(),
+        };
+        let (a, b) = (Operand::activation([19, 1]).fill(fill.clone()), Operand::activation([1, 19]).fill(fill));
+        let name = format!("op={label};every_class");
+        cases.push(Case::new(name, Binary::new(function), vec![a, b], Tolerance::Pointwise));
+    }
     let bases = Operand::activation([2, 8]).fill(Fill::Values(vec![-2.0, -1.5, 0.0, 0.0, 3.0, -3.0, 0.5, 1.0]));
     let exponents = Operand::activation([8]).fill(Fill::Values(vec![3.0, 2.0, 2.0, 0.0, -2.0, -1.0, 0.5, 7.5]));
     let pow = Binary::new(BinaryFunction::Pow);

@@ -65,6 +65,11 @@ impl Operator for Cast {
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (to, text) in [(DType::F32, "f32"), (DType::F16, "f16")] {
+        // 65520 is the first number that rounds to infinity in half precision.
+        let Fill::Values(mut values) = Fill::every_class() else { continue };
+        values.extend([65519.0, 65520.0, -65520.0, 1e6, 2f32.powi(-25), 1.5 * 2f32.powi(-24)]);
+        let x = Operand::activation([values.len()]).fill(Fill::Values(values));
+        cases.push(Case::new(format!("to={text};every_class"), Cast(to), vec![x], Tolerance::Pointwise));
         for count in [1, 130, 131] {
             let x = Operand::activation([count]).fill(Fill::Normal(0.0, 100.0));
             // Pointwise rather than exact: WGSL lets packing round either way.

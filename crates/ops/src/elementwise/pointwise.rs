@@ -214,6 +214,12 @@ fn cases() -> Vec<Case> {
         let x = Operand::activation([13]).fill(steps.clone());
         cases.push(Case::new(format!("{};steps", op.attributes()), op, vec![x], Tolerance::Exact));
     }
+    let smooth = [Function::Erf, Function::HardSigmoid(0.2, 0.5)];
+    for f in smooth.into_iter().chain([Function::Floor, Function::Ceil, Function::Round, Function::Sign]) {
+        let op = Pointwise(f);
+        let x = Operand::activation([37]).fill(Fill::normal_classes().only(|v| !v.is_nan()));
+        cases.push(Case::new(format!("{};every_class", op.attributes()), op, vec![x], Tolerance::Transcendental));
+    }
     // Far from zero, where exp over- and underflows: no NaN may appear.
     let extreme = Fill::Values(vec![-200.0, -90.0, 0.0, 90.0, 200.0]);
     let f = [Function::Softplus, Function::Mish, Function::GeluTanh, Function::Elu(1.0, 1.0), Function::Swish(2.0)];

@@ -119,7 +119,7 @@ fn cases() -> Vec<Case> {
         [&[4, 1, 3], &[1], &[5, 1]],
     ];
     let text = |s: &[usize]| s.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-    shapes
+    let mut cases: Vec<_> = shapes
         .into_iter()
         .map(|[c, a, b]| {
             let name = format!("condition={};a={};b={}", text(c), text(a), text(b));
@@ -127,5 +127,11 @@ fn cases() -> Vec<Case> {
                 vec![Operand::activation(c).fill(truth.clone()), Operand::activation(a), Operand::activation(b)];
             Case::new(name, Select, operands, Tolerance::Exact)
         })
-        .collect()
+        .collect();
+    for width in [17, 20] {
+        let class = || Operand::activation([3, width]).fill(Fill::every_class());
+        let operands = vec![Operand::activation([3, 1]).fill(truth.clone()), class(), class()];
+        cases.push(Case::new(format!("a=3x{width};every_class"), Select, operands, Tolerance::Exact));
+    }
+    cases
 }

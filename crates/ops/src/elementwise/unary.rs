@@ -92,6 +92,31 @@ fn cases() -> Vec<Case> {
         let x = Operand::activation([7]).fill(extreme.clone());
         cases.push(Case::new(format!("f={};extreme", f.label()), Unary(f), vec![x], Tolerance::Transcendental));
     }
+    for count in [255, 256, 257] {
+        let x = Operand::activation([count]);
+        cases.push(Case::new(format!("f=relu;count={count}"), Unary(Activation::Relu), vec![x], Tolerance::Pointwise));
+    }
+    for f in functions.into_iter().chain([Activation::Sqrt, Activation::Rsqrt, Activation::Reciprocal]) {
+        let classes = Fill::normal_classes();
+        let fill = match f {
+            // These clamp before anything else, which WGSL leaves open for NaN.
+            Activation::Sigmoid | Activation::Tanh => classes.only(|v| !v.is_nan()),
+            Activation::Sqrt => classes.only(|v| v >= 0.0 || v.is_nan()),
+            // Half precision rounds less to zero, whose sign is open.
+            Activation::Rsqrt => classes.only(|v| v >= 2f32.powi(-14) || v.is_nan()),
+            Activation::Reciprocal => Fill::divisors(),
+            _ => classes,
+        };
+        let x = Operand::activation([37]).fill(fill);
+        let name = format!("f={};every_class", f.label());
+        cases.push(Case::new(name, Unary(f), vec![x], Tolerance::Transcendental));
+    }
+    // Results and guards that fill a binding together.
+    let count = (LARGEST_BINDING - 4096) / 4;
+    let x = Operand::activation([count]).fill(Fill::Values((0..61).map(|i| i as f32).collect()));
+    let whole =
+        Case::new(format!("f=neg;count={count};whole_binding"), Unary(Activation::Neg), vec![x], Tolerance::Exact);
+    cases.push(whole.large());
     let x = Operand::activation([1, 64, 64, 320]);
     let big = Case::new("f=silu;shape=1x64x64x320", Unary(Activation::Silu), vec![x], Tolerance::Transcendental);
     cases.push(big.benchmark());

@@ -283,6 +283,11 @@ fn cases() -> Vec<Case> {
         let name = format!("b=2;m={m};k={k};n={n};blocks;bias;silu;residual;alpha=0.5");
         cases.push(case(&name, all.clone(), &[2, m, k], weight(k, n), more));
     }
+    // Around the tiles' edges: 4, 8 and 64 rows, 32 and 64 columns, steps of 4.
+    let edges = [(3, 4, 28), (4, 8, 32), (7, 4, 32), (8, 60, 36), (9, 64, 28), (63, 8, 60), (64, 4, 64), (65, 68, 68)];
+    for (m, k, n) in edges {
+        cases.push(case(&format!("m={m};k={k};n={n};edge"), MatMul::default(), &[m, k], weight(k, n), vec![]));
+    }
     let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };
     cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
     for (m, k, n) in [(6, 8, 12), (65, 20, 72), (5, 3, 7)] {

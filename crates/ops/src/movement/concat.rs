@@ -129,7 +129,7 @@ fn cases() -> Vec<Case> {
         let operands = shapes.iter().map(|s| Operand::activation(*s)).collect();
         Case::new(name, Concat::new(axis), operands, Tolerance::Exact)
     };
-    vec![
+    let mut cases = vec![
         case(0, &[&[3], &[1]]),
         case(1, &[&[2, 3], &[2, 4]]),
         case(1, &[&[2, 3, 5], &[2, 1, 5], &[2, 2, 5]]),
@@ -138,5 +138,12 @@ fn cases() -> Vec<Case> {
         case(2, &[&[1, 2, 4], &[1, 2, 3], &[1, 2, 5], &[1, 2, 4]]),
         case(1, &[&[2, 5]]),
         case(3, &[&[2, 64, 64, 640], &[2, 64, 64, 320]]).benchmark(),
-    ]
+    ];
+    // What is moved keeps its class.
+    for width in [1, 4] {
+        let part = |rows: usize| Operand::activation([rows, width]).fill(Fill::every_class());
+        let name = format!("axis=0;x=[[17,{width}],[9,{width}]];every_class");
+        cases.push(Case::new(name, Concat::new(0), vec![part(17), part(9)], Tolerance::Exact));
+    }
+    cases
 }

@@ -65,12 +65,18 @@ fn cases() -> Vec<Case> {
         let name = format!("x={shape:?};to={to:?}").replace(", ", ",");
         Case::new(name, Expand::new(to), vec![Operand::activation(shape)], Tolerance::Exact)
     };
-    vec![
+    let mut cases = vec![
         case(&[1], &[7]),
         case(&[3, 1], &[3, 5]),
         case(&[1, 5], &[3, 5]),
         case(&[1, 8], &[2, 3, 8]),
         case(&[2, 1, 3, 1, 2, 1], &[2, 4, 3, 5, 2, 3]),
         case(&[1, 77, 64], &[2, 77, 64]),
-    ]
+    ];
+    for width in [17, 20] {
+        let x = Operand::activation([1, width]).fill(Fill::every_class());
+        let name = format!("x=[1,{width}];to=[3,{width}];every_class");
+        cases.push(Case::new(name, Expand::new([3, width]), vec![x], Tolerance::Exact));
+    }
+    cases
 }

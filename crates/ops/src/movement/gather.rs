@@ -98,7 +98,7 @@ fn cases() -> Vec<Case> {
         let rows = table.shape[0] as u32;
         Case::new(name, op, vec![table, Operand::index(indices, rows)], Tolerance::Exact)
     };
-    vec![
+    let mut cases = vec![
         case("table=5x3;indices=4", Gather::default(), Operand::activation([5, 3]), &[4]),
         case("table=9x8;indices=2x7", Gather::default(), Operand::activation([9, 8]), &[2, 7]),
         case("table=6x2x2;indices=1", Gather::default(), Operand::activation([6, 2, 2]), &[1]),
@@ -106,5 +106,12 @@ fn cases() -> Vec<Case> {
         case("table=50x5;indices=2x11;to_f32", Gather::to_f32(), Operand::weight([50, 5]), &[2, 11]),
         case("table=50x8;indices=2x11;to_f32", Gather::to_f32(), Operand::weight([50, 8]), &[2, 11]),
         case("table=49408x768;indices=77", Gather::default(), Operand::weight([49408, 768]), &[77]).benchmark(),
-    ]
+    ];
+    for width in [5, 8] {
+        let table = Operand::activation([9, width]).fill(Fill::every_class());
+        cases.push(case(&format!("table=9x{width};indices=20;every_class"), Gather::default(), table, &[20]));
+        let table = Operand::weight([9, width]).fill(Fill::every_class());
+        cases.push(case(&format!("table=9x{width};indices=20;to_f32;every_class"), Gather::to_f32(), table, &[20]));
+    }
+    cases
 }

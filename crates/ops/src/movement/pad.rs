@@ -137,12 +137,18 @@ fn cases() -> Vec<Case> {
         let name = format!("x={shape:?};{}", op.attributes()).replace(", ", ",");
         Case::new(name, op, vec![Operand::activation(shape)], Tolerance::Exact)
     };
-    vec![
+    let mut cases = vec![
         case(&[1], Pad::zeros([0], [3])),
         case(&[3, 5], Pad { value: 0.5, ..Pad::zeros([1, 0], [2, 4]) }),
         case(&[2, 3, 3, 8], Pad::zeros([0, 0, 0, 0], [0, 1, 1, 0])),
         case(&[2, 3, 8], Pad { value: -1.0, ..Pad::zeros([0, 1, 4], [0, 0, 8]) }),
         case(&[2, 1, 3, 2, 1, 3], Pad::zeros([1, 0, 1, 0, 2, 0], [0, 1, 0, 2, 0, 1])),
         case(&[2, 3], Pad::zeros([0, 0], [0, 0])),
-    ]
+    ];
+    for (width, value) in [(17, f32::MIN), (20, f32::MAX)] {
+        let op = Pad { value, ..Pad::zeros([1, 0], [0, 4]) };
+        let x = Operand::activation([3, width]).fill(Fill::every_class());
+        cases.push(Case::new(format!("x=[3,{width}];every_class"), op, vec![x], Tolerance::Exact));
+    }
+    cases
 }

@@ -82,5 +82,10 @@ fn cases() -> Vec<Case> {
     ];
     let indices = Case::new("indices", Permute::new([1, 0]), vec![Operand::index([3, 5], 1 << 30)], Tolerance::Exact);
     cases.push(indices);
+    for (shape, order) in [([17, 3, 1], [1, 0, 2]), ([3, 5, 8], [1, 0, 2])] {
+        let x = Operand::activation(shape).fill(Fill::every_class());
+        let name = format!("x={shape:?};order={order:?};every_class").replace(", ", ",");
+        cases.push(Case::new(name, Permute::new(order), vec![x], Tolerance::Exact));
+    }
     cases
 }

@@ -100,7 +100,7 @@ fn cases() -> Vec<Case> {
         let name = format!("x={shape:?};{}", op.attributes()).replace(", ", ",");
         Case::new(name, op, vec![Operand::activation(shape)], Tolerance::Exact)
     };
-    vec![
+    let mut cases = vec![
         case(&[5], Slice::new([4], [1])),
         case(&[3, 7], Slice::new([1, 2], [2, 4])),
         case(&[2, 6, 8], Slice::along(&[2, 6, 8], 1, 1, 4)),
@@ -109,5 +109,16 @@ fn cases() -> Vec<Case> {
         case(&[2, 9, 5], Slice { steps: vec![1, 2, 3], ..Slice::new([0, 1, 1], [2, 4, 2]) }),
         case(&[2, 3, 2, 3, 2, 3], Slice::new([1, 1, 1, 1, 1, 1], [1, 2, 1, 2, 1, 2])),
         case(&[2, 577, 1024], Slice::along(&[2, 577, 1024], 1, 1, 576)).benchmark(),
-    ]
+    ];
+    for (width, first) in [(19, 1), (24, 4)] {
+        let x = Operand::activation([3, width]).fill(Fill::every_class());
+        let name = format!("x=[3,{width}];starts=[0,{first}];every_class");
+        cases.push(Case::new(name, Slice::new([0, first], [3, width - first]), vec![x], Tolerance::Exact));
+    }
+    // The last elements of a whole binding.
+    let count = LARGEST_BINDING / 4;
+    let x = Operand::activation([count]).fill(Fill::Values((0..61).map(|i| i as f32).collect()));
+    let op = Slice::new([count - 1027], [1027]);
+    cases.push(Case::new(format!("x=[{count}];whole_binding"), op, vec![x], Tolerance::Exact).large());
+    cases
 }

@@ -122,6 +122,8 @@ fn cases() -> Vec<Case> {
         case("x=1x1x4", LayerNorm::new(1e-5), &[1, 1, 4]),
         case("x=3x7", LayerNorm::new(1e-5), &[3, 7]),
         case("x=2x5x1", LayerNorm::new(1e-5), &[2, 5, 1]),
+        case("x=3x63", LayerNorm::new(1e-5), &[3, 63]),
+        case("x=3x65", LayerNorm::new(1e-5), &[3, 65]),
         case("x=2x77x64", LayerNorm::new(1e-5), &[2, 77, 64]),
         case("x=5x260;plain", plain, &[5, 260]),
         case("x=40x33;gain", gain, &[40, 33]),

@@ -215,6 +215,25 @@ fn cases() -> Vec<Case> {
         let x = Operand::activation(shape).fill(Fill::Uniform(0.5, 1.5));
         cases.push(Case::new(name, op, vec![x], Tolerance::Sum(15)));
     }
+    let classes = Fill::every_class().only(|v| !v.is_nan());
+    // Beside the lanes of a workgroup, and nothing that is larger than the smallest number.
+    for (width, label, fill) in [
+        (63, "every_class", classes.clone()),
+        (64, "normal", Fill::Normal(0.0, 1.0)),
+        (65, "normal", Fill::Normal(0.0, 1.0)),
+        (5, "minus_infinity", Fill::Values(vec![f32::NEG_INFINITY])),
+        (65, "minus_infinity", Fill::Values(vec![f32::NEG_INFINITY])),
+        (65, "lowest", Fill::Values(vec![f32::MIN])),
+    ] {
+        let op = Reduce { reduction: Reduction::Max, axes: vec![1], keep_dims: false };
+        let x = Operand::activation([3, width]).fill(fill);
+        cases.push(Case::new(format!("op=max;x=3x{width};axes=1;{label}"), op, vec![x], Tolerance::Exact));
+    }
+    for width in [63, 64, 65] {
+        let op = Reduce { reduction: Reduction::Sum, axes: vec![1], keep_dims: false };
+        let x = Operand::activation([3, width]).fill(Fill::Uniform(0.1, 2.0));
+        cases.push(Case::new(format!("op=sum;x=3x{width};axes=1"), op, vec![x], Tolerance::Sum(width)));
+    }
     let x = vec![Operand::activation([1, 64, 64, 320])];
     cases.push(Case::new("op=mean;x=1x64x64x320;axes=1,2", Reduce::mean([1, 2]), x, Tolerance::Sum(4096)).benchmark());
     cases

@@ -86,7 +86,18 @@ fn cases() -> Vec<Case> {
         Case::new(name, Softmax, vec![x], Tolerance::Transcendental)
     };
     let extreme = Fill::Values(vec![-60000.0, 50000.0, 0.0, 50000.0, -3.0]);
+    // A mask's way to say that something does not count.
+    let masked = Fill::Values(vec![f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 0.25, -3.0, f32::NEG_INFINITY]);
+    let masked = |width: usize| {
+        let x = Operand::activation([3, width]).fill(masked.clone());
+        Case::new(format!("x=3x{width};masked"), Softmax, vec![x], Tolerance::Transcendental)
+    };
     vec![
+        masked(7),
+        masked(64),
+        case("x=3x63", &[3, 63], 3.0),
+        case("x=3x64", &[3, 64], 3.0),
+        case("x=3x65", &[3, 65], 3.0),
         case("x=3x1", &[3, 1], 1.0),
         case("x=2x5x77", &[2, 5, 77], 3.0),
         case("x=40x8", &[40, 8], 3.0),

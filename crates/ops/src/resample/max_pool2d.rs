@@ -124,7 +124,7 @@ fn cases() -> Vec<Case> {
     };
     let uneven =
         MaxPool2d { kernel: [3, 2], stride: [2, 1], dilation: [2, 1], padding: [1, 0, 2, 1], ceil_mode: false };
-    vec![
+    let mut cases = vec![
         case([1, 1, 1, 1], MaxPool2d::square(1, 1, 0)),
         case([2, 8, 10, 4], MaxPool2d::square(2, 2, 0)),
         case([1, 9, 7, 5], MaxPool2d::square(3, 2, 1)),
@@ -132,7 +132,14 @@ fn cases() -> Vec<Case> {
         case([1, 5, 4, 3], MaxPool2d { ceil_mode: true, ..MaxPool2d::square(2, 2, 1) }),
         case([2, 8, 7, 3], uneven),
         case([1, 256, 256, 64], MaxPool2d::square(3, 2, 1)).benchmark(),
-    ]
+    ];
+    // WGSL leaves the maximum of a number and NaN open.
+    let classes = Fill::every_class().only(|v| !v.is_nan());
+    for (label, fill) in [("every_class", classes), ("minus_infinity", Fill::Values(vec![f32::NEG_INFINITY]))] {
+        let x = Operand::activation([1, 9, 7, 3]).fill(fill);
+        cases.push(Case::new(format!("x=1x9x7x3;{label}"), MaxPool2d::square(3, 2, 1), vec![x], Tolerance::Exact));
+    }
+    cases
 }
 
 #[cfg(test)]

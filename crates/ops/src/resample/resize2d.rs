@@ -215,6 +215,8 @@ fn cases() -> Vec<Case> {
         [1, 5, 7, 3],
         Resize2d { coordinates, interpolation: Resize2d::nearest([1, 1]).interpolation, ..scaled },
     ));
+    let x = Operand::activation([1, 3, 2, 3]).fill(Fill::every_class());
+    cases.push(Case::new("x=1x3x2x3;every_class", Resize2d::nearest([4, 5]), vec![x], Tolerance::Exact));
     cases.push(case([1, 64, 64, 256], Resize2d::bilinear([512, 512], true)).benchmark());
     cases
 }

@@ -90,7 +90,7 @@ fn cases() -> Vec<Case> {
         let name = format!("x={}x{}x{}x{};factor={factor}", x[0], x[1], x[2], x[3]);
         Case::new(name, UpsampleNearest { factor }, vec![Operand::activation(x)], Tolerance::Exact)
     };
-    vec![
+    let mut cases = vec![
         case([1, 1, 1, 1], 2),
         case([2, 3, 5, 4], 2),
         case([1, 4, 3, 20], 2),
@@ -98,7 +98,13 @@ fn cases() -> Vec<Case> {
         case([2, 2, 3, 8], 1),
         case([1, 32, 32, 1280], 2).benchmark(),
         case([1, 256, 256, 256], 2).benchmark(),
-    ]
+    ];
+    for channels in [3, 4] {
+        let x = Operand::activation([1, 3, 3, channels]).fill(Fill::every_class());
+        let name = format!("x=1x3x3x{channels};factor=2;every_class");
+        cases.push(Case::new(name, UpsampleNearest { factor: 2 }, vec![x], Tolerance::Exact));
+    }
+    cases
 }
 
 #[cfg(test)]
