@@ -62,7 +62,13 @@ pub(crate) fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
         _ => DeviceKind::Other,
     };
     let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
-    AdapterSummary { name: info.name, driver, backend: info.backend.to_string(), kind }
+    // Browsers keep it to themselves.
+    let name = match (info.name.is_empty(), kind) {
+        (false, _) => info.name,
+        (true, DeviceKind::Cpu) => "software adapter without a name".into(),
+        (true, _) => "adapter without a name".into(),
+    };
+    AdapterSummary { name, driver, backend: info.backend.to_string(), kind }
 }
 
 fn instance() -> wgpu::Instance {

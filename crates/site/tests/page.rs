@@ -3,6 +3,7 @@
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use pulid_ops::{Capabilities, DeviceKind};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
@@ -22,6 +23,7 @@ fn main() {
     let trials = vec![
         trial("the_first_load_is_small", first_load),
         trial("a_whole_visit", whole_visit),
+        trial("the_kernels_page_runs_the_command_lines_checks", kernels),
         trial("without_webgpu_the_page_says_so", without_webgpu),
     ];
     // One browser at a time: each wants every core.
@@ -177,6 +179,27 @@ fn without_webgpu() -> Outcome {
         let text = browser.run("return document.getElementById('error').innerText").await?;
         ensure(text.as_str().is_some_and(|t| t.contains("WebGPU")), format!("the page says: {text}"))?;
         ensure(server.weights() == 0, "weights were fetched for nothing".into())?;
+        browser.end().await
+    })
+}
+
+/// One operator's checks by the ids of the command line, and the report in its form.
+fn kernels() -> Outcome {
+    let server = Server::start()?;
+    let filter = "norm/layer_norm";
+    let known = pulid_conformance::checks(&Capabilities::baseline(DeviceKind::Cpu))?;
+    let known: Vec<String> = known.into_iter().map(|c| c.id).filter(|id| id.contains(filter)).collect();
+    in_a_runtime(async {
+        let browser = Browser::start(true).await?;
+        browser.page.goto(&format!("{}conformance.html#{filter}", server.address)).await?;
+        browser.state(&["done"]).await?;
+        let report = browser.run("return window.report").await?;
+        let summary = |key: &str| report["summary"][key].as_u64().unwrap_or(u64::MAX);
+        ensure(summary("fail") == 0 && summary("pass") > 0, format!("{report}"))?;
+        let ids: Vec<_> = report["checks"].as_array().into_iter().flatten().filter_map(|c| c["id"].as_str()).collect();
+        ensure(known == ids, format!("ids differ: {known:?} against {ids:?}"))?;
+        let links = browser.run("return document.querySelectorAll('a[download]:not([hidden])').length").await?;
+        ensure(links == json!(2), "the report is not offered".into())?;
         browser.end().await
     })
 }

@@ -2,11 +2,13 @@
 //!
 //! Models are files that JavaScript has [`mount`](Engine::mount)ed under paths; nothing here fetches anything.
 
+mod conformance;
 mod error;
 mod events;
 mod options;
 mod storage;
 
+pub use conformance::Conformance;
 use error::{Outcome, thrown};
 use events::Listener;
 use options::{Chosen, Models, Named, Opening};

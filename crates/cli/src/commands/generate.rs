@@ -1,5 +1,6 @@
 use super::identity::{check_folder, read_photos};
 use super::models::{Models, ModelsArgs};
+use super::warm;
 use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
 use crate::progress::Terminal;
 use pulid::defaults::{Defaults, Settings};
@@ -150,7 +151,15 @@ pub fn run(args: &Args) -> Result<()> {
         let runtime = args.device.open().await?;
         check_memory(&runtime, &model, &options, &terminal).await?;
         if let Some(person) = person {
+            let warming = match person.source {
+                Source::Photos { .. } => warm::start(&args.device, &runtime, &model, &options),
+                Source::Tokens(_) => None,
+            };
             options.identity = Some(person.read(&runtime, &terminal).await?);
+            // Both would compile the same kernels otherwise.
+            if let Some(warming) = warming {
+                warming.finish();
+            }
         }
         let made = generate(&runtime, &model, &options, &terminal).await?;
         Ok::<_, Error>((runtime, made))

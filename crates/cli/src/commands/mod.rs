@@ -13,6 +13,7 @@ mod models;
 pub mod pull;
 pub mod quantize;
 pub mod run;
+mod warm;
 
 use clap::Args;
 use pulid::runtime::Runtime;

@@ -1,0 +1,81 @@
+//! Compiling a picture's kernels while its photo is being read.
+
+use super::DeviceArgs;
+use crate::progress::cancelled;
+use pulid::runtime::{Reporter, Runtime};
+use pulid::text_to_image::{GenerateOptions, SdxlModel, generate};
+use pulid_checkpoint::Checkpoint;
+use pulid_engine::{DeviceKind, Observer};
+use pulid_models::sdxl::Part;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// Weights of a UNet, in numbers, up to which a step of it is a trifle on a CPU: the mini models have some five million.
+const SMALL: usize = 50_000_000;
+
+/// A picture that is begun for its kernels' sake. Dropped, it stops as soon as it can, and is waited for: a device must not outlive
+/// the program's main thread.
+pub struct Warming {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Warming {
+    /// Waits until every kernel is compiled.
+    pub fn finish(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        // What a panic there would tell, the real run tells too.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Drop for Warming {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.join();
+    }
+}
+
+/// Hears when to stop, and says nothing.
+struct Unseen(Arc<AtomicBool>);
+
+impl Observer for Unseen {
+    fn cancelled(&self) -> bool {
+        cancelled() || self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Reporter for Unseen {}
+
+/// Begins one step of the picture, without the person, on a device of its own, where that pays.
+///
+/// On a CPU device the first run of a kernel compiles it, on one thread, which takes most of a small model's first picture; the
+/// driver keeps what it compiled and finds it again for the other device. What is computed here is thrown away, and so is any
+/// error: the real run meets it again and reports it. `None` on GPUs, for large models, and where there is no second core.
+pub fn start(device: &DeviceArgs, runtime: &Runtime, model: &SdxlModel, options: &GenerateOptions) -> Option<Warming> {
+    let on_cpu = matches!(runtime, Runtime::Gpu { device, .. } if device.capabilities().kind == DeviceKind::Cpu);
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    if !on_cpu || cores < 2 || !is_small(model) {
+        return None;
+    }
+    let (device, model, mut options) = (device.clone(), model.clone(), options.clone());
+    options.sampler.steps = 1;
+    let stop = Arc::new(AtomicBool::new(false));
+    let unseen = Unseen(stop.clone());
+    let work = move || {
+        let _ = pollster::block_on(async { generate(&device.open().await?, &model, &options, &unseen).await });
+    };
+    let thread = std::thread::Builder::new().name("pulid-warm".into()).spawn(work).ok()?;
+    Some(Warming { stop, thread: Some(thread) })
+}
+
+fn is_small(model: &SdxlModel) -> bool {
+    let numbers = |weights: Checkpoint| {
+        weights.keys().filter_map(|key| weights.info(key).ok()).map(|info| info.shape.count()).sum::<usize>()
+    };
+    model.part(Part::Unet).is_ok_and(|files| numbers(files.weights) <= SMALL)
+}
