@@ -16,16 +16,16 @@ async function run(filter) {
   let suite;
   try {
     await init();
-    suite = await Conformance.open(filter);
-    const ids = suite.ids();
     const device = await described();
+    suite = await Conformance.open(filter, device);
+    const ids = suite.ids();
     postMessage({ type: 'begun', all: ids.length, device });
     for (let i = 0; i < ids.length && !stopped; i++) {
       postMessage({ type: 'entry', entry: await suite.run(i), done: i + 1, all: ids.length });
       // Checks that are skipped wait for nothing; a request to stop must still be heard.
       if (i % 50 === 0) await new Promise((resolve) => { setTimeout(resolve); });
     }
-    const json = suite.json(device);
+    const json = suite.json();
     postMessage({ type: 'ended', json, html: suite.html(), stopped });
   } catch (error) {
     postMessage({ type: 'failed', message: error.message ?? String(error) });

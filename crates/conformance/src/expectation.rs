@@ -36,7 +36,7 @@ impl Pattern {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
-    /// Adapters, as part or pattern of `name driver`.
+    /// Adapters, as part or pattern of `name driver` in any case.
     pub adapter: String,
     /// Backends, as part or pattern.
     pub backend: String,
@@ -92,10 +92,11 @@ impl Expectations {
 
     /// Why a check is expected to fail on an adapter, if it is.
     pub fn reason(&self, adapter: &AdapterSummary, id: &str) -> Option<&str> {
-        let name = format!("{} {}", adapter.name, adapter.driver);
+        let name = format!("{} {}", adapter.name, adapter.driver).to_lowercase();
         let fits = |pattern: &str, text: &str| Pattern::new(pattern).matches(text);
-        let mut known = self.0.iter();
-        let found = known.find(|e| fits(&e.adapter, &name) && fits(&e.backend, &adapter.backend) && fits(&e.id, id))?;
+        // Browsers write in small letters what drivers call themselves.
+        let named = |e: &Expectation| fits(&e.adapter.to_lowercase(), &name) && fits(&e.backend, &adapter.backend);
+        let found = self.0.iter().find(|e| named(e) && fits(&e.id, id))?;
         Some(&found.reason)
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::{Outcome, thrown};
 use crate::options;
 use pulid_conformance::{Check, Entry, Expectations, Pattern, Report, checks};
-use pulid_engine::{Device, DeviceOptions};
+use pulid_engine::{AdapterSummary, Device, DeviceOptions};
 use pulid_tensor::Error;
 use wasm_bindgen::prelude::*;
 use web_time::Instant;
@@ -12,6 +12,7 @@ use web_time::Instant;
 #[wasm_bindgen]
 pub struct Conformance {
     device: Device,
+    adapter: AdapterSummary,
     checks: Vec<Check>,
     expected: Expectations,
     report: Report,
@@ -19,11 +20,12 @@ pub struct Conformance {
 
 #[wasm_bindgen]
 impl Conformance {
-    /// Opens the device and lists what can be asked of it: the ids that hold `filter`, which may have `*` and `?`.
+    /// Opens the device and lists what can be asked of it: the ids that hold `filter`, which may have `*` and `?`. `name` is what the
+    /// browser calls its device, if it tells more than wgpu hears.
     ///
     /// # Errors
     /// `DeviceError` when there is no device, `SettingsError` when no id fits.
-    pub async fn open(filter: String) -> Outcome<Conformance> {
+    pub async fn open(filter: String, name: String) -> Outcome<Conformance> {
         let device = Device::open("auto", DeviceOptions::default()).await.map_err(thrown)?;
         let pattern = Pattern::new(filter);
         let mut checks = checks(device.capabilities()).map_err(thrown)?;
@@ -32,9 +34,13 @@ impl Conformance {
             return Err(thrown(Error::invalid("filter", "no check has such an id")));
         }
         let expected = Expectations::shipped().map_err(thrown)?;
-        let mut report = Report::new(device.summary().clone());
+        let mut adapter = device.summary().clone();
+        if !name.is_empty() {
+            adapter.name = name;
+        }
+        let mut report = Report::new(adapter.clone());
         report.date = String::from(js_sys::Date::new_0().to_iso_string()).chars().take(10).collect();
-        Ok(Conformance { device, checks, expected, report })
+        Ok(Conformance { device, adapter, checks, expected, report })
     }
 
     /// Ids of the checks, in order.
@@ -57,7 +63,7 @@ impl Conformance {
                 let found = check.run(&self.device).await;
                 let lost = found.is_err();
                 let seconds = start.elapsed().as_secs_f64();
-                let entry = Entry::judged(&check.id, found, seconds, self.device.summary(), &self.expected);
+                let entry = Entry::judged(&check.id, found, seconds, &self.adapter, &self.expected);
                 if lost {
                     // A kernel may take the device with it; the others deserve a fresh one.
                     self.device = Device::open("auto", DeviceOptions::default()).await.map_err(thrown)?;
@@ -70,15 +76,11 @@ impl Conformance {
         shown
     }
 
-    /// The report so far, as `pulid conformance --report FILE.json` writes it. The browser tells more of the device: `device`, if it
-    /// is not empty, takes its name's place.
+    /// The report so far, as `pulid conformance --report FILE.json` writes it.
     ///
     /// # Errors
     /// Never, but for a broken build.
-    pub fn json(&mut self, device: &str) -> Outcome<String> {
-        if !device.is_empty() {
-            self.report.device.name = device.to_owned();
-        }
+    pub fn json(&self) -> Outcome<String> {
         self.report.json().map_err(thrown)
     }
 
