@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn known_failures_count_as_such_and_their_passing_fails() {
-        let known = r#"[{"adapter": "gpu", "backend": "", "id": "x", "reason": "r"},
-            {"adapter": "Some*mesa 25", "backend": "vulkan", "id": "norm/*f16*", "reason": "driver issue 7"}]"#;
+        let known = r#"[{"adapter": "other gpu", "backend": "", "id": "x", "reason": "r"},
+            {"adapter": "SOME*mesa 25", "backend": "vulkan", "id": "norm/*f16*", "reason": "driver issue 7"}]"#;
         let expected = expectations(known);
         let outcome = |id: &str, found| Entry::judged(id, found, 0.5, &adapter(), &expected).outcome;
         let f16 = "norm/group_norm:dtype=f16;x";
