@@ -72,7 +72,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 
 fn test() -> Outcome {
     setup::vulkan_driver()?;
-    setup::shader_validator();
+    setup::shader_validators();
     setup::wasm_target()?;
     setup::wasm_optimiser();
     setup::browser()?;

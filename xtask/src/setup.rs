@@ -58,11 +58,14 @@ fn privileged(command: &[&str]) -> Outcome {
     }
 }
 
-/// `spirv-val`, which checks the SPIR-V of every shader; without it that one check is left out.
-pub fn shader_validator() {
-    let what = "spirv-tools, which checks the shaders' SPIR-V";
-    if let Err(e) = tool("spirv-val", &["spirv-tools"], what) {
-        println!("{e}; the shaders' SPIR-V will not be checked");
+/// `spirv-val` and `glslangValidator`, which check the SPIR-V and GLSL of every shader; without one its check is left out.
+pub fn shader_validators() {
+    for (program, package, language) in
+        [("spirv-val", "spirv-tools", "SPIR-V"), ("glslangValidator", "glslang-tools", "GLSL")]
+    {
+        if let Err(e) = tool(program, &[package], &format!("{package}, which checks the shaders' {language}")) {
+            println!("{e}; the shaders' {language} will not be checked");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! Every permutation of every shader in the languages that drivers and browsers are handed: SPIR-V (valid by `spirv-val`,
-//! where that is installed), MSL, HLSL and GLSL, as naga writes them.
+//! Every permutation of every shader in the languages that drivers and browsers are handed: SPIR-V (valid by `spirv-val`), GLSL
+//! (compiled by `glslangValidator`; both where they are installed), MSL and HLSL, as naga writes them. `tools/shaders/check_hlsl.py`
+//! compiles the HLSL; nothing outside macOS compiles MSL.
 //!
 //! The snapshot `tests/snapshots/shaders.snap` lists bindings, size and hash of each text, so that a change to a shader,
 //! an import or the compiler shows which kernels it reaches; `cargo xtask bless` renews it. With `PULID_TRANSLATIONS` set to a
@@ -19,6 +20,12 @@ type Outcome<T = ()> = Result<T, String>;
 
 const CAPABILITIES: Capabilities =
     Capabilities::SHADER_FLOAT16.union(Capabilities::SHADER_FLOAT16_IN_FLOAT32).union(Capabilities::SUBGROUP);
+
+/// For a file extension: the program that checks such files, its arguments, and Debian's package of it.
+const VALIDATORS: [(&str, &str, &[&str], &str); 2] = [
+    ("spv", "spirv-val", &["--target-env", "vulkan1.1"], "spirv-tools"),
+    ("comp", "glslangValidator", &["-S", "comp"], "glslang-tools"),
+];
 
 /// A shader as (file extension, bytes), one for each language.
 type Texts = Vec<(&'static str, Vec<u8>)>;
@@ -98,14 +105,17 @@ fn write_texts(folder: &Path, id: &str, texts: &Texts) -> Outcome {
 }
 
 #[test]
-fn every_shader_translates_and_its_spirv_is_valid() {
+fn every_shader_translates_and_its_spirv_and_glsl_are_valid() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = std::env::var_os("PULID_TRANSLATIONS").map_or_else(|| scratch.path().to_owned(), PathBuf::from);
     std::fs::create_dir_all(&folder).unwrap();
-    let validator = Command::new("spirv-val").arg("--version").output().is_ok_and(|o| o.status.success());
-    if !validator {
-        eprintln!("spirv-val is not installed (Debian: spirv-tools), so SPIR-V is written but not validated");
-    }
+    let validators = VALIDATORS.map(|(extension, program, arguments, package)| {
+        let found = Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
+        if !found {
+            eprintln!("{program} is not installed (Debian: {package}), so .{extension} is written but not checked");
+        }
+        (extension, program, arguments, found)
+    });
     let mut table = String::new();
     let mut failures = Vec::new();
     for shader in shaders() {
@@ -118,11 +128,15 @@ fn every_shader_translates_and_its_spirv_is_valid() {
             }
         };
         write_texts(&folder, &id, &texts).unwrap();
-        if validator {
-            let file = folder.join(format!("{id}.spv"));
-            let checked = Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file).output().unwrap();
+        for (extension, program, arguments, _) in validators.iter().filter(|(.., found)| *found) {
+            let file = folder.join(format!("{id}.{extension}"));
+            if !file.exists() {
+                continue;
+            }
+            let checked = Command::new(program).args(*arguments).arg(file).output().unwrap();
             if !checked.status.success() {
-                failures.push(format!("{id}: {}", String::from_utf8_lossy(&checked.stderr)));
+                let [said, errors] = [&checked.stdout, &checked.stderr].map(|t| String::from_utf8_lossy(t));
+                failures.push(format!("{id}: {program}: {said}{errors}"));
             }
         }
         let access: String = shader.writable.iter().map(|&w| if w { 'w' } else { 'r' }).collect();
