@@ -18,6 +18,9 @@ pub fn build(root: &Path, out: &Path) -> Outcome {
     let package = unfinished.join("pulid");
     compile(root)?;
     bind(&optimised(&root.join("target/wasm32-unknown-unknown/web/pulid_wasm.wasm")), &package)?;
+    for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        std::fs::copy(root.join(licence), package.join(licence)).map_err(|e| format!("{licence}: {e}"))?;
+    }
     let models = unfinished.join("models/mini");
     copy(&root.join("models/mini"), &models)?;
     let manifest = serde_json::to_string_pretty(&Manifest::of(&models)?).map_err(|e| e.to_string())?;
@@ -101,4 +104,18 @@ fn copy(from: &Path, to: &Path) -> Outcome {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_npm_package_has_this_version_and_ships_what_it_needs() {
+        let text = include_str!("../../../web/pulid/package.json");
+        let package: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
+        let files: Vec<_> = package["files"].as_array().unwrap().iter().filter_map(|f| f.as_str()).collect();
+        for needed in ["index.js", "index.d.ts", "worker.js", "store.js", "pulid_wasm.js", "pulid_wasm_bg.wasm"] {
+            assert!(files.contains(&needed), "{needed}");
+        }
+    }
 }
