@@ -137,8 +137,7 @@ pub async fn generate(
     reporter: &dyn Reporter,
 ) -> Result<Generated> {
     let precision = runtime.precision(options.dtype, options.quantize);
-    let vae =
-        model.vae(Precision { activations: DType::F32, weights: precision.weights.filter(|w| !w.is_quantized()) })?;
+    let vae = model.vae(vae_precision(precision))?;
     let [height, width] = latent_size(options, vae.config().factor())?;
     let schedule = NoiseSchedule::new(&scheduler_config(model)?)?;
     let channels = vae.config().latent_channels;
@@ -158,12 +157,15 @@ pub async fn generate(
     let mut unet = Denoiser::load(runtime, model, options, &conditioning, [height, width], precision, reporter).await?;
     reporter.stage("denoising");
     let mut previous = 0;
-    let latent_rgb = Defaults::read(model.folder())?.latent_rgb.unwrap_or(SDXL_LATENT_RGB);
+    let latent_rgb = match reporter.wants_preview() {
+        true => Some(Defaults::read(model.folder())?.latent_rgb.unwrap_or(SDXL_LATENT_RGB)),
+        false => None,
+    };
     while let Some(request) = sampler.next_request() {
         let prediction = unet.predict(&request, options, &shape, reporter).await?;
-        if reporter.wants_preview() {
+        if let Some(map) = &latent_rgb {
             let clean = HostTensor::from_f32(shape, sampler.clean_latents(&prediction)?)?;
-            reporter.preview(&rgb_from_latents(&clean, &latent_rgb)?);
+            reporter.preview(&rgb_from_latents(&clean, map)?);
         }
         sampler.advance(&prediction)?;
         let done = sampler.next_request().map_or(request.steps, |next| next.step);
