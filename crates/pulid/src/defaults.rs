@@ -1,10 +1,11 @@
 //! How a picture is made where nobody says otherwise: what a model's folder says, and what SDXL's applications do.
 
 use crate::preset::PresetSettings;
-use crate::sampler::{SamplerKind, Spacing};
+use crate::sampler::{SamplerKind, SamplerOptions, Spacing};
+use crate::text_to_image::GenerateOptions;
 use pulid_checkpoint::files;
 use pulid_models::pulid::IdentitySettings;
-use pulid_tensor::{Error, Result};
+use pulid_tensor::{DType, Error, Result};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -121,6 +122,26 @@ impl Defaults {
             },
             negative_prompt: own.negative_prompt.clone().or(self.negative_prompt.clone()).unwrap_or_default(),
         })
+    }
+}
+
+impl Settings {
+    /// One picture with these settings, in f32, of nobody.
+    pub fn options(self, prompt: impl Into<String>, seed: u64) -> GenerateOptions {
+        let Settings { width, height, steps, guidance, sampler, spacing, negative_prompt, identity: _ } = self;
+        GenerateOptions {
+            prompt: prompt.into(),
+            negative_prompt,
+            width,
+            height,
+            batch: 1,
+            guidance,
+            seed,
+            sampler: SamplerOptions { spacing, seed, ..SamplerOptions::new(sampler, steps) },
+            dtype: DType::F32,
+            quantize: None,
+            identity: None,
+        }
     }
 }
 

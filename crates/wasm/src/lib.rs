@@ -174,12 +174,12 @@ impl Engine {
         let work = async {
             let model = SdxlModel::open(&models.sdxl)?;
             let settings = Defaults::read(model.folder())?.settings(&chosen.settings(), false)?;
-            let window = chosen.window()?;
-            let mut options = chosen.options(&settings)?;
+            let (window, identity) = (chosen.window()?, settings.identity);
+            let mut options = chosen.options(settings)?;
             check_memory(&self.runtime, &model, &options, &listener).await?;
             if let Some(tokens) = self.tokens(&models, chosen, &listener).await? {
                 let adapter = models.adapter.as_str().into();
-                options.identity = Some(IdentityUse { tokens, adapter, settings: settings.identity, window });
+                options.identity = Some(IdentityUse { tokens, adapter, settings: identity, window });
             }
             let made = generate(&self.runtime, &model, &options, &listener).await?;
             let parameters = options.parameters(model.path());

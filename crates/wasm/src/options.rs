@@ -2,7 +2,7 @@
 
 use crate::error::{Outcome, thrown};
 use pulid::defaults::{Defaults, Settings};
-use pulid::sampler::{FinalSigma, SamplerKind, SamplerOptions, Spacing, StepWindow};
+use pulid::sampler::{SamplerKind, Spacing, StepWindow};
 use pulid::text_to_image::GenerateOptions;
 use pulid_tensor::{DType, Error, Result};
 use serde::de::DeserializeOwned;
@@ -112,7 +112,7 @@ impl Chosen {
     ///
     /// # Errors
     /// For an unknown storage type.
-    pub fn options(&self, settings: &Settings) -> Result<GenerateOptions> {
+    pub fn options(&self, settings: Settings) -> Result<GenerateOptions> {
         let dtype = match self.dtype.as_deref() {
             None | Some("f32") => DType::F32,
             Some("f16") => DType::F16,
@@ -124,26 +124,8 @@ impl Chosen {
             Some("q4") => Some(DType::Q4),
             Some(other) => return Err(Error::invalid("quantize", format!("`{other}` is none of none, q8, q4"))),
         };
-        let sampler = SamplerOptions {
-            kind: settings.sampler,
-            spacing: settings.spacing,
-            final_sigma: FinalSigma::Zero,
-            steps: settings.steps,
-            seed: self.seed,
-        };
-        Ok(GenerateOptions {
-            prompt: self.prompt.clone(),
-            negative_prompt: settings.negative_prompt.clone(),
-            width: settings.width,
-            height: settings.height,
-            batch: self.batch.unwrap_or(1),
-            guidance: settings.guidance,
-            seed: self.seed,
-            sampler,
-            dtype,
-            quantize,
-            identity: None,
-        })
+        let options = settings.options(&self.prompt, self.seed);
+        Ok(GenerateOptions { batch: self.batch.unwrap_or(1), dtype, quantize, ..options })
     }
 }
 

@@ -8,7 +8,7 @@ use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
 use pulid::image::{PngMetadata, encode_png, write_atomically};
 use pulid::preset::Preset;
 use pulid::runtime::Runtime;
-use pulid::sampler::{FinalSigma, SamplerKind, SamplerOptions, Spacing, StepWindow};
+use pulid::sampler::{FinalSigma, SamplerKind, Spacing, StepWindow};
 use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, check_memory, generate};
 use pulid_models::pulid::{IdentitySettings, Ortho};
 use pulid_tensor::{Error, Result};
@@ -145,7 +145,7 @@ pub fn run(args: &Args) -> Result<()> {
     let defaults = Defaults::read(model.folder())?.under(args.preset.map(Preset::settings));
     let settings = defaults.settings(&flags(args), args.preset.is_some())?;
     let person = Person::open(args, &models, settings.identity)?;
-    let mut options = options(args, &settings);
+    let mut options = options(args, settings);
     let terminal = Terminal::new(args.json);
     let (runtime, made) = pollster::block_on(async {
         let runtime = args.device.open().await?;
@@ -225,27 +225,10 @@ fn flags(args: &Args) -> Defaults {
     }
 }
 
-fn options(args: &Args, settings: &Settings) -> GenerateOptions {
-    let sampler = SamplerOptions {
-        kind: settings.sampler,
-        spacing: settings.spacing,
-        final_sigma: args.final_sigma,
-        steps: settings.steps,
-        seed: args.seed,
-    };
-    GenerateOptions {
-        prompt: args.prompt.clone(),
-        negative_prompt: settings.negative_prompt.clone(),
-        width: settings.width,
-        height: settings.height,
-        batch: args.batch,
-        guidance: settings.guidance,
-        seed: args.seed,
-        sampler,
-        dtype: args.storage.dtype,
-        quantize: args.storage.quantize,
-        identity: None,
-    }
+fn options(args: &Args, settings: Settings) -> GenerateOptions {
+    let mut options = settings.options(&args.prompt, args.seed);
+    options.sampler.final_sigma = args.final_sigma;
+    GenerateOptions { batch: args.batch, dtype: args.storage.dtype, quantize: args.storage.quantize, ..options }
 }
 
 /// The person to show, as far as it is known before a device is open.

@@ -9,10 +9,9 @@ use pulid::defaults::Defaults;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
 use pulid::image::RgbImage;
 use pulid::runtime::Runtime;
-use pulid::sampler::{FinalSigma, SamplerOptions, StepWindow};
+use pulid::sampler::StepWindow;
 use pulid::text_to_image::{GenerateOptions, IdentityUse, SdxlModel, generate};
 use pulid_engine::{DeviceOptions, Silent};
-use pulid_tensor::DType;
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -228,32 +227,13 @@ pub fn native_picture(identity: &Identity, prompt: &str, steps: usize, seed: u64
     let model = SdxlModel::open(models.join("sdxl"))?;
     let settings =
         Defaults::read(model.folder())?.settings(&Defaults { steps: Some(steps), ..Defaults::default() }, false)?;
-    let sampler = SamplerOptions {
-        kind: settings.sampler,
-        spacing: settings.spacing,
-        final_sigma: FinalSigma::Zero,
-        steps: settings.steps,
-        seed,
-    };
     let identity = IdentityUse {
         tokens: identity.tokens.clone(),
         adapter: models.join("pulid_v1.1.safetensors"),
         settings: settings.identity,
         window: StepWindow::ALL,
     };
-    let options = GenerateOptions {
-        prompt: prompt.into(),
-        negative_prompt: settings.negative_prompt,
-        width: settings.width,
-        height: settings.height,
-        batch: 1,
-        guidance: settings.guidance,
-        seed,
-        sampler,
-        dtype: DType::F32,
-        quantize: None,
-        identity: Some(identity),
-    };
+    let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt, seed) };
     let made = pollster::block_on(async {
         let runtime = Runtime::open("auto", DeviceOptions::default()).await?;
         generate(&runtime, &model, &options, &Silent).await

@@ -3,9 +3,10 @@
 //! kernels do not add up.
 
 use super::super::identity::read_photo;
+use pulid::defaults::Settings;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
 use pulid::runtime::Runtime;
-use pulid::sampler::{FinalSigma, SamplerKind, SamplerOptions, Spacing, StepWindow};
+use pulid::sampler::{SamplerKind, Spacing, StepWindow};
 use pulid::text_to_image::{GenerateOptions, IdentityUse, SdxlModel, generate};
 use pulid_checkpoint::onnx::Model;
 use pulid_checkpoint::{Checkpoint, MemorySource};
@@ -13,7 +14,7 @@ use pulid_conformance::Comparison;
 use pulid_engine::Silent;
 use pulid_models::Precision;
 use pulid_models::onnx::{OnnxInput, OnnxNetwork};
-use pulid_models::pulid::{IdentitySettings, Ortho};
+use pulid_models::pulid::IdentitySettings;
 use pulid_models::run::{Prepared, RunOptions, prepare};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use serde::Deserialize;
@@ -35,7 +36,8 @@ pub struct GraphCheck {
 }
 
 enum What {
-    Node(PathBuf, String),
+    /// The case's part of the file of all, and its name.
+    Node(Checkpoint, String),
     UnetStep(PathBuf, DType),
     Identity(PathBuf),
     Picture(PathBuf),
@@ -46,10 +48,12 @@ enum What {
 /// # Errors
 /// When there are no node tests or they cannot be read.
 pub fn graph_checks(goldens: &Path) -> Result<Vec<GraphCheck>> {
-    let path = goldens.join("onnx-nodes/cases.safetensors");
-    let file = Checkpoint::open(&path)?;
+    let file = Checkpoint::open(goldens.join("onnx-nodes/cases.safetensors"))?;
     let names: BTreeSet<&str> = file.keys().filter_map(|key| key.split_once('/')).map(|(name, _)| name).collect();
-    let node = |name: &str| GraphCheck { id: format!("onnx/node:{name}"), what: What::Node(path.clone(), name.into()) };
+    let node = |name: &str| {
+        let what = What::Node(file.with_prefix(&format!("{name}/")), name.into());
+        GraphCheck { id: format!("onnx/node:{name}"), what }
+    };
     let mut checks: Vec<_> = names.into_iter().map(node).collect();
     let unet = goldens.join("unet/id-v2");
     let networks = [
@@ -69,7 +73,7 @@ impl GraphCheck {
     /// Whatever keeps it from running; wrong numbers are no error but a failed comparison.
     pub async fn run(&self, runtime: &Runtime) -> Result<Comparison> {
         match &self.what {
-            What::Node(path, name) => node(runtime, path, name).await,
+            What::Node(file, name) => node(runtime, file, name).await,
             What::UnetStep(folder, dtype) => unet_step(runtime, folder, *dtype).await,
             What::Identity(folder) => identity(runtime, folder).await,
             What::Picture(folder) => picture(runtime, folder).await,
@@ -112,14 +116,12 @@ impl Worst {
     }
 }
 
-async fn node(runtime: &Runtime, path: &Path, name: &str) -> Result<Comparison> {
-    let file = Checkpoint::open(path)?;
-    let part = |rest: &str| format!("{name}/{rest}");
-    let bytes = file.bytes(&part("model"))?.to_vec();
+async fn node(runtime: &Runtime, file: &Checkpoint, name: &str) -> Result<Comparison> {
+    let bytes = file.bytes("model")?.to_vec();
     let network = OnnxNetwork::new(Model::read(&MemorySource::new(name, bytes))?);
     let mut inputs = BTreeMap::new();
     for key in file.keys() {
-        if let Some(input) = key.strip_prefix(&part("in/")) {
+        if let Some(input) = key.strip_prefix("in/") {
             let info = file.info(key)?;
             let value = match info.element.is_float() {
                 true => OnnxInput::Floats(file.tensor(key)?),
@@ -139,7 +141,7 @@ async fn node(runtime: &Runtime, path: &Path, name: &str) -> Result<Comparison> 
     let outputs = runtime.run(&graph, &given, &Silent).await?;
     let mut worst = Worst::new();
     for key in file.keys() {
-        let Some(output) = key.strip_prefix(&part("out/")) else { continue };
+        let Some(output) = key.strip_prefix("out/") else { continue };
         let got = outputs.get(output).ok_or_else(|| Error::invalid(output, "is no output"))?;
         // onnx's own limits.
         worst.compare(output, got, &file.tensor(key)?, |w| 1e-7 + 1e-3 * w.abs())?;
@@ -245,32 +247,24 @@ async fn identity(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
 async fn picture(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
     let golden = Golden::read(&folder.join("case.json"))?;
     let a = golden.arguments.ok_or_else(|| Error::file(folder, "has no arguments"))?;
-    let settings = IdentitySettings { id_scale: a.id_scale, num_zero: a.num_zero, ortho: a.ortho.parse::<Ortho>()? };
-    let sampler = SamplerOptions {
-        kind: a.sampler,
-        spacing: a.spacing,
-        final_sigma: FinalSigma::Zero,
-        steps: a.steps,
-        seed: a.seed,
-    };
-    let options = GenerateOptions {
-        prompt: a.prompt,
-        negative_prompt: a.negative_prompt,
+    let (prompt, seed) = (a.prompt, a.seed);
+    let settings = Settings {
         width: a.width,
         height: a.height,
-        batch: 1,
+        steps: a.steps,
         guidance: a.guidance,
-        seed: a.seed,
-        sampler,
-        dtype: DType::F32,
-        quantize: None,
-        identity: Some(IdentityUse {
-            tokens: Identity::load_tokens(&beside(folder, golden.identity.as_ref())?)?,
-            adapter: beside(folder, golden.adapter.as_ref())?,
-            settings,
-            window: StepWindow::ALL,
-        }),
+        sampler: a.sampler,
+        spacing: a.spacing,
+        identity: IdentitySettings { id_scale: a.id_scale, num_zero: a.num_zero, ortho: a.ortho.parse()? },
+        negative_prompt: a.negative_prompt,
     };
+    let identity = IdentityUse {
+        tokens: Identity::load_tokens(&beside(folder, golden.identity.as_ref())?)?,
+        adapter: beside(folder, golden.adapter.as_ref())?,
+        settings: settings.identity,
+        window: StepWindow::ALL,
+    };
+    let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt, seed) };
     let model = SdxlModel::open(beside(folder, golden.model.as_ref())?)?;
     let made = generate(runtime, &model, &options, &Silent).await?;
     let want = Checkpoint::open(folder.join("outputs.safetensors"))?.tensor("latents")?;
