@@ -1,49 +1,21 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 use pulid_tensor::{Error, Result};
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
-/// Writes a file so that other programs see either the old one or the whole new one, whatever happens meanwhile.
-///
-/// The bytes go to a temporary file beside `path`, which then takes its name; on failure it is removed again.
+/// [`pulid_checkpoint::write_atomically`] of bytes that are all there.
 ///
 /// # Errors
-/// [`Error::Io`] naming `path`.
+/// [`Error::Io`] naming `path`; [`Error::File`] where something else than a regular file lies there.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let (temporary, mut file) = create_beside(path).map_err(|e| Error::io(path, e))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    drop(file);
-    written.and_then(|()| fs::rename(&temporary, path)).map_err(|e| {
-        // The first error is the one to report; a leftover file is only untidy.
-        let _ = fs::remove_file(&temporary);
-        Error::io(path, e)
-    })
-}
-
-fn create_beside(path: &Path) -> std::io::Result<(PathBuf, File)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let Some(name) = path.file_name() else {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "this is no file name"));
-    };
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}-{number}.tmp", std::process::id()));
-        let temporary = path.with_file_name(hidden);
-        match File::create_new(&temporary) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            result => return result.map(|file| (temporary, file)),
-        }
-    }
+    pulid_checkpoint::write_atomically(path, |file| file.write_all(bytes).map_err(|e| Error::io(path, e)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::path::PathBuf;
 
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("pulid-file-{name}-{}", std::process::id()));
