@@ -74,7 +74,6 @@ fn test() -> Outcome {
     setup::vulkan_driver()?;
     setup::shader_validators();
     setup::wasm_target()?;
-    setup::wasm_optimiser();
     setup::browser()?;
     check::all()?;
     // The page's tests are about what a server would serve.

@@ -2,6 +2,8 @@
 //!
 //! Models are files that JavaScript has [`mount`](Engine::mount)ed under paths; nothing here fetches anything.
 
+#![cfg(target_arch = "wasm32")]
+
 mod conformance;
 mod error;
 mod events;
@@ -99,13 +101,13 @@ impl Engine {
                 Err(_) => return Err(thrown(Error::file(path, "is mounted with neither bytes nor a file's handle"))),
             },
         };
-        mounts::mount(path, source);
+        files::mount(path, source);
         Ok(())
     }
 
     /// Forgets the files at and below a path.
     pub fn unmount(&self, prefix: &str) {
-        mounts::unmount(prefix);
+        files::unmount(prefix);
     }
 
     /// The settings that a model's pictures have where nobody says otherwise.
@@ -217,9 +219,9 @@ impl Engine {
                 Err(Error::invalid("identity", "photos and a saved identity are both given; give one of them"))
             }
             (Some(bytes), true) => {
-                mounts::mount(IDENTITY, Arc::new(MemorySource::new(IDENTITY, bytes.into_vec())));
+                files::mount(IDENTITY, Arc::new(MemorySource::new(IDENTITY, bytes.into_vec())));
                 let tokens = Identity::load_tokens(IDENTITY);
-                mounts::unmount(IDENTITY);
+                files::unmount(IDENTITY);
                 tokens.map(Some)
             }
             (None, false) => Ok(Some(self.read_person(models, chosen.photos, listener).await?.tokens)),
@@ -253,19 +255,5 @@ impl Sha256 {
             let _ = write!(hex, "{byte:02x}");
             hex
         })
-    }
-}
-
-/// The table of files exists in browsers alone; a native build of this crate is for `cargo check` and documentation.
-#[cfg(target_arch = "wasm32")]
-use files as mounts;
-#[cfg(not(target_arch = "wasm32"))]
-mod mounts {
-    use super::*;
-    pub fn mount(path: &str, source: Arc<dyn pulid_checkpoint::Source>) {
-        let _ = (path, source, files::is_file(path));
-    }
-    pub fn unmount(path: &str) {
-        let _ = path;
     }
 }

@@ -15,12 +15,6 @@ pub struct StoredFile {
     bytes: u64,
 }
 
-// SAFETY: never true of a JavaScript object natively, where there is none: this crate's native build is for `cargo check`.
-#[cfg(not(target_arch = "wasm32"))]
-unsafe impl Send for StoredFile {}
-#[cfg(not(target_arch = "wasm32"))]
-unsafe impl Sync for StoredFile {}
-
 impl StoredFile {
     /// The file behind a handle; `path` is for messages and tells the format.
     ///
