@@ -18,7 +18,7 @@ pub use export::export;
 pub use matrix::{Adapter, Column, Count, matrix};
 pub use report::{Entry, Outcome, Report, Summary};
 
-use pulid_engine::{Device, GUARD, run_single};
+use pulid_engine::{AdapterSummary, Device, GUARD, Instant, run_single};
 use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, Storage, Variant, operators};
 use pulid_tensor::{DType, HostTensor, Result, TensorType};
 
@@ -133,5 +133,15 @@ impl Check {
         let run = run_single(device, &self.variant, &inputs, &output, 0).await?;
         let want = reference(&self.case, &inputs)?;
         Ok(compare(&run.output, &want, self.case.tolerance, run.stray_bytes))
+    }
+
+    /// Runs the check, or skips it, and judges what it found by what is expected of the adapter.
+    pub async fn entry(&self, device: &Device, adapter: &AdapterSummary, expected: &Expectations) -> Entry {
+        if let Some(reason) = &self.skipped {
+            return Entry::skipped(&self.id, reason);
+        }
+        let start = Instant::now();
+        let found = self.run(device).await;
+        Entry::judged(&self.id, found, start.elapsed().as_secs_f64(), adapter, expected)
     }
 }

@@ -18,3 +18,4 @@ pub use pulid_ops::DeviceKind;
 pub use report::{AdapterReport, adapter_reports};
 pub use session::{Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
+pub use time::Instant;

@@ -1,6 +1,6 @@
 //! A clock that exists in browsers too.
 
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) use std::time::Instant;
+pub use std::time::Instant;
 #[cfg(target_arch = "wasm32")]
-pub(crate) use web_time::Instant;
+pub use web_time::Instant;

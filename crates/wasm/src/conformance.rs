@@ -2,11 +2,10 @@
 
 use crate::error::{Outcome, thrown};
 use crate::options;
-use pulid_conformance::{Check, Entry, Expectations, Pattern, Report, checks};
+use pulid_conformance::{Check, Expectations, Outcome as CheckOutcome, Pattern, Report, checks};
 use pulid_engine::{AdapterSummary, Device, DeviceOptions};
 use pulid_tensor::Error;
 use wasm_bindgen::prelude::*;
-use web_time::Instant;
 
 /// A run of the suite on the browser's device.
 #[wasm_bindgen]
@@ -56,21 +55,11 @@ impl Conformance {
         let Some(check) = self.checks.get(index) else {
             return Err(thrown(Error::invalid("check", format!("there is none at {index}"))));
         };
-        let entry = match &check.skipped {
-            Some(reason) => Entry::skipped(&check.id, reason),
-            None => {
-                let start = Instant::now();
-                let found = check.run(&self.device).await;
-                let lost = found.is_err();
-                let seconds = start.elapsed().as_secs_f64();
-                let entry = Entry::judged(&check.id, found, seconds, &self.adapter, &self.expected);
-                if lost {
-                    // A kernel may take the device with it; the others deserve a fresh one.
-                    self.device = Device::open("auto", DeviceOptions::default()).await.map_err(thrown)?;
-                }
-                entry
-            }
-        };
+        let entry = check.entry(&self.device, &self.adapter, &self.expected).await;
+        if entry.worst.is_none() && entry.outcome != CheckOutcome::Skip {
+            // A kernel may take the device with it; the others deserve a fresh one.
+            self.device = Device::open("auto", DeviceOptions::default()).await.map_err(thrown)?;
+        }
         let shown = options::write(&entry);
         self.report.push(entry);
         shown

@@ -187,15 +187,12 @@ fn device_of(runtime: &Runtime) -> Result<Device> {
 }
 
 async fn one(item: &Item, runtime: &Runtime, adapter: &AdapterSummary, expected: &Expectations) -> Result<Entry> {
-    if let Item::Kernel(check) = item
-        && let Some(reason) = &check.skipped
-    {
-        return Ok(Entry::skipped(&check.id, reason));
+    match item {
+        Item::Kernel(check) => Ok(check.entry(&device_of(runtime)?, adapter, expected).await),
+        Item::Graph(check) => {
+            let start = Instant::now();
+            let found = check.run(runtime).await;
+            Ok(Entry::judged(&check.id, found, start.elapsed().as_secs_f64(), adapter, expected))
+        }
     }
-    let start = Instant::now();
-    let found = match item {
-        Item::Kernel(check) => check.run(&device_of(runtime)?).await,
-        Item::Graph(check) => check.run(runtime).await,
-    };
-    Ok(Entry::judged(item.id(), found, start.elapsed().as_secs_f64(), adapter, expected))
 }
