@@ -1,22 +1,18 @@
 // Runs the kernels' suite, off the page's thread: references are computed on the processor.
 
+import { nameOf } from './conformance.mjs';
 import init, { Conformance } from './pulid/pulid_wasm.js';
 
 let stopped = false;
-
-/** What the browser tells of its device; wgpu hears less. */
-async function described() {
-  const adapter = await navigator.gpu?.requestAdapter();
-  const { vendor = '', architecture = '', device = '', description = '' } = adapter?.info ?? {};
-  return [vendor, architecture, device, description].filter(Boolean).join(' ');
-}
 
 async function run(filter) {
   stopped = false;
   let suite;
   try {
     await init();
-    const device = await described();
+    // The browser tells more of its device than wgpu hears.
+    const adapter = await navigator.gpu?.requestAdapter();
+    const device = adapter ? nameOf(adapter) : '';
     suite = await Conformance.open(filter, device);
     const ids = suite.ids();
     postMessage({ type: 'begun', all: ids.length, device });

@@ -60,9 +60,15 @@ export async function open(gpu) {
     'maxComputeWorkgroupSizeY', 'maxComputeWorkgroupStorageSize', 'maxStorageBuffersPerShaderStage'];
   const requiredLimits = Object.fromEntries(names.map((name) => [name, adapter.limits[name]]));
   const device = await adapter.requestDevice({ requiredFeatures: wanted, requiredLimits });
-  const info = adapter.info;
+  const { info } = adapter;
   const lanes = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups') ? info.subgroupMinSize : 0;
-  return { device, lanes, name: [info.vendor, info.architecture, info.device, info.description].filter(Boolean).join(' ') };
+  return { device, lanes, name: nameOf(adapter) };
+}
+
+/** What an adapter is called, as far as it tells. */
+export function nameOf(adapter) {
+  const { vendor, architecture, device, description } = adapter.info;
+  return [vendor, architecture, device, description].filter(Boolean).join(' ');
 }
 
 /** Why a check is expected to fail on a device, if it is: the program's `Expectations`. */
@@ -72,7 +78,9 @@ export function expectation(suite, adapter, backend, id) {
     const escaped = pattern.replace(/[.+^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*').replaceAll('?', '.');
     return new RegExp(`^${escaped}$`, 's').test(text);
   };
-  return (suite.expected ?? []).find((e) => fits(e.adapter, adapter) && fits(e.backend, backend) && fits(e.id, id))?.reason;
+  // Browsers write in small letters what drivers call themselves.
+  const named = (e) => fits(e.adapter.toLowerCase(), adapter.toLowerCase()) && fits(e.backend, backend);
+  return (suite.expected ?? []).find((e) => named(e) && fits(e.id, id))?.reason;
 }
 
 /** Why a device cannot run a check, or nothing. */

@@ -1,12 +1,9 @@
 // The list of kept weights.
 
+import { amount } from './progress.js';
 import { PulidStore } from './pulid/index.js';
 
 const element = (id) => document.getElementById(id);
-
-function size(bytes) {
-  return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`;
-}
 
 /** Shows what is kept. `failed(error)` hears what cannot be listed or deleted. */
 export async function list(failed) {
@@ -14,7 +11,7 @@ export async function list(failed) {
   try {
     models = await PulidStore.list();
     const { usage, quota } = await PulidStore.usage();
-    element('usage').textContent = quota ? `${size(usage)} of the ${size(quota)} that the browser lets this site keep.` : '';
+    element('usage').textContent = quota ? `${amount(usage)} of the ${amount(quota)} that the browser lets this site keep.` : '';
   } catch (error) {
     element('usage').textContent = error.message;
   }
@@ -22,7 +19,7 @@ export async function list(failed) {
     const item = document.createElement('li');
     const what = document.createElement('div');
     what.append(Object.assign(document.createElement('strong'), { textContent: model.name }));
-    what.append(` ${size(model.bytes)}${model.complete ? '' : ', not whole yet'}`);
+    what.append(` ${amount(model.bytes)}${model.complete ? '' : ', not whole yet'}`);
     what.append(Object.assign(document.createElement('span'), { className: 'hint url', textContent: model.url }));
     const button = Object.assign(document.createElement('button'), { type: 'button', className: 'quiet', textContent: 'Delete' });
     button.setAttribute('aria-label', `Delete ${model.name}`);

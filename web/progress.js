@@ -7,7 +7,8 @@ function time(seconds) {
   return `about ${Math.round(seconds / 60)} min left`;
 }
 
-function amount(bytes) {
+/** Bytes in words. */
+export function amount(bytes) {
   return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 

@@ -1,17 +1,17 @@
 use crate::Outcome;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// What a model's folder holds, for those who fetch it: `manifest.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub struct Manifest {
     /// Every file, in the order of the paths.
     pub files: Vec<ManifestFile>,
 }
 
 /// A file of a [`Manifest`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub struct ManifestFile {
     /// Below the manifest's folder, with `/`.
     pub path: String,
