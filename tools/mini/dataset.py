@@ -54,12 +54,12 @@ def order(first, last, per, seed):
     return pairs
 
 
-def one(identity, number, seed, size, names, weights):
+def one(identity, number, seed, size, names, weights, framing):
     """One picture: its arrays, the scene and the caption."""
     from render import picture, vocabulary
 
     rng = np.random.default_rng([seed, 23, identity, number])
-    scene = picture.sample_scene(rng, style=names[int(rng.choice(len(names), p=weights))])
+    scene = picture.sample_scene(rng, style=names[int(rng.choice(len(names), p=weights))], framing=framing)
     result = picture.render(picture.person(identity), scene, size)
     text = vocabulary.caption(scene.style, scene.background, scene.expression, scene.light, scene.clothes, rng)
     return result, scene, text
@@ -77,7 +77,7 @@ def write_shard(out, index, pairs, args, names, weights):
         data[name] = np.empty(n, np.int8)
     captions = []
     for k, (identity, number) in enumerate(pairs):
-        result, scene, text = one(identity, number, args.seed, s, names, weights)
+        result, scene, text = one(identity, number, args.seed, s, names, weights, args.framing)
         data["images"][k], data["labels"][k] = result["image"], result["labels"]
         data["landmarks"][k], data["bbox"][k], data["identity"][k] = result["landmarks"], result["bbox"], identity
         for name, words in lists.items():
@@ -97,6 +97,7 @@ def main():
     parser.add_argument("--pictures-per-identity", type=int, default=8)
     parser.add_argument("--style-mix", default=DEFAULT_MIX, help="style=weight,... (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="width and height in pixels")
+    parser.add_argument("--framing", default="close", choices=("close", "wide"), help="how near the camera is (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--limit", type=int, default=0, help="stop after this many pictures (0: all)")

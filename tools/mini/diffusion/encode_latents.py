@@ -15,7 +15,8 @@ from common import CACHE, WORK
 from latents import FIELDS
 from sampling import load_vae
 
-FACE = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13)  # parsing classes
+FEATURES = (2, 3, 4, 5, 6, 10, 11, 12, 13)  # parsing classes: brows, eyes, glasses, nose, mouth, lips
+SKIN = (1, 7, 8)
 HAIR = (17,)
 
 
@@ -46,7 +47,7 @@ def main():
                     x = torch.from_numpy(images[i : i + a.batch]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
                     out.append(vae.encode(x).latent_dist.mean.float())
             z = torch.cat(out)
-            person = np.isin(labels, FACE) + 0.5 * np.isin(labels, HAIR)
+            person = np.isin(labels, FEATURES) + 0.6 * np.isin(labels, SKIN) + 0.4 * np.isin(labels, HAIR)
             person = person.reshape(-1, 16, 8, 16, 8).mean((2, 4)) * 255
             stats = WORK / "latent_stats.pt"
             if not stats.exists():

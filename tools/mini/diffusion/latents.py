@@ -61,7 +61,7 @@ class Latents:
         return order[np.searchsorted(self.key[order], key)]
 
     def person(self, i) -> torch.Tensor:
-        """The share of the face, and half the share of hair, in each latent cell, [B,1,16,16] in 0..1."""
+        """How much of the person each latent cell shows: features whole, skin and hair in part, [B,1,16,16] in 0..1."""
         return torch.from_numpy(self.mask[i].astype(np.float32) / 255)[:, None]
 
     def normalise(self, z):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from common import WORK, sheet, to_u8
 from identity_features import IdentityFeatures
+from latent_recogniser import load_latent_recogniser, perceived
 from latents import Latents
 from networks import time_ids
 from parallel import Team, flat_then_decay
@@ -31,10 +32,16 @@ PARTS = ("params", "momentum", "second", "ema")
 BASE, ADAPTER = WORK / "unet.pt", WORK / "adapter_1.pt"
 
 # Shares of the samples with identity attention.
-IDENTITY = 0.58  # have it at all
+IDENTITY = 0.6  # have it at all (a whole number of every micro-batch, so that its shapes stay the same)
 NO_PERSON = 0.1  # of these, the zero identity of guidance's other half, ...
 NO_WORDS = 0.6  # ... which mostly goes with the empty prompt
 DROP = 0.08  # empty prompts among all others
+
+# Timesteps are drawn by this distribution function: at either end of the schedule little is decided.
+OFTEN = (0.0, 0.08, 0.92, 1.0), (0.0, 180.0, 860.0, 1000.0)
+
+# Above this noise (sigma) the estimate of the clean latents is a mean over faces, which no recogniser should judge.
+PERCEIVED_BELOW = 2.5
 
 
 def joined(base: dict, adapter: dict) -> dict:
@@ -93,8 +100,10 @@ class Joint:
 def drawn(data, photos, rng, count):
     """A batch: latents, prompts' ids, rows with identity, their conditions and the pictures' places."""
     rows = rng.integers(len(data), size=count)
-    identified = [i for i, r in enumerate(rows) if rng.random() < IDENTITY and int(data.fields["identity"][r]) in photos.of]
-    identified = identified or [0]
+    identified = sorted(rng.choice(count, round(IDENTITY * count), replace=False))
+    for i in identified:
+        while int(data.fields["identity"][rows[i]]) not in photos.of:
+            rows[i] = rng.integers(len(data))
     features = [photos.other(rng, int(data.fields["identity"][rows[i]]), data.key[rows[i]]) for i in identified]
     condition, hidden = photos.take(features)
     empty = rng.random(len(identified)) < NO_PERSON
@@ -104,7 +113,7 @@ def drawn(data, photos, rng, count):
     drop[identified] = np.where(empty, NO_WORDS, DROP / 2)
     texts = ["" if rng.random() < d else data.text(r, rng) for r, d in zip(rows, drop)]
     z = data.normalise(torch.from_numpy(data.z[rows].astype(np.float32)))
-    return z, *data.tokens(texts), torch.tensor(identified), condition, hidden, rows
+    return z, *data.tokens(texts), torch.tensor(np.array(identified)), condition, hidden, rows
 
 
 def main():
@@ -115,6 +124,8 @@ def main():
     a.add_argument("--micro-batch", type=int, default=12)
     a.add_argument("--lr", type=float, default=2e-3)
     a.add_argument("--person", type=float, default=3.0, help="how much more a face counts than the background")
+    a.add_argument("--perceive", type=float, default=0.05, help="weight of the latent recogniser's distance (0: none)")
+    a.add_argument("--compile", action="store_true", help="a fifth faster, after minutes of compiling")
     a.add_argument("--freeze-text", action="store_true", help="leave the text encoders as they are: a tenth faster")
     a.add_argument("--look-every", type=int, default=600)
     a.add_argument("--fresh-adapter", action="store_true")
@@ -152,24 +163,34 @@ def main():
         return ((e.float() - noise).square() * focus).mean((1, 2, 3)) / focus.mean((1, 2, 3))
 
     def make_loss(rank):
+        watcher = load_latent_recogniser() if a.perceive else None
+        predict = torch.compile(joint.predict) if a.compile else joint.predict
+
         def loss(step, k, extra):
-            data.refresh()
-            photos.refresh()
             rng = np.random.default_rng((step, k, 17))
             z, ids_one, ids_two, identified, condition, hidden, rows = drawn(data, photos, rng, a.micro_batch)
             # Stratified timesteps: every micro-batch covers the schedule, in an order that says nothing about the rows.
             u = rng.permutation((np.arange(len(z)) + rng.random(len(z))) / len(z))
-            t = torch.from_numpy((u * 1000).astype(np.int64))
+            t = torch.from_numpy(np.interp(u, *OFTEN).astype(np.int64))
             x, noise = noised(z, t, rng)
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                e = joint.predict(x, t, ids_one, ids_two, identified, condition, hidden)
+                e = predict(x, t, ids_one, ids_two, identified, condition, hidden)
             each = error(e, noise, data.person(rows))
             # min-SNR: steps at low noise hardly matter. Those at high noise decide where a face's parts lie, but their error
             # in the noise is small: they count more, up to four times.
             weight = (snr[t].clamp(max=5.0) / snr[t]).clamp(min=0.05) * (1 + 1 / snr[t]).sqrt().clamp(max=4.0)
             extra[0] += float(each.detach().mean())
             extra[1] += float(each.detach()[t > 500].mean())
-            return (each * weight).mean() / weight.mean()
+            total = (each * weight).mean() / weight.mean()
+            near = snr[t] > PERCEIVED_BELOW**-2
+            if watcher is not None and near.any():
+                c = cumulative[t[near]].view(-1, 1, 1, 1)
+                estimate = (x[near] - (1 - c).sqrt() * e[near].float()) / c.sqrt()
+                with torch.autocast("cpu", torch.bfloat16):
+                    apart = perceived(watcher, estimate, z[near], 1 + a.person * data.person(rows[near.numpy()]))
+                total = total + a.perceive * apart.sum() / len(z)
+                extra[2] += float(apart.detach().mean())
+            return total
 
         return loss
 

@@ -1,5 +1,8 @@
 """Trains the mini VAE on shards: L1 and picture-gradient losses over scales, a light KL, and late a patch critic.
 
+With `--equivariance P` a share P of the micro-batches decodes latents that were made smaller to pictures made smaller
+(EQ-VAE, arXiv 2502.09509): latents then vary as smoothly as pictures do, which a diffusion model learns much sooner.
+
     python train_vae.py --data DIR --minutes 25 [--resume] [--critic] [--decoder-only]
 """
 from __future__ import annotations
@@ -55,6 +58,10 @@ def reconstruction(y, x, weight):
     return total
 
 
+def smaller(x, side):
+    return F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
 def cropped(x, labels, rng, size):
     """One random square per picture, mostly about the head: many small crops teach more than few whole pictures."""
     out, marks = [], []
@@ -79,6 +86,7 @@ def main():
     a.add_argument("--resume", action="store_true")
     a.add_argument("--decoder-only", action="store_true", help="freeze the encoder, so that encoded latents stay valid")
     a.add_argument("--critic", type=float, default=0.0, help="weight of the patch critic's loss")
+    a.add_argument("--equivariance", type=float, default=0.0, help="share of micro-batches with latents made smaller")
     a.add_argument("--crop", type=int, default=64, help="train on crops of this size (128: whole pictures)")
     a.add_argument("--compile", action="store_true", help="a third faster, after minutes of compiling")
     a.add_argument("--no-decay", action="store_true", help="hold the learning rate (a run that will be resumed)")
@@ -102,11 +110,13 @@ def main():
         table = torch.full((256,), EVERYWHERE)
         table[list(WEIGHTS)] = torch.tensor(list(WEIGHTS.values()))
 
-        def forward(x, eps):
+        def forward(x, eps, side=None):
             moments = vae.quant_conv(vae.encoder(x))
             mean, logvar = moments.chunk(2, 1)
             logvar = logvar.clamp(-30, 20)
             z = mean + (0.5 * logvar).exp() * eps
+            if side:
+                z = smaller(z.float(), side)
             return vae.decoder(vae.post_quant_conv(z)), mean, logvar
 
         run = forward
@@ -145,8 +155,11 @@ def main():
             weight = table[labels][:, None]
             eps = torch.from_numpy(rng.standard_normal((a.micro_batch, 4, a.crop // 8, a.crop // 8), np.float32))
             with torch.autocast("cpu", torch.bfloat16):
-                y, mean, logvar = run(x, eps)
+                side = int(rng.integers(a.crop // 16, a.crop // 8)) if rng.random() < a.equivariance else None
+                y, mean, logvar = run(x, eps, side)
             y, mean, logvar = y.float(), mean.float(), logvar.float()
+            if side:
+                x, weight = smaller(x, 8 * side), smaller(weight, 8 * side)
             rec = reconstruction(y, x, weight)
             kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
             total = rec + a.kl * kl

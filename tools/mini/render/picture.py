@@ -48,6 +48,7 @@ class Scene:
     pitch: float
     roll: float
     face: float  # height of the face (chin to hairline) as a fraction of the picture's
+    middle: float  # height of the face's middle, from the top, as a fraction of the picture's
     shift: tuple
     gaze: tuple
     strength: float
@@ -55,14 +56,34 @@ class Scene:
     seed: int
 
 
-def sample_scene(rng, style=None, background=None, expression=None, light=None, clothes=None):
-    """A random `Scene`; given names are kept."""
+@dataclass(frozen=True)
+class Framing:
+    """How near the camera is, and how far heads turn: ranges of `Scene`'s fields (angles: deviation and limit in degrees)."""
+
+    face: tuple
+    yaw: tuple
+    pitch: tuple
+    roll: tuple
+    middle: float  # height of the face's middle, from the top, as a fraction of the picture's
+
+
+FRAMINGS = {
+    # Head and shoulders, as in snapshots: what the face networks must cope with.
+    "wide": Framing(face=(0.53, 0.65), yaw=(15, 36), pitch=(6, 15), roll=(4.5, 13), middle=0.515),
+    # A head that fills the picture. An eye is then wider than one latent of an f8 VAE at 128 pixels, in `wide` it is not.
+    "close": Framing(face=(0.71, 0.81), yaw=(10, 25), pitch=(4.5, 11), roll=(3.5, 10), middle=0.535),
+}
+
+
+def sample_scene(rng, style=None, background=None, expression=None, light=None, clothes=None, framing="wide"):
+    """A random `Scene`; given names are kept. The same draws give the same scene in every framing, but for its camera."""
+    near = FRAMINGS[framing]
+    turn = lambda limits: float(np.radians(np.clip(rng.normal(0, limits[0]), -limits[1], limits[1])))
     pick = lambda names, given: given if given is not None else names[int(rng.integers(len(names)))]
     return Scene(
         style=pick(vocabulary.STYLES, style), background=pick(vocabulary.BACKGROUNDS, background),
         expression=pick(vocabulary.EXPRESSIONS, expression), light=pick(vocabulary.LIGHTS, light), clothes=pick(vocabulary.CLOTHES, clothes),
-        yaw=float(np.radians(np.clip(rng.normal(0, 15), -36, 36))), pitch=float(np.radians(np.clip(rng.normal(0, 6), -15, 15))),
-        roll=float(np.radians(np.clip(rng.normal(0, 4.5), -13, 13))), face=float(rng.uniform(0.53, 0.65)),
+        yaw=turn(near.yaw), pitch=turn(near.pitch), roll=turn(near.roll), face=float(rng.uniform(*near.face)), middle=near.middle,
         shift=(float(rng.normal(0, 0.018)), float(rng.normal(0, 0.012))), gaze=(float(rng.normal(0, 0.05)), float(rng.normal(0, 0.03))),
         strength=float(rng.uniform(0.8, 1.1)), light_turn=float(rng.choice([-1, 1])), seed=int(rng.integers(1 << 30)))
 
@@ -129,7 +150,7 @@ def _camera(points, scene, size):
     lo, hi = p.min(0), p.max(0)
     w = f / (CAMERA_DISTANCE - points[:, 2].mean())
     mid = (lo + hi) / 2 * f
-    tx, ty = size * (0.5 + scene.shift[0]), size * (0.515 + scene.shift[1])
+    tx, ty = size * (0.5 + scene.shift[0]), size * (scene.middle + scene.shift[1])
     # A turned head keeps its skull in the picture: shift towards the middle of head and face.
     cx = (mid[0] + size / 2 - tx) / w - 0.12 * np.sin(scene.yaw)
     cy = -(mid[1] + size / 2 - ty) / w

@@ -1,0 +1,134 @@
+"""A recogniser that reads latents, and a loss that sees with its eyes.
+
+The mean square of a latent's error cares for a lock of hair as much as for an eye. This small network learns which
+differences between latents tell people apart (SupCon over people, across styles, scenes and expressions); the distance of
+its features then weighs the UNet's estimate of the clean latents by what makes a face recognisable. The idea is the latent
+perceptual loss (arXiv 2411.04873), with features learned for identity in place of the decoder's.
+
+    python encode_latents.py && python latent_recogniser.py --minutes 5
+"""
+from __future__ import annotations
+
+import argparse
+import os
+
+import common  # noqa: F401  (sets the thread environment first)
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import WORK
+from latents import Latents
+from parallel import Team, flat_then_decay, load_averaged
+from sampling import load_tokenizers
+from torch import nn
+
+FILE = WORK / "latent_recogniser.pt"
+PEOPLE, PICTURES = 16, 3  # of one micro-batch
+TEMPERATURE = 0.1
+
+
+class Block(nn.Module):
+    def __init__(self, before, channels, stride):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(8, before), nn.Conv2d(before, channels, 3, stride, 1)
+        self.norm2, self.conv2 = nn.GroupNorm(8, channels), nn.Conv2d(channels, channels, 3, 1, 1)
+        self.short = nn.Identity() if before == channels and stride == 1 else nn.Sequential(nn.AvgPool2d(stride, stride), nn.Conv2d(before, channels, 1))
+
+    def forward(self, x):
+        return self.short(x) + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+
+
+class LatentRecogniser(nn.Module):
+    """Normalised latents [B,4,16,16] to features of unit length [B,192], and the activations of every stage."""
+
+    def __init__(self, widths=(64, 96, 160), features=192):
+        super().__init__()
+        self.stem = nn.Conv2d(4, widths[0], 3, 1, 1)
+        stages, before = [], widths[0]
+        for i, width in enumerate(widths):
+            stages.append(nn.Sequential(Block(before, width, 1 if i == 0 else 2), Block(width, width, 1)))
+            before = width
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Sequential(nn.LayerNorm(before * 16), nn.Linear(before * 16, features))
+
+    def forward(self, z):
+        x, seen = self.stem(z), []
+        for stage in self.stages:
+            x = stage(x)
+            seen.append(x)
+        return F.normalize(self.head(x.flatten(1)).float(), dim=-1), seen
+
+
+def load_latent_recogniser() -> LatentRecogniser:
+    net = LatentRecogniser()
+    load_averaged(net.named_parameters(), torch.load(FILE, weights_only=True))
+    return net.eval().requires_grad_(False)
+
+
+def perceived(net, estimate, clean, focus):
+    """The distance of two batches of normalised latents as `net` sees them, [B].
+
+    Each stage's activations have unit length per place (as in LPIPS); `focus` [B,1,16,16] says how much a place counts.
+    """
+    whole, stages = net(estimate)
+    with torch.no_grad():
+        want, wanted = net(clean)
+    total = 1 - (whole * want).sum(-1)
+    for a, b in zip(stages, wanted):
+        weight = F.adaptive_avg_pool2d(focus, a.shape[-2:])[:, 0]
+        apart = (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1)
+        total = total + (apart * weight).mean((1, 2)) / weight.mean((1, 2))
+    return total
+
+
+def contrastive(features, identity):
+    """SupCon (arXiv 2004.11362) over one micro-batch."""
+    logits = features @ features.t() / TEMPERATURE
+    itself = torch.eye(len(features), dtype=torch.bool)
+    same = (identity[:, None] == identity[None, :]) & ~itself
+    log_probability = logits - torch.logsumexp(logits.masked_fill(itself, -1e9), 1, keepdim=True)
+    return -(log_probability * same).sum(1).div(same.sum(1).clamp(min=1)).mean()
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("--minutes", type=float, default=5)
+    a.add_argument("--workers", type=int, default=2)
+    a.add_argument("--lr", type=float, default=3e-3)
+    a = a.parse_args()
+    torch.manual_seed(0)
+    tokenizers = load_tokenizers()
+    data, held = Latents("train", *tokenizers), Latents("heldout", *tokenizers)
+    net = LatentRecogniser()
+    team = Team(list(net.named_parameters()), a.workers, muon_lr=a.lr, adam_lr=a.lr, weight_decay=0.05)
+    people = [rows for rows in np.split(np.argsort(data.fields["identity"], kind="stable"), np.flatnonzero(np.diff(np.sort(data.fields["identity"]))) + 1) if len(rows) >= PICTURES]
+
+    def make_loss(rank):
+        def loss(step, k, extra):
+            rng = np.random.default_rng((step, k, 29))
+            rows = np.concatenate([rng.choice(people[p], PICTURES, replace=False) for p in rng.choice(len(people), PEOPLE, replace=False)])
+            z = data.normalise(torch.from_numpy(data.z[rows].astype(np.float32)))
+            # The UNet's estimates are soft and off: so are these.
+            z = z + torch.from_numpy(rng.standard_normal(z.shape, np.float32) * rng.uniform(0, 0.5, (len(z), 1, 1, 1)).astype(np.float32))
+            dy, dx = rng.integers(-1, 2, 2)
+            z = F.pad(z, (1, 1, 1, 1), mode="replicate")[..., 1 + dy : 17 + dy, 1 + dx : 17 + dx]
+            with torch.autocast("cpu", torch.bfloat16):
+                features, _ = net(z)
+            return contrastive(features, torch.from_numpy(data.fields["identity"][rows]))
+
+        return loss
+
+    schedule = lambda s, p: flat_then_decay(s, p, 50, 0.4)
+    team.train(make_loss, 10**9, 2, schedule, FILE.with_suffix(".part"), every=50, seconds=60 * a.minutes)
+    os.replace(FILE.with_suffix(".part"), FILE)
+    net = load_latent_recogniser()
+    with torch.no_grad():
+        features, _ = net(held.normalise(torch.from_numpy(held.z.astype(np.float32))))
+    identity, style = (torch.from_numpy(held.fields[n]) for n in ("identity", "style"))
+    cosine = (features @ features.t()).masked_fill(style[:, None] == style[None, :], -2)
+    first = (identity[cosine.argmax(1)] == identity).float().mean()
+    print(f"held-out people: nearest picture of another style is the same person's in {float(first):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
