@@ -1,6 +1,6 @@
 //! The second executor: every operator's plain Rust reference, one node after another.
 
-use crate::{Graph, NodeKind};
+use crate::{Graph, Node, NodeKind};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
 
@@ -12,7 +12,55 @@ use std::collections::HashMap;
 pub fn run(
     graph: &Graph,
     inputs: &HashMap<String, HostTensor>,
+    on_node: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<HashMap<String, HostTensor>> {
+    execute(graph, inputs, on_node, |_, _| {})
+}
+
+/// [`run`], where NaN and infinity in an output are an error. They are looked for on the way, so that nothing runs twice.
+///
+/// # Errors
+/// As [`run`]; [`Error::NotFinite`] naming the first operator that produced NaN or infinity, in the words of a device's
+/// session.
+pub fn run_finite(
+    graph: &Graph,
+    inputs: &HashMap<String, HostTensor>,
+    on_node: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<HashMap<String, HostTensor>> {
+    // Not at once an error: what later operators do not let through (a mask's infinity) does no harm.
+    let mut first = None;
+    let outputs = execute(graph, inputs, on_node, |node, value| {
+        if let (None, NodeKind::Apply { operator, .. }) = (&first, &node.kind) {
+            let place = || format!("{} {}({})", node.label, operator.name(), operator.attributes());
+            first = not_finite(graph, value, place);
+        }
+    })?;
+    for (name, _) in &graph.outputs {
+        if let Some(error) = not_finite(graph, &outputs[name], || format!("output `{name}`")) {
+            // Without an operator that did it, it came from an input or a weight.
+            return Err(first.unwrap_or(error));
+        }
+    }
+    Ok(outputs)
+}
+
+fn not_finite(graph: &Graph, value: &HostTensor, place: impl FnOnce() -> String) -> Option<Error> {
+    // Integers are finite.
+    let values = value.as_f32().unwrap_or_default();
+    let bad = values.iter().filter(|v| !v.is_finite()).count();
+    (bad > 0).then(|| Error::NotFinite {
+        network: graph.name.clone(),
+        operator: place(),
+        detail: format!("{bad} of {} values; check the weights and inputs", values.len()),
+    })
+}
+
+/// Runs every node; `on_value` sees each value once.
+fn execute(
+    graph: &Graph,
+    inputs: &HashMap<String, HostTensor>,
     mut on_node: impl FnMut(usize, usize) -> Result<()>,
+    mut on_value: impl FnMut(&Node, &HostTensor),
 ) -> Result<HashMap<String, HostTensor>> {
     let total = graph.nodes.len();
     let mut last_use = vec![0; total];
@@ -57,6 +105,7 @@ pub fn run(
                 operator.reference(&operands)?
             }
         };
+        on_value(node, &value);
         values[index] = Some(value);
         for id in node.operands() {
             if last_use[id.index()] == index {
@@ -75,10 +124,66 @@ pub fn run(
         .collect()
 }
 
-fn released(node: &crate::Node) -> Error {
+fn released(node: &Node) -> Error {
     Error::operator("reference", format!("a value at {} was released too early", node.label))
 }
 
 fn widen(value: &HostTensor) -> HostTensor {
     if value.dtype() == DType::U32 { value.clone() } else { value.cast(DType::F32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NodeId, Rate};
+    use pulid_ops::{Activation, Binary, Unary};
+    use pulid_tensor::TensorType;
+
+    fn input(value: f32) -> HashMap<String, HostTensor> {
+        HashMap::from([("x".to_owned(), HostTensor::from_fn([4], |i| if i == 2 { value } else { 1.0 }))])
+    }
+
+    /// `first`, `second` and `third`, which multiply by `factor` each.
+    fn chain(factor: f32) -> (Graph, NodeId) {
+        let mut g = Graph::new("chain");
+        let mut x = g.input("x", TensorType::f32([4]), Rate::Step).unwrap();
+        let by = g.constant("by", HostTensor::from_fn([4], |_| factor));
+        for name in ["first", "second", "third"] {
+            x = g.scoped(name, |g| g.apply(Binary::mul(), &[x, by])).unwrap();
+        }
+        (g, x)
+    }
+
+    #[test]
+    fn the_first_operator_that_gave_infinity_is_named() {
+        let (mut g, x) = chain(1e15);
+        g.output("y", x).unwrap();
+        // 1e10 becomes 1e25, then 1e40, which f32 does not hold; the others get there with the third.
+        let error = run_finite(&g, &input(1e10), |_, _| Ok(())).unwrap_err();
+        let Error::NotFinite { network, operator, detail } = &error else { panic!("{error}") };
+        assert_eq!(network, "chain");
+        assert!(operator.starts_with("second binary("), "{operator}");
+        assert!(detail.starts_with("1 of 4 values"), "{detail}");
+        // Whoever wants to see such values may.
+        let outputs = run(&g, &input(1e10), |_, _| Ok(())).unwrap();
+        assert!(outputs["y"].as_f32().unwrap().iter().all(|v| v.is_infinite()));
+    }
+
+    #[test]
+    fn infinity_that_nothing_passes_on_is_no_error() {
+        let (mut g, x) = chain(-1e20);
+        let positive = g.apply(Unary(Activation::Relu), &[x]).unwrap();
+        g.output("y", positive).unwrap();
+        let outputs = run_finite(&g, &input(1.0), |_, _| Ok(())).unwrap();
+        assert_eq!(outputs["y"].as_f32().unwrap(), [0.0; 4]);
+    }
+
+    #[test]
+    fn an_input_s_own_infinity_is_its_output_s() {
+        let mut g = Graph::new("wire");
+        let x = g.input("x", TensorType::f32([4]), Rate::Step).unwrap();
+        g.output("y", x).unwrap();
+        let message = run_finite(&g, &input(f32::NAN), |_, _| Ok(())).unwrap_err().to_string();
+        assert!(message.contains("wire") && message.contains("output `y`"), "{message}");
+    }
 }

@@ -309,21 +309,13 @@ impl Loaded {
                 }
                 Ok(outputs)
             }
-            Loaded::Reference { graph, inputs } => {
-                let outputs = reference::run(graph, inputs, |done, total| {
-                    if observer.cancelled() {
-                        return Err(Error::Cancelled);
-                    }
-                    observer.progress(done as u64, total as u64);
-                    Ok(())
-                })?;
-                for (name, value) in &outputs {
-                    if value.as_f32()?.iter().any(|v| !v.is_finite()) {
-                        return Err(not_finite(graph.name(), name));
-                    }
+            Loaded::Reference { graph, inputs } => reference::run_finite(graph, inputs, |done, total| {
+                if observer.cancelled() {
+                    return Err(Error::Cancelled);
                 }
-                Ok(outputs)
-            }
+                observer.progress(done as u64, total as u64);
+                Ok(())
+            }),
         }
     }
 }
