@@ -24,7 +24,7 @@ mod view;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use element::ElementType;
 #[cfg(not(target_arch = "wasm32"))]
-pub use file::{write_atomically, write_folder_atomically};
+pub use file::{FileSet, write_atomically, write_folder_atomically};
 pub use hash::{sha256_file, sha256_hex};
 pub use index::{Entry, Format, Index};
 #[cfg(not(target_arch = "wasm32"))]
