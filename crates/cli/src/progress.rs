@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 static CANCELLED: AtomicBool = AtomicBool::new(false);
 
-/// Shows stages and denoising steps with the time left; Ctrl-C cancels at the next submission.
+/// Shows stages and denoising steps with the time left; Ctrl-C cancels at the next submission. Where standard error is no
+/// terminal there is no bar: stages and notes are lines then, so that a log tells what was done.
 pub struct Terminal {
     bar: RefCell<ProgressBar>,
     stage: RefCell<(String, Instant)>,
@@ -39,12 +40,20 @@ impl Terminal {
     /// Moves the bar; a stage's first count, and the change from weights to work, gives it its form.
     fn show(&self, template: &str, position: u64, length: u64) {
         let bar = self.bar.borrow();
+        // First, so that what the last count was of is never shown beside the new length.
+        bar.set_position(position);
         if bar.length() != Some(length) {
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_length(length);
             bar.reset_eta();
         }
-        bar.set_position(position);
+    }
+
+    /// A line above the bar, or a plain one where there is no bar.
+    fn print(&self, text: &str) {
+        if !self.quiet {
+            print_above(&self.bar.borrow(), text);
+        }
     }
 
     fn close(&self) {
@@ -52,7 +61,7 @@ impl Terminal {
         let (name, start) = &*stage;
         if !name.is_empty() {
             let seconds = start.elapsed().as_secs_f64();
-            self.bar.borrow().println(format!("{name}: {seconds:.1} s"));
+            self.print(&format!("{name}: {seconds:.1} s"));
             self.seconds.borrow_mut().push((name.clone(), seconds));
         }
         *stage = (String::new(), Instant::now());
@@ -80,13 +89,16 @@ impl Reporter for Terminal {
         self.bar.borrow().finish_and_clear();
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
+        if bar.is_hidden() && !self.quiet {
+            note!("{name} ...");
+        }
         bar.set_message(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         *self.bar.borrow_mut() = bar;
     }
 
     fn note(&self, text: &str) {
-        self.bar.borrow().println(text);
+        self.print(text);
     }
 
     fn step(&self, step: usize, steps: usize) {
@@ -112,6 +124,11 @@ fn on_ctrl_c() {
             std::process::exit(130);
         }
     });
+}
+
+/// A hidden bar swallows what is printed above it.
+fn print_above(bar: &ProgressBar, text: &str) {
+    if bar.is_hidden() { note!("{text}") } else { bar.println(text) }
 }
 
 /// Shows a file arrive, with rate and time left; Ctrl-C stops it.
@@ -154,8 +171,7 @@ impl Arrival {
 
     /// A line above the bar.
     pub fn print(&self, text: &str) {
-        let bar = self.bar.borrow();
-        if bar.is_hidden() { note!("{text}") } else { bar.println(text) }
+        print_above(&self.bar.borrow(), text);
     }
 
     /// Takes the bar away.

@@ -7,40 +7,7 @@ use pulid_checkpoint::Checkpoint;
 use pulid_tensor::HostTensor;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
-use support::{program, repository};
-
-fn portrait(name: &str) -> String {
-    repository("examples/faces").join(name).to_string_lossy().into_owned()
-}
-
-/// Runs the program in `folder`, which is below no models of its own.
-fn pulid(folder: &Path, arguments: &[&str]) -> Output {
-    let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
-    program(folder, arguments).args(["--device", &device, "--autotune", "off"]).output().expect("the program starts")
-}
-
-fn succeed(folder: &Path, arguments: &[&str]) -> String {
-    let output = pulid(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs what must fail: exit code 2, a message on stderr and no file in the folder but those in it before.
-fn refuse(folder: &Path, arguments: &[&str]) -> String {
-    let list = || {
-        let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
-    let before = list();
-    let output = pulid(folder, arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    assert_eq!(list(), before, "{arguments:?} left something behind");
-    message
-}
+use support::{portrait, program, pulid, refuse, repository, succeed};
 
 fn faces_of(folder: &Path, photo: &str) -> Vec<Value> {
     let listed: Value = serde_json::from_str(&succeed(folder, &["faces", photo, "--json"])).unwrap();
@@ -323,34 +290,6 @@ fn prompts_set_the_style() {
     assert!(sketch < 25.0 && neon > sketch + 15.0, "sketch {sketch}, neon {neon}");
 }
 
-#[cfg(unix)]
-#[test]
-fn an_interrupt_ends_the_work_and_leaves_no_file() {
-    use std::process::Stdio;
-    use std::time::{Duration, Instant};
-    let folder = tempfile::tempdir().unwrap();
-    let long = ["generate", "--prompt", "a photo of a person", "--steps", "1000", "--output", "long.png"];
-    let mut child = program(folder.path(), &long)
-        .args(["--save-latents", "long.safetensors", "--autotune", "off"])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(Duration::from_secs(4));
-    assert!(child.try_wait().unwrap().is_none(), "1000 steps take longer than this");
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-    let asked = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(asked.elapsed() < Duration::from_secs(60), "it goes on after the interrupt");
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    assert_eq!(status.code(), Some(130));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-}
-
 #[test]
 fn a_reader_that_has_gone_away_ends_the_work_quietly() {
     let folder = tempfile::tempdir().unwrap();
@@ -398,12 +337,88 @@ fn infinity_is_reported_where_it_arose_and_never_painted() {
     let model = folder.path().join("poisoned");
     copy_folder(&repository("models/mini/sdxl"), &model);
     poison(&model.join("unet/diffusion_pytorch_model.safetensors"), "mid_block.resnets.0.conv1.bias");
-    let output = pulid(
-        folder.path(),
-        &["generate", "--model", "poisoned", "--prompt", "a person", "--steps", "2", "--output", "black.png"],
-    );
+    let small = ["--steps", "1", "--width", "64", "--height", "64", "--output", "black.png", "--autotune", "off"];
+    let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    for device in [device.as_str(), "reference"] {
+        let output = program(folder.path(), &["generate", "--model", "poisoned", "--prompt", "a person"])
+            .args(small)
+            .args(["--device", device])
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{device}: {message}");
+        let named = "error: unet: operator mid_block.resnets.0.conv1 conv2d(";
+        assert!(message.contains(named), "{device}: {message}");
+        assert!(!folder.path().join("black.png").exists());
+    }
+}
+
+/// Weights and inputs of a small UNet without a person.
+fn golden_unet() -> [String; 2] {
+    let case = repository("tests/goldens/unet/even");
+    let golden: Value = serde_json::from_slice(&std::fs::read(case.join("golden.json")).unwrap()).unwrap();
+    let weights = case.join(golden["weights"].as_str().unwrap());
+    [weights, case.join("inputs.safetensors")].map(|path| path.to_string_lossy().into_owned())
+}
+
+#[test]
+fn an_adapter_that_no_input_asks_for_is_checked_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let [weights, inputs] = golden_unet();
+    let adapter = repository("models/mini/pulid_v1.1.safetensors").to_string_lossy().into_owned();
+    let run = ["run", "unet", "--weights", &weights, "--inputs", &inputs, "--outputs", "out.safetensors"];
+    let cases: [(&[&str], &str); 6] = [
+        (&["--adapter", "missing.safetensors"], "missing.safetensors"),
+        (&["--adapter", &inputs], "no PuLID file"),
+        (&["--set", "id_scale=strong"], "--set id_scale: `strong`"),
+        (&["--set", "id_scale=nan"], "id_scale"),
+        (&["--set", "num_zero=5000", "--adapter", &adapter], "num_zero: 5000"),
+        (&["--set", "ortho=v9"], "v9"),
+    ];
+    for (flags, part) in cases {
+        let message = refuse(folder.path(), &[&run[..], flags].concat());
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    // The input is optional, and the plain UNet what remains without it.
+    let read = || std::fs::read(folder.path().join("out.safetensors")).unwrap();
+    succeed(folder.path(), &run);
+    let plain = read();
+    let output = pulid(folder.path(), &[&run[..], &["--adapter", &adapter, "--set", "id_scale=2"]].concat());
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("unet") && message.contains("mid_block.resnets.0.conv1"), "{message}");
-    assert!(!folder.path().join("black.png").exists());
+    assert!(output.status.success() && message.contains("note: without an input `id_embedding`"), "{message}");
+    assert!(read() == plain);
+}
+
+#[test]
+fn a_plan_that_nobody_makes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = repository("models/mini/sdxl/tokenizer").to_string_lossy().into_owned();
+    let tokenize =
+        ["run", "tokenizer", "--weights", &tokenizer, "--set", "text=a person", "--outputs", "ids.safetensors"];
+    let message = refuse(folder.path(), &[&tokenize[..], &["--dump-plan", "plan.txt"]].concat());
+    assert!(message.contains("--dump-plan: tokenizer has no plan"), "{message}");
+    succeed(folder.path(), &tokenize);
+
+    let [weights, inputs] = golden_unet();
+    let unet = ["run", "unet", "--weights", &weights, "--inputs", &inputs, "--outputs", "out.safetensors"];
+    let output = program(folder.path(), &unet).args(["--device", "reference", "--dump-plan", "plan.txt"]).output();
+    let output = output.unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("--dump-plan"), "{message}");
+    assert!(!folder.path().join("plan.txt").exists() && !folder.path().join("out.safetensors").exists());
+}
+
+#[test]
+fn the_help_says_where_defaults_come_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = program(folder.path(), &["generate", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let flags = ["width", "height", "steps", "guidance", "id-scale", "num-zero", "ortho", "sampler", "spacing"];
+    for flag in flags {
+        let own =
+            help.split_once(&format!("--{flag} <")).unwrap_or_else(|| panic!("--{flag} is not listed:\n{help}")).1;
+        let own = own.split_once("\n      --").map_or(own, |(own, _)| own);
+        assert!(own.contains("[default: ") && own.contains("generation_defaults.json"), "--{flag}: {own}");
+    }
 }

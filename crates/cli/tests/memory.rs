@@ -31,8 +31,9 @@ fn streaming_changes_nothing_but_the_memory() {
     assert!(!quiet.contains("stream"), "{quiet}");
     // All of the mini UNet is 16 MiB: some of it, then nearly all of it streams.
     for budget in ["12MiB", "9MiB"] {
-        let (streamed, _) = picture("streamed.png", &["--memory", budget]);
+        let (streamed, log) = picture("streamed.png", &["--memory", budget]);
         assert!(streamed == whole, "{budget}: the pictures differ");
+        assert!(log.contains("unet: ") && log.contains(" MiB of weights stream"), "{budget}: {log}");
     }
     let (whole, _) = picture("whole.png", &["--quantize", "q4", "--dtype", "f16"]);
     let (streamed, _) = picture("streamed.png", &["--quantize", "q4", "--dtype", "f16", "--memory", "9MiB"]);

@@ -264,25 +264,22 @@ fn channels_first(outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
 
 fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let wants_identity = inputs.contains_key("id_embedding");
+    let default = IdentitySettings::default();
+    let settings = IdentitySettings {
+        id_scale: options.setting("id_scale")?.unwrap_or(default.id_scale),
+        num_zero: options.setting("num_zero")?.unwrap_or(default.num_zero),
+        ortho: options.settings.get("ortho").map_or(Ok(default.ortho), |text| text.parse())?,
+    };
+    settings.check()?;
     let adapter = match &options.adapter {
-        Some(path) if wants_identity => {
-            let default = IdentitySettings::default();
-            let settings = IdentitySettings {
-                id_scale: options.setting("id_scale")?.unwrap_or(default.id_scale),
-                num_zero: options.setting("num_zero")?.unwrap_or(default.num_zero),
-                ortho: match options.settings.get("ortho") {
-                    Some(text) => text.parse()?,
-                    None => default.ortho,
-                },
-            };
-            Some(IdentityAdapter::new(&Checkpoint::open(path)?, options.precision, settings)?)
-        }
+        Some(path) => Some(IdentityAdapter::new(&Checkpoint::open(path)?, options.precision, settings)?),
         None if wants_identity => {
             return Err(Error::invalid("input `id_embedding`", "needs --adapter with a PuLID file"));
         }
-        _ => None,
+        None => None,
     };
-    let unet = Unet::open(&options.weights, options.precision, adapter)?;
+    // The input is optional. Without it this is the plain UNet, yet an adapter that is none is a mistake all the same.
+    let unet = Unet::open(&options.weights, options.precision, adapter.filter(|_| wants_identity))?;
     let sample = picture(inputs, "sample")?;
     let text = floats(inputs, "encoder_hidden_states", 3)?;
     let mut given = map([("timestep", floats(inputs, "timestep", 1)?)]);

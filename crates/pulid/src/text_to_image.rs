@@ -182,6 +182,18 @@ pub async fn generate(
     Ok(Generated { images, latents })
 }
 
+/// Refuses what [`generate`] would refuse before its first network: what can be told from the options and the model's
+/// configurations alone. For whoever has other work to do before.
+///
+/// # Errors
+/// A size, batch, guidance, number of steps or identity setting that cannot be, or a broken configuration.
+pub fn check_options(model: &SdxlModel, options: &GenerateOptions) -> Result<()> {
+    latent_size(options, model.vae(Precision::F32)?.config().factor())?;
+    let schedule = NoiseSchedule::new(&scheduler_config(model)?)?;
+    schedule.levels(options.sampler.spacing, options.sampler.steps)?;
+    options.identity.as_ref().map_or(Ok(()), |identity| identity.settings.check())
+}
+
 fn latent_size(options: &GenerateOptions, factor: usize) -> Result<[usize; 2]> {
     for (flag, pixels) in [("--width", options.width), ("--height", options.height)] {
         if pixels == 0 || pixels % factor != 0 || pixels > 4096 {

@@ -1,8 +1,9 @@
-use super::identity::{check_folder, read_photos};
+use super::identity::{claim_pictures, read_photos, write_pictures};
 use super::models::ModelsArgs;
-use super::{DeviceArgs, check_output, remember_choices};
+use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{ExtractOptions, extract};
+use pulid_checkpoint::FileSet;
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,8 +43,11 @@ pub struct Args {
 
 /// Reads a person from photos.
 pub fn run(args: &Args) -> Result<()> {
-    check_output(&args.output)?;
-    args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
+    let mut files = FileSet::new();
+    files.claim(&args.output)?;
+    if let Some(folder) = &args.debug_dir {
+        claim_pictures(&mut files, folder, args.photos.len())?;
+    }
     let models = args.models.open(None, None)?;
     let faces = models.face_models()?;
     let adapter = models.adapter(args.adapter.as_deref())?;
@@ -51,12 +55,16 @@ pub fn run(args: &Args) -> Result<()> {
     let terminal = Terminal::new(args.json);
     let (runtime, identity) = pollster::block_on(async {
         let runtime = args.device.open().await?;
-        let options = ExtractOptions { id_mix: args.id_mix, debug_dir: args.debug_dir.as_deref() };
+        let options = ExtractOptions { id_mix: args.id_mix, debug: args.debug_dir.is_some() };
         let identity = extract(&runtime, &faces, &adapter, &photos, &options, &terminal).await?;
         Ok::<_, Error>((runtime, identity))
     })?;
     let seconds = terminal.finish();
-    identity.save(&args.output)?;
+    files.write_bytes(&args.output, &identity.to_bytes()?)?;
+    if let Some(folder) = &args.debug_dir {
+        write_pictures(&mut files, folder, &identity.pictures)?;
+    }
+    files.commit()?;
     remember_choices(&runtime);
     if args.json {
         let report = serde_json::json!({

@@ -1,16 +1,20 @@
-use super::identity::{check_folder, read_photos};
+use super::identity::{claim_pictures, read_photos, write_pictures};
 use super::models::{Models, ModelsArgs};
 use super::warm;
-use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
+use super::{DeviceArgs, DtypeArgs, remember_choices};
 use crate::progress::Terminal;
 use pulid::defaults::{Defaults, Settings};
-use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
-use pulid::image::{PngMetadata, encode_png, write_atomically};
+use pulid::identity::{DebugPicture, ExtractOptions, FaceModels, Identity, extract};
+use pulid::image::{PngMetadata, encode_png};
 use pulid::preset::Preset;
 use pulid::runtime::Runtime;
 use pulid::sampler::{FinalSigma, SamplerKind, Spacing, StepWindow};
-use pulid::text_to_image::{GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, check_memory, generate};
-use pulid_models::pulid::{IdentitySettings, Ortho};
+use pulid::text_to_image::{
+    GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, check_memory, check_options, generate,
+};
+use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
+use pulid_models::Precision;
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings, Ortho};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +32,7 @@ pub struct Args {
     /// What the picture shows
     #[arg(long)]
     prompt: String,
-    /// What the picture does not show
+    /// What the picture does not show [default: the model's in generation_defaults.json, else nothing is named]
     #[arg(long)]
     negative_prompt: Option<String>,
     /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt), or what
@@ -55,25 +59,29 @@ pub struct Args {
     /// further photos show the first one's person again and add five tokens each
     #[arg(long, requires = "id")]
     id_mix: bool,
-    /// Width in pixels
+    /// Width in pixels [default: the preset's, else the model's in generation_defaults.json, else 1024]
     #[arg(long)]
     width: Option<usize>,
-    /// Height in pixels
+    /// Height in pixels [default: the preset's, else the model's in generation_defaults.json, else 1024]
     #[arg(long)]
     height: Option<usize>,
-    /// Denoising steps
+    /// Denoising steps [default: the preset's, else the model's in generation_defaults.json, else 25]
     #[arg(long)]
     steps: Option<usize>,
-    /// Classifier-free guidance; 1 is without
+    /// Classifier-free guidance; 1 is without [default: the preset's, else the model's in generation_defaults.json,
+    /// else 7]
     #[arg(long)]
     guidance: Option<f32>,
-    /// Strength of the identity; 0 is without
+    /// Strength of the identity; 0 is without [default: the preset's, else the model's in generation_defaults.json,
+    /// else 0.8]
     #[arg(long, allow_negative_numbers = true)]
     id_scale: Option<f32>,
-    /// Zero tokens that draw attention away from the identity: more follow the prompt more
+    /// Zero tokens that draw attention away from the identity: more follow the prompt more [default: the preset's, else
+    /// the model's in generation_defaults.json, else 20]
     #[arg(long)]
     num_zero: Option<usize>,
-    /// Projection of the identity features: off, v1 or v2
+    /// Projection of the identity features: off, v1 or v2 [default: the preset's, else the model's in
+    /// generation_defaults.json, else v2]
     #[arg(long)]
     ortho: Option<Ortho>,
     /// Fraction of the steps at which the identity sets in
@@ -82,17 +90,19 @@ pub struct Args {
     /// Fraction of the steps at which the identity ends
     #[arg(long, default_value_t = 1.0)]
     id_end: f64,
-    /// Solver: dpmpp_2m, dpmpp_sde or euler
+    /// Solver: dpmpp_2m, dpmpp_sde or euler [default: the preset's, else the model's in generation_defaults.json, else
+    /// dpmpp_2m]
     #[arg(long)]
     sampler: Option<SamplerKind>,
-    /// Noise levels: karras or trailing
+    /// Noise levels: karras or trailing [default: the preset's; else, without --sampler, the model's in
+    /// generation_defaults.json; else the solver's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]
     #[arg(long)]
     spacing: Option<Spacing>,
     /// Noise left by the last step: zero, or sigma_min as diffusers 0.25 ends `dpmpp_2m` with `trailing`
     #[arg(long, default_value_t = FinalSigma::Zero)]
     final_sigma: FinalSigma,
-    /// Seed; the same as in PyTorch's CPU generator
-    #[arg(long, default_value_t = 0)]
+    /// Seed, -2^63 to 2^64-1; the same as in PyTorch's CPU generator, where -1 is 2^64-1
+    #[arg(long, default_value_t = 0, value_parser = parse_seed, allow_negative_numbers = true)]
     seed: u64,
     /// Pictures at once
     #[arg(long, default_value_t = 1)]
@@ -136,64 +146,80 @@ fn after_help() -> String {
 
 /// Makes pictures.
 pub fn run(args: &Args) -> Result<()> {
-    for path in std::iter::once(&args.output).chain(&args.save_latents) {
-        check_output(path)?;
-    }
-    args.debug_dir.as_deref().map_or(Ok(()), check_folder)?;
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
     let defaults = Defaults::read(model.folder())?.under(args.preset.map(Preset::settings));
     let settings = defaults.settings(&flags(args), args.preset.is_some())?;
-    let person = Person::open(args, &models, settings.identity)?;
+    let identity = settings.identity;
+    identity.check()?;
     let mut options = options(args, settings);
+    check_options(&model, &options)?;
+    let pictures = picture_paths(args);
+    let mut files = FileSet::new();
+    for path in pictures.iter().chain(&args.save_latents) {
+        files.claim(path)?;
+    }
+    if let Some(folder) = &args.debug_dir {
+        claim_pictures(&mut files, folder, args.id.len())?;
+    }
+    let person = Person::open(args, &models, identity)?;
     let terminal = Terminal::new(args.json);
-    let (runtime, made) = pollster::block_on(async {
+    let (runtime, made, seen) = pollster::block_on(async {
         let runtime = args.device.open().await?;
         check_memory(&runtime, &model, &options, &terminal).await?;
+        let mut seen = Vec::new();
         if let Some(person) = person {
             let warming = match person.source {
                 Source::Photos { .. } => warm::start(&args.device, &runtime, &model, &options),
                 Source::Tokens(_) => None,
             };
-            options.identity = Some(person.read(&runtime, &terminal).await?);
+            let (identity, drawn) = person.read(&runtime, &terminal).await?;
+            (options.identity, seen) = (Some(identity), drawn);
             // Both would compile the same kernels otherwise.
             if let Some(warming) = warming {
                 warming.finish();
             }
         }
         let made = generate(&runtime, &model, &options, &terminal).await?;
-        Ok::<_, Error>((runtime, made))
+        Ok::<_, Error>((runtime, made, seen))
     })?;
     let seconds = terminal.finish();
 
     let parameters = options.parameters(model.path());
     let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
-    let files = made.images.iter().map(|i| encode_png(i, &metadata)).collect::<Result<Vec<_>>>()?;
-    let mut written = Vec::new();
-    for (index, bytes) in files.iter().enumerate() {
-        let path = if files.len() == 1 { args.output.clone() } else { numbered(&args.output, index) };
-        write_atomically(&path, bytes)?;
-        written.push(path);
+    for (path, image) in pictures.iter().zip(&made.images) {
+        files.write_bytes(path, &encode_png(image, &metadata)?)?;
     }
     if let Some(path) = &args.save_latents {
-        pulid_checkpoint::write_safetensors(path, [("latents", &made.latents)], &BTreeMap::new())?;
+        files.write_bytes(path, &safetensors::to_bytes([("latents", &made.latents)], &BTreeMap::new())?)?;
     }
+    if let Some(folder) = &args.debug_dir {
+        write_pictures(&mut files, folder, &seen)?;
+    }
+    files.commit()?;
     remember_choices(&runtime);
     if args.json {
         let report = serde_json::json!({
             "device": runtime.name(),
-            "files": written,
+            "files": pictures,
             "latents": args.save_latents,
             "parameters": parameters,
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");
     } else {
-        for path in written {
+        for path in pictures {
             say!("{}", path.display());
         }
     }
     Ok(())
+}
+
+/// A seed as `torch.manual_seed` takes it: a negative one is meant modulo 2^64.
+fn parse_seed(text: &str) -> std::result::Result<u64, String> {
+    let number: Option<i128> = text.parse().ok();
+    let seed = number.and_then(|n| u64::try_from(n).ok().or(i64::try_from(n).ok().map(i64::cast_unsigned)));
+    seed.ok_or_else(|| "accepted are whole numbers from -2^63 to 2^64-1, as in PyTorch".into())
 }
 
 fn open_model(args: &Args, models: &Models) -> Result<SdxlModel> {
@@ -241,43 +267,56 @@ struct Person {
 
 /// Where identity tokens come from.
 enum Source {
-    Photos { models: FaceModels, photos: Vec<(String, Vec<u8>)>, debug_dir: Option<PathBuf>, id_mix: bool },
+    Photos { models: FaceModels, photos: Vec<(String, Vec<u8>)>, options: ExtractOptions },
     Tokens(IdentityTokens),
 }
 
 impl Person {
-    /// Reads files and settings; `None` when the flags name no person.
+    /// Reads settings, then files, photos last; `None` when the flags name no person.
     fn open(args: &Args, models: &Models, settings: IdentitySettings) -> Result<Option<Person>> {
         let window = StepWindow::new(args.id_start, args.id_end)?;
+        if args.identity.is_none() && args.id.is_empty() {
+            // Nobody needs the adapter then; a preset that does not fit it is a mistake all the same.
+            if args.adapter.is_some() && args.preset.is_some() {
+                models.adapter(args.adapter.as_deref())?;
+            }
+            return Ok(None);
+        }
+        let adapter = models.adapter(args.adapter.as_deref())?;
+        if settings.id_scale != 0.0 {
+            // The UNet takes it up much later.
+            IdentityAdapter::new(&Checkpoint::open(&adapter)?, Precision::F32, settings)?;
+        }
         let source = match &args.identity {
             Some(file) => Source::Tokens(Identity::load_tokens(file)?),
-            None if args.id.is_empty() => {
-                // Nobody needs the adapter then; a preset that does not fit it is a mistake all the same.
-                if args.adapter.is_some() && args.preset.is_some() {
-                    models.adapter(args.adapter.as_deref())?;
-                }
-                return Ok(None);
-            }
             None => Source::Photos {
                 models: models.face_models()?,
                 photos: read_photos(&args.id)?,
-                debug_dir: args.debug_dir.clone(),
-                id_mix: args.id_mix,
+                options: ExtractOptions { id_mix: args.id_mix, debug: args.debug_dir.is_some() },
             },
         };
-        let adapter = models.adapter(args.adapter.as_deref())?;
         Ok(Some(Person { source, adapter, settings, window }))
     }
 
-    async fn read(self, runtime: &Runtime, terminal: &Terminal) -> Result<IdentityUse> {
-        let tokens = match self.source {
-            Source::Tokens(tokens) => tokens,
-            Source::Photos { models, photos, debug_dir, id_mix } => {
-                let options = ExtractOptions { id_mix, debug_dir: debug_dir.as_deref() };
-                extract(runtime, &models, &self.adapter, &photos, &options, terminal).await?.tokens
+    /// The person for the UNet, and what the networks saw if that is wanted.
+    async fn read(self, runtime: &Runtime, terminal: &Terminal) -> Result<(IdentityUse, Vec<DebugPicture>)> {
+        let Person { source, adapter, settings, window } = self;
+        let (tokens, seen) = match source {
+            Source::Tokens(tokens) => (tokens, Vec::new()),
+            Source::Photos { models, photos, options } => {
+                let read = extract(runtime, &models, &adapter, &photos, &options, terminal).await?;
+                (read.tokens, read.pictures)
             }
         };
-        Ok(IdentityUse { tokens, adapter: self.adapter, settings: self.settings, window: self.window })
+        Ok((IdentityUse { tokens, adapter, settings, window }, seen))
+    }
+}
+
+/// Where the pictures go: one has the name as it was given, several are numbered.
+fn picture_paths(args: &Args) -> Vec<PathBuf> {
+    match args.batch {
+        1 => vec![args.output.clone()],
+        several => (0..several).map(|index| numbered(&args.output, index)).collect(),
     }
 }
 
@@ -285,4 +324,56 @@ fn numbered(path: &Path, index: usize) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let extension = path.extension().map_or("png".into(), |e| e.to_string_lossy());
     path.with_file_name(format!("{stem}-{index}.{extension}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Args as _;
+
+    #[test]
+    fn seeds_are_pytorch_s() {
+        for (text, seed) in [
+            ("0", 0),
+            ("18446744073709551615", u64::MAX),
+            ("-1", u64::MAX),
+            ("-2", u64::MAX - 1),
+            ("-9223372036854775808", 1 << 63),
+        ] {
+            assert_eq!(parse_seed(text), Ok(seed), "{text}");
+        }
+        for text in ["18446744073709551616", "-9223372036854775809", "1.5", "", "seven"] {
+            assert!(parse_seed(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_the_defaults_that_hold() {
+        let command = Args::augment_args(clap::Command::new("generate"));
+        let help = |flag: &str| {
+            let found = command.get_arguments().find(|a| a.get_long() == Some(flag)).unwrap();
+            found.get_help().unwrap().to_string()
+        };
+        let nothing = Defaults::default();
+        let held = nothing.settings(&nothing, false).unwrap();
+        for (flag, value) in [
+            ("width", held.width.to_string()),
+            ("height", held.height.to_string()),
+            ("steps", held.steps.to_string()),
+            ("guidance", held.guidance.to_string()),
+            ("id-scale", held.identity.id_scale.to_string()),
+            ("num-zero", held.identity.num_zero.to_string()),
+            ("ortho", held.identity.ortho.to_string()),
+            ("sampler", held.sampler.to_string()),
+        ] {
+            let text = help(flag);
+            assert!(text.contains("generation_defaults.json") && text.contains("the preset's"), "{flag}: {text}");
+            assert!(text.ends_with(&format!(", else {value}]")), "{flag} is {value}: {text}");
+        }
+        let own = |kind: SamplerKind| kind.default_spacing().to_string();
+        let [a, b, c] = SamplerKind::ALL;
+        assert_eq!(own(a), own(b));
+        let spacing = format!("{} for {a} and {b}, {} for {c}]", own(a), own(c));
+        assert!(help("spacing").ends_with(&spacing), "{spacing}: {}", help("spacing"));
+    }
 }

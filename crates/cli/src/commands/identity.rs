@@ -1,6 +1,7 @@
 //! Flags and steps shared by the commands that read photos.
 
-use pulid::identity::MAX_PHOTOS;
+use pulid::identity::{DebugPicture, MAX_PHOTOS, debug_picture_names};
+use pulid_checkpoint::FileSet;
 use pulid_tensor::{Error, Result};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -35,14 +36,15 @@ pub fn read_photo(path: &Path) -> Result<(String, Vec<u8>)> {
     Ok((name, bytes))
 }
 
-/// Checks, before any work, that a folder exists or can be made.
-pub fn check_folder(path: &Path) -> Result<()> {
-    match path.ancestors().find(|p| p.exists() || p.as_os_str().is_empty()) {
-        Some(existing) if !existing.as_os_str().is_empty() && !existing.is_dir() => {
-            Err(Error::file(existing, "is a file; a folder is needed here"))
-        }
-        _ => Ok(()),
-    }
+/// Claims every picture that `--debug-dir` may hold in the end.
+pub fn claim_pictures(files: &mut FileSet, folder: &Path, photos: usize) -> Result<()> {
+    files.claim_folder(folder)?;
+    debug_picture_names(photos).iter().try_for_each(|name| files.claim(folder.join(name)))
+}
+
+/// Puts the pictures among the files to be written.
+pub fn write_pictures(files: &mut FileSet, folder: &Path, pictures: &[DebugPicture]) -> Result<()> {
+    pictures.iter().try_for_each(|picture| files.write_bytes(folder.join(&picture.name), &picture.to_png()?))
 }
 
 #[cfg(test)]
@@ -63,13 +65,16 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_for_pictures_may_be_new_but_no_file() {
+    fn pictures_may_go_to_a_new_folder_but_not_over_a_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        std::fs::write(&file, b"").unwrap();
-        assert!(check_folder(&folder.path().join("new/and/deeper")).is_ok());
-        assert!(check_folder(Path::new("relative-and-new")).is_ok());
-        assert!(check_folder(&file).is_err());
-        assert!(check_folder(&file.join("below")).is_err());
+        let at = |name: &str| folder.path().join(name);
+        assert!(claim_pictures(&mut FileSet::new(), &at("new/and/deeper"), 4).is_ok());
+        std::fs::write(at("file"), b"").unwrap();
+        assert!(claim_pictures(&mut FileSet::new(), &at("file"), 1).is_err());
+        std::fs::create_dir_all(at("there/2_mask.png")).unwrap();
+        assert!(claim_pictures(&mut FileSet::new(), &at("there"), 1).is_ok());
+        let message = claim_pictures(&mut FileSet::new(), &at("there"), 2).unwrap_err().to_string();
+        assert!(message.contains("2_mask.png"), "{message}");
+        assert!(!at("new").exists());
     }
 }

@@ -17,6 +17,7 @@ mod warm;
 
 use clap::Args;
 use pulid::runtime::Runtime;
+use pulid_checkpoint::FileSet;
 use pulid_engine::{Autotune, DeviceOptions};
 use pulid_tensor::{DType, Error, Result};
 use std::path::{Path, PathBuf};
@@ -106,15 +107,5 @@ fn cache_file() -> Option<PathBuf> {
 
 /// Checks, before any work, that a file can be created at `path` later.
 pub fn check_output(path: &Path) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() {
-        return Err(Error::file(path, format!("cannot be written: there is no folder {}", folder.display())));
-    }
-    if path.is_dir() {
-        return Err(Error::file(path, "cannot be written: it is a folder"));
-    }
-    Ok(())
+    FileSet::new().claim(path)
 }

@@ -1,6 +1,7 @@
-use super::{DeviceArgs, DtypeArgs, check_output, remember_choices};
+use super::{DeviceArgs, DtypeArgs, remember_choices};
 use crate::progress::Terminal;
-use pulid_checkpoint::Checkpoint;
+use pulid::runtime::Runtime;
+use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
 use pulid_models::run::{NETWORKS, Prepared, RunOptions, Tensors, prepare};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::BTreeMap;
@@ -50,10 +51,16 @@ fn after_help() -> String {
 
 /// Runs one network.
 pub fn run(args: &Args) -> Result<()> {
-    check_output(&args.outputs)?;
+    let mut files = FileSet::new();
+    for path in std::iter::once(&args.outputs).chain(&args.dump_plan) {
+        files.claim(path)?;
+    }
     let terminal = Terminal::new(false);
     pollster::block_on(async {
         let runtime = args.device.open().await?;
+        if args.dump_plan.is_some() && matches!(runtime, Runtime::Reference) {
+            return Err(no_plan("the reference"));
+        }
         let mut settings = BTreeMap::new();
         for text in &args.settings {
             let pair = text.split_once('=');
@@ -72,22 +79,35 @@ pub fn run(args: &Args) -> Result<()> {
             precision: runtime.precision(args.storage.dtype, args.storage.quantize),
             max_tensor_bytes: runtime.max_tensor_bytes(),
         };
-        let outputs = match prepare(&args.network, &options, &inputs)? {
+        let prepared = prepare(&args.network, &options, &inputs)?;
+        let for_identity = args.adapter.is_some() || !args.settings.is_empty();
+        if args.network == "unet" && for_identity && !inputs.contains_key("id_embedding") {
+            note!("note: without an input `id_embedding` the adapter and its settings change nothing");
+        }
+        let outputs = match prepared {
+            Prepared::Done(_) if args.dump_plan.is_some() => return Err(no_plan(&args.network)),
             Prepared::Done(outputs) => outputs,
             Prepared::Graph(run) => {
                 if let Some(path) = &args.dump_plan {
                     let planned = runtime.plan(&run.graph, &terminal).await?;
-                    let planned = planned.ok_or_else(|| Error::invalid("--dump-plan", "the reference has no plan"))?;
-                    pulid::image::write_atomically(path, planned.plan.dump().as_bytes())?;
+                    let planned = planned.ok_or_else(|| no_plan("the reference"))?;
+                    files.write_bytes(path, planned.plan.dump().as_bytes())?;
                 }
                 let outputs = runtime.run(&run.graph, &run.inputs, &terminal).await?;
                 run.finish(outputs)?
             }
         };
-        remember_choices(&runtime);
         let tensors = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        pulid_checkpoint::write_safetensors(&args.outputs, tensors, &BTreeMap::new())
+        files.write_bytes(&args.outputs, &safetensors::to_bytes(tensors, &BTreeMap::new())?)?;
+        files.commit()?;
+        remember_choices(&runtime);
+        Ok(())
     })
+}
+
+/// For what is not planned; nobody should wait for a file that never comes.
+fn no_plan(of: &str) -> Error {
+    Error::invalid("--dump-plan", format!("{of} has no plan, which only networks on a device have; leave the flag out"))
 }
 
 /// Every tensor of a safetensors file, and its integers with their signs.

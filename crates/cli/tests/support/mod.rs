@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// A path of the repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -22,4 +22,46 @@ pub fn program(folder: &Path, arguments: &[&str]) -> Command {
     command.env("HF_HOME", folder.join("hf")).env("HF_ENDPOINT", "http://127.0.0.1:9");
     command.env("PULID_GITHUB_ENDPOINT", "http://127.0.0.1:9");
     command
+}
+
+/// A portrait of `examples/faces`.
+pub fn portrait(name: &str) -> String {
+    repository("examples/faces").join(name).to_string_lossy().into_owned()
+}
+
+/// Runs the program on the device under test, with the same plan every time.
+pub fn pulid(folder: &Path, arguments: &[&str]) -> Output {
+    let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    program(folder, arguments).args(["--device", &device, "--autotune", "off"]).output().expect("the program starts")
+}
+
+/// Runs what must succeed; gives its standard output.
+pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = pulid(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs what must fail: exit code 2, a message on stderr and nothing in the folder but what was there before.
+pub fn refuse(folder: &Path, arguments: &[&str]) -> String {
+    let before = tree(folder);
+    let output = pulid(folder, arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+    assert_eq!(tree(folder), before, "{arguments:?} left something behind");
+    message
+}
+
+/// Every file and folder below a folder, in order.
+pub fn tree(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(tree(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
 }

@@ -61,6 +61,22 @@ impl Default for IdentitySettings {
     }
 }
 
+impl IdentitySettings {
+    /// Refuses what no adapter can follow, which needs no file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a scale that is no finite number or more zero tokens than 4096.
+    pub fn check(&self) -> Result<()> {
+        if !self.id_scale.is_finite() {
+            return Err(Error::invalid("id_scale", format!("{} is no finite number", self.id_scale)));
+        }
+        if self.num_zero > 4096 {
+            return Err(Error::invalid("num_zero", format!("{} is above 4096", self.num_zero)));
+        }
+        Ok(())
+    }
+}
+
 /// The identity attention's weights: `id_adapter_attn_layers.N.id_to_{k,v}.weight`.
 ///
 /// N counts attention layers as diffusers lists them (down, up, mid; self-attentions, which have no weights here,
@@ -77,12 +93,7 @@ impl IdentityAdapter {
     /// # Errors
     /// When the file holds no adapter, or a setting is out of range.
     pub fn new(checkpoint: &Checkpoint, precision: Precision, settings: IdentitySettings) -> Result<Self> {
-        if !settings.id_scale.is_finite() {
-            return Err(Error::invalid("id_scale", format!("{} is no finite number", settings.id_scale)));
-        }
-        if settings.num_zero > 4096 {
-            return Err(Error::invalid("num_zero", format!("{} is above 4096", settings.num_zero)));
-        }
+        settings.check()?;
         let layers = "id_adapter_attn_layers";
         if checkpoint.with_prefix(&format!("{layers}.")).is_empty() {
             return Err(Error::Weight {

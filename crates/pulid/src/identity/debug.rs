@@ -1,9 +1,9 @@
 //! Pictures of what the networks saw.
 
+use super::condition::HIDDEN_STATES;
 use crate::face::{Face, LabelMap, color_labels, draw_faces, feature_heat_map};
-use crate::image::{PngMetadata, RgbImage, encode_png, rgb_from_unit_tensor, write_atomically};
-use pulid_tensor::{Error, HostTensor, Result};
-use std::path::Path;
+use crate::image::{PngMetadata, RgbImage, encode_png, rgb_from_unit_tensor};
+use pulid_tensor::{HostTensor, Result};
 
 /// Side of the picture of a feature map, about.
 const FEATURES_SIDE: usize = 448;
@@ -26,35 +26,70 @@ pub(super) struct PhotoPictures<'a> {
     pub hidden: &'a [HostTensor],
 }
 
-/// Writes `1_faces.png`, `1_crop.png`, `1_mask.png`, `1_gray.png` and `1_features_1.png` .. for the first photo, and so on;
-/// with facexlib's detector also `1_faces_retinaface.png`.
-///
-/// The folder is made when every picture is ready; each file appears whole.
+/// A picture of what the networks saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DebugPicture {
+    /// Its file's name, for example `1_crop.png`; one of [`debug_picture_names`].
+    pub name: String,
+    /// The picture.
+    pub image: RgbImage,
+}
+
+impl DebugPicture {
+    /// The picture as a PNG file.
+    ///
+    /// # Errors
+    /// When it has no pixels.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        encode_png(&self.image, &PngMetadata::default())
+    }
+}
+
+/// Names of every [`DebugPicture`] that so many photos may give: `1_faces.png`, `1_faces_retinaface.png` (with facexlib's
+/// detector only), `1_crop.png`, `1_mask.png`, `1_gray.png` and `1_features_1.png` .. `1_features_5.png` of the first photo,
+/// and so on.
+pub fn debug_picture_names(photos: usize) -> Vec<String> {
+    let kinds = [FACES, FACES_RETINAFACE, CROP, MASK, GRAY].map(str::to_owned);
+    let kinds: Vec<_> = kinds.into_iter().chain((0..HIDDEN_STATES).map(features)).collect();
+    (0..photos).flat_map(|photo| kinds.iter().map(move |kind| file_name(photo, kind))).collect()
+}
+
+const FACES: &str = "faces";
+const FACES_RETINAFACE: &str = "faces_retinaface";
+const CROP: &str = "crop";
+const MASK: &str = "mask";
+const GRAY: &str = "gray";
+
+fn features(state: usize) -> String {
+    format!("features_{}", state + 1)
+}
+
+fn file_name(photo: usize, kind: &str) -> String {
+    format!("{}_{kind}.png", photo + 1)
+}
+
+/// Draws the pictures of every photo, named as [`debug_picture_names`] says.
 ///
 /// # Errors
-/// When the folder or a file cannot be written.
-pub(super) fn write_pictures(folder: &Path, photos: &[PhotoPictures<'_>]) -> Result<()> {
-    let mut files = Vec::new();
+/// When the features hold NaN or are not a square of patches.
+pub(super) fn draw_pictures(photos: &[PhotoPictures<'_>]) -> Result<Vec<DebugPicture>> {
+    let mut pictures = Vec::new();
     for (i, photo) in photos.iter().enumerate() {
-        let mut add = |name: String, image: &RgbImage| -> Result<()> {
-            files.push((format!("{}_{name}.png", i + 1), encode_png(image, &PngMetadata::default())?));
-            Ok(())
-        };
-        add("faces".into(), &draw_faces(photo.photo, photo.faces))?;
+        let mut add = |kind: &str, image: RgbImage| pictures.push(DebugPicture { name: file_name(i, kind), image });
+        add(FACES, draw_faces(photo.photo, photo.faces));
         if !photo.aligned.is_empty() {
-            add("faces_retinaface".into(), &draw_faces(photo.photo, photo.aligned))?;
+            add(FACES_RETINAFACE, draw_faces(photo.photo, photo.aligned));
         }
-        add("crop".into(), photo.crop)?;
-        add("mask".into(), &color_labels(photo.mask))?;
+        add(CROP, photo.crop.clone());
+        add(MASK, color_labels(photo.mask));
         for gray in rgb_from_unit_tensor(photo.gray)? {
-            add("gray".into(), &gray)?;
+            add(GRAY, gray);
         }
         for (k, hidden) in photo.hidden.iter().enumerate() {
             let grid = hidden.shape().get(1).map_or(1, |n| n.isqrt()).max(1);
             let pixels = (FEATURES_SIDE / grid).max(1);
-            add(format!("features_{}", k + 1), &feature_heat_map(hidden, pixels as u32)?)?;
+            add(&features(k), feature_heat_map(hidden, pixels as u32)?);
         }
     }
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    files.iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
+    Ok(pictures)
 }

@@ -2,8 +2,7 @@
 
 use super::aligner::Aligner;
 use super::condition::{HIDDEN_STATES, PhotoFeatures, conditions};
-#[cfg(not(target_arch = "wasm32"))]
-use super::debug::{PhotoPictures, write_pictures};
+use super::debug::{PhotoPictures, draw_pictures};
 use super::detect::{Detector, LONG_SIDE, usable_face};
 use super::encoder::Encoder;
 use super::network::OnnxRunner;
@@ -34,11 +33,11 @@ const MIN_FACE_SHARE: f64 = 0.01;
 
 /// What [`extract`] may be told.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ExtractOptions<'a> {
+pub struct ExtractOptions {
     /// PuLID v1: further photos show further people, who are mixed. Without it they show the same person again.
     pub id_mix: bool,
-    /// Where pictures of what the networks saw go; browsers have no such folder.
-    pub debug_dir: Option<&'a Path>,
+    /// Whether to draw what the networks saw, for [`Identity::pictures`].
+    pub debug: bool,
 }
 
 /// A photo on its way through the networks.
@@ -63,9 +62,9 @@ pub fn crop_side(tower_image_size: usize) -> u32 {
 
 /// Reads a person from 1 to [`MAX_PHOTOS`] photos, each a name for messages and the bytes of a JPEG, PNG or WebP file.
 ///
-/// `adapter` is a PuLID v1 or v1.1 file with its identity encoder, which tells the version. With a debug folder, crop,
-/// parsing, gray face and features of each photo are written there as PNG once everything has succeeded. All runs in
-/// f32: it is done once for a person, and every picture inherits its errors.
+/// `adapter` is a PuLID v1 or v1.1 file with its identity encoder, which tells the version. Where `options` ask for it, faces,
+/// crop, parsing, gray face and features of each photo are drawn, too. Nothing is written. All runs in f32: it is done once
+/// for a person, and every picture inherits its errors.
 ///
 /// As in the official pipelines, the recogniser sees insightface's largest face, parser and tower see facexlib's face
 /// nearest to the photo's middle, and where insightface finds none the recogniser sees facexlib's. In families without
@@ -74,13 +73,13 @@ pub fn crop_side(tower_image_size: usize) -> u32 {
 /// # Errors
 /// [`Error::Photo`] for a photo that is broken, huge, or shows no face or a tiny one; [`Error::Invalid`] for another
 /// number of photos, a mix of identities with v1.1, or an adapter that does not belong to these face networks; missing
-/// or unreadable files, a lost device, cancellation. Nothing is written then.
+/// or unreadable files, a lost device, cancellation.
 pub async fn extract(
     runtime: &Runtime,
     models: &FaceModels,
     adapter: &Path,
     photos: &[(String, Vec<u8>)],
-    options: &ExtractOptions<'_>,
+    options: &ExtractOptions,
     reporter: &dyn Reporter,
 ) -> Result<Identity> {
     if !(1..=MAX_PHOTOS).contains(&photos.len()) {
@@ -113,24 +112,24 @@ pub async fn extract(
     reporter.stage("encoding the identity");
     let tokens = encoder.tokens(runtime, &features, options.id_mix, reporter).await?;
 
+    let mut pictures = Vec::new();
+    if options.debug {
+        let mut seen = Vec::new();
+        for (((reading, mask), gray), features) in readings.iter().zip(&masks).zip(&grays).zip(&features) {
+            let Reading { photo, faces, aligned, crop, .. } = reading;
+            seen.push(PhotoPictures { photo, faces, aligned, crop, mask, gray, hidden: &features.hidden });
+        }
+        pictures = draw_pictures(&seen)?;
+    }
     let faces = features.iter().map(|f| f.face.as_f32()).collect::<Result<Vec<_>>>()?.concat();
-    let identity = Identity {
+    Ok(Identity {
         tokens,
         face_embedding: HostTensor::from_f32([photos.len(), FACE_EMBEDDING], faces)?,
         id_cond: conditions(&features)?.reshape([photos.len(), condition])?,
         adapter_sha256: sha256_file(adapter)?,
         photos: photos.iter().map(|(name, _)| name.clone()).collect(),
-    };
-    #[cfg(not(target_arch = "wasm32"))]
-    if let Some(folder) = options.debug_dir {
-        let mut pictures = Vec::new();
-        for (((reading, mask), gray), features) in readings.iter().zip(&masks).zip(&grays).zip(&features) {
-            let Reading { photo, faces, aligned, crop, .. } = reading;
-            pictures.push(PhotoPictures { photo, faces, aligned, crop, mask, gray, hidden: &features.hidden });
-        }
-        write_pictures(folder, &pictures)?;
-    }
-    Ok(identity)
+        pictures,
+    })
 }
 
 /// The part of a photo that parser and vision tower would be shown by [`extract`], and the photo's faces, the person's first.

@@ -1,5 +1,6 @@
 //! Identities as files.
 
+use super::DebugPicture;
 use crate::text_to_image::IdentityTokens;
 use pulid_checkpoint::{Checkpoint, safetensors};
 use pulid_tensor::{DType, Error, HostTensor, Result};
@@ -20,6 +21,8 @@ pub struct Identity {
     pub adapter_sha256: String,
     /// Names of the photos, in order.
     pub photos: Vec<String>,
+    /// What the networks saw, where it was asked for. Not kept in the file.
+    pub pictures: Vec<DebugPicture>,
 }
 
 impl Identity {
@@ -94,6 +97,7 @@ mod tests {
             id_cond: HostTensor::zeros([2, 512 + 768]),
             adapter_sha256: "ab".repeat(32),
             photos: vec!["a \"quoted\".jpg".into(), "b.png".into()],
+            pictures: Vec::new(),
         }
     }
 

@@ -6,7 +6,6 @@
 
 mod aligner;
 mod condition;
-#[cfg(not(target_arch = "wasm32"))]
 mod debug;
 mod detect;
 mod encoder;
@@ -15,6 +14,7 @@ mod file;
 mod models;
 mod network;
 
+pub use debug::{DebugPicture, debug_picture_names};
 pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detect};
 pub use extract::{ExtractOptions, MAX_PHOTOS, crop, crop_side, extract};
 pub use file::Identity;

@@ -228,7 +228,7 @@ async fn identity(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
     let golden = Golden::read(&folder.join("case.json"))?;
     let mini = folder.join("../../../../models/mini");
     let photos = golden.photos.iter().map(|photo| read_photo(&folder.join(photo))).collect::<Result<Vec<_>>>()?;
-    let options = ExtractOptions { id_mix: false, debug_dir: None };
+    let options = ExtractOptions::default();
     let (models, adapter) = (FaceModels::open(&mini)?, mini.join("pulid_v1.1.safetensors"));
     let found = extract(runtime, &models, &adapter, &photos, &options, &Silent).await?;
     let want = Checkpoint::open(folder.join("outputs.safetensors"))?;
