@@ -4,7 +4,7 @@
 //     node web/conformance.mjs DIR [--filter TEXT] [--report FILE.json] [--driver vulkan|...]   (needs `npm install webgpu`)
 //
 // A check passes when every element of its result is within `relative` of |want| + rms(want), and no byte of the guard
-// regions behind the result and the scratch buffers has changed.
+// regions before and behind the result and the scratch buffers has changed.
 
 /** The value of a half-precision number's bits. */
 function half(bits) {
@@ -109,9 +109,10 @@ async function one(check, suite, opened, texts, data, kernels) {
   device.pushErrorScope('out-of-memory');
   device.pushErrorScope('validation');
   const operands = check.operands.map((o) => buffer(o.bytes, STORAGE, data.subarray(o.offset, o.offset + o.bytes)));
+  // What is bound begins behind one guard and ends with the other.
   const guarded = (bytes) => {
-    const all = size(bytes) + suite.guard;
-    return buffer(all, STORAGE | COPY_SRC, new Uint8Array(all).fill(suite.sentinel));
+    const all = suite.guard + size(bytes) + suite.guard;
+    return { buffer: buffer(all, STORAGE | COPY_SRC, new Uint8Array(all).fill(suite.sentinel)), offset: suite.guard };
   };
   const result = guarded(check.output.bytes);
   const scratch = check.scratch.map(guarded);
@@ -134,17 +135,17 @@ async function one(check, suite, opened, texts, data, kernels) {
     const pipeline = kernels.get(key);
     const bound = (slot) => {
       if (slot === 'output') return result;
-      if (slot === 'unused') return operands[0];
-      return 'input' in slot ? operands[slot.input] : scratch[slot.scratch];
+      if (slot === 'unused') return { buffer: operands[0] };
+      return 'input' in slot ? { buffer: operands[slot.input] } : scratch[slot.scratch];
     };
-    const entries = [buffer(d.params.length, UNIFORM, d.params), ...d.bindings.map(bound)]
-      .map((b, binding) => ({ binding, resource: { buffer: b } }));
+    const entries = [{ buffer: buffer(d.params.length, UNIFORM, d.params) }, ...d.bindings.map(bound)]
+      .map((resource, binding) => ({ binding, resource }));
     pass.setPipeline(pipeline);
     pass.setBindGroup(0, device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }));
     pass.dispatchWorkgroups(...d.grid);
   }
   pass.end();
-  const staged = [result, ...scratch].map((from) => {
+  const staged = [result, ...scratch].map(({ buffer: from }) => {
     const to = device.createBuffer({ size: from.size, usage: MAP_READ | COPY_DST });
     encoder.copyBufferToBuffer(from, 0, to, 0, from.size);
     made.push(to);
@@ -160,9 +161,11 @@ async function one(check, suite, opened, texts, data, kernels) {
   const bytes = staged.map((b) => new Uint8Array(b.getMappedRange()).slice());
   made.forEach((b) => b.destroy());
   const used = [check.output.bytes, ...check.scratch];
-  const stray = bytes.reduce((n, all, i) => n + all.subarray(used[i]).filter((b) => b !== suite.sentinel).length, 0);
+  const changed = (guard) => guard.filter((b) => b !== suite.sentinel).length;
+  const around = (all, i) => changed(all.subarray(0, suite.guard)) + changed(all.subarray(suite.guard + used[i]));
+  const stray = bytes.reduce((n, all, i) => n + around(all, i), 0);
   const want = new Float32Array(data.slice(check.output.want.offset, check.output.want.offset + check.output.want.bytes).buffer);
-  const found = compare(values(bytes[0], check.output), want, check.output);
+  const found = compare(values(bytes[0].subarray(suite.guard), check.output), want, check.output);
   const passed = found.worst <= 1 && stray === 0;
   const detail = passed ? undefined
     : `error ${found.worst.toFixed(3)} of the tolerance at element ${found.index}: got ${found.got}, want ${found.want}`

@@ -20,7 +20,7 @@ struct Suite<'a> {
     program: &'static str,
     /// Failures that are known.
     expected: &'a [Expectation],
-    /// Bytes behind the result and each scratch buffer that no kernel may change.
+    /// Bytes before and behind the result and each scratch buffer that no kernel may change; a multiple of every device's alignment.
     guard: usize,
     /// What these, the result and scratch buffers hold before.
     sentinel: u8,

@@ -1,7 +1,7 @@
 use crate::kernel::{Kernel, KernelKey};
 use crate::poller::Poller;
 use futures_channel::oneshot;
-use pulid_ops::{Capabilities, DeviceKind};
+use pulid_ops::{Capabilities, DeviceKind, LARGEST_BINDING};
 use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,11 +26,14 @@ pub struct DeviceOptions {
     pub bounds_checks: bool,
     /// Use `shader-f16` when present; switch off to see how a device without it behaves.
     pub shader_f16: bool,
+    /// Most bytes of one binding, where the adapter offers as many. WebGPU's guarantee unless set, so that a plan that was made on
+    /// one device fits every other.
+    pub max_binding_bytes: u64,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        DeviceOptions { bounds_checks: false, shader_f16: true }
+        DeviceOptions { bounds_checks: false, shader_f16: true, max_binding_bytes: LARGEST_BINDING as u64 }
     }
 }
 
@@ -45,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) uniform_alignment: u32,
+    pub(crate) storage_alignment: u32,
     capabilities: Capabilities,
     summary: AdapterSummary,
     options: DeviceOptions,
@@ -122,6 +126,21 @@ fn explain(error: &wgpu::Error) -> String {
     format!("{advice}{error}")
 }
 
+/// What to say of a device that went away.
+fn lost(why: &str) -> String {
+    format!("the device was lost ({why}); start again, with a smaller picture if it happens again")
+}
+
+/// Notes a failure. The first one explains the rest.
+fn keep(failure: &Mutex<Option<String>>, text: String) {
+    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+}
+
+/// Bytes of the largest binding that plans may have.
+fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(options.max_binding_bytes)
+}
+
 impl Device {
     /// Opens the best device whose name, driver or backend contains `selector` (any case); `auto` takes the best.
     ///
@@ -154,8 +173,10 @@ impl Device {
         let one_size = info.subgroup_min_size == info.subgroup_max_size;
         let subgroups = one_size && offered.contains(wgpu::Features::SUBGROUP);
         features.set(wgpu::Features::SUBGROUP, subgroups);
-        // The adapter's own limits: plans check sizes against them, nothing else does.
-        let limits = adapter.limits();
+        // The adapter's own limits, which plans check sizes against, but for bindings: the device itself refuses larger ones.
+        let mut limits = adapter.limits();
+        let binding = largest_binding(&limits, options);
+        limits.max_storage_buffer_binding_size = binding;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("pulid"),
             required_features: features,
@@ -169,24 +190,15 @@ impl Device {
             .map_err(|e| Error::Device(format!("{} cannot be opened: {e}", summary.name)))?;
 
         let failure = Arc::new(Mutex::new(None));
-        let keep = |failure: &Arc<Mutex<Option<String>>>, text: String| {
-            // The first failure explains the rest.
-            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
-        };
         let slot = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| keep(&slot, explain(&e))));
         let slot = failure.clone();
-        device.set_device_lost_callback(move |_, text| {
-            keep(
-                &slot,
-                format!("the device was lost ({text}); start again, with a smaller picture if it happens again"),
-            );
-        });
+        device.set_device_lost_callback(move |_, text| keep(&slot, lost(&text)));
 
         let capabilities = Capabilities {
             kind: summary.kind,
             shader_f16,
-            max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_binding_bytes: binding,
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
@@ -199,6 +211,7 @@ impl Device {
                 device,
                 queue,
                 uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+                storage_alignment: limits.min_storage_buffer_offset_alignment,
                 capabilities,
                 summary,
                 options,
@@ -222,6 +235,8 @@ impl Device {
     /// Ends the device, as a driver that resets it would; what uses it afterwards fails. For tests of just that.
     pub fn destroy(&self) {
         self.inner.device.destroy();
+        // wgpu tells of it with the next poll, after work that is then over without having been done.
+        keep(&self.inner.failure, lost("it was destroyed"));
         self.inner.poller.wake();
     }
 
@@ -308,6 +323,24 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bindings_stay_within_the_guarantee_unless_more_is_asked_for() {
+        let of = |binding, buffer, options| {
+            let limits = wgpu::Limits {
+                max_storage_buffer_binding_size: binding,
+                max_buffer_size: buffer,
+                ..wgpu::Limits::default()
+            };
+            largest_binding(&limits, options) >> 20
+        };
+        let (usual, all) =
+            (DeviceOptions::default(), DeviceOptions { max_binding_bytes: u64::MAX, ..Default::default() });
+        assert_eq!(of(2 << 30, 4 << 30, usual), 128);
+        assert_eq!(of(2 << 30, 4 << 30, all), 2048);
+        assert_eq!(of(2 << 30, 1 << 30, all), 1024);
+        assert_eq!(of(64 << 20, 256 << 20, usual), 64);
+    }
 
     #[test]
     fn exhausted_memory_comes_with_advice() {

@@ -4,7 +4,7 @@ use crate::kernel::{Kernel, KernelKey};
 use crate::time::Instant;
 use crate::{Device, DeviceOptions};
 use pulid_ops::{Slot, Variant};
-use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use pulid_tensor::{HostTensor, Result, TensorType};
 use std::sync::Arc;
 
 /// What a single run gave.
@@ -18,7 +18,8 @@ pub struct SingleRun {
     pub seconds: Vec<f64>,
 }
 
-/// Bytes behind each result and scratch buffer that a kernel must not touch.
+/// Bytes behind each result and scratch buffer, within its binding, that a kernel must not touch; there are as many before it,
+/// where the binding does not reach.
 pub const GUARD: usize = 4096;
 /// What guards and results hold before the run; results stay so where a kernel forgets an element.
 pub const SENTINEL: u8 = 0xA5;
@@ -49,16 +50,64 @@ pub async fn run_single_edited(
     output: &TensorType,
     edit: &dyn Fn(&str, &str) -> String,
 ) -> Result<SingleRun> {
-    let options = DeviceOptions { bounds_checks: true, ..DeviceOptions::default() };
-    let compile = |key: KernelKey| {
-        let kernel = Kernel::compile_edited(&device.inner.device, &key, options, |text| edit(key.shader, text).into())?;
-        device.check()?;
-        Ok(Arc::new(kernel))
-    };
-    run(device, variant, inputs, output, 0, &compile).await
+    run(device, variant, inputs, output, 0, &|key| edited(device, &key, edit)).await
 }
 
-async fn run(
+/// The kernel that [`run_single_edited`] runs.
+pub(crate) fn edited(device: &Device, key: &KernelKey, edit: &dyn Fn(&str, &str) -> String) -> Result<Arc<Kernel>> {
+    let options = DeviceOptions { bounds_checks: true, ..DeviceOptions::default() };
+    let kernel = Kernel::compile_edited(&device.inner.device, key, options, |text| edit(key.shader, text).into())?;
+    device.check()?;
+    Ok(Arc::new(kernel))
+}
+
+/// A buffer for a result, between guard regions.
+struct Guarded {
+    buffer: wgpu::Buffer,
+    /// Bytes of all.
+    size: usize,
+    /// Where the result begins.
+    start: usize,
+    /// Bytes of the result.
+    used: usize,
+}
+
+impl Guarded {
+    fn new(device: &Device, used: usize) -> Result<Guarded> {
+        let start = GUARD.next_multiple_of(device.inner.storage_alignment as usize);
+        let size = start + used.next_multiple_of(16) + GUARD;
+        let buffer = device.new_buffer("guarded", size)?;
+        device.inner.queue.write_buffer(&buffer, 0, &vec![SENTINEL; size]);
+        Ok(Guarded { buffer, size, start, used })
+    }
+
+    /// The result and the guard behind it: a kernel that writes further than its result is caught by the guard, and not stopped
+    /// by the device. What lies before a binding is out of reach of a device that checks.
+    fn binding(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: self.start as u64,
+            size: None,
+        })
+    }
+
+    /// The result's bytes, and how many bytes of the guards were changed.
+    async fn read(&self, device: &Device) -> Result<(Vec<u8>, usize)> {
+        let mut bytes = device.read_buffer(&self.buffer, self.size).await?;
+        let stray = strays(&bytes, self.start, self.used);
+        bytes.truncate(self.start + self.used);
+        Ok((bytes.split_off(self.start), stray))
+    }
+}
+
+/// Bytes before and behind the `used` ones from `start` that no longer are what they were.
+fn strays(bytes: &[u8], start: usize, used: usize) -> usize {
+    let changed = |guard: &[u8]| guard.iter().filter(|&&b| b != SENTINEL).count();
+    changed(&bytes[..start]) + changed(&bytes[start + used..])
+}
+
+/// Runs a variant with the kernels that `kernel_of` gives; see [`run_single`].
+pub(crate) async fn run(
     device: &Device,
     variant: &Variant,
     inputs: &[HostTensor],
@@ -73,14 +122,8 @@ async fn run(
         device.write_buffer(&buffer, tensor.bytes());
         operands.push(buffer);
     }
-    let guarded = |bytes: usize| -> Result<(wgpu::Buffer, usize)> {
-        let size = bytes.next_multiple_of(16) + GUARD;
-        let buffer = device.new_buffer("guarded", size)?;
-        gpu.queue.write_buffer(&buffer, 0, &vec![SENTINEL; size]);
-        Ok((buffer, size))
-    };
-    let (result, result_size) = guarded(output.bytes())?;
-    let scratch = variant.scratch.iter().map(|&b| guarded(b)).collect::<Result<Vec<_>>>()?;
+    let result = Guarded::new(device, output.bytes())?;
+    let scratch = variant.scratch.iter().map(|&b| Guarded::new(device, b)).collect::<Result<Vec<_>>>()?;
 
     let mut recorded = Vec::with_capacity(variant.dispatches.len());
     for d in &variant.dispatches {
@@ -94,15 +137,14 @@ async fn run(
         gpu.queue.write_buffer(&params, 0, &d.params);
         let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() }];
         for (i, slot) in d.bindings.iter().enumerate() {
-            // Exactly the operand: a kernel that reads or writes past a binding is the device's to stop, and a
-            // write into the padding behind the result is caught by the guard.
-            let buffer = match *slot {
-                Slot::Input(i) => &operands[i],
-                Slot::Output => &result,
-                Slot::Scratch(i) => &scratch[i].0,
-                Slot::Unused => &operands[0],
+            // Exactly the operand: a kernel that reads past a binding is the device's to stop.
+            let resource = match *slot {
+                Slot::Input(i) => operands[i].as_entire_binding(),
+                Slot::Output => result.binding(),
+                Slot::Scratch(i) => scratch[i].binding(),
+                Slot::Unused => operands[0].as_entire_binding(),
             };
-            entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource: buffer.as_entire_binding() });
+            entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
         }
         let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(d.shader),
@@ -132,16 +174,30 @@ async fn run(
         }
     }
 
-    let bytes = device.read_buffer(&result, result_size).await?;
-    let mut stray = changed(&bytes[output.bytes()..]);
-    for ((buffer, size), &used) in scratch.iter().zip(&variant.scratch) {
-        let bytes = device.read_buffer(buffer, *size).await?;
-        stray += changed(bytes.get(used..).ok_or_else(|| Error::operator("scratch", "shorter than planned"))?);
+    let (bytes, mut stray_bytes) = result.read(device).await?;
+    for buffer in &scratch {
+        stray_bytes += buffer.read(device).await?.1;
     }
-    let output = HostTensor::from_bytes(output, &bytes[..output.bytes()])?;
-    Ok(SingleRun { output, stray_bytes: stray, seconds })
+    Ok(SingleRun { output: HostTensor::from_bytes(output, &bytes)?, stray_bytes, seconds })
 }
 
-fn changed(guard: &[u8]) -> usize {
-    guard.iter().filter(|&&b| b != SENTINEL).count()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_on_either_side_count() {
+        // A result of 3 bytes and one of padding between guards of 4.
+        let around = |change: Option<usize>| {
+            let mut bytes = [SENTINEL; 12];
+            bytes[4..7].fill(0);
+            if let Some(i) = change {
+                bytes[i] = 0;
+            }
+            strays(&bytes, 4, 3)
+        };
+        assert_eq!(around(None), 0);
+        assert_eq!([0, 3, 7, 11].map(|i| around(Some(i))), [1; 4]);
+        assert_eq!([4, 6].map(|i| around(Some(i))), [0; 2]);
+    }
 }

@@ -1,9 +1,9 @@
-//! Devices that go away: an error, soon, and no panic. A device without memory is not provoked here: the software driver takes
+//! Devices that go away, and what does not fit them: an error, soon, and no panic. A device without memory is not provoked here: the software driver takes
 //! memory when it is first touched, and never refuses.
 
-use pulid_engine::{Device, DeviceOptions, Session, Silent};
+use pulid_engine::{Device, DeviceOptions, Session, Silent, run_single};
 use pulid_graph::{FirstVariant, Graph, PlannedGraph, Rate, optimize, plan};
-use pulid_ops::{Activation, MatMul, Unary};
+use pulid_ops::{Activation, LARGEST_BINDING, LowerContext, MatMul, Operator, Unary};
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -71,5 +71,38 @@ fn a_lost_device_is_an_error_wherever_it_is_noticed() {
             session.run(&Silent).await.unwrap();
             assert_eq!(session.read("y").await.unwrap(), before);
         });
+    });
+}
+
+#[test]
+fn no_plan_binds_more_than_the_device_was_opened_for() {
+    pollster::block_on(async {
+        assert!(device().await.capabilities().max_binding_bytes <= LARGEST_BINDING as u64);
+        let selector = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+        let most = 1 << 20;
+        let options = DeviceOptions { max_binding_bytes: most, ..DeviceOptions::default() };
+        let device = Device::open(&selector, options).await.unwrap();
+        assert_eq!(device.capabilities().max_binding_bytes, most);
+        let fits = TensorType::f32([1 << 17]);
+        let large = TensorType::f32([1 << 19]);
+        let planned = |ty: &TensorType| {
+            let mut g = Graph::new("one");
+            let x = g.input("x", ty.clone(), Rate::Step).unwrap();
+            let y = g.apply(Unary(Activation::Silu), &[x]).unwrap();
+            g.output("y", y).unwrap();
+            plan(&g, device.capabilities(), &FirstVariant)
+        };
+        assert!(planned(&fits).is_ok());
+        let message = device_error(planned(&large));
+        assert!(message.contains(&most.to_string()), "{message}");
+        // What is bound without a plan the device refuses itself.
+        let operator = Unary(Activation::Silu);
+        for (ty, may) in [(&fits, true), (&large, false)] {
+            let types = [ty.clone()];
+            let cx = LowerContext { capabilities: device.capabilities(), inputs: &types, output: ty };
+            let variant = operator.lower(&cx).unwrap().remove(0);
+            let run = run_single(&device, &variant, &[HostTensor::zeros(ty.shape.clone())], ty, 0).await;
+            assert_eq!(run.is_ok(), may, "{ty}: {run:?}");
+        }
     });
 }
