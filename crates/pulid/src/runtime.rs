@@ -87,11 +87,11 @@ impl Runtime {
     }
 
     /// Measures kernel variants from now on, starting from choices made earlier (ignored when they belong to another
-    /// device or driver).
+    /// device or driver, or to other kernels).
     pub fn with_tuning(self, known: Option<Autotune>) -> Runtime {
         match self {
             Runtime::Gpu { device, choices, budget, memory, .. } => {
-                let fits = known.filter(|k| k.device == Autotune::device_key(&device));
+                let fits = known.filter(|k| k.fits(&device));
                 let choices = fits.map_or(choices, Mutex::new);
                 Runtime::Gpu { device, choices, tuning: Tuning::On, budget, memory }
             }

@@ -1,6 +1,7 @@
 //! One module per subcommand.
 
 pub mod bench;
+mod choices;
 pub mod conformance;
 pub mod devices;
 pub mod doctor;
@@ -15,12 +16,15 @@ pub mod quantize;
 pub mod run;
 mod warm;
 
+pub use choices::remember_choices;
+
+use choices::known_choices;
 use clap::Args;
 use pulid::runtime::Runtime;
 use pulid_checkpoint::FileSet;
-use pulid_engine::{Autotune, DeviceOptions};
-use pulid_tensor::{DType, Error, Result};
-use std::path::{Path, PathBuf};
+use pulid_engine::DeviceOptions;
+use pulid_tensor::{DType, Result};
+use std::path::Path;
 
 /// Flags of every command that computes.
 #[derive(Args, Clone, Debug)]
@@ -28,7 +32,8 @@ pub struct DeviceArgs {
     /// `auto`, `reference` (plain CPU code, slow and precise) or a part of a device's name
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// `on` measures kernel variants once per device and remembers them; `off` gives the same plan every time
+    /// `on` measures kernel variants once per device and remembers them (in PULID_CACHE, or where programs' caches lie); `off` gives
+    /// the same plan every time
     #[arg(long, default_value = "on", value_parser = ["on", "off"])]
     pub autotune: String,
     /// Device memory that one network may take, for example 6GiB: weights that do not fit stream from main memory while others
@@ -77,32 +82,9 @@ impl DeviceArgs {
         if self.autotune == "off" {
             return Ok(runtime);
         }
-        // A missing or outdated cache only means measuring again.
-        let known = cache_file()
-            .and_then(|path| std::fs::read(path).ok())
-            .and_then(|bytes| serde_json::from_slice::<Autotune>(&bytes).ok());
+        let known = known_choices(&runtime);
         Ok(runtime.with_tuning(known))
     }
-}
-
-/// Keeps measured kernel choices for the next start. A cache that cannot be written costs time, not results, so it is
-/// only mentioned.
-pub fn remember_choices(runtime: &Runtime) {
-    let (Some(choices), Some(path)) = (runtime.choices(), cache_file()) else { return };
-    let kept = serde_json::to_vec_pretty(&choices).map_err(|e| Error::invalid("autotune", e.to_string()));
-    let written = kept.and_then(|bytes| {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        }
-        pulid::image::write_atomically(&path, &bytes)
-    });
-    if let Err(error) = written {
-        note!("note: kernel choices were not kept: {error}");
-    }
-}
-
-fn cache_file() -> Option<PathBuf> {
-    Some(dirs::cache_dir()?.join("pulid-wgpu").join("autotune.json"))
 }
 
 /// Checks, before any work, that a file can be created at `path` later.

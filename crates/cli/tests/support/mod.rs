@@ -11,7 +11,7 @@ pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-/// The program in `folder`, on the mini models. It sees nothing that somebody has fetched, and no server.
+/// The program in `folder`, on the mini models. It sees nothing that somebody has fetched or measured, and no server.
 pub fn program(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pulid"));
     command.args(arguments).current_dir(folder).env("PULID_MODELS", repository("models/mini"));
@@ -20,7 +20,7 @@ pub fn program(folder: &Path, arguments: &[&str]) -> Command {
     }
     // Nobody listens there.
     command.env("HF_HOME", folder.join("hf")).env("HF_ENDPOINT", "http://127.0.0.1:9");
-    command.env("PULID_GITHUB_ENDPOINT", "http://127.0.0.1:9");
+    command.env("PULID_GITHUB_ENDPOINT", "http://127.0.0.1:9").env("PULID_CACHE", folder.join("cache"));
     command
 }
 
