@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 
 import common  # noqa: F401
+import numpy as np
 import torch
-from common import MODELS, WORK
+from common import CACHE, MODELS, WORK
 from networks import SCHEDULER_CONFIG, build_vae
 from parallel import load_averaged
 from safetensors.torch import load_file, save_file
@@ -52,6 +53,35 @@ def folded_vae(checkpoint=None):
     return vae
 
 
+def preview_map(shards: int = 4) -> list[list[float]]:
+    """Rows per latent channel and for 1, columns red, green, blue: the least squares from normalised latents to pictures.
+
+    A picture counts as the means of its 8 x 8 squares, in [-1, 1]; previews of an unfinished generation are made with it.
+    """
+    latents, pictures = [], []
+    stats = torch.load(WORK / "latent_stats.pt", weights_only=True)
+    for path in sorted((WORK / "latents" / "train").glob("*.npz"))[:shards]:
+        with np.load(path) as encoded, np.load(CACHE / "data" / "train" / path.name) as rendered:
+            z = torch.from_numpy(encoded["latents"].astype(np.float32))
+            x = torch.from_numpy(rendered["images"]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents.append(((z - stats["mean"].view(1, 4, 1, 1)) / stats["std"].view(1, 4, 1, 1)).permute(0, 2, 3, 1).reshape(-1, 4))
+        pictures.append(torch.nn.functional.avg_pool2d(x, 8).permute(0, 2, 3, 1).reshape(-1, 3))
+    z, x = torch.cat(latents).double(), torch.cat(pictures).double()
+    z = torch.cat([z, torch.ones(len(z), 1, dtype=z.dtype)], 1)
+    found = torch.linalg.lstsq(z, x).solution
+    left = (x - z @ found).square().sum() / (x - x.mean(0)).square().sum()
+    print(f"previews: {1 - float(left):.3f} of the pictures' variance")
+    return [[round(v, 4) for v in row] for row in found.tolist()]
+
+
+def write_preview_map(path: Path) -> None:
+    """Puts the map into the generation defaults, a row of it per line."""
+    values = json.loads(path.read_text())
+    rows = ",\n".join(f"    {json.dumps(row)}" for row in preview_map())
+    lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in values.items() if k != "latent_rgb"]
+    path.write_text("{\n" + ",\n".join([*lines, f'  "latent_rgb": [\n{rows}\n  ]']) + "\n}\n")
+
+
 def compact(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: v.detach().to(torch.float16).contiguous() for k, v in state.items() if v.is_floating_point()}
 
@@ -85,6 +115,7 @@ def main():
         write_network(sdxl / name, "model.safetensors", state, {k: v for k, v in config.items() if v is not None})
     vae = folded_vae()
     write_network(sdxl / "vae", weights, vae.state_dict(), {**vae.config, "_class_name": "AutoencoderKL", "_diffusers_version": "0.25.0"})
+    write_preview_map(a.models / "generation_defaults.json")
     (sdxl / "scheduler").mkdir(parents=True, exist_ok=True)
     tidy(sdxl / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     (sdxl / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
