@@ -7,8 +7,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use pulid_conformance::{Check, variants};
 use pulid_engine::{Device, DeviceOptions};
 use pulid_ops::{
-    Activation, Attention, Binary, BinaryFunction, Capabilities, Case, Concat, Conv2d, Coordinates, GroupNorm,
-    Interpolation, LayerNorm, MatMul, Operand, Operator, Pad, Permute, Resize2d, Slice, Softmax, Storage, Tolerance,
+    Activation, Attention, AveragePool2d, BatchNorm, Binary, BinaryFunction, Capabilities, Case, Concat, Conv2d,
+    Coordinates, Expand, Fill, Gather, GeGlu, GroupApply, GroupNorm, GroupStatistics, IdentityProjection,
+    Interpolation, L2Normalize, LayerNorm, MatMul, MaxPool2d, Operand, Operator, PRelu, Pad, Permute, Projection,
+    Reduce, Reduction, Resize2d, Rotary, Rounding, Select, Slice, Softmax, Storage, SwiGlu, Tolerance, UpsampleNearest,
 };
 use pulid_tensor::{DType, TensorType};
 use std::sync::OnceLock;
@@ -29,7 +31,8 @@ fn runner(cases: u32) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
-/// Runs every variant of every generated case, in f32 and (where there is a weight) with packed weights.
+/// Runs every variant of every generated case, in f32 and in half precision: where there is a weight, half of the cases in f16 and
+/// half with packed weights, else all in f16, if the device has it.
 fn agree(cases: impl Strategy<Value = Case>) {
     agree_within(device().capabilities(), cases);
 }
@@ -37,9 +40,11 @@ fn agree(cases: impl Strategy<Value = Case>) {
 /// As [`agree`], lowered for a device of these capabilities.
 fn agree_within(capabilities: &Capabilities, cases: impl Strategy<Value = Case>) {
     let run = |case: Case| {
-        let storages: &[Storage] =
-            if case.has_weight() { &[Storage::F32, Storage::PackedWeights] } else { &[Storage::F32] };
-        for &storage in storages {
+        // Compiling is most of the work here. The same case always runs in the same types.
+        let packed = case.has_weight() && (case.name.len() % 2 == 0 || !capabilities.shader_f16);
+        let half = if packed { Storage::PackedWeights } else { Storage::F16 };
+        let there = packed || capabilities.shader_f16;
+        for storage in [Some(Storage::F32), there.then_some(half)].into_iter().flatten() {
             let found = variants(&case, storage, capabilities);
             for variant in found.map_err(|e| TestCaseError::fail(format!("{}: {e}", case.name)))? {
                 let id = format!("{} {}: {}", variant.name, storage.name(), case.name);
@@ -208,14 +213,184 @@ fn movement() {
 }
 
 #[test]
+fn gathering_and_repeating() {
+    let tables = (1..9usize, vec(1..5usize, 0..3), vec(1..6usize, 0..3), any::<bool>());
+    agree(tables.prop_map(|(rows, row, indices, widened)| {
+        let shape = [&[rows], &row[..]].concat();
+        let operator = if widened { Gather::to_f32() } else { Gather::default() };
+        let name = format!("{shape:?} by {indices:?} {operator:?}");
+        let table = if widened { Operand::weight(shape) } else { Operand::activation(shape) };
+        Case::new(name, operator, vec![table, Operand::index(indices, rows as u32)], Tolerance::Exact)
+    }));
+    agree((vec((1..6usize, any::<bool>()), 1..6), 0..2usize).prop_map(|(axes, new)| {
+        let to: Vec<_> = axes.iter().map(|a| a.0).collect();
+        let from: Vec<_> = axes.iter().skip(new).map(|&(n, repeated)| if repeated { 1 } else { n }).collect();
+        let operands = vec![Operand::activation(from.clone())];
+        Case::new(format!("{from:?} to {to:?}"), Expand::new(to), operands, Tolerance::Exact)
+    }));
+}
+
+#[test]
 fn resize() {
-    let ways = prop_oneof![Just(Interpolation::Bilinear), Just(Interpolation::Bicubic(-0.75))];
-    let places = prop_oneof![Just(Coordinates::HalfPixel), Just(Coordinates::AlignCorners)];
+    let round = [Rounding::Floor, Rounding::Ceil, Rounding::RoundPreferFloor, Rounding::RoundPreferCeil];
+    let ways = prop_oneof![
+        prop::sample::select(round.to_vec()).prop_map(Interpolation::Nearest),
+        Just(Interpolation::Bilinear),
+        Just(Interpolation::Bicubic(-0.75))
+    ];
+    let places =
+        prop_oneof![Just(Coordinates::HalfPixel), Just(Coordinates::AlignCorners), Just(Coordinates::Asymmetric)];
     let sizes = (1..3usize, 1..12usize, 1..12usize, 1..9usize, 1..25usize, 1..25usize);
     agree((sizes, ways, places).prop_map(|((b, h, w, c, rows, columns), interpolation, coordinates)| {
         let operator = Resize2d { size: [rows, columns], interpolation, coordinates, scales: None };
         let name = format!("[{b}, {h}, {w}, {c}] {operator:?}");
-        Case::new(name, operator, vec![Operand::activation([b, h, w, c])], Tolerance::Sum(16))
+        let tolerance = match interpolation {
+            Interpolation::Nearest(_) => Tolerance::Exact,
+            _ => Tolerance::Sum(16),
+        };
+        Case::new(name, operator, vec![Operand::activation([b, h, w, c])], tolerance)
+    }));
+    agree((1..3usize, 1..9usize, 1..9usize, 1..14usize, 1..5usize).prop_map(|(b, h, w, c, factor)| {
+        let name = format!("[{b}, {h}, {w}, {c}] by {factor}");
+        Case::new(name, UpsampleNearest { factor }, vec![Operand::activation([b, h, w, c])], Tolerance::Exact)
+    }));
+}
+
+#[test]
+fn pools() {
+    let sizes = (1..3usize, 1..14usize, 1..14usize, 1..9usize);
+    let window = (1..4usize, 1..4usize, 1..4usize, 1..4usize, 1..3usize, any::<[u8; 4]>());
+    let flags = any::<[bool; 3]>();
+    agree((sizes, window, flags).prop_filter_map("the window is larger than the picture", |(sizes, window, flags)| {
+        let (b, h, w, c) = sizes;
+        let (kh, kw, sy, sx, dilation, padding) = window;
+        let [largest, ceil_mode, count_include_pad] = flags;
+        let (kernel, stride) = ([kh, kw], [sy, sx]);
+        let dilation = if largest { dilation } else { 1 };
+        // Less than a window on each side: top, left, bottom, right.
+        let padding = std::array::from_fn(|side| usize::from(padding[side]) % ((kernel[side % 2] - 1) * dilation + 1));
+        let x = vec![Operand::activation([b, h, w, c])];
+        let case = match largest {
+            true => {
+                let operator = MaxPool2d { kernel, stride, dilation: [dilation; 2], padding, ceil_mode };
+                Case::new(format!("[{b}, {h}, {w}, {c}] {operator:?}"), operator, x, Tolerance::Exact)
+            }
+            false => {
+                let operator = AveragePool2d { kernel, stride, padding, ceil_mode, count_include_pad };
+                Case::new(format!("[{b}, {h}, {w}, {c}] {operator:?}"), operator, x, Tolerance::Sum(kh * kw))
+            }
+        };
+        case.operator.infer(&case.types(Storage::F32)).is_ok().then_some(case)
+    }));
+}
+
+#[test]
+fn reductions() {
+    let functions = [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Product];
+    let axes = vec((1..7usize, any::<bool>()), 1..6);
+    let long = (1..5usize, 60..200usize).prop_map(|(rows, width)| vec![(rows, false), (width, true)]);
+    let shapes = prop_oneof![3 => axes, 1 => long];
+    agree((shapes, prop::sample::select(functions.to_vec()), any::<bool>()).prop_map(
+        |(axes, reduction, keep_dims)| {
+            let shape: Vec<_> = axes.iter().map(|a| a.0).collect();
+            let reduced = (0..axes.len()).filter(|&i| axes[i].1).collect::<Vec<_>>();
+            let length: usize = reduced.iter().map(|&i| shape[i]).product();
+            let operator = Reduce { reduction, axes: reduced, keep_dims };
+            let name = format!("{shape:?} {operator:?}");
+            // Sums that do not cancel, and products that stay in range.
+            let x = Operand::activation(shape).fill(match reduction {
+                Reduction::Product => Fill::Uniform(0.9, 1.1),
+                _ => Fill::Uniform(0.1, 2.0),
+            });
+            let tolerance = if reduction == Reduction::Max { Tolerance::Exact } else { Tolerance::Sum(length) };
+            Case::new(name, operator, vec![x], tolerance)
+        },
+    ));
+}
+
+#[test]
+fn gates_and_slopes() {
+    let shapes = || vec(1..9usize, 1..5);
+    agree(shapes().prop_map(|mut shape| {
+        *shape.last_mut().unwrap() *= 2;
+        Case::new(format!("{shape:?}"), GeGlu, vec![Operand::activation(shape)], Tolerance::Transcendental)
+    }));
+    agree(shapes().prop_map(|shape| {
+        let operands = vec![Operand::activation(shape.clone()); 2];
+        Case::new(format!("{shape:?}"), SwiGlu, operands, Tolerance::Transcendental)
+    }));
+    agree(shapes().prop_map(|shape| {
+        let slope = Operand::parameter([shape[shape.len() - 1]]);
+        let operands = vec![Operand::activation(shape.clone()), slope];
+        Case::new(format!("{shape:?}"), PRelu, operands, Tolerance::Pointwise)
+    }));
+    // The condition and both sides are full along each axis, or 1.
+    agree(vec((1..7usize, any::<[bool; 3]>()), 1..5).prop_map(|axes| {
+        let side = |i: usize| axes.iter().map(|&(n, shared)| if shared[i] { 1 } else { n }).collect::<Vec<usize>>();
+        let [condition, a, b] = [0, 1, 2].map(side);
+        let name = format!("{condition:?} ? {a:?} : {b:?}");
+        let condition = Operand::activation(condition).fill(Fill::Values(vec![0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]));
+        Case::new(name, Select, vec![condition, Operand::activation(a), Operand::activation(b)], Tolerance::Exact)
+    }));
+}
+
+#[test]
+fn rotary() {
+    agree((1..4usize, 1..20usize, 1..5usize, 1..9usize).prop_map(|(b, t, heads, pairs)| {
+        let table = || Operand::parameter([t, 2 * pairs]).fill(Fill::Uniform(-1.0, 1.0));
+        let operands = vec![Operand::activation([b, t, heads * 2 * pairs]), table(), table()];
+        Case::new(format!("[{b}, {t}, {heads} x {}]", 2 * pairs), Rotary { heads }, operands, Tolerance::Pointwise)
+    }));
+}
+
+#[test]
+fn identity_projection() {
+    let modes = [Projection::Off, Projection::V1, Projection::V2];
+    let sizes = (1..3usize, 1..40usize, 1..25usize);
+    let keys = (1..40usize, 1..4usize, 1..17usize, 0..21u32);
+    agree((sizes, keys, prop::sample::select(modes.to_vec())).prop_map(
+        |((b, t, c), (keys, heads, d, zero_keys), mode)| {
+            let operator = IdentityProjection { mode, heads, zero_keys, id_scale: 0.8 };
+            let mut operands = vec![Operand::activation([b, t, c]); 2];
+            if mode == Projection::V2 {
+                let part = |tokens| Operand::activation([b, tokens, heads * d]).fill(Fill::Normal(0.0, 0.7));
+                operands.extend([part(t), part(keys)]);
+            }
+            let name = format!("[{b}, {t}, {c}] keys={keys} d={d} {operator:?}");
+            Case::new(name, operator, operands, Tolerance::Transcendental)
+        },
+    ));
+}
+
+#[test]
+fn norms_of_other_kinds() {
+    agree((1..9usize, 1..300usize).prop_map(|(rows, width)| {
+        let operands = vec![Operand::activation([rows, width])];
+        Case::new(format!("[{rows}, {width}]"), L2Normalize::default(), operands, Tolerance::Sum(width))
+    }));
+    agree((vec(1..9usize, 1..5), activation()).prop_map(|(shape, activation)| {
+        let vector = || Operand::parameter([shape[shape.len() - 1]]);
+        let variance = vector().fill(Fill::Uniform(0.1, 3.0));
+        let operands = vec![Operand::activation(shape.clone()), vector(), vector(), vector(), variance];
+        let operator = BatchNorm { activation, ..BatchNorm::new(1e-5) };
+        Case::new(format!("{shape:?} {operator:?}"), operator, operands, Tolerance::Transcendental)
+    }));
+    // Bands of one height but for the last, of one picture; or whole pictures.
+    let bands = (1..4usize, 1..12usize, 0..12usize, 1..9usize, 1..5usize, 1..9usize);
+    agree(bands.prop_map(|(count, height, last, w, groups, each)| {
+        let channels = groups * each;
+        let band = |h: usize| Operand::activation([1, h, w, channels]);
+        let mut operands: Vec<_> = (1..count).map(|_| band(height)).collect();
+        operands.push(band(1 + last % height));
+        operands.extend([Operand::parameter([channels]), Operand::parameter([channels])]);
+        let operator = GroupStatistics { groups, eps: 1e-5 };
+        let name = format!("{count} of {height}, last {}, {w}, {channels} {operator:?}", 1 + last % height);
+        Case::new(name, operator, operands, Tolerance::Sum(count * height * w * each))
+    }));
+    agree((1..3usize, 1..99usize, 1..25usize, activation()).prop_map(|(b, rows, channels, activation)| {
+        let operands = vec![Operand::activation([b, rows, channels]), Operand::parameter([2, b, channels])];
+        let operator = GroupApply { activation };
+        Case::new(format!("[{b}, {rows}, {channels}] {operator:?}"), operator, operands, Tolerance::Transcendental)
     }));
 }
 

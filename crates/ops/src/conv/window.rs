@@ -69,6 +69,12 @@ impl Window {
         if !(covers(0, 0) && covers(1, 1) && covers(0, 2) && covers(1, 3)) {
             return Err(Error::operator(operator, format!("the padding must be less than a window: {self:?}")));
         }
+        // A window that begins before the picture could reach over it.
+        if (0..2).any(|axis| self.padding[axis] > 0 && self.dilation[axis] > x.shape[1 + axis]) {
+            let why =
+                format!("the taps of a padded window are further apart than the picture of {x} is wide: {self:?}");
+            return Err(Error::operator(operator, why));
+        }
         Ok(output)
     }
 

@@ -9,7 +9,7 @@ pub struct MaxPool2d {
     pub kernel: [usize; 2],
     /// Step between windows.
     pub stride: [usize; 2],
-    /// Step between the taps of a window.
+    /// Step between the taps of a window. No more than the picture's extent where there is padding.
     pub dilation: [usize; 2],
     /// Rows and columns around the picture: top, left, bottom, right. Less than a window, so that every window covers
     /// some pixel.
@@ -159,5 +159,10 @@ mod tests {
     fn windows_in_the_padding_are_refused() {
         let error = MaxPool2d::square(2, 1, 2).infer(&[TensorType::f32([1, 4, 4, 1])]).unwrap_err();
         assert!(error.to_string().contains("padding"), "{error}");
+        // Taps at rows -3, -1 and 1 of a picture of one.
+        let over = MaxPool2d { kernel: [3, 1], dilation: [2, 1], padding: [3, 0, 1, 0], ..MaxPool2d::square(1, 1, 0) };
+        let error = over.infer(&[TensorType::f32([1, 1, 1, 1])]).unwrap_err();
+        assert!(error.to_string().contains("further apart"), "{error}");
+        assert!(over.infer(&[TensorType::f32([1, 2, 1, 1])]).is_ok());
     }
 }
