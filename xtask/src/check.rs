@@ -2,7 +2,7 @@
 
 use crate::{Outcome, output, root, run};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Crates that a browser build needs.
@@ -58,9 +58,38 @@ fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
     }
 }
 
-/// Only the engine may depend on wgpu, and tensor on nothing of ours: both are read from cargo's own metadata.
+/// What each crate may depend on, and with it on all that lies below: the layers of docs/ARCHITECTURE.md.
+const LAYERS: [(&str, &[&str]); 14] = [
+    ("pulid-tensor", &[]),
+    ("pulid-checkpoint", &["pulid-tensor"]),
+    ("pulid-ops", &["pulid-tensor"]),
+    ("pulid-graph", &["pulid-ops"]),
+    ("pulid-engine", &["pulid-graph"]),
+    ("pulid-models", &["pulid-graph", "pulid-checkpoint"]),
+    ("pulid", &["pulid-models", "pulid-engine"]),
+    ("pulid-conformance", &["pulid-engine", "pulid-ops", "pulid-checkpoint"]),
+    ("pulid-hub", &["pulid-tensor"]),
+    ("pulid-cli", &["pulid", "pulid-conformance", "pulid-hub"]),
+    ("pulid-wasm", &["pulid", "pulid-conformance"]),
+    ("pulid-site", &[]),
+    ("pulid-fuzz", &["pulid"]),
+    ("xtask", &["pulid-checkpoint"]),
+];
+
+/// What tests alone reach beyond that: the page's are about the same pictures and kernels as the native ones.
+const TESTS_ALONE: [(&str, &[&str]); 1] = [("pulid-site", &["pulid", "pulid-conformance"])];
+
+/// One package's need of another.
+struct Dependency {
+    package: String,
+    needs: String,
+    for_tests: bool,
+}
+
+/// Only the engine may depend on wgpu, and no crate of ours on one that stands above or beside it, in tests neither: read from
+/// cargo's own metadata.
 fn layering() -> Outcome {
-    println!("checking that only pulid-engine reaches wgpu");
+    println!("checking that only pulid-engine reaches wgpu, and no crate what stands above it");
     let text = output("cargo", &["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .or_else(|| output("cargo", &["metadata", "--format-version", "1", "--no-deps"]))
         .ok_or("cargo metadata failed")?;
@@ -68,39 +97,54 @@ fn layering() -> Outcome {
     violations(&dependencies(&metadata))
 }
 
-/// Package name to the names it depends on, in every section but dev-dependencies.
-fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+/// What the workspace's packages need, in every section.
+fn dependencies(metadata: &Value) -> Vec<Dependency> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let mut all = BTreeMap::new();
-    for package in metadata["packages"].as_array().into_iter().flatten() {
-        let needed = package["dependencies"].as_array().into_iter().flatten();
-        let needed = needed.filter(|d| d["kind"] != "dev").map(|d| text(&d["name"])).collect();
-        all.insert(text(&package["name"]), needed);
-    }
-    all
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let needs = packages.flat_map(|p| p["dependencies"].as_array().into_iter().flatten().map(move |d| (p, d)));
+    needs
+        .map(|(package, d)| Dependency {
+            package: text(&package["name"]),
+            needs: text(&d["name"]),
+            for_tests: d["kind"] == "dev",
+        })
+        .collect()
 }
 
-fn violations(dependencies: &BTreeMap<String, BTreeSet<String>>) -> Outcome {
+/// Adds to `found` what `allowed` names and all that lies below.
+fn reach(allowed: &[&'static str], found: &mut BTreeSet<&'static str>) {
+    for name in allowed {
+        if found.insert(name)
+            && let Some((_, below)) = LAYERS.iter().find(|(package, _)| package == name)
+        {
+            reach(below, found);
+        }
+    }
+}
+
+fn violations(dependencies: &[Dependency]) -> Outcome {
     let mut found = Vec::new();
-    for (package, needed) in dependencies {
-        for name in needed {
-            let gpu = name == "wgpu" || name.starts_with("wgpu-");
-            if gpu && package != "pulid-engine" {
-                found.push(format!("{package} depends on {name}; only pulid-engine may"));
-            }
-            let ours = name.starts_with("pulid");
-            let lower = match package.as_str() {
-                "pulid-tensor" => ours,
-                "pulid-ops" => ours && name != "pulid-tensor",
-                "pulid-checkpoint" => ours && name != "pulid-tensor",
-                "pulid-hub" => ours && !["pulid-tensor", "pulid-checkpoint"].contains(&name.as_str()),
-                "pulid-graph" => ours && !["pulid-tensor", "pulid-ops"].contains(&name.as_str()),
-                "pulid-models" => name == "pulid-engine" || name == "pulid",
-                _ => false,
-            };
-            if lower {
-                found.push(format!("{package} depends on {name}, which stands above it"));
-            }
+    for Dependency { package, needs, for_tests } in dependencies {
+        let how = if *for_tests { "depends in tests on" } else { "depends on" };
+        if (needs == "wgpu" || needs.starts_with("wgpu-")) && package != "pulid-engine" {
+            found.push(format!("{package} {how} {needs}; only pulid-engine may"));
+        }
+        if needs != "pulid" && !needs.starts_with("pulid-") {
+            continue;
+        }
+        let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| name == package) else {
+            found.push(format!(
+                "{package} {how} {needs}, but `LAYERS` of xtask/src/check.rs does not say where it stands"
+            ));
+            continue;
+        };
+        let mut reachable = BTreeSet::new();
+        reach(allowed, &mut reachable);
+        if let (true, Some((_, more))) = (*for_tests, TESTS_ALONE.iter().find(|(name, _)| name == package)) {
+            reach(more, &mut reachable);
+        }
+        if !reachable.contains(needs.as_str()) {
+            found.push(format!("{package} {how} {needs}, which does not lie below it (docs/ARCHITECTURE.md)"));
         }
     }
     if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
@@ -109,21 +153,107 @@ fn violations(dependencies: &BTreeMap<String, BTreeSet<String>>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
-    fn graph(package: &str, needed: &str) -> BTreeMap<String, BTreeSet<String>> {
-        BTreeMap::from([(package.to_owned(), BTreeSet::from([needed.to_owned()]))])
+    fn need(package: &str, needs: &str, for_tests: bool) -> Outcome {
+        violations(&[Dependency { package: package.into(), needs: needs.into(), for_tests }])
     }
 
     #[test]
     fn a_second_user_of_wgpu_is_refused() {
-        assert!(violations(&graph("pulid-models", "wgpu")).is_err());
-        assert!(violations(&graph("pulid-cli", "wgpu-types")).is_err());
-        assert!(violations(&graph("pulid-engine", "wgpu")).is_ok());
+        for for_tests in [false, true] {
+            assert!(need("pulid-models", "wgpu", for_tests).is_err());
+            assert!(need("pulid-cli", "wgpu-types", for_tests).is_err());
+            assert!(need("xtask", "wgpu", for_tests).is_err());
+            assert!(need("pulid-engine", "wgpu", for_tests).is_ok());
+        }
     }
 
     #[test]
     fn layers_do_not_turn_around() {
-        assert!(violations(&graph("pulid-ops", "pulid-graph")).is_err());
-        assert!(violations(&graph("pulid-graph", "pulid-ops")).is_ok());
+        let upwards = [
+            ("pulid-tensor", "pulid-ops"),
+            ("pulid-ops", "pulid-graph"),
+            ("pulid-ops", "pulid-checkpoint"),
+            ("pulid-graph", "pulid-engine"),
+            ("pulid-engine", "pulid-models"),
+            ("pulid-engine", "pulid-checkpoint"),
+            ("pulid-engine", "pulid-conformance"),
+            ("pulid-models", "pulid-engine"),
+            ("pulid-conformance", "pulid-models"),
+            ("pulid-conformance", "pulid"),
+            ("pulid", "pulid-conformance"),
+            ("pulid", "pulid-hub"),
+            ("pulid", "pulid-cli"),
+            ("pulid-wasm", "pulid-hub"),
+            ("pulid-site", "pulid-models"),
+        ];
+        for (package, needs) in upwards {
+            let message = need(package, needs, false).unwrap_err();
+            assert!(message.contains(package) && message.contains(needs), "{message}");
+        }
+        // From the crate just below to the lowest.
+        for (package, needs) in [
+            ("pulid-graph", "pulid-ops"),
+            ("pulid-models", "pulid-tensor"),
+            ("pulid", "pulid-ops"),
+            ("pulid-cli", "pulid-graph"),
+        ] {
+            need(package, needs, false).unwrap();
+        }
+    }
+
+    #[test]
+    fn tests_keep_to_the_layers_too() {
+        let message = need("pulid-ops", "pulid-graph", true).unwrap_err();
+        assert!(message.contains("in tests"), "{message}");
+        assert!(need("pulid-site", "pulid", false).is_err());
+        need("pulid-site", "pulid", true).unwrap();
+        assert!(need("pulid-site", "pulid-hub", true).is_err());
+    }
+
+    #[test]
+    fn a_crate_without_a_place_is_named() {
+        let message = need("pulid-train", "pulid-ops", false).unwrap_err();
+        assert!(message.contains("pulid-train") && message.contains("LAYERS"), "{message}");
+    }
+
+    #[test]
+    fn every_section_of_a_manifest_counts() {
+        let metadata = serde_json::json!({"packages": [
+            {"name": "pulid-ops", "dependencies": [
+                {"name": "pulid-tensor", "kind": null},
+                {"name": "wgpu", "kind": "dev"},
+                {"name": "pulid-graph", "kind": "build"},
+            ]},
+        ]});
+        let message = violations(&dependencies(&metadata)).unwrap_err();
+        assert!(message.contains("in tests on wgpu") && message.contains("depends on pulid-graph"), "{message}");
+        assert!(!message.contains("pulid-tensor"), "{message}");
+    }
+
+    #[test]
+    fn the_workspace_keeps_to_its_layers() {
+        layering().unwrap();
+    }
+
+    /// The table of docs/ARCHITECTURE.md says the same.
+    #[test]
+    fn the_architecture_shows_these_layers() {
+        let text = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+        let mut shown = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with('|')) {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let Some(folder) = cells[0].strip_prefix("`crates/").and_then(|rest| rest.split('`').next()) else {
+                continue;
+            };
+            let needs = cells[2].split(", ").filter(|n| !n.is_empty() && *n != "nothing of ours");
+            shown.insert(folder.to_owned(), needs.map(str::to_owned).collect::<BTreeSet<_>>());
+        }
+        let short = |name: &str| name.strip_prefix("pulid-").unwrap_or(name).to_owned();
+        let layers = LAYERS.iter().filter(|(name, _)| *name != "xtask");
+        let wanted: BTreeMap<_, BTreeSet<_>> =
+            layers.map(|(name, needs)| (short(name), needs.iter().map(|n| short(n)).collect())).collect();
+        assert_eq!(shown, wanted);
     }
 }
