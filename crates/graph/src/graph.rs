@@ -208,6 +208,19 @@ impl Graph {
         Ok(())
     }
 
+    /// Whether each node is the same for all steps of a run: it depends on weights and inputs of rate [`Rate::Run`] alone.
+    pub(crate) fn unchanging(&self) -> Vec<bool> {
+        let mut same: Vec<bool> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            same.push(match &node.kind {
+                NodeKind::Input { rate, .. } => *rate == Rate::Run,
+                NodeKind::Weight(_) => true,
+                _ => node.operands().iter().all(|i| same[i.index()]),
+            });
+        }
+        same
+    }
+
     /// The node whose buffer holds a value: follows reshapes.
     pub(crate) fn storage(&self, mut id: NodeId) -> NodeId {
         while let NodeKind::Reshape(from) = self.nodes[id.index()].kind {

@@ -7,9 +7,11 @@ pub fn optimize(graph: &Graph) -> Graph {
     remove_dead_nodes(&fuse_epilogues(graph))
 }
 
-/// Lets producers apply a following activation or residual addition before they store, where the value between has
-/// no other reader. Repeats on each producer, so a convolution can take an activation and then a residual.
+/// Lets producers apply a following activation, gate or residual addition before they store, where the value between
+/// has no other reader. Repeats on each producer, so a convolution can take an activation and then a residual. What the
+/// prologue computes once is left there: it takes no epilogue that belongs to a step.
 fn fuse_epilogues(graph: &Graph) -> Graph {
+    let unchanging = graph.unchanging();
     let mut graph = graph.clone();
     let mut readers = vec![0usize; graph.nodes.len()];
     for node in &graph.nodes {
@@ -28,7 +30,7 @@ fn fuse_epilogues(graph: &Graph) -> Graph {
         let fused = (0..inputs.len()).rev().find_map(|operand| {
             let epilogue = operator.as_epilogue(operand, &types)?;
             let producer = inputs[operand];
-            if readers[producer.index()] != 1 || graph.ty(producer) != &graph.nodes[index].ty {
+            if readers[producer.index()] != 1 || unchanging[producer.index()] != unchanging[index] {
                 return None;
             }
             let NodeKind::Apply { operator: first, inputs: first_inputs } = &graph.nodes[producer.index()].kind else {

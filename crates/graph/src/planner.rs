@@ -61,14 +61,7 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn new(graph: &'a Graph, capabilities: &'a Capabilities, chooser: &'a dyn Chooser) -> Self {
-        let mut constant = vec![false; graph.nodes.len()];
-        for (index, node) in graph.nodes.iter().enumerate() {
-            constant[index] = match &node.kind {
-                NodeKind::Input { rate, .. } => *rate == Rate::Run,
-                NodeKind::Weight(_) => true,
-                _ => node.operands().iter().all(|i| constant[i.index()]),
-            };
-        }
+        let constant = graph.unchanging();
         let mut last_use = vec![0; graph.nodes.len()];
         for (index, node) in graph.nodes.iter().enumerate() {
             for &operand in node.operands() {

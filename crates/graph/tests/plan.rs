@@ -63,6 +63,35 @@ fn optimized_graph_computes_the_same() {
 }
 
 #[test]
+fn what_is_computed_once_takes_no_part_of_a_step() {
+    for once_comes_last in [false, true] {
+        let mut g = Graph::new("rates");
+        let context = g.input("context", TensorType::f32([3, 8]), Rate::Run).unwrap();
+        let x = g.input("x", TensorType::f32([3, 8]), Rate::Step).unwrap();
+        let mut both = [linear(&mut g, "each_step", x, 8, 8), linear(&mut g, "once", context, 8, 8)];
+        if !once_comes_last {
+            both.reverse();
+        }
+        let y = g.apply(Binary::add(), &both).unwrap();
+        g.output("y", y).unwrap();
+        let plan = plan(&optimize(&g), &Capabilities::baseline(DeviceKind::Cpu), &FirstVariant).unwrap().plan;
+        let dump = plan.dump();
+        assert_eq!((plan.prologue.len(), plan.steps.len()), (1, 1), "last: {once_comes_last}\n{dump}");
+        assert_eq!(plan.prologue[0].label, "once", "{dump}");
+        assert!(plan.steps[0].operator.contains("residual=true"), "{dump}");
+    }
+    // Where the sum cannot be an epilogue of the step's own work, it stays apart.
+    let mut g = Graph::new("rates");
+    let context = g.input("context", TensorType::f32([3, 8]), Rate::Run).unwrap();
+    let x = g.input("x", TensorType::f32([3, 8]), Rate::Step).unwrap();
+    let once = linear(&mut g, "once", context, 8, 8);
+    let y = g.apply(Binary::add(), &[x, once]).unwrap();
+    g.output("y", y).unwrap();
+    let plan = plan(&optimize(&g), &Capabilities::baseline(DeviceKind::Cpu), &FirstVariant).unwrap().plan;
+    assert_eq!((plan.prologue.len(), plan.steps.len()), (1, 1), "{}", plan.dump());
+}
+
+#[test]
 fn a_tensor_over_the_binding_limit_is_an_error() {
     let mut g = Graph::new("large");
     let x = g.input("x", TensorType::f32([64 << 20]), Rate::Step).unwrap();
