@@ -269,8 +269,9 @@ fn attention_subgroup_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(sub
     }
 
     let scale = select(0.0, 1.0 / total, total > 0.0);
-    // One store in a loop instead of one for each row: it is compiled once.
-    for (var i = 0u; i < min(8u, params.tq - start); i++) {
+    // One store in a loop instead of one for each row: it is compiled once. From zero the driver would unroll it.
+    for (var query = start; query < min(start + 8u, params.tq); query++) {
+        let i = query - start;
         var l = l0;
         l = select(l, l1, i == 1u);
         l = select(l, l2, i == 2u);
@@ -290,7 +291,7 @@ fn attention_subgroup_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(sub
             r = select(r, r7, i == 7u);
         }
         let factor = subgroupShuffle(scale, i);
-        let out = q_at + (start + i) * row4;
+        let out = q_at + query * row4;
         if lane < params.width {
             y[out + lane] = vec4<elem>(l * factor);
         }

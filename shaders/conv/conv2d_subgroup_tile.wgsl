@@ -110,8 +110,9 @@ fn conv2d_subgroup_tile(
             }
         }
     }
-    // One store in a loop instead of one for each row: it is compiled once.
-    for (var r = 0u; r < min(select(8u, 16u, TALL == 1u), params.pixels - p); r++) {
+    // One store in a loop instead of one for each row: it is compiled once. From zero the driver would unroll it.
+    for (var pixel = p; pixel < min(p + select(8u, 16u, TALL == 1u), params.pixels); pixel++) {
+        let r = pixel - p;
         var v = s0;
         v = select(v, s1, r == 1u);
         v = select(v, s2, r == 2u);
@@ -130,6 +131,6 @@ fn conv2d_subgroup_tile(
             v = select(v, s14, r == 14u);
             v = select(v, s15, r == 15u);
         }
-        store(p + r, o4, v);
+        store(pixel, o4, v);
     }
 }

@@ -1,10 +1,11 @@
 // y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
+// With GATED, [v, w] = alpha * a b + bias along N and y = v * f(w) + residual, N / 2 wide; N is then a multiple of 8.
 //   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves or quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // Each invocation computes 4 rows x 4 columns in registers and reads straight from global memory: on a CPU device the
 // lanes of a workgroup share their rows of `a` (a uniform load) and read consecutive vec4 of `b`. Workgroups run along
 // M in x, so that neighbours read the same columns of `b`, along N in y, over G in z. Accumulators are named values:
-// indexed arrays leave registers.
+// indexed arrays leave registers. Gates are a second product, after that of their values.
 // permutation: f16
 // permutation: w16
 // permutation: w8
@@ -12,19 +13,13 @@
 // permutation: f16 w8
 // permutation: f16 w4
 
-import package::shared::matmul_tile::{a, extents, params, store};
+import package::shared::matmul_tile::{a, extents, GATED, params, store, store_gated, width4};
 import package::shared::weight::load_rows;
 
 @if(f16) enable f16;
 
-@compute @workgroup_size(8)
-fn matmul_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
-    let column4 = group.y * 8u + lane.x;
-    if column4 >= params.n4 {
-        return;
-    }
-    let g = group.z;
-    let row = group.x * 4u;
+// Rows row .. row + 3 in four columns of b: one row a column of the result.
+fn product(row: u32, column4: u32, g: u32) -> mat4x4<f32> {
     // Rows past the end read the last row again and are not stored.
     let last = params.m - 1u;
     let a0 = g * params.a_batch4 + row * params.k4;
@@ -52,8 +47,28 @@ fn matmul_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_
         c2 += x2.x * b0 + x2.y * b1 + x2.z * b2 + x2.w * b3;
         c3 += x3.x * b0 + x3.y * b1 + x3.z * b2 + x3.w * b3;
     }
-    store(row, column4, g, c0);
-    store(row + 1u, column4, g, c1);
-    store(row + 2u, column4, g, c2);
-    store(row + 3u, column4, g, c3);
+    return mat4x4(c0, c1, c2, c3);
+}
+
+@compute @workgroup_size(8)
+fn matmul_register_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
+    let column4 = group.y * 8u + lane.x;
+    if column4 >= width4() {
+        return;
+    }
+    let g = group.z;
+    let row = group.x * 4u;
+    let sums = product(row, column4, g);
+    if GATED == 1u {
+        let gates = product(row, column4 + width4(), g);
+        store_gated(row, column4, g, sums[0], gates[0]);
+        store_gated(row + 1u, column4, g, sums[1], gates[1]);
+        store_gated(row + 2u, column4, g, sums[2], gates[2]);
+        store_gated(row + 3u, column4, g, sums[3], gates[3]);
+    } else {
+        store(row, column4, g, sums[0]);
+        store(row + 1u, column4, g, sums[1]);
+        store(row + 2u, column4, g, sums[2]);
+        store(row + 3u, column4, g, sums[3]);
+    }
 }

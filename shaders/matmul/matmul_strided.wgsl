@@ -1,4 +1,5 @@
 // y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], any sizes and strides.
+// With GATED, [v, w] = alpha * a b + bias along N and y = v * f(w) + residual, N / 2 wide; N is then even.
 //   a: elements at a_offset(g) + m * a_row + k * a_column      b: likewise, weights may be packed halves
 //   bias: (N) f32                                              residual, y: (G, M, N) dense
 // Each invocation computes one element of y. The plain variant: correct for every size, fast for none.
@@ -27,6 +28,8 @@ struct Params {
 
 override BIAS: u32 = 0u;
 override RESIDUAL: u32 = 0u;
+// 1: b's second half of columns are gates of the first.
+override GATED: u32 = 0u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<elem>;
@@ -39,15 +42,8 @@ override RESIDUAL: u32 = 0u;
 @if(w16) fn load_b(i: u32) -> f32 { return unpack2x16float(b[i >> 1u])[i & 1u]; }
 @else fn load_b(i: u32) -> f32 { return f32(b[i]); }
 
-@compute @workgroup_size(64)
-fn matmul_strided(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = flat_index(id, groups, 64u);
-    if i >= params.batch * params.m * params.n {
-        return;
-    }
-    let column = i % params.n;
-    let row = (i / params.n) % params.m;
-    let g = i / (params.n * params.m);
+// The product with its bias in one column of b.
+fn product(row: u32, column: u32, g: u32) -> f32 {
     var ai = g * params.a_batch + row * params.a_row;
     var bi = g * params.b_batch + column * params.b_column;
     var sum = 0.0;
@@ -60,7 +56,26 @@ fn matmul_strided(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     if BIAS == 1u {
         sum += bias[column];
     }
-    sum = activate(sum);
+    return sum;
+}
+
+@compute @workgroup_size(64)
+fn matmul_strided(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(id, groups, 64u);
+    // Columns of y.
+    let width = params.n >> GATED;
+    if i >= params.batch * params.m * width {
+        return;
+    }
+    let column = i % width;
+    let row = (i / width) % params.m;
+    let g = i / (width * params.m);
+    var sum = product(row, column, g);
+    if GATED == 1u {
+        sum *= activate(product(row, column + width, g));
+    } else {
+        sum = activate(sum);
+    }
     if RESIDUAL == 1u {
         sum += f32(residual[i]);
     }

@@ -1,11 +1,13 @@
 // y[g, m, n] = f(alpha * sum_k a[g, m, k] * b[g, k, n] + bias[n]) + residual[g, m, n], K and N multiples of 4.
+// With GATED, [v, w] = alpha * a b + bias along N and y = v * f(w) + residual, N / 2 wide; N is then a multiple of 8.
 //   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves or quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // A workgroup of 16 x 16 invocations computes 64 x 64 elements, each invocation 4 rows x 4 columns in registers. 16
 // steps of K at a time, the workgroup copies 64 rows of `a` and 64 columns of `b` to workgroup memory, one vec4 of
 // each per invocation. Workgroups run along N in x, along M in y, over G in z. Accumulators are named values: indexed
 // arrays leave registers. The first barrier of a step waits until the tiles are written, the second until all have
-// read them.
+// read them. With gates, 8 columns of invocations take 32 columns of values and the other 8 their gates, which they
+// hand over in the tiles' memory in the end.
 // permutation: f16
 // permutation: w16
 // permutation: w8
@@ -13,7 +15,7 @@
 // permutation: f16 w8
 // permutation: f16 w4
 
-import package::shared::matmul_tile::{a, extents, params, store};
+import package::shared::matmul_tile::{a, extents, GATED, params, store, store_gated, width4};
 import package::shared::weight::load_row;
 
 @if(f16) enable f16;
@@ -35,7 +37,10 @@ fn matmul_workgroup_tile(
     let a_column = index % 4u;
     let a_from = g * params.a_batch4 + (group.y * 64u + a_row) * params.k4;
     let a_valid = group.y * 64u + a_row < params.m;
-    let column4 = group.x * 16u + lane.x;
+    var column4 = group.x * 16u + lane.x;
+    if GATED == 1u {
+        column4 = group.x * 8u + lane.x % 8u + lane.x / 8u * width4();
+    }
     let row = lane.y * 4u;
     let e = extents();
     var c0 = vec4(0.0);
@@ -71,6 +76,24 @@ fn matmul_workgroup_tile(
         workgroupBarrier();
     }
     let first = group.y * 64u + row;
+    if GATED == 1u {
+        // The same for both halves of a pair.
+        let pair = lane.y * 8u + lane.x % 8u;
+        if lane.x >= 8u {
+            a_tile[pair] = c0;
+            a_tile[pair + 128u] = c1;
+            b_tile[pair] = c2;
+            b_tile[pair + 128u] = c3;
+        }
+        workgroupBarrier();
+        if lane.x < 8u {
+            store_gated(first, column4, g, c0, a_tile[pair]);
+            store_gated(first + 1u, column4, g, c1, a_tile[pair + 128u]);
+            store_gated(first + 2u, column4, g, c2, b_tile[pair]);
+            store_gated(first + 3u, column4, g, c3, b_tile[pair + 128u]);
+        }
+        return;
+    }
     store(first, column4, g, c0);
     store(first + 1u, column4, g, c1);
     store(first + 2u, column4, g, c2);

@@ -15,6 +15,8 @@ struct Params {
 
 override BIAS: u32 = 0u;
 override RESIDUAL: u32 = 0u;
+// 1: the first half of b's columns are values, the second half their gates, and y = value * f(gate).
+override GATED: u32 = 0u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<elem>>;
@@ -27,17 +29,39 @@ fn extents() -> Extents {
     return Extents(4u * params.k4, params.n4);
 }
 
+// Columns of y in vec4s, which is how far the gates lie behind their values in b.
+fn width4() -> u32 {
+    return params.n4 >> GATED;
+}
+
+// The product in four columns of b, which must exist.
+fn biased(column4: u32, sum: vec4<f32>) -> vec4<f32> {
+    var v = sum * params.alpha;
+    if BIAS == 1u {
+        v += bias[column4];
+    }
+    return v;
+}
+
 // Finishes and stores four columns of a row; those past the end are not stored.
 fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
     if row >= params.m || column4 >= params.n4 {
         return;
     }
-    var v = sum * params.alpha;
-    if BIAS == 1u {
-        v += bias[column4];
+    finish(row, column4, g, activate4(biased(column4, sum)));
+}
+
+// The same where columns have gates, whose sums are the last operand.
+fn store_gated(row: u32, column4: u32, g: u32, sum: vec4<f32>, gate: vec4<f32>) {
+    if row >= params.m || column4 >= width4() {
+        return;
     }
-    v = activate4(v);
-    let i = (g * params.m + row) * params.n4 + column4;
+    finish(row, column4, g, biased(column4, sum) * activate4(biased(column4 + width4(), gate)));
+}
+
+fn finish(row: u32, column4: u32, g: u32, value: vec4<f32>) {
+    var v = value;
+    let i = (g * params.m + row) * width4() + column4;
     if RESIDUAL == 1u {
         v += vec4<f32>(residual[i]);
     }

@@ -20,7 +20,7 @@ const fn fault(what: &'static str, shader: &'static str, from: &'static str, to:
 const BARRIER_IN_SUM: &str = "partial[lane + half];\n        }\n        workgroupBarrier();";
 const NO_BARRIER_IN_SUM: &str = "partial[lane + half];\n        }";
 
-const FAULTS: [Fault; 19] = [
+const FAULTS: [Fault; 22] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -45,6 +45,19 @@ const FAULTS: [Fault; 19] = [
         "",
     ),
     fault("the last steps of a product are left out", "matmul_workgroup_tile", "step += 4u", "step += 5u"),
+    fault(
+        "gates are read before they are there",
+        "matmul_workgroup_tile",
+        "        workgroupBarrier();\n        if",
+        "        if",
+    ),
+    fault(
+        "values are their own gates",
+        "matmul_register_tile",
+        "column4 + package_shared__1matmul_tile_width4(), g)",
+        "column4, g)",
+    ),
+    fault("values are their own gates", "matmul_strided", "column + width, g", "column, g"),
     fault("strides are swapped", "conv2d_direct", "out_y * params.stride_y", "out_y * params.stride_x"),
     fault("one row below the picture counts", "conv2d_direct", "in_y >= params.height", "in_y > params.height"),
     fault("windows of negative values have a largest value of 0", "max_pool2d", "v, unseen", "max(v, 0.0), unseen"),

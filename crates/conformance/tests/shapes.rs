@@ -73,9 +73,10 @@ fn activation() -> impl Strategy<Value = Activation> {
 #[test]
 fn matmul() {
     let sizes = (1..4usize, 1..70usize, 1..70usize, 1..70usize);
-    agree((sizes, any::<[bool; 4]>(), activation()).prop_map(
-        |((b, m, k, n), [t, bias, residual, batched], activation)| {
-            let operator = MatMul { transpose_b: t, bias, residual, activation, ..MatMul::default() };
+    agree((sizes, any::<[bool; 5]>(), activation()).prop_map(
+        |((b, m, k, width), [t, bias, residual, batched, gated], activation)| {
+            let operator = MatMul { transpose_b: t, bias, residual, activation, gated, ..MatMul::default() };
+            let n = if gated { 2 * width } else { width };
             let right = if t { [n, k] } else { [k, n] };
             let right = match batched {
                 true => Operand::activation([b, right[0], right[1]]),
@@ -83,7 +84,7 @@ fn matmul() {
             };
             let mut operands = vec![Operand::activation([b, m, k]), right];
             operands.extend(bias.then(|| Operand::parameter([n])));
-            operands.extend(residual.then(|| Operand::activation([b, m, n])));
+            operands.extend(residual.then(|| Operand::activation([b, m, width])));
             Case::new(format!("[{b}, {m}, {k}] {operator:?} n={n}"), operator, operands, Tolerance::Sum(k))
         },
     ));

@@ -2,7 +2,7 @@
 
 use pulid_graph::plan::BufferKind;
 use pulid_graph::{FirstVariant, Graph, PlannedGraph, Rate, Stage, optimize, plan, reference, residency};
-use pulid_ops::{Activation, Binary, Capabilities, DeviceKind, MatMul, Unary};
+use pulid_ops::{Activation, Binary, Capabilities, DeviceKind, GeGlu, MatMul, Unary};
 use pulid_tensor::{HostTensor, TensorType};
 use std::collections::HashMap;
 
@@ -60,6 +60,47 @@ fn optimized_graph_computes_the_same() {
     for (a, b) in plain["y"].as_f32().unwrap().iter().zip(optimized["y"].as_f32().unwrap()) {
         assert!((a - b).abs() < 1e-6);
     }
+}
+
+/// A feed-forward with gates, `inner` wide.
+fn gated(inner: usize) -> Graph {
+    let mut g = Graph::new("gated");
+    let x = g.input("x", TensorType::f32([3, 8]), Rate::Step).unwrap();
+    let h = linear(&mut g, "up", x, 8, 2 * inner);
+    let h = g.apply(GeGlu, &[h]).unwrap();
+    let h = linear(&mut g, "down", h, inner, 8);
+    let y = g.apply(Binary::add(), &[x, h]).unwrap();
+    g.output("y", y).unwrap();
+    g
+}
+
+#[test]
+fn gates_are_applied_before_anything_is_stored() {
+    for inner in [16, 6, 5] {
+        let graph = gated(inner);
+        let optimized = optimize(&graph);
+        let plan = plan(&optimized, &Capabilities::baseline(DeviceKind::Discrete), &FirstVariant).unwrap().plan;
+        assert_eq!(plan.steps.len(), 2, "inner {inner}:\n{}", plan.dump());
+        assert_eq!(plan.steps[0].output, TensorType::f32([3, inner]));
+        let inputs = HashMap::from([("x".to_owned(), HostTensor::from_fn([3, 8], |i| (i as f32 * 0.7).sin()))]);
+        let plain = reference::run(&graph, &inputs, |_, _| Ok(())).unwrap();
+        let fused = reference::run(&optimized, &inputs, |_, _| Ok(())).unwrap();
+        for (a, b) in plain["y"].as_f32().unwrap().iter().zip(fused["y"].as_f32().unwrap()) {
+            assert!((a - b).abs() < 1e-6, "inner {inner}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn a_projection_that_others_read_keeps_its_gates_apart() {
+    let mut g = Graph::new("shared");
+    let x = g.input("x", TensorType::f32([3, 8]), Rate::Step).unwrap();
+    let h = linear(&mut g, "up", x, 8, 32);
+    let y = g.apply(GeGlu, &[h]).unwrap();
+    g.output("h", h).unwrap();
+    g.output("y", y).unwrap();
+    let plan = plan(&optimize(&g), &Capabilities::baseline(DeviceKind::Cpu), &FirstVariant).unwrap().plan;
+    assert_eq!(plan.steps.len(), 2, "{}", plan.dump());
 }
 
 #[test]

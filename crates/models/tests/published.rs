@@ -98,11 +98,16 @@ fn unet_and_adapter() {
     let (unet, adapter) = (published("unet"), published("pulid_v1.1"));
     let config = UnetConfig::parse(&unet.config, "config.json").unwrap();
     assert_eq!(config.pooled_dim(), Some(1280));
-    // 1024 x 1024 pixels in half precision, 768 x 768 in single precision; both guidance passes at once.
-    for (precision, side) in [(Precision::F16, 128), (Precision::F32, 96)] {
+    // Latents of 1024 x 1024 pixels and of v1.1's own size, 1152 x 896; both guidance passes at once.
+    // Files of f32 have the largest weights.
+    let wide = Precision { weights: Some(DType::F32), ..Precision::F32 };
+    let sizes = [Precision::F32, Precision::F16, wide]
+        .into_iter()
+        .flat_map(|precision| [(precision, 128, 128), (precision, 144, 112)]);
+    for (precision, height, width) in sizes {
         let identity = IdentityAdapter::new(&adapter.checkpoint, precision, IdentitySettings::default()).unwrap();
         let network = Unet::new(config.clone(), unet.checkpoint.clone(), precision, Some(identity));
-        let size = UnetSize { batch: 2, height: side, width: side, text_tokens: 77, id_tokens: 32 };
+        let size = UnetSize { batch: 2, height, width, text_tokens: 77, id_tokens: 32 };
         let graph = network.graph(size).unwrap();
         let layers = adapter.keys.iter().filter(|k| k.starts_with("id_adapter_attn_layers.")).cloned();
         reads_all(&[&graph], &unet.keys.iter().cloned().chain(layers).collect(), |_| false);
@@ -127,6 +132,13 @@ fn vae() {
         reads_all(&[&decoder, &encoder], &vae.keys, |_| false);
         planned(&decoder, precision);
         planned(&encoder, precision);
+    }
+    // It always computes in f32: whole pictures, in bands.
+    let limit = Capabilities::baseline(DeviceKind::Discrete).max_binding_bytes as usize;
+    let network = Vae::new(config, vae.checkpoint, Precision::F32);
+    for (height, width) in [(1024, 1024), (1152, 896)] {
+        planned(&network.decoder(1, height / 8, width / 8, limit).unwrap(), Precision::F32);
+        planned(&network.encoder(1, height, width, limit).unwrap(), Precision::F32);
     }
 }
 

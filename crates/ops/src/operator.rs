@@ -28,6 +28,8 @@ pub struct Cost {
 pub enum Epilogue {
     /// Apply an activation.
     Activation(Activation),
+    /// Halve the last axis: its first half times a function of its second half.
+    Gate(Activation),
     /// Add one more operand of the result's shape and type, appended to the operands.
     Residual,
 }

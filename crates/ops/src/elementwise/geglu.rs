@@ -62,6 +62,10 @@ impl Operator for GeGlu {
         }))
     }
 
+    fn as_epilogue(&self, _operand: usize, _inputs: &[TensorType]) -> Option<Epilogue> {
+        Some(Epilogue::Gate(Activation::Gelu))
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

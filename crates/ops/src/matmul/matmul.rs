@@ -4,8 +4,11 @@ use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 /// y = f(alpha · a b + bias) + residual.
 ///
 /// Operands: a [.., M, K]; b [K, N], shared by the batch, or [.., K, N] with a's leading extents; then `bias` [N] in f32
-/// and `residual` [.., M, N] where the flags ask for them. Checkpoint matrices [N, K] are transposed when loaded. A shared
-/// b may be quantised.
+/// and `residual` like the result where the flags ask for them. Checkpoint matrices [N, K] are transposed when loaded. A
+/// shared b may be quantised.
+///
+/// Gated, the first half of b's columns are values and the second half their gates, as in diffusers' GEGLU: [v, w] =
+/// alpha · a b + bias and y = v · f(w) + residual, [.., M, N / 2]. So the N columns between are never stored.
 #[derive(Clone, Debug)]
 pub struct MatMul {
     /// b is stored [.., N, K].
@@ -16,13 +19,22 @@ pub struct MatMul {
     pub bias: bool,
     /// Applied before the residual.
     pub activation: Activation,
+    /// Whether the first half of the columns is multiplied by the activation of the second half.
+    pub gated: bool,
     /// Whether a residual follows.
     pub residual: bool,
 }
 
 impl Default for MatMul {
     fn default() -> Self {
-        MatMul { transpose_b: false, alpha: 1.0, bias: false, activation: Activation::None, residual: false }
+        MatMul {
+            transpose_b: false,
+            alpha: 1.0,
+            bias: false,
+            activation: Activation::None,
+            gated: false,
+            residual: false,
+        }
     }
 }
 
@@ -43,8 +55,11 @@ params! {
 struct Sizes {
     batch: usize,
     m: usize,
+    /// Columns of b.
     n: usize,
     k: usize,
+    /// Columns of the result.
+    width: usize,
     b_is_shared: bool,
 }
 
@@ -52,7 +67,7 @@ impl MatMul {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "matmul",
-        summary: "Matrix product, plain, batched or transposed, with bias, activation and residual",
+        summary: "Matrix product, plain, batched or transposed, with bias, activation, gate and residual",
         shaders: &["matmul_workgroup_tile", "matmul_subgroup_tile", "matmul_register_tile", "matmul_strided"],
         cases,
     };
@@ -79,9 +94,16 @@ impl MatMul {
             return Err(fail("inner extents differ"));
         }
         let b_is_shared = b.rank() == 2;
+        if self.gated && n % 2 != 0 {
+            return Err(fail("half of the columns are gates, so that their number must be even"));
+        }
+        let width = if self.gated { n / 2 } else { n };
         if inputs[1].dtype.is_quantized() {
             if self.transpose_b || !b_is_shared || !fits_quantized(&inputs[1]) {
                 return Err(fail("a quantised right operand must be [K, N], K a multiple of 32, N of 4"));
+            }
+            if width % 4 != 0 {
+                return Err(fail("with gates the columns of a quantised right operand must be a multiple of 8"));
             }
         } else if inputs[0].dtype == DType::F16 && inputs[1].dtype != DType::F16 {
             return Err(fail("f16 activations need an f16 right operand"));
@@ -94,7 +116,7 @@ impl MatMul {
         if m == 0 || n == 0 || k == 0 || batch == 0 {
             return Err(fail("an extent is zero"));
         }
-        Ok(Sizes { batch, m, n, k, b_is_shared })
+        Ok(Sizes { batch, m, n, k, width, b_is_shared })
     }
 }
 
@@ -104,8 +126,10 @@ impl Operator for MatMul {
     }
 
     fn attributes(&self) -> String {
+        // Said where it is so, which is in few places.
+        let gated = if self.gated { ";gated=true" } else { "" };
         format!(
-            "transpose_b={};alpha={};bias={};f={};residual={}",
+            "transpose_b={};alpha={};bias={};f={};residual={}{gated}",
             self.transpose_b,
             self.alpha,
             self.bias,
@@ -118,7 +142,7 @@ impl Operator for MatMul {
         let sizes = self.sizes(inputs)?;
         let mut shape = inputs[0].shape.to_vec();
         if let Some(last) = shape.last_mut() {
-            *last = sizes.n;
+            *last = sizes.width;
         }
         let output = TensorType::new(inputs[0].dtype, shape);
         if self.bias && inputs[2] != TensorType::f32([sizes.n]) {
@@ -136,14 +160,16 @@ impl Operator for MatMul {
         let bias = if self.bias { Slot::Input(2) } else { Slot::Unused };
         let residual = if self.residual { Slot::Input(cx.inputs.len() - 1) } else { Slot::Unused };
         let finish = |d: Dispatch| {
-            d.weight_storage(a, b)
+            let d = d
+                .weight_storage(a, b)
                 .activation(self.activation)
                 .constant("BIAS", self.bias as u32)
                 .constant("RESIDUAL", self.residual as u32)
-                .bind([Slot::Input(0), Slot::Input(1), bias, residual, Slot::Output])
+                .bind([Slot::Input(0), Slot::Input(1), bias, residual, Slot::Output]);
+            if self.gated { d.constant("GATED", 1) } else { d }
         };
         let mut variants = Vec::new();
-        // Workgroups of `columns` x `rows` elements.
+        // Workgroups of `columns` x `rows` elements of the result.
         let tile = |name, shader, columns: usize, rows: usize| {
             let params = TileParams {
                 m: s.m as u32,
@@ -154,7 +180,7 @@ impl Operator for MatMul {
                 alpha: self.alpha,
             };
             let dispatch = finish(Dispatch::new(shader, params));
-            let (columns, rows) = (s.n.div_ceil(columns), s.m.div_ceil(rows));
+            let (columns, rows) = (s.width.div_ceil(columns), s.m.div_ceil(rows));
             // Register tiles run along M first: all rows meet the same columns of b while those are cached.
             let (x, y) = if shader == "matmul_workgroup_tile" { (columns, rows) } else { (rows, columns) };
             Variant::single(name, dispatch.grid(x, y, s.batch))
@@ -162,12 +188,14 @@ impl Operator for MatMul {
         let limits = cx.capabilities;
         let fits =
             |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
-        if !self.transpose_b && s.k.is_multiple_of(4) && s.n.is_multiple_of(4) {
+        // There half of the invocations take gates.
+        let columns = if self.gated { 32 } else { 64 };
+        if !self.transpose_b && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
             let workgroup = fits(64) && limits.max_invocations >= 256 && limits.max_workgroup_bytes >= 9216;
-            let workgroup = workgroup.then(|| tile("workgroup_tile", "matmul_workgroup_tile", 64, 64));
+            let workgroup = workgroup.then(|| tile("workgroup_tile", "matmul_workgroup_tile", columns, 64));
             variants.extend(match limits.kind {
                 DeviceKind::Cpu => [subgroup, register, workgroup].into_iter().flatten(),
                 _ => [workgroup, register, None].into_iter().flatten(),
@@ -190,7 +218,7 @@ impl Operator for MatMul {
             b_column: b_column as u32,
             alpha: self.alpha,
         };
-        let strided = finish(Dispatch::new("matmul_strided", params)).over(s.batch * s.m * s.n);
+        let strided = finish(Dispatch::new("matmul_strided", params)).over(s.batch * s.m * s.width);
         variants.push(Variant::single("strided", strided));
         Ok(variants)
     }
@@ -222,10 +250,13 @@ impl Operator for MatMul {
                         }
                     }
                 }
-                for (n, &sum) in row_sums.iter().enumerate() {
-                    let v = sum * f64::from(self.alpha) + bias.map_or(0.0, |b| f64::from(b[n]));
-                    let v = self.activation.apply(v) + residual.map_or(0.0, |r| f64::from(r[y.len()]));
-                    y.push(v as f32);
+                let biased = |n: usize| row_sums[n] * f64::from(self.alpha) + bias.map_or(0.0, |b| f64::from(b[n]));
+                for n in 0..s.width {
+                    let v = match self.gated {
+                        true => biased(n) * self.activation.apply(biased(n + s.width)),
+                        false => self.activation.apply(biased(n)),
+                    };
+                    y.push((v + residual.map_or(0.0, |r| f64::from(r[y.len()]))) as f32);
                 }
             }
         }
@@ -233,15 +264,19 @@ impl Operator for MatMul {
     }
 
     fn cost(&self, inputs: &[TensorType], output: &TensorType) -> Cost {
-        let k = inputs[0].shape.last();
+        let halves = if self.gated { 2 } else { 1 };
+        let products = output.shape.count() * halves * inputs[0].shape.last();
         let bytes = inputs.iter().map(TensorType::bytes).sum::<usize>() + output.bytes();
-        Cost { flops: 2 * (output.shape.count() * k) as u64, bytes: bytes as u64 }
+        Cost { flops: 2 * products as u64, bytes: bytes as u64 }
     }
 
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
         match epilogue {
-            Epilogue::Activation(f) if self.activation == Activation::None && !self.residual => {
+            Epilogue::Activation(f) if self.activation == Activation::None && !self.gated && !self.residual => {
                 Some(Box::new(MatMul { activation: f, ..self.clone() }))
+            }
+            Epilogue::Gate(f) if self.activation == Activation::None && !self.gated && !self.residual => {
+                Some(Box::new(MatMul { activation: f, gated: true, ..self.clone() }))
             }
             Epilogue::Residual if !self.residual => Some(Box::new(MatMul { residual: true, ..self.clone() })),
             _ => None,
@@ -290,6 +325,23 @@ fn cases() -> Vec<Case> {
     }
     let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };
     cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
+    // Around the tiles' edges with half of the columns gates: 16 and 32 columns of the result.
+    let gated = MatMul { activation: Activation::Gelu, gated: true, ..MatMul::linear() };
+    for (m, k, n) in
+        [(1, 4, 8), (9, 20, 24), (13, 32, 40), (65, 64, 72), (8, 12, 64), (70, 96, 136), (5, 7, 6), (6, 8, 4)]
+    {
+        let name = format!("m={m};k={k};n={n};bias;gelu;gated");
+        cases.push(case(&name, gated.clone(), &[m, k], weight(k, n), vec![Operand::parameter([n])]));
+    }
+    let op = MatMul { alpha: 0.5, residual: true, activation: Activation::Silu, ..gated.clone() };
+    let more = vec![Operand::parameter([72]), Operand::activation([2, 11, 36])];
+    cases.push(case("b=2;m=11;k=32;n=72;bias;silu;gated;residual;alpha=0.5", op, &[2, 11, 32], weight(32, 72), more));
+    let op = MatMul { transpose_b: true, bias: false, ..gated.clone() };
+    let b = Operand::activation([3, 24, 8]);
+    cases.push(case("batched=3;m=5;k=8;n=24;gelu;gated;transposed", op, &[3, 5, 8], b, vec![]));
+    let op = MatMul { bias: false, ..gated.clone() };
+    let b = Operand::activation([3, 8, 24]);
+    cases.push(case("batched=3;m=5;k=8;n=24;gelu;gated", op, &[3, 5, 8], b, vec![]));
     for (m, k, n) in [(6, 8, 12), (65, 20, 72), (5, 3, 7)] {
         let b = Operand::activation([2, 3, k, n]);
         cases.push(case(&format!("batched=2x3;m={m};k={k};n={n}"), MatMul::default(), &[2, 3, m, k], b, vec![]));
@@ -299,6 +351,12 @@ fn cases() -> Vec<Case> {
     }
     for (m, k, n) in [(1024, 1024, 1024), (4096, 640, 640), (1024, 1280, 10240), (77, 2048, 1280)] {
         cases.push(case(&format!("m={m};k={k};n={n}"), MatMul::default(), &[m, k], weight(k, n), vec![]).benchmark());
+    }
+    // SDXL's feed-forward at 1024 x 1024.
+    for (m, k, n) in [(4096, 640, 5120), (1024, 1280, 10240)] {
+        let more = vec![Operand::parameter([n])];
+        let name = format!("m={m};k={k};n={n};bias;gelu;gated");
+        cases.push(case(&name, gated.clone(), &[m, k], weight(k, n), more).benchmark());
     }
     cases
 }
@@ -311,6 +369,27 @@ mod tests {
     fn errors_name_the_shapes() {
         let error = MatMul::default().infer(&[TensorType::f32([2, 3]), TensorType::f32([4, 5])]).unwrap_err();
         assert!(error.to_string().contains("f32[2, 3] x f32[4, 5]"), "{error}");
+    }
+
+    #[test]
+    fn gates_halve_the_columns() {
+        let op = MatMul { gated: true, ..MatMul::default() };
+        let infer = |n: usize, dtype: DType| op.infer(&[TensorType::f32([2, 32]), TensorType::new(dtype, [32, n])]);
+        assert_eq!(infer(8, DType::F32).unwrap(), TensorType::f32([2, 4]));
+        assert!(infer(7, DType::F32).unwrap_err().to_string().contains("even"));
+        // Quantised weights are read four columns at a time, and values and gates each need whole fours.
+        assert_eq!(infer(8, DType::Q8).unwrap(), TensorType::f32([2, 4]));
+        assert!(infer(12, DType::Q8).unwrap_err().to_string().contains("multiple of 8"));
+    }
+
+    #[test]
+    fn gates_count_as_work() {
+        let inputs = [TensorType::f32([2, 32]), TensorType::f32([32, 8])];
+        let flops = |gated: bool| {
+            let op = MatMul { gated, ..MatMul::default() };
+            op.cost(&inputs, &op.infer(&inputs).unwrap()).flops
+        };
+        assert_eq!(flops(true), flops(false));
     }
 
     #[test]
