@@ -46,20 +46,26 @@ class Request:
     seed: int = 0
     sampler: str = "dpmpp_2m"
     spacing: str = "karras"
+    batch: int = 1
     id_scale: float = 1.0
+    id_start: float = 0.0
+    id_end: float = 1.0
     id_embedding: torch.Tensor | None = field(default=None, repr=False)
     uncond_id_embedding: torch.Tensor | None = field(default=None, repr=False)
 
 
 @torch.no_grad()
 def generate(unet, vae, text: TextEncoders, request: Request) -> dict[str, torch.Tensor]:
-    """Returns `latents` as the sampler leaves them and `picture`, uint8 [1, H, W, 3]. `unet` holds the adapter."""
+    """Returns `latents` as the sampler leaves them and `picture`, uint8 [B, H, W, 3]. `unet` holds the adapter.
+
+    Identity takes part in step i of n where id_start <= i / n < id_end.
+    """
     dtype = unet.dtype
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     sigmas = samplers.karras_sigmas(request.steps)
     if request.spacing == "trailing":
         sigmas = samplers.trailing_sigmas(request.steps)
-    shape = (1, 4, request.height // factor, request.width // factor)
+    shape = (request.batch, 4, request.height // factor, request.width // factor)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(request.seed))
     sigmas, noise = sigmas.to(dtype), noise.to(dtype)
     start = noise * sigmas[0]
@@ -68,7 +74,8 @@ def generate(unet, vae, text: TextEncoders, request: Request) -> dict[str, torch
         start = noise * (sigmas[0] ** 2 + 1) ** 0.5
 
     size = [request.height, request.width]
-    time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=dtype)
+    rows = lambda tensor: tensor.to(dtype).repeat(request.batch, *[1] * (tensor.dim() - 1))
+    time_ids = rows(torch.tensor([[*size, 0, 0, *size]]))
     passes = []
     for prompt, identity in (
         (request.prompt, request.id_embedding),
@@ -76,16 +83,21 @@ def generate(unet, vae, text: TextEncoders, request: Request) -> dict[str, torch
     ):
         hidden, pooled = text.encode(prompt)
         arguments = {
-            "encoder_hidden_states": hidden.to(dtype),
-            "added_cond_kwargs": {"text_embeds": pooled.to(dtype), "time_ids": time_ids},
+            "encoder_hidden_states": rows(hidden),
+            "added_cond_kwargs": {"text_embeds": rows(pooled), "time_ids": time_ids},
         }
         if identity is not None:
-            arguments["cross_attention_kwargs"] = {"id_embedding": identity.to(dtype), "id_scale": request.id_scale}
+            arguments["cross_attention_kwargs"] = {"id_embedding": rows(identity), "id_scale": request.id_scale}
         passes.append(arguments)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         scaled = x / (sigma**2 + 1) ** 0.5
         timestep = samplers.nearest_timestep(sigma.float().reshape(1))
+        step = int((sigmas == sigma).nonzero()[0])
+        taking_part = request.id_start <= step / request.steps < request.id_end
+        for arguments in passes:
+            if "cross_attention_kwargs" in arguments:
+                arguments["cross_attention_kwargs"]["id_scale"] = request.id_scale if taking_part else 0.0
         with_text, without = (unet(scaled, timestep, return_dict=False, **arguments)[0] for arguments in passes)
         return x - sigma * (without + request.guidance * (with_text - without))
 

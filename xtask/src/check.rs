@@ -18,11 +18,15 @@ const BROWSER: [&str; 9] = [
     "pulid-wasm",
 ];
 
+/// What the mini models may weigh, in bytes: every clone of the repository carries them.
+const MINI_MODELS: u64 = 40_000_000;
+
 /// Lines above which a source file is too large to find one's way in.
 const LONGEST: usize = 900;
 
 pub fn all() -> Outcome {
     file_sizes()?;
+    mini_models()?;
     layering()?;
     run("cargo", &["fmt", "--all", "--check"])?;
     run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
@@ -49,6 +53,16 @@ fn file_sizes() -> Outcome {
         });
     }
     if long.is_empty() { Ok(()) } else { Err(format!("split these files before {LONGEST} lines: {}", long.join("; "))) }
+}
+
+fn mini_models() -> Outcome {
+    let mut bytes = 0;
+    walk(&root().join("models/mini"), &mut |path| bytes += path.metadata().map_or(0, |m| m.len()));
+    if (1..=MINI_MODELS).contains(&bytes) {
+        Ok(())
+    } else {
+        Err(format!("models/mini has {bytes} bytes; it should have some, and at most {MINI_MODELS}"))
+    }
 }
 
 fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
@@ -230,6 +244,11 @@ mod tests {
         let message = violations(&dependencies(&metadata)).unwrap_err();
         assert!(message.contains("in tests on wgpu") && message.contains("depends on pulid-graph"), "{message}");
         assert!(!message.contains("pulid-tensor"), "{message}");
+    }
+
+    #[test]
+    fn the_mini_models_are_small() {
+        mini_models().unwrap();
     }
 
     #[test]

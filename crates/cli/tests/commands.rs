@@ -7,7 +7,7 @@ use pulid_checkpoint::Checkpoint;
 use pulid_tensor::HostTensor;
 use serde_json::Value;
 use std::path::Path;
-use support::{portrait, program, pulid, refuse, repository, succeed};
+use support::{portrait, program, pulid, refuse, repository, succeed, tree};
 
 fn faces_of(folder: &Path, photo: &str) -> Vec<Value> {
     let listed: Value = serde_json::from_str(&succeed(folder, &["faces", photo, "--json"])).unwrap();
@@ -426,4 +426,19 @@ fn the_help_says_where_defaults_come_from() {
         let own = own.split_once("\n      --").map_or(own, |(own, _)| own);
         assert!(own.contains("[default: ") && own.contains("generation_defaults.json"), "--{flag}: {own}");
     }
+}
+
+#[test]
+fn bench_measures_whole_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let report: Value = serde_json::from_str(&succeed(folder.path(), &["bench", "--picture", "--json"])).unwrap();
+    let figure = |name: &str| report["picture"][name].as_f64();
+    assert!(figure("first_seconds").unwrap() > 0.1 && figure("again_seconds").unwrap() > 0.1, "{report}");
+    if cfg!(target_os = "linux") {
+        // The weights alone are more than that.
+        assert!(figure("peak_resident_bytes").unwrap() > 3e7, "{report}");
+    }
+    assert_eq!(tree(folder.path()), Vec::<std::path::PathBuf>::new());
+    let message = refuse(folder.path(), &["bench", "--picture", "--id", "nobody.jpg"]);
+    assert!(message.contains("nobody.jpg"), "{message}");
 }

@@ -2,6 +2,7 @@
 //! pipeline golden through `pulid generate`, photos through `pulid embed`, on the device `PULID_TEST_DEVICE` (default: the best there is). The networks also
 //! run on the CPU reference, which shares no kernel with any device.
 
+use image::RgbImage;
 use libtest_mimic::{Arguments, Failed, Trial};
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{DType, HostTensor};
@@ -181,7 +182,11 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
         return Err(format!("latents differ by {error:.2e} standard deviations").into());
     }
     let open = |p: &Path| image::open(p).map(|i| i.to_rgb8()).map_err(|e| Failed::from(e.to_string()));
-    let (got, want) = (open(&picture)?, open(&case.join(text(&golden["picture"])))?);
+    let got = match golden["arguments"]["batch"].as_u64() {
+        None => open(&picture)?,
+        Some(count) => stacked((0..count).map(|i| open(&folder.join(format!("picture-{i}.png")))))?,
+    };
+    let want = open(&case.join(text(&golden["picture"])))?;
     if got.dimensions() != want.dimensions() {
         return Err(format!("the picture is {:?}, expected {:?}", got.dimensions(), want.dimensions()).into());
     }
@@ -190,6 +195,18 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
         return Err(format!("the picture differs by {worst} of 255").into());
     }
     Ok(std::fs::remove_dir_all(&folder)?)
+}
+
+/// Pictures of one width, one above the other, as a batch's golden has them.
+fn stacked(pictures: impl Iterator<Item = Result<RgbImage, Failed>>) -> Result<RgbImage, Failed> {
+    let (mut width, mut height, mut bytes) = (0, 0, Vec::new());
+    for picture in pictures {
+        let picture = picture?;
+        width = picture.width();
+        height += picture.height();
+        bytes.extend(picture.into_raw());
+    }
+    RgbImage::from_raw(width, height, bytes).ok_or_else(|| "the pictures of a batch differ in size".into())
 }
 
 /// Identity tokens and face embeddings of photos. The tolerance is wider than a network's: pixels of crop and mask are

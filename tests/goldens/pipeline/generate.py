@@ -290,6 +290,19 @@ def main() -> None:
             Request(prompt, "", 64, 64, 4, 1.2, seed=11, spacing="trailing"),
             dict(num_zero=8, ortho="v2", id_scale=0.8),
         ),
+        # All pictures of a batch come from one draw, as `num_images_per_prompt` has it.
+        "batch": (
+            Request(prompt, "sad", 64, 48, 4, 2.0, seed=19, batch=3),
+            dict(num_zero=8, ortho="v2", id_scale=0.8),
+        ),
+        "window": (
+            Request(prompt, "", 64, 64, 8, 2.0, seed=42, id_start=0.25, id_end=0.75),
+            dict(num_zero=8, ortho="v2", id_scale=1.0),
+        ),
+        "no-guidance": (
+            Request(prompt, "not read", 48, 64, 4, 1.0, seed=23),
+            dict(num_zero=8, ortho="v1", id_scale=0.8),
+        ),
     }
     # What `--preset NAME` has to set by itself. dpmpp_sde's noise is our own, so its preset has no witness here.
     presets = {
@@ -315,7 +328,8 @@ def main() -> None:
         spread = relative_error(out["latents"], precise["latents"])
         steps = int((out["picture"].int() - precise["picture"].int()).abs().max())
         assert spread < 1e-3 and steps <= 1, (name, spread, steps)
-        picture = out["picture"][0]
+        # A batch is one picture above the other.
+        picture = out["picture"].flatten(0, 1)
         assert picture.float().std() > 20, (name, picture.float().std())
         if name == "identity-v2":
             moved = (picture.int() - plain.int()).abs().float().mean()
@@ -338,6 +352,9 @@ def main() -> None:
         }
         if id_settings:
             arguments |= {key.replace("_", "-"): value for key, value in id_settings.items()}
+        for key, usual in (("batch", 1), ("id_start", 0.0), ("id_end", 1.0)):
+            if getattr(request, key) != usual:
+                arguments[key.replace("_", "-")] = getattr(request, key)
         if preset:
             arguments = {key: arguments[key] for key in ("prompt", "negative-prompt", "width", "height", "seed")}
             arguments["preset"] = preset

@@ -1,7 +1,8 @@
-//! `pulid bench`: kernels at real network sizes, and the UNet of a model.
+//! `pulid bench`: kernels at real network sizes, the UNet of a model, and whole pictures.
 
 mod kernels;
 mod network;
+mod picture;
 
 use super::{DeviceArgs, remember_choices};
 use pulid::runtime::Runtime;
@@ -13,7 +14,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:\n  \
     pulid bench --device llvmpipe --filter matmul\n  \
     pulid bench --filter attention --variants all --json\n  \
-    pulid bench --model models/mini/sdxl")]
+    pulid bench --model models/mini/sdxl\n  \
+    pulid bench --picture --id examples/faces/ada.jpg")]
 pub struct Args {
     /// Only kernels whose `operator/case` contains this
     #[arg(long, default_value = "")]
@@ -24,6 +26,12 @@ pub struct Args {
     /// Time the UNet of this folder in diffusers' SDXL layout instead, and show where its time goes
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Time `pulid generate` from its start to the written picture instead: with empty caches, and again
+    #[arg(long, conflicts_with_all = ["filter", "variants", "size"])]
+    picture: bool,
+    /// With --picture: a photo of the person in it
+    #[arg(long, requires = "picture")]
+    id: Option<PathBuf>,
     /// With --model: a PuLID file, to run the UNet with an identity
     #[arg(long, requires = "model")]
     adapter: Option<PathBuf>,
@@ -51,9 +59,11 @@ struct Report {
     kernels: Vec<kernels::Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<network::Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    picture: Option<picture::Figures>,
 }
 
-/// Times the benchmark cases, or a model's UNet.
+/// Times the benchmark cases, a model's UNet or whole pictures.
 pub fn run(args: &Args) -> Result<()> {
     pollster::block_on(async {
         let runtime = args.device.open().await?;
@@ -71,8 +81,10 @@ pub fn run(args: &Args) -> Result<()> {
             repeats: args.repeats.max(1),
             kernels: Vec::new(),
             network: None,
+            picture: None,
         };
         match &args.model {
+            _ if args.picture => report.picture = Some(picture::measure(args)?),
             Some(model) => report.network = Some(network::measure(&runtime, model, args).await?),
             None => report.kernels = kernels::measure(&runtime, args).await?,
         }
