@@ -6,6 +6,11 @@ About half of each batch carries the identity tokens of another picture of the s
 attention adds nothing, so that the UNet stays a plain text-to-image model. Without identity a face cannot be foretold
 and the gradient through it is small; with it the base learns features, and the adapter learns in every step.
 
+With `--branch N`, half of the micro-batches also make N pictures from pure noise in four steps, and L_id asks that the
+latent recogniser find the person in them. L_diff only sees what is left of the person's own picture in its noise; here
+all of the face has to come from the identity. The gradient runs through the last three steps: where a face's parts lie
+is decided there.
+
 Continues from `unet.pt` and, where it exists, `adapter_1.pt`, and writes both.
 """
 from __future__ import annotations
@@ -16,13 +21,14 @@ import os
 import common  # noqa: F401  (sets the thread environment first)
 import numpy as np
 import torch
+import torch.nn.functional as F
 from common import WORK, sheet, to_u8
 from identity_features import IdentityFeatures
 from latent_recogniser import load_latent_recogniser, perceived
 from latents import Latents
 from networks import time_ids
 from parallel import Team, flat_then_decay
-from sampling import alphas_cumprod, load_tokenizers, load_vae, sample
+from sampling import all_sigmas, alphas_cumprod, load_tokenizers, load_vae, sample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from train_adapter import NUM_ZERO, Adapter, IdSettings, nothing
 from train_unet import TextToLatent
@@ -42,6 +48,9 @@ OFTEN = (0.0, 0.08, 0.92, 1.0), (0.0, 180.0, 860.0, 1000.0)
 
 # Above this noise (sigma) the estimate of the clean latents is a mean over faces, which no recogniser should judge.
 PERCEIVED_BELOW = 2.5
+
+# The branch's timesteps: the schedule's last, then three drawn as far as this around 750, 500 and 250.
+BRANCH_SPREAD = 120
 
 
 def joined(base: dict, adapter: dict) -> dict:
@@ -84,17 +93,53 @@ class Joint:
         self.adapter = Adapter(self.net.unet, IdSettings(num_zero=NUM_ZERO, ortho="off"))
         self.named = base + [(PREFIX + n, p) for n, p in self.adapter.named_parameters()]
 
-    def predict(self, x, t, ids_one, ids_two, identified, condition, hidden):
-        """`identified`: the rows whose identity `condition` and `hidden` describe; the others go without."""
+    def context(self, ids_one, ids_two):
         with torch.set_grad_enabled(self.text_learns and torch.is_grad_enabled()):
-            context, pooled = self.net.context(ids_one, ids_two)
+            return self.net.context(ids_one, ids_two)
+
+    def tokens(self, count, identified, condition, hidden):
+        """Identity tokens [count,N,D] and scales [count,1,1] of a batch; rows outside `identified` have neither."""
         own = self.adapter.id_adapter(condition, hidden)
-        tokens = own.new_zeros(len(x), *own.shape[1:]).index_copy(0, identified, own)
-        scale = own.new_zeros(len(x), 1, 1).index_fill(0, identified, 1.0)
+        tokens = own.new_zeros(count, *own.shape[1:]).index_copy(0, identified, own)
+        return tokens, own.new_zeros(count, 1, 1).index_fill(0, identified, 1.0)
+
+    def noise_of(self, x, t, context, pooled, tokens, scale):
         return self.net.unet(
             x, t, encoder_hidden_states=context, added_cond_kwargs=dict(text_embeds=pooled, time_ids=time_ids(len(x))),
             cross_attention_kwargs=dict(id_embedding=tokens, id_scale=scale), return_dict=False,
         )[0]
+
+    def predict(self, x, t, ids_one, ids_two, identified, condition, hidden):
+        """`identified`: the rows whose identity `condition` and `hidden` describe; the others go without."""
+        return self.noise_of(x, t, *self.context(ids_one, ids_two), *self.tokens(len(x), identified, condition, hidden))
+
+
+def branch(noise_of, noise, times, context, pooled, tokens, scale):
+    """The clean latents of a few-step run from pure noise, with gradient through all steps but the first."""
+    sigmas = [float(s) for s in all_sigmas()[times]] + [0.0]
+    x = noise * sigmas[0]
+    for i, (t, s, n) in enumerate(zip(times, sigmas, sigmas[1:])):
+        with torch.set_grad_enabled(i > 0):
+            e = noise_of(x / (s * s + 1) ** 0.5, torch.full((len(x),), t), context, pooled, tokens, scale).float()
+        clean = x - s * e
+        x = clean + (n / s) * (x - clean)
+    return x
+
+
+def person_features(watcher, data, people, pictures=4):
+    """Each person's mean features by the latent recogniser, of unit length, [largest number + 1, F]."""
+    rows = {}
+    for row, person in enumerate(data.fields["identity"].tolist()):
+        if person in people and len(rows.setdefault(person, [])) < pictures:
+            rows[person].append(row)
+    numbers = torch.tensor([p for p, r in rows.items() for _ in r])
+    places = np.array([row for r in rows.values() for row in r])
+    with torch.no_grad():
+        seen = torch.cat([
+            watcher(data.normalise(torch.from_numpy(data.z[part].astype(np.float32))))[0]
+            for part in np.array_split(places, max(1, len(places) // 128))
+        ])
+    return F.normalize(torch.zeros(int(numbers.max()) + 1, seen.shape[1]).index_add_(0, numbers, seen), dim=-1)
 
 
 def drawn(data, photos, rng, count):
@@ -125,6 +170,8 @@ def main():
     a.add_argument("--lr", type=float, default=2e-3)
     a.add_argument("--person", type=float, default=3.0, help="how much more a face counts than the background")
     a.add_argument("--perceive", type=float, default=0.05, help="weight of the latent recogniser's distance (0: none)")
+    a.add_argument("--branch", type=int, default=0, help="pictures of the few-step branch per micro-batch that has it (0: no L_id)")
+    a.add_argument("--identify", type=float, default=0.1, help="weight of L_id")
     a.add_argument("--compile", action="store_true", help="a fifth faster, after minutes of compiling")
     a.add_argument("--freeze-text", action="store_true", help="leave the text encoders as they are: a tenth faster")
     a.add_argument("--look-every", type=int, default=600)
@@ -162,9 +209,12 @@ def main():
         focus = 1 + a.person * person
         return ((e.float() - noise).square() * focus).mean((1, 2, 3)) / focus.mean((1, 2, 3))
 
+    watcher = load_latent_recogniser() if a.perceive or a.branch else None
+    people = person_features(watcher, data, photos.of) if a.branch else None
+
     def make_loss(rank):
-        watcher = load_latent_recogniser() if a.perceive else None
-        predict = torch.compile(joint.predict) if a.compile else joint.predict
+        fixed = lambda f: torch.compile(f, dynamic=False) if a.compile else f
+        context_of, tokens_of, noise_of = fixed(joint.context), fixed(joint.tokens), fixed(joint.noise_of)
 
         def loss(step, k, extra):
             rng = np.random.default_rng((step, k, 17))
@@ -174,7 +224,8 @@ def main():
             t = torch.from_numpy(np.interp(u, *OFTEN).astype(np.int64))
             x, noise = noised(z, t, rng)
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                e = predict(x, t, ids_one, ids_two, identified, condition, hidden)
+                context = context_of(ids_one, ids_two)
+                e = noise_of(x, t, *context, *tokens_of(len(x), identified, condition, hidden))
             each = error(e, noise, data.person(rows))
             # min-SNR: steps at low noise hardly matter. Those at high noise decide where a face's parts lie, but their error
             # in the noise is small: they count more, up to four times.
@@ -183,14 +234,32 @@ def main():
             extra[1] += float(each.detach()[t > 500].mean())
             total = (each * weight).mean() / weight.mean()
             near = snr[t] > PERCEIVED_BELOW**-2
-            if watcher is not None and near.any():
+            if a.perceive and near.any():
                 c = cumulative[t[near]].view(-1, 1, 1, 1)
                 estimate = (x[near] - (1 - c).sqrt() * e[near].float()) / c.sqrt()
                 with torch.autocast("cpu", torch.bfloat16):
                     apart = perceived(watcher, estimate, z[near], 1 + a.person * data.person(rows[near.numpy()]))
                 total = total + a.perceive * apart.sum() / len(z)
                 extra[2] += float(apart.detach().mean())
+            if a.branch and k < a.micro // 2:
+                lost = lost_person(rng, identified, condition, hidden, context, rows)
+                extra[3] += 2 * float(lost.detach())
+                total = total + a.identify * lost
             return total
+
+        def lost_person(rng, identified, condition, hidden, context, rows):
+            """L_id: 1 - cos of the person's features and those of pictures that the branch makes for these rows' captions."""
+            who = (condition.abs().sum(-1) > 0).nonzero()[:, 0]  # not the zero identity
+            who = who[torch.from_numpy(rng.permutation(len(who))[: a.branch])]
+            who = who.repeat(a.branch)[: a.branch]  # should fewer be left, some are made twice
+            at = identified[who]
+            times = [999] + [int(t) for t in np.array([749, 499, 249]) + rng.integers(-BRANCH_SPREAD, BRANCH_SPREAD + 1, 3)]
+            noise = torch.from_numpy(rng.standard_normal((a.branch, *data.z.shape[1:]), np.float32))
+            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                own = tokens_of(a.branch, torch.arange(a.branch), condition[who], [h[who] for h in hidden])
+                made = branch(noise_of, noise, times, *(c[at] for c in context), *own)
+                features, _ = watcher(made)
+            return (1 - (features * people[data.fields["identity"][rows[at.numpy()]]]).sum(-1)).mean()
 
         return loss
 
