@@ -70,11 +70,7 @@ impl FileSet {
             return Err(named_twice(path));
         }
         let io = |e| Error::io(path, e);
-        let mut builder = temporaries();
-        // Temporary files are readable by their owner only; the finished file should have the usual permissions.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut temporary = builder.tempfile_in(existing(parent(path)).0).map_err(io)?;
+        let mut temporary = readable(temporaries()).tempfile_in(existing(parent(path)).0).map_err(io)?;
         let mut buffered = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
         write(&mut buffered)?;
         buffered.flush().map_err(io)?;
@@ -292,6 +288,19 @@ fn check_writable(path: &Path, folder: &Path) -> Result<()> {
 fn temporaries() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".writing-").suffix(".tmp");
+    builder
+}
+
+/// Temporary files are readable by their owner only; the finished file should have the usual permissions.
+#[cfg(unix)]
+fn readable(mut builder: tempfile::Builder<'static, 'static>) -> tempfile::Builder<'static, 'static> {
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
+}
+
+/// Elsewhere they have them from the start.
+#[cfg(not(unix))]
+fn readable(builder: tempfile::Builder<'static, 'static>) -> tempfile::Builder<'static, 'static> {
     builder
 }
 
