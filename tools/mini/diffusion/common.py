@@ -24,11 +24,11 @@ FIELDS = ("labels", "landmarks", "bbox", "identity", "style", "background", "exp
 class Shards:
     """All shards of a folder; pictures are memory-mapped, so that workers share them. `refresh` finds new shards."""
 
-    def __init__(self, folder: Path, labels: bool = False):
-        self.folder, self.with_labels = Path(folder), labels
+    def __init__(self, folder: Path, labels: bool = False, landmarks: bool = False):
+        self.folder, self.with_labels, self.with_landmarks = Path(folder), labels, landmarks
         self.store = WORK / "unpacked" / self.folder.name
         self.store.mkdir(parents=True, exist_ok=True)
-        self.images, self.labels, self.known, self.sizes, self.looked = [], [], [], [], 0.0
+        self.images, self.labels, self.landmarks, self.known, self.sizes, self.looked = [], [], [], [], [], 0.0
         self.refresh()
 
     def _unpack(self, shard: Path, field: str) -> np.ndarray:
@@ -50,11 +50,13 @@ class Shards:
             try:
                 images = self._unpack(shard, "images")
                 labels = self._unpack(shard, "labels") if self.with_labels else None
+                landmarks = self._unpack(shard, "landmarks") if self.with_landmarks else None
             except (OSError, ValueError, EOFError, KeyError):
                 continue  # still being written
             self.known.append(shard.name)
             self.images.append(images)
             self.labels.append(labels)
+            self.landmarks.append(landmarks)
             self.sizes.append(len(images))
 
     def __len__(self) -> int:
@@ -62,16 +64,23 @@ class Shards:
 
     def take(self, rng: np.random.Generator, count: int):
         """`count` random pictures [B,3,128,128] in [-1,1] and labels [B,128,128] (or None)."""
+        return self.take_with_landmarks(rng, count)[:2]
+
+    def take_with_landmarks(self, rng: np.random.Generator, count: int):
+        """The same, and landmarks [B,5,2] in pixels (or None)."""
         bounds = np.cumsum(self.sizes)
-        pictures, labels = [], []
+        pictures, labels, points = [], [], []
         for i in rng.integers(bounds[-1], size=count):
             s = int(np.searchsorted(bounds, i, side="right"))
             j = int(i - (bounds[s] - self.sizes[s]))
             pictures.append(self.images[s][j])
             if self.with_labels:
                 labels.append(self.labels[s][j])
+            if self.with_landmarks:
+                points.append(self.landmarks[s][j])
         x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        return x, torch.from_numpy(np.stack(labels)).long() if self.with_labels else None
+        labels = torch.from_numpy(np.stack(labels)).long() if self.with_labels else None
+        return x, labels, np.stack(points) if self.with_landmarks else None
 
 
 def load_fields(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:

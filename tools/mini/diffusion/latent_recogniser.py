@@ -6,6 +6,10 @@ its features then weighs the UNet's estimate of the clean latents by what makes 
 perceptual loss (arXiv 2411.04873), with features learned for identity in place of the decoder's.
 
     python encode_latents.py && python latent_recogniser.py --minutes 5
+    python identity_features.py && python latent_recogniser.py --second --minutes 8
+
+The second one is wider and also learns to say the training recogniser's mean embedding of the person. Two that learned
+differently are harder to please with what only one of them takes for a likeness.
 """
 from __future__ import annotations
 
@@ -17,13 +21,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import WORK
+from identity_features import IdentityFeatures
 from latents import Latents
 from parallel import Team, flat_then_decay, load_averaged
 from sampling import load_tokenizers
 from torch import nn
 
-FILE = WORK / "latent_recogniser.pt"
+FILE, SECOND = WORK / "latent_recogniser.pt", WORK / "latent_recogniser_2.pt"
 PEOPLE, PICTURES = 16, 3  # of one micro-batch
+EMBEDDING = 512  # of the training recogniser
+SOFT = 0.5  # the largest deviation of the noise that training adds: the UNet's estimates are soft and off
 TEMPERATURE = 0.1
 
 
@@ -41,7 +48,7 @@ class Block(nn.Module):
 class LatentRecogniser(nn.Module):
     """Normalised latents [B,4,16,16] to features of unit length [B,192], and the activations of every stage."""
 
-    def __init__(self, widths=(64, 96, 160), features=192):
+    def __init__(self, widths=(64, 96, 160), features=192, embedding=0):
         super().__init__()
         self.stem = nn.Conv2d(4, widths[0], 3, 1, 1)
         stages, before = [], widths[0]
@@ -50,6 +57,8 @@ class LatentRecogniser(nn.Module):
             before = width
         self.stages = nn.ModuleList(stages)
         self.head = nn.Sequential(nn.LayerNorm(before * 16), nn.Linear(before * 16, features))
+        if embedding:
+            self.embedding = nn.Linear(features, embedding)
 
     def forward(self, z):
         x, seen = self.stem(z), []
@@ -59,10 +68,26 @@ class LatentRecogniser(nn.Module):
         return F.normalize(self.head(x.flatten(1)).float(), dim=-1), seen
 
 
-def load_latent_recogniser() -> LatentRecogniser:
-    net = LatentRecogniser()
-    load_averaged(net.named_parameters(), torch.load(FILE, weights_only=True))
-    return net.eval().requires_grad_(False)
+def second_recogniser() -> LatentRecogniser:
+    return LatentRecogniser(widths=(96, 128, 192), embedding=EMBEDDING)
+
+
+def load_latent_recognisers() -> list[LatentRecogniser]:
+    """Those that were trained, the first one at least."""
+    nets = []
+    for make, file in ((LatentRecogniser, FILE), (second_recogniser, SECOND)):
+        if file == FILE or file.exists():
+            nets.append(make())
+            load_averaged(nets[-1].named_parameters(), torch.load(file, weights_only=True))
+            nets[-1].eval().requires_grad_(False)
+    return nets
+
+
+def roughened(z, rng):
+    """Latents with noise, and moved by up to one place."""
+    z = z + torch.from_numpy(rng.standard_normal(z.shape, np.float32) * rng.uniform(0, SOFT, (len(z), 1, 1, 1)).astype(np.float32))
+    dy, dx = rng.integers(-1, 2, 2)
+    return F.pad(z, (1, 1, 1, 1), mode="replicate")[..., 1 + dy : 17 + dy, 1 + dx : 17 + dx]
 
 
 def perceived(net, estimate, clean, focus):
@@ -90,38 +115,51 @@ def contrastive(features, identity):
     return -(log_probability * same).sum(1).div(same.sum(1).clamp(min=1)).mean()
 
 
+def mean_embeddings(photos) -> dict[int, torch.Tensor]:
+    """The training recogniser's mean embedding of each person's photos, of unit length."""
+    embedding = F.normalize(torch.from_numpy(photos.condition[:, :EMBEDDING]), dim=-1)
+    return {person: F.normalize(embedding[rows].sum(0), dim=0) for person, rows in photos.of.items()}
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--minutes", type=float, default=5)
     a.add_argument("--workers", type=int, default=2)
     a.add_argument("--lr", type=float, default=3e-3)
+    a.add_argument("--second", action="store_true", help="train the second one")
     a = a.parse_args()
     torch.manual_seed(0)
     tokenizers = load_tokenizers()
     data, held = Latents("train", *tokenizers), Latents("heldout", *tokenizers)
-    net = LatentRecogniser()
+    net, file = (second_recogniser(), SECOND) if a.second else (LatentRecogniser(), FILE)
+    wanted = mean_embeddings(IdentityFeatures("train")) if a.second else {}
     team = Team(list(net.named_parameters()), a.workers, muon_lr=a.lr, adam_lr=a.lr, weight_decay=0.05)
     people = [rows for rows in np.split(np.argsort(data.fields["identity"], kind="stable"), np.flatnonzero(np.diff(np.sort(data.fields["identity"]))) + 1) if len(rows) >= PICTURES]
+    if a.second:
+        people = [rows for rows in people if int(data.fields["identity"][rows[0]]) in wanted]
 
     def make_loss(rank):
         def loss(step, k, extra):
             rng = np.random.default_rng((step, k, 29))
             rows = np.concatenate([rng.choice(people[p], PICTURES, replace=False) for p in rng.choice(len(people), PEOPLE, replace=False)])
             z = data.normalise(torch.from_numpy(data.z[rows].astype(np.float32)))
-            # The UNet's estimates are soft and off: so are these.
-            z = z + torch.from_numpy(rng.standard_normal(z.shape, np.float32) * rng.uniform(0, 0.5, (len(z), 1, 1, 1)).astype(np.float32))
-            dy, dx = rng.integers(-1, 2, 2)
-            z = F.pad(z, (1, 1, 1, 1), mode="replicate")[..., 1 + dy : 17 + dy, 1 + dx : 17 + dx]
+            z = roughened(z, rng)
             with torch.autocast("cpu", torch.bfloat16):
                 features, _ = net(z)
-            return contrastive(features, torch.from_numpy(data.fields["identity"][rows]))
+            identity = data.fields["identity"][rows]
+            total = contrastive(features, torch.from_numpy(identity))
+            if a.second:
+                said = F.cosine_similarity(net.embedding(features), torch.stack([wanted[i] for i in identity.tolist()]), dim=-1)
+                extra[0] += float(said.detach().mean())
+                total = total + 2 * (1 - said).mean()
+            return total
 
         return loss
 
     schedule = lambda s, p: flat_then_decay(s, p, 50, 0.4)
-    team.train(make_loss, 10**9, 2, schedule, FILE.with_suffix(".part"), every=50, seconds=60 * a.minutes)
-    os.replace(FILE.with_suffix(".part"), FILE)
-    net = load_latent_recogniser()
+    team.train(make_loss, 10**9, 2, schedule, file.with_suffix(".part"), every=50, seconds=60 * a.minutes)
+    os.replace(file.with_suffix(".part"), file)
+    net = load_latent_recognisers()[-1 if a.second else 0]
     with torch.no_grad():
         features, _ = net(held.normalise(torch.from_numpy(held.z.astype(np.float32))))
     identity, style = (torch.from_numpy(held.fields[n]) for n in ("identity", "style"))

@@ -7,7 +7,7 @@ attention adds nothing, so that the UNet stays a plain text-to-image model. With
 and the gradient through it is small; with it the base learns features, and the adapter learns in every step.
 
 With `--branch N`, half of the micro-batches also make N pictures from pure noise in four steps, and L_id asks that the
-latent recogniser find the person in them. L_diff only sees what is left of the person's own picture in its noise; here
+recognisers of latents find the person in them, with noise over them that hides what only a network would notice. L_diff only sees what is left of the person's own picture in its noise; here
 all of the face has to come from the identity. The gradient runs through the last three steps: where a face's parts lie
 is decided there.
 
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from common import WORK, sheet, to_u8
 from identity_features import IdentityFeatures
-from latent_recogniser import load_latent_recogniser, perceived
+from latent_recogniser import load_latent_recognisers, perceived, roughened
 from latents import Latents
 from networks import time_ids
 from parallel import Team, flat_then_decay
@@ -209,8 +209,9 @@ def main():
         focus = 1 + a.person * person
         return ((e.float() - noise).square() * focus).mean((1, 2, 3)) / focus.mean((1, 2, 3))
 
-    watcher = load_latent_recogniser() if a.perceive or a.branch else None
-    people = person_features(watcher, data, photos.of) if a.branch else None
+    watchers = load_latent_recognisers() if a.perceive or a.branch else []
+    people = [person_features(watcher, data, photos.of) for watcher in watchers] if a.branch else []
+    print(len(watchers), "recognisers of latents", flush=True)
 
     def make_loss(rank):
         fixed = lambda f: torch.compile(f, dynamic=False) if a.compile else f
@@ -238,7 +239,7 @@ def main():
                 c = cumulative[t[near]].view(-1, 1, 1, 1)
                 estimate = (x[near] - (1 - c).sqrt() * e[near].float()) / c.sqrt()
                 with torch.autocast("cpu", torch.bfloat16):
-                    apart = perceived(watcher, estimate, z[near], 1 + a.person * data.person(rows[near.numpy()]))
+                    apart = perceived(watchers[k % len(watchers)], estimate, z[near], 1 + a.person * data.person(rows[near.numpy()]))
                 total = total + a.perceive * apart.sum() / len(z)
                 extra[2] += float(apart.detach().mean())
             if a.branch and k < a.micro // 2:
@@ -258,8 +259,10 @@ def main():
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
                 own = tokens_of(a.branch, torch.arange(a.branch), condition[who], [h[who] for h in hidden])
                 made = branch(noise_of, noise, times, *(c[at] for c in context), *own)
-                features, _ = watcher(made)
-            return (1 - (features * people[data.fields["identity"][rows[at.numpy()]]]).sum(-1)).mean()
+                seen = roughened(made, rng)
+                person = data.fields["identity"][rows[at.numpy()]]
+                lost = [1 - (watcher(seen)[0] * wanted[person]).sum(-1) for watcher, wanted in zip(watchers, people)]
+            return torch.stack(lost).mean()
 
         return loss
 

@@ -3,6 +3,9 @@
 With `--equivariance P` a share P of the micro-batches decodes latents that were made smaller to pictures made smaller
 (EQ-VAE, arXiv 2502.09509): latents then vary as smoothly as pictures do, which a diffusion model learns much sooner.
 
+With `--identify W` the distance of decoded and true faces, as the training recogniser sees them, counts W: the mean
+difference of pixels leaves a face that is a little too soft to be told from its likes.
+
     python train_vae.py --data DIR --minutes 25 [--resume] [--critic] [--decoder-only]
 """
 from __future__ import annotations
@@ -73,6 +76,31 @@ def cropped(x, labels, rng, size):
     return torch.stack(out), torch.stack(marks)
 
 
+def recognised(recogniser, crops):
+    """The training recogniser's embedding of aligned crops [B,3,112,112], and the activations of its stages."""
+    x, stages = recogniser.prelu(recogniser.bn1(recogniser.conv1(crops))), []
+    for index in range(recogniser.stages):
+        x = getattr(recogniser, f"layer{index + 1}")(x)
+        stages.append(x)
+    return recogniser.features(recogniser.fc(torch.flatten(recogniser.bn2(x), 1))), stages
+
+
+def apart(recogniser, y, x, landmarks):
+    """How far apart the recogniser finds the faces of two batches with the same landmarks: 1 - cos of the embeddings, and
+    of each stage's activations the mean square distance, of unit length per place."""
+    from train_adapter import aligned
+
+    crops = lambda pictures: torch.cat([aligned(p[None], points) for p, points in zip(pictures, landmarks)])
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding, stages = recognised(recogniser, crops(y))
+        with torch.no_grad():
+            want, wanted = recognised(recogniser, crops(x))
+    total = (1 - F.cosine_similarity(embedding.float(), want.float(), dim=-1)).mean()
+    for a, b in zip(stages, wanted):
+        total = total + (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean()
+    return total
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--data", type=Path, default=CACHE / "data" / "train")
@@ -86,17 +114,20 @@ def main():
     a.add_argument("--resume", action="store_true")
     a.add_argument("--decoder-only", action="store_true", help="freeze the encoder, so that encoded latents stay valid")
     a.add_argument("--critic", type=float, default=0.0, help="weight of the patch critic's loss")
+    a.add_argument("--identify", type=float, default=0.0, help="weight of the recogniser's distance (with whole pictures)")
     a.add_argument("--equivariance", type=float, default=0.0, help="share of micro-batches with latents made smaller")
     a.add_argument("--crop", type=int, default=64, help="train on crops of this size (128: whole pictures)")
     a.add_argument("--compile", action="store_true", help="a third faster, after minutes of compiling")
     a.add_argument("--no-decay", action="store_true", help="hold the learning rate (a run that will be resumed)")
     a = a.parse_args()
+    if a.identify and (a.crop != 128 or a.equivariance):
+        raise SystemExit("--identify needs whole pictures: --crop 128, no --equivariance")
 
     torch.manual_seed(0)
     vae = build_vae()
     vae.set_attn_processor(AttnProcessor())
     print("parameters", count(vae), flush=True)
-    data = Shards(a.data, labels=True)
+    data = Shards(a.data, labels=True, landmarks=bool(a.identify))
     # The critic lives in every worker; its gradient step rides on the same team as a second network.
     team = Team(list(vae.named_parameters()), a.workers, muon_lr=a.lr, adam_lr=a.lr)
     if a.resume and a.out.exists():
@@ -118,6 +149,12 @@ def main():
             if side:
                 z = smaller(z.float(), side)
             return vae.decoder(vae.post_quant_conv(z)), mean, logvar
+
+        recogniser = None
+        if a.identify:
+            from train_adapter import load_recogniser
+
+            recogniser = load_recogniser(CACHE / "face")
 
         run = forward
         if a.compile:
@@ -147,11 +184,13 @@ def main():
         def loss(step, k, extra):
             data.refresh()
             rng = np.random.default_rng((step, k, 7))
-            x, labels = data.take(rng, a.micro_batch)
+            x, labels, landmarks = data.take_with_landmarks(rng, a.micro_batch)
             if a.crop < x.shape[-1]:
                 x, labels = cropped(x, labels, rng, a.crop)
             if rng.random() < 0.5:
                 x, labels = x.flip(-1), labels.flip(-1)
+                if landmarks is not None:
+                    landmarks = (np.array([x.shape[-1] - 1, 0]) + np.array([-1, 1]) * landmarks)[:, [1, 0, 2, 4, 3]]
             weight = table[labels][:, None]
             eps = torch.from_numpy(rng.standard_normal((a.micro_batch, 4, a.crop // 8, a.crop // 8), np.float32))
             with torch.autocast("cpu", torch.bfloat16):
@@ -165,6 +204,10 @@ def main():
             total = rec + a.kl * kl
             extra[0] += float((y - x).detach().abs().mean())
             extra[1] += float(kl.detach())
+            if recogniser is not None:
+                far = apart(recogniser, y, x, landmarks)
+                total = total + a.identify * far
+                extra[2] += float(far.detach())
             if critic is not None:
                 with torch.autocast("cpu", torch.bfloat16):
                     real, real_features = critic(x)
@@ -179,8 +222,8 @@ def main():
                 match = sum((f.float() - r.detach().float()).abs().mean() for f, r in zip(features, real_features))
                 total = total + a.critic * (-fake.float().mean() + 4.0 * match)
                 critic.requires_grad_(True)
-                extra[2] += float(d)
-                extra[3] += float(match)
+                extra[3] += float(d)
+                extra[4] += float(match)
                 if k == 0 and step % 200 == 199:
                     torch.save(critic.state_dict(), a.out.with_name(f"critic{rank}.pt"))
             return total
