@@ -46,12 +46,12 @@ class Request:
     seed: int = 0
     sampler: str = "dpmpp_2m"
     spacing: str = "karras"
-    batch: int = 1
     id_scale: float = 1.0
-    id_start: float = 0.0
-    id_end: float = 1.0
     id_embedding: torch.Tensor | None = field(default=None, repr=False)
     uncond_id_embedding: torch.Tensor | None = field(default=None, repr=False)
+    id_start: float = 0.0
+    id_end: float = 1.0
+    batch: int = 1
 
 
 @torch.no_grad()
