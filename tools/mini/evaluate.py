@@ -1,6 +1,7 @@
 """The figures of models/mini/MODEL_CARD.md: 64 held-out identities x 8 prompts, with and without identity.
 
     python tools/mini/evaluate.py [--adapters adapter_1.pt adapter_2.pt adapter_3.pt] [--people 64] [--gallery 64] [--out table.json]
+    python tools/mini/evaluate.py --renders      what the judge tells from true pictures of these people, and what the VAE leaves
 
 Identity is judged by the second recogniser, which no training saw, on the face that the detector finds (a picture
 without a found face counts as cosine 0 and as a wrong person). Style and background are judged by a classifier trained
@@ -67,6 +68,7 @@ def main():
     a.add_argument("--gallery", type=int, default=64, help="people among whom the right one must be found")
     a.add_argument("--defaults", type=Path, default=common.MODELS / "generation_defaults.json")
     a.add_argument("--out", type=Path, default=WORK / "table.json")
+    a.add_argument("--renders", action="store_true", help="only judge the renders themselves, as they are and through the VAE")
     a.add_argument("--threads", type=int, default=2)
     a = a.parse_args()
     torch.set_num_threads(a.threads)
@@ -79,7 +81,7 @@ def main():
     data = Latents("heldout", *tokenizers)
     vae = load_vae()
 
-    people, conditions, references, photos = [], [], [], []
+    people, conditions, references, photos, rows = [], [], [], [], []
     for person in np.unique(fields["identity"]):
         for row in np.flatnonzero((fields["identity"] == person) & (fields["style"] == 0)):
             got = condition_of(models, images[row])
@@ -88,12 +90,19 @@ def main():
                 conditions.append(got[0])
                 references.append(got[1])
                 photos.append(images[row])
+                rows.append(row)
                 break
         if len(people) == max(a.people, a.gallery):
             break
     references = torch.stack(references)
     n = min(a.people, len(people))
     print(f"{len(people)} people with a found photo; reference photos among each other: {off_diagonal(references @ references.T):.3f}", flush=True)
+
+    if a.renders:
+        for label, way in (("true renders", lambda picture: picture), ("through the VAE", lambda picture: decoded(vae, picture))):
+            found = judged_renders(models, images, fields, np.array(people), references, set(rows), way)
+            print(label, json.dumps(found), f"{time.time() - started:.0f}s", flush=True)
+        return
 
     texts = [p[0] for p in PROMPTS]
     noise = torch.randn(n, len(PROMPTS), 4, 16, 16, generator=torch.Generator().manual_seed(2024))
@@ -130,6 +139,29 @@ def main():
         sheet(np.concatenate(shown), len(texts) + 1, WORK / "sheets" / f"evaluation_{label.replace(' ', '_')}.png")
     judge_name = "second recogniser" if models.second_recogniser is not None else "training recogniser (no independent judge)"
     a.out.write_text(json.dumps(dict(judge=judge_name, settings=settings, people=n, gallery=len(people), prompts=texts, rows=report), indent=2) + "\n")
+
+
+@torch.no_grad()
+def decoded(vae, picture):
+    """A picture u8 [H,W,3] as the VAE gives it back."""
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        return to_u8(vae.decode(vae.encode(x).latent_dist.mean).sample)[0]
+
+
+def judged_renders(models, images, fields, people, references, left_out, way):
+    """The share of renders whose person is first among `references`, by style and weighted as the prompts are."""
+    hits = {}
+    for row, picture in enumerate(images):
+        place = np.flatnonzero(people == fields["identity"][row])
+        if row in left_out or not len(place):
+            continue
+        picture = way(picture)
+        face = models.find(picture)
+        right = face is not None and int((references @ judged(models, picture, face.points)).argmax()) == place[0]
+        hits.setdefault(STYLES[fields["style"][row]], []).append(right)
+    shares = {style: float(np.mean(h)) for style, h in hits.items()}
+    return shares | {"as the prompts": float(np.mean([shares[style] for _, style, _ in PROMPTS])), "renders": sum(map(len, hits.values()))}
 
 
 def off_diagonal(m):
