@@ -72,7 +72,11 @@ pub fn run(args: &Args) -> Result<()> {
         };
         let s = device.summary();
         if !args.json {
-            say!("{} ({}, {}), median of {} runs, f32", s.name, s.driver, s.backend, args.repeats.max(1));
+            let how = match args.picture {
+                true => "whole runs of the program".to_owned(),
+                false => format!("median of {} runs, f32", args.repeats.max(1)),
+            };
+            say!("{} ({}, {}), {how}", s.name, s.driver, s.backend);
         }
         let mut report = Report {
             device: s.name.clone(),
