@@ -76,12 +76,9 @@ def main():
     settings = json.loads(a.defaults.read_text())
     images, fields, _ = load_fields(CACHE / "data" / "heldout")
     models = FaceModels(a.face)
-    judge = load_attributes()
-    tokenizers = load_tokenizers()
-    data = Latents("heldout", *tokenizers)
     vae = load_vae()
 
-    people, conditions, references, photos, rows = [], [], [], [], []
+    people, conditions, references, rows = [], [], [], []
     for person in np.unique(fields["identity"]):
         for row in np.flatnonzero((fields["identity"] == person) & (fields["style"] == 0)):
             got = condition_of(models, images[row])
@@ -89,7 +86,6 @@ def main():
                 people.append(int(person))
                 conditions.append(got[0])
                 references.append(got[1])
-                photos.append(images[row])
                 rows.append(row)
                 break
         if len(people) == max(a.people, a.gallery):
@@ -104,6 +100,9 @@ def main():
             print(label, json.dumps(found), f"{time.time() - started:.0f}s", flush=True)
         return
 
+    judge = load_attributes()
+    tokenizers = load_tokenizers()
+    data = Latents("heldout", *tokenizers)
     texts = [p[0] for p in PROMPTS]
     noise = torch.randn(n, len(PROMPTS), 4, 16, 16, generator=torch.Generator().manual_seed(2024))
     report, plain = {}, None
@@ -135,7 +134,7 @@ def main():
         plain = pictures if plain is None else plain
         report[label] = row = measure(pictures, plain, models, judge, references if adapter is not None else None)
         print(label, json.dumps(row), f"{time.time() - started:.0f}s", flush=True)
-        shown = [np.concatenate([photos[i][None], to_u8(pictures[i])]) for i in range(min(n, 10))]
+        shown = [np.concatenate([images[rows[i]][None], to_u8(pictures[i])]) for i in range(min(n, 10))]
         sheet(np.concatenate(shown), len(texts) + 1, WORK / "sheets" / f"evaluation_{label.replace(' ', '_')}.png")
     judge_name = "second recogniser" if models.second_recogniser is not None else "training recogniser (no independent judge)"
     a.out.write_text(json.dumps(dict(judge=judge_name, settings=settings, people=n, gallery=len(people), prompts=texts, rows=report), indent=2) + "\n")

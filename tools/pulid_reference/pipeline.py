@@ -87,13 +87,13 @@ def generate(unet, vae, text: TextEncoders, request: Request) -> dict[str, torch
             "added_cond_kwargs": {"text_embeds": rows(pooled), "time_ids": time_ids},
         }
         if identity is not None:
-            arguments["cross_attention_kwargs"] = {"id_embedding": rows(identity), "id_scale": request.id_scale}
+            arguments["cross_attention_kwargs"] = {"id_embedding": rows(identity)}
         passes.append(arguments)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         scaled = x / (sigma**2 + 1) ** 0.5
         timestep = samplers.nearest_timestep(sigma.float().reshape(1))
-        step = int((sigmas == sigma).nonzero()[0])
+        step = int((sigmas >= sigma).sum()) - 1
         taking_part = request.id_start <= step / request.steps < request.id_end
         for arguments in passes:
             if "cross_attention_kwargs" in arguments:

@@ -90,11 +90,12 @@ def roughened(z, rng):
     return F.pad(z, (1, 1, 1, 1), mode="replicate")[..., 1 + dy : 17 + dy, 1 + dx : 17 + dx]
 
 
-def perceived(net, estimate, clean, focus):
-    """The distance of two batches of normalised latents as `net` sees them, [B].
+def perceived(net, estimate, clean, focus=None):
+    """The distance of two batches as `net` sees them, [B]; `net` gives features of unit length and stages' activations.
 
-    Each stage's activations have unit length per place (as in LPIPS); `focus` [B,1,16,16] says how much a place counts.
+    Each stage's activations have unit length per place (as in LPIPS); `focus` [B,1,H,W] says how much a place counts.
     """
+    focus = torch.ones_like(estimate[:, :1]) if focus is None else focus
     whole, stages = net(estimate)
     with torch.no_grad():
         want, wanted = net(clean)
@@ -134,9 +135,8 @@ def main():
     net, file = (second_recogniser(), SECOND) if a.second else (LatentRecogniser(), FILE)
     wanted = mean_embeddings(IdentityFeatures("train")) if a.second else {}
     team = Team(list(net.named_parameters()), a.workers, muon_lr=a.lr, adam_lr=a.lr, weight_decay=0.05)
-    people = [rows for rows in np.split(np.argsort(data.fields["identity"], kind="stable"), np.flatnonzero(np.diff(np.sort(data.fields["identity"]))) + 1) if len(rows) >= PICTURES]
-    if a.second:
-        people = [rows for rows in people if int(data.fields["identity"][rows[0]]) in wanted]
+    groups = [rows for rows in np.split(np.argsort(data.fields["identity"], kind="stable"), np.flatnonzero(np.diff(np.sort(data.fields["identity"]))) + 1) if len(rows) >= PICTURES]
+    people = [rows for rows in groups if not a.second or int(data.fields["identity"][rows[0]]) in wanted]
 
     def make_loss(rank):
         def loss(step, k, extra):

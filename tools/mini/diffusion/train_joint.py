@@ -7,9 +7,9 @@ attention adds nothing, so that the UNet stays a plain text-to-image model. With
 and the gradient through it is small; with it the base learns features, and the adapter learns in every step.
 
 With `--branch N`, half of the micro-batches also make N pictures from pure noise in four steps, and L_id asks that the
-recognisers of latents find the person in them, with noise over them that hides what only a network would notice. L_diff only sees what is left of the person's own picture in its noise; here
-all of the face has to come from the identity. The gradient runs through the last three steps: where a face's parts lie
-is decided there.
+recognisers of latents find the person in them, with noise over them that hides what only a network would notice. L_diff
+only sees what is left of the person's own picture in its noise; here all of the face has to come from the identity. The
+gradient runs through the last three steps: where a face's parts lie is decided there.
 
 Continues from `unet.pt` and, where it exists, `adapter_1.pt`, and writes both.
 """

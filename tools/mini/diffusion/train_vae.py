@@ -19,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from common import CACHE, WORK, Shards, sheet, to_u8
 from diffusers.models.attention_processor import AttnProcessor
+from latent_recogniser import perceived
 from networks import build_vae, count
 from parallel import Team, flat_then_decay, load_averaged
 from torch import nn
+from train_adapter import aligned, load_recogniser
 
 # How much a pixel counts. Brows, eyes, glasses, nose, mouth, lips are small, and what tells people apart.
 EVERYWHERE, FACE_AND_HAIR, FEATURES = 0.7, 1.5, 6.0
@@ -76,29 +78,16 @@ def cropped(x, labels, rng, size):
     return torch.stack(out), torch.stack(marks)
 
 
-def recognised(recogniser, crops):
-    """The training recogniser's embedding of aligned crops [B,3,112,112], and the activations of its stages."""
-    x, stages = recogniser.prelu(recogniser.bn1(recogniser.conv1(crops))), []
-    for index in range(recogniser.stages):
-        x = getattr(recogniser, f"layer{index + 1}")(x)
-        stages.append(x)
-    return recogniser.features(recogniser.fc(torch.flatten(recogniser.bn2(x), 1))), stages
-
-
 def apart(recogniser, y, x, landmarks):
-    """How far apart the recogniser finds the faces of two batches with the same landmarks: 1 - cos of the embeddings, and
-    of each stage's activations the mean square distance, of unit length per place."""
-    from train_adapter import aligned
-
+    """How far apart the training recogniser finds the faces of two batches with the same landmarks."""
     crops = lambda pictures: torch.cat([aligned(p[None], points) for p, points in zip(pictures, landmarks)])
+
+    def seen(faces):
+        embedding, stages = recogniser.with_stages(faces)
+        return F.normalize(embedding.float(), dim=-1), stages
+
     with torch.autocast("cpu", torch.bfloat16):
-        embedding, stages = recognised(recogniser, crops(y))
-        with torch.no_grad():
-            want, wanted = recognised(recogniser, crops(x))
-    total = (1 - F.cosine_similarity(embedding.float(), want.float(), dim=-1)).mean()
-    for a, b in zip(stages, wanted):
-        total = total + (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean()
-    return total
+        return perceived(seen, crops(y), crops(x)).mean()
 
 
 def main():
@@ -150,11 +139,7 @@ def main():
                 z = smaller(z.float(), side)
             return vae.decoder(vae.post_quant_conv(z)), mean, logvar
 
-        recogniser = None
-        if a.identify:
-            from train_adapter import load_recogniser
-
-            recogniser = load_recogniser(CACHE / "face")
+        recogniser = load_recogniser(CACHE / "face") if a.identify else None
 
         run = forward
         if a.compile:

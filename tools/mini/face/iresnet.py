@@ -61,11 +61,16 @@ class IResNet(nn.Module):
                 nn.init.constant_(module.bn3.weight, 0.3)
 
     def forward(self, x):
-        x = self.prelu(self.bn1(self.conv1(x)))
+        return self.with_stages(x)[0]
+
+    def with_stages(self, x):
+        """The raw embedding, and the activations of every stage."""
+        x, seen = self.prelu(self.bn1(self.conv1(x))), []
         for index in range(self.stages):
             x = getattr(self, f"layer{index + 1}")(x)
+            seen.append(x)
         x = torch.flatten(self.dropout(self.bn2(x)), 1)
-        return self.features(self.fc(x))
+        return self.features(self.fc(x)), seen
 
 
 class CosFace(nn.Module):
