@@ -441,4 +441,7 @@ fn bench_measures_whole_pictures() {
     assert_eq!(tree(folder.path()), Vec::<std::path::PathBuf>::new());
     let message = refuse(folder.path(), &["bench", "--picture", "--id", "nobody.jpg"]);
     assert!(message.contains("nobody.jpg"), "{message}");
+    // A budget holds for the programs that bench starts.
+    let message = refuse(folder.path(), &["bench", "--picture", "--memory", "300kB"]);
+    assert!(message.contains("does not fit a budget"), "{message}");
 }

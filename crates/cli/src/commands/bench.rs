@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long)]
     model: Option<PathBuf>,
     /// Time `pulid generate` from its start to the written picture instead: with empty caches, and again
-    #[arg(long, conflicts_with_all = ["filter", "variants", "size"])]
+    #[arg(long, conflicts_with_all = ["filter", "variants", "size", "repeats"])]
     picture: bool,
     /// With --picture: a photo of the person in it
     #[arg(long, requires = "picture")]
@@ -71,10 +71,11 @@ pub fn run(args: &Args) -> Result<()> {
             return Err(Error::invalid("--device", "the reference is no device to measure"));
         };
         let s = device.summary();
+        let repeats = if args.picture { 1 } else { args.repeats.max(1) };
         if !args.json {
             let how = match args.picture {
                 true => "whole runs of the program".to_owned(),
-                false => format!("median of {} runs, f32", args.repeats.max(1)),
+                false => format!("median of {repeats} runs, f32"),
             };
             say!("{} ({}, {}), {how}", s.name, s.driver, s.backend);
         }
@@ -82,15 +83,15 @@ pub fn run(args: &Args) -> Result<()> {
             device: s.name.clone(),
             driver: s.driver.clone(),
             backend: s.backend.clone(),
-            repeats: args.repeats.max(1),
+            repeats,
             kernels: Vec::new(),
             network: None,
             picture: None,
         };
-        match &args.model {
-            _ if args.picture => report.picture = Some(picture::measure(args)?),
-            Some(model) => report.network = Some(network::measure(&runtime, model, args).await?),
-            None => report.kernels = kernels::measure(&runtime, args).await?,
+        match (args.picture, &args.model) {
+            (true, _) => report.picture = Some(picture::measure(args)?),
+            (false, Some(model)) => report.network = Some(network::measure(&runtime, model, args).await?),
+            (false, None) => report.kernels = kernels::measure(&runtime, args).await?,
         }
         remember_choices(&runtime);
         if args.json {

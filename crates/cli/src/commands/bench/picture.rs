@@ -27,7 +27,7 @@ pub(super) struct Figures {
 
 /// Makes two pictures in a folder of their own.
 pub(super) fn measure(args: &Args) -> Result<Figures> {
-    let folder = tempfile::tempdir().map_err(|e| Error::file(std::env::temp_dir(), e.to_string()))?;
+    let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let (first, first_peak) = run(args, folder.path())?;
     let (again, again_peak) = run(args, folder.path())?;
     let figures = Figures {
@@ -51,10 +51,13 @@ fn run(args: &Args, folder: &Path) -> Result<(Duration, Option<u64>)> {
     let trouble = |detail: String| Error::invalid("--picture", detail);
     let program = std::env::current_exe().map_err(|e| trouble(format!("this program's own file is unknown: {e}")))?;
     let log = folder.join("log.txt");
-    let file = std::fs::File::create(&log).map_err(|e| Error::file(&log, e.to_string()))?;
+    let file = std::fs::File::create(&log).map_err(|e| Error::io(&log, e))?;
     let mut command = Command::new(program);
     command.args(["generate", "--prompt", PROMPT, "--output"]).arg(folder.join("picture.png"));
     command.args(["--device", &args.device.device, "--autotune", &args.device.autotune]);
+    if let Some(bytes) = args.device.memory {
+        command.args(["--memory", &bytes.to_string()]);
+    }
     for (flag, path) in [("--model", &args.model), ("--adapter", &args.adapter), ("--id", &args.id)] {
         if let Some(path) = path {
             command.arg(flag).arg(path);
