@@ -9,8 +9,8 @@ use pulid_engine::{Device, DeviceOptions};
 use pulid_ops::{
     Activation, Attention, AveragePool2d, BatchNorm, Binary, BinaryFunction, Capabilities, Case, Concat, Conv2d,
     Coordinates, Expand, Fill, Gather, GeGlu, GroupApply, GroupNorm, GroupStatistics, IdentityProjection,
-    Interpolation, L2Normalize, LayerNorm, MatMul, MaxPool2d, Operand, Operator, PRelu, Pad, Permute, Projection,
-    Reduce, Reduction, Resize2d, Rotary, Rounding, Select, Slice, Softmax, Storage, SwiGlu, Tolerance, UpsampleNearest,
+    Interpolation, L2Normalize, LayerNorm, MatMul, MaxPool2d, Operand, Operator, Ortho, PRelu, Pad, Permute, Reduce,
+    Reduction, Resize2d, Rotary, Rounding, Select, Slice, Softmax, Storage, SwiGlu, Tolerance, UpsampleNearest,
 };
 use pulid_tensor::{DType, TensorType};
 use std::sync::OnceLock;
@@ -346,14 +346,15 @@ fn rotary() {
 
 #[test]
 fn identity_projection() {
-    let modes = [Projection::Off, Projection::V1, Projection::V2];
+    let modes = [Ortho::Off, Ortho::V1, Ortho::V2];
     let sizes = (1..3usize, 1..40usize, 1..25usize);
     let keys = (1..40usize, 1..4usize, 1..17usize, 0..21u32);
     agree((sizes, keys, prop::sample::select(modes.to_vec())).prop_map(
         |((b, t, c), (keys, heads, d, zero_keys), mode)| {
-            let operator = IdentityProjection { mode, heads, zero_keys, id_scale: 0.8 };
+            let operator = IdentityProjection { mode, heads, zero_keys };
             let mut operands = vec![Operand::activation([b, t, c]); 2];
-            if mode == Projection::V2 {
+            operands.push(Operand::parameter([b]).fill(Fill::Uniform(0.0, 1.5)));
+            if mode == Ortho::V2 {
                 let part = |tokens| Operand::activation([b, tokens, heads * d]).fill(Fill::Normal(0.0, 0.7));
                 operands.extend([part(t), part(keys)]);
             }

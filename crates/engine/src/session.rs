@@ -3,7 +3,7 @@ use crate::observer::{Observer, check};
 use crate::time::Instant;
 use crate::{Device, Silent};
 use pulid_graph::PlannedGraph;
-use pulid_graph::plan::{Plan, Port, Stage, Step};
+use pulid_graph::plan::{Plan, PlannedDispatch, Port, Stage, Step};
 use pulid_ops::DeviceKind;
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::{HashMap, HashSet};
@@ -22,19 +22,31 @@ pub struct Session {
     streamed: HashMap<usize, HostTensor>,
     /// An input of the prologue changed since it last ran.
     dirty: bool,
+    /// Of each input, whether it holds nothing but zeros, as buffers do before they are written.
+    zero: Vec<bool>,
+    params: Params,
 }
 
 /// A stage's weights and steps.
 struct Unit<'a> {
     weights: &'a [usize],
-    recorded: &'a [Recorded],
+    recorded: Vec<&'a Recorded>,
 }
 
 /// The dispatches of one step, ready to encode.
 #[derive(Debug)]
 struct Recorded {
     flops: u64,
-    dispatches: Vec<(Arc<Kernel>, wgpu::BindGroup, [u32; 3])>,
+    dispatches: Vec<RecordedDispatch>,
+}
+
+#[derive(Debug)]
+struct RecordedDispatch {
+    kernel: Arc<Kernel>,
+    group: wgpu::BindGroup,
+    grid: [u32; 3],
+    /// Of its parameters in the buffer of all.
+    offset: u64,
 }
 
 /// Time of one operator of a plan.
@@ -94,15 +106,16 @@ impl Session {
             observer.progress(done as u64, total as u64);
         }
         let params = Params::new(device, &plan)?;
+        let zero = vec![true; plan.inputs.len()];
         let mut offset = 0;
         let mut record = |steps: &[Step]| -> Result<Vec<Recorded>> {
-            steps.iter().map(|step| record_step(device, step, &buffers, &params, &mut offset)).collect()
+            steps.iter().map(|step| record_step(device, step, &buffers, &zero, &params, &mut offset)).collect()
         };
         let prologue = record(&plan.prologue)?;
         let steps = record(&plan.steps)?;
         device.inner.queue.submit([]);
         device.finished().await?;
-        Ok(Session { device: device.clone(), plan, buffers, prologue, steps, streamed, dirty: true })
+        Ok(Session { device: device.clone(), plan, buffers, prologue, steps, streamed, dirty: true, zero, params })
     }
 
     /// The plan it runs.
@@ -115,14 +128,45 @@ impl Session {
     /// # Errors
     /// When there is no such input or its shape differs.
     pub fn write(&mut self, name: &str, tensor: &HostTensor) -> Result<()> {
-        let port = find(&self.plan.inputs, name, "input", &self.plan.network)?;
+        let index = find(&self.plan.inputs, name, "input", &self.plan.network)?;
+        let port = &self.plan.inputs[index];
         if tensor.shape() != &port.ty.shape {
             let detail = format!("{} expects `{name}` {}, got {}", self.plan.network, port.ty, tensor.shape());
             return Err(Error::invalid("input", detail));
         }
-        self.device.write_buffer(&self.buffers[port.buffer], tensor.cast(port.ty.dtype).bytes());
+        let stored = tensor.cast(port.ty.dtype);
+        self.device.write_buffer(&self.buffers[port.buffer], stored.bytes());
         self.dirty |= port.hoisted;
-        Ok(())
+        // Zeros of floats may have a sign.
+        let zero = self.is_bypass(index) && stored.to_f32_vec().iter().all(|v| *v == 0.0);
+        self.set_zero(index, zero)
+    }
+
+    /// Whether zeros in an input leave steps out.
+    fn is_bypass(&self, input: usize) -> bool {
+        self.plan.steps.iter().any(|s| s.unless_zero == Some(input))
+    }
+
+    /// Binds what dispatches read from now on, where that depends on whether the input is zero.
+    fn set_zero(&mut self, input: usize, zero: bool) -> Result<()> {
+        if self.zero[input] == zero {
+            return Ok(());
+        }
+        self.zero[input] = zero;
+        let Session { device, plan, buffers, steps, zero, params, .. } = self;
+        for (planned, recorded) in plan.steps.iter().zip(steps) {
+            for (d, r) in planned.dispatches.iter().zip(&mut recorded.dispatches) {
+                if d.alternatives.iter().any(|a| a.input == input) {
+                    r.group = bind(device, d, &r.kernel, buffers, zero, params, r.offset);
+                }
+            }
+        }
+        device.check()
+    }
+
+    /// Whether a step's result is needed with the inputs as they are.
+    fn is_needed(&self, step: &Step) -> bool {
+        step.unless_zero.is_none_or(|input| !self.zero[input])
     }
 
     /// Runs the prologue where an input of it changed, then every step. The observer sees floating-point operations.
@@ -132,12 +176,12 @@ impl Session {
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<()> {
         let mut units = Vec::new();
         if self.dirty {
-            units.extend(self.units(&self.prologue, &self.plan.prologue_stages));
+            units.extend(self.units(&self.plan.prologue, &self.prologue, &self.plan.prologue_stages));
         }
-        units.extend(self.units(&self.steps, &self.plan.stages));
+        units.extend(self.units(&self.plan.steps, &self.steps, &self.plan.stages));
         // A unit uploads for the next one while its steps compute, so each needs some.
         units.retain(|u| !u.recorded.is_empty());
-        let total = units.iter().flat_map(|u| u.recorded).map(|r| r.flops).sum();
+        let total = units.iter().flat_map(|u| &u.recorded).map(|r| r.flops).sum();
         // Short enough for progress, cancel and driver watchdogs; long enough to hide the cost of a submission.
         let portion: u64 = match self.device.capabilities().kind {
             DeviceKind::Cpu => 4_000_000_000,
@@ -174,13 +218,17 @@ impl Session {
         Ok(())
     }
 
-    /// Recorded steps by stage; one without weights where none stream.
-    fn units<'a>(&'a self, recorded: &'a [Recorded], stages: &'a [Stage]) -> Vec<Unit<'a>> {
+    /// Recorded steps that are needed, by stage; one without weights where none stream.
+    fn units<'a>(&'a self, steps: &'a [Step], recorded: &'a [Recorded], stages: &'a [Stage]) -> Vec<Unit<'a>> {
+        let needed = |range: std::ops::Range<usize>| {
+            let both = steps[range.clone()].iter().zip(&recorded[range]);
+            both.filter(|(step, _)| self.is_needed(step)).map(|(_, recorded)| recorded).collect()
+        };
         if stages.is_empty() {
-            return vec![Unit { weights: &[], recorded }];
+            return vec![Unit { weights: &[], recorded: needed(0..recorded.len()) }];
         }
         let end = |i: usize| stages.get(i + 1).map_or(recorded.len(), |next| next.first);
-        let unit = |(i, s): (usize, &'a Stage)| Unit { weights: &s.weights, recorded: &recorded[s.first..end(i)] };
+        let unit = |(i, s): (usize, &'a Stage)| Unit { weights: &s.weights, recorded: needed(s.first..end(i)) };
         stages.iter().enumerate().map(unit).collect()
     }
 
@@ -205,7 +253,7 @@ impl Session {
     /// # Errors
     /// When there is no such output or the device is lost.
     pub async fn read(&self, name: &str) -> Result<HostTensor> {
-        let port = find(&self.plan.outputs, name, "output", &self.plan.network)?;
+        let port = &self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?];
         let bytes = self.device.read_buffer(&self.buffers[port.buffer], port.ty.bytes()).await?;
         HostTensor::from_bytes(&port.ty, &bytes)
     }
@@ -220,6 +268,9 @@ impl Session {
         let steps = plan.steps.iter().zip(&self.steps).enumerate().map(|s| (&plan.stages, s));
         for (stages, (i, (step, recorded))) in prologue.chain(steps) {
             self.upload_at(stages, i);
+            if !self.is_needed(step) {
+                continue;
+            }
             self.submit(recorded).await?;
             let bytes = self.device.read_buffer(&self.buffers[step.output_buffer], step.output.bytes()).await?;
             let values = HostTensor::from_bytes(&step.output, &bytes)?.to_f32_vec();
@@ -248,6 +299,9 @@ impl Session {
         let mut profiles = Vec::with_capacity(self.steps.len());
         for (i, (step, recorded)) in self.plan.steps.iter().zip(&self.steps).enumerate() {
             self.upload_at(&self.plan.stages, i);
+            if !self.is_needed(step) {
+                continue;
+            }
             let mut seconds = Vec::with_capacity(repeats);
             for _ in 0..repeats.max(1) {
                 let start = Instant::now();
@@ -280,21 +334,23 @@ impl Session {
 }
 
 fn encode(pass: &mut wgpu::ComputePass<'_>, recorded: &Recorded) {
-    for (kernel, group, [x, y, z]) in &recorded.dispatches {
+    for RecordedDispatch { kernel, group, grid: [x, y, z], .. } in &recorded.dispatches {
         pass.set_pipeline(&kernel.pipeline);
         pass.set_bind_group(0, group, &[]);
         pass.dispatch_workgroups(*x, *y, *z);
     }
 }
 
-fn find<'a>(ports: &'a [Port], name: &str, what: &str, network: &str) -> Result<&'a Port> {
-    ports.iter().find(|p| p.name == name).ok_or_else(|| {
+/// Position of the port of that name.
+fn find(ports: &[Port], name: &str, what: &str, network: &str) -> Result<usize> {
+    ports.iter().position(|p| p.name == name).ok_or_else(|| {
         let names: Vec<_> = ports.iter().map(|p| p.name.as_str()).collect();
         Error::invalid(what, format!("{network} has no {what} `{name}`; it has {}", names.join(", ")))
     })
 }
 
 /// The uniforms of all dispatches of a plan in one buffer.
+#[derive(Debug)]
 struct Params {
     buffer: wgpu::Buffer,
     alignment: u64,
@@ -324,31 +380,43 @@ fn record_step(
     device: &Device,
     step: &Step,
     buffers: &[wgpu::Buffer],
+    zero: &[bool],
     params: &Params,
     offset: &mut u64,
 ) -> Result<Recorded> {
     let mut dispatches = Vec::with_capacity(step.dispatches.len());
     for d in &step.dispatches {
         let kernel = device.kernel(KernelKey::new(d.shader, &d.features, &d.constants))?;
-        let uniform = wgpu::BufferBinding {
-            buffer: &params.buffer,
-            offset: *offset,
-            size: std::num::NonZeroU64::new(u64::from(kernel.params_size)),
-        };
+        let group = bind(device, d, &kernel, buffers, zero, params, *offset);
+        dispatches.push(RecordedDispatch { kernel, group, grid: d.grid, offset: *offset });
         *offset += (d.params.len() as u64).next_multiple_of(params.alignment);
-        let resources = std::iter::once(wgpu::BindingResource::Buffer(uniform))
-            .chain(d.buffers.iter().map(|&b| buffers[b].as_entire_binding()));
-        let entries: Vec<_> = resources
-            .enumerate()
-            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
-            .collect();
-        let group = device.inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(d.shader),
-            layout: &kernel.layout,
-            entries: &entries,
-        });
-        dispatches.push((kernel, group, d.grid));
     }
     device.check()?;
     Ok(Recorded { flops: step.cost.flops, dispatches })
+}
+
+/// A dispatch's parameters at `offset` and the buffers that it reads and writes while these inputs are zero.
+fn bind(
+    device: &Device,
+    d: &PlannedDispatch,
+    kernel: &Kernel,
+    buffers: &[wgpu::Buffer],
+    zero: &[bool],
+    params: &Params,
+    offset: u64,
+) -> wgpu::BindGroup {
+    let size = std::num::NonZeroU64::new(u64::from(kernel.params_size));
+    let uniform = wgpu::BufferBinding { buffer: &params.buffer, offset, size };
+    let bound = d.bound(|input| zero[input]);
+    let resources = std::iter::once(wgpu::BindingResource::Buffer(uniform))
+        .chain(bound.iter().map(|&b| buffers[b].as_entire_binding()));
+    let entries: Vec<_> = resources
+        .enumerate()
+        .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+        .collect();
+    device.inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(d.shader),
+        layout: &kernel.layout,
+        entries: &entries,
+    })
 }

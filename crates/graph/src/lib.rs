@@ -4,6 +4,7 @@
 //! between steps, chooses kernel variants and assigns buffers by liveness. [`reference`] runs the same graph in plain
 //! Rust on the CPU.
 
+mod bypass;
 mod graph;
 mod passes;
 pub mod plan;
@@ -14,6 +15,6 @@ mod weight;
 
 pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
 pub use passes::optimize;
-pub use plan::{Plan, Stage};
+pub use plan::{Alternative, Plan, Stage};
 pub use planner::{Chooser, FirstVariant, PlannedGraph, plan};
 pub use weight::{LoadWeight, Weight};

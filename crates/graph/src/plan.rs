@@ -56,6 +56,9 @@ pub struct PlannedDispatch {
     pub constants: Vec<(&'static str, f64)>,
     /// Buffer of each storage binding 1, 2, ...
     pub buffers: Vec<usize>,
+    /// Other buffers for bindings that read what may be left out, in the order of [`PlannedDispatch::bound`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Alternative>,
     /// Bytes of the uniform at binding 0.
     #[serde(skip)]
     pub params: Vec<u8>,
@@ -64,6 +67,28 @@ pub struct PlannedDispatch {
     pub params_text: String,
     /// Workgroups.
     pub grid: [u32; 3],
+}
+
+/// What a binding reads instead while an input is zero: see [`Operator::passes_when_zero`](pulid_ops::Operator::passes_when_zero).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Alternative {
+    /// Position in [`PlannedDispatch::buffers`].
+    pub binding: usize,
+    /// The input, an index into [`Plan::inputs`].
+    pub input: usize,
+    /// The buffer to read then.
+    pub buffer: usize,
+}
+
+impl PlannedDispatch {
+    /// The buffers to bind while the inputs for which `zero` answers so hold nothing but zeros.
+    pub fn bound(&self, zero: impl Fn(usize) -> bool) -> Vec<usize> {
+        let choose = |(binding, &buffer): (usize, &usize)| {
+            let own = self.alternatives.iter().filter(|a| a.binding == binding);
+            own.take_while(|a| zero(a.input)).last().map_or(buffer, |a| a.buffer)
+        };
+        self.buffers.iter().enumerate().map(choose).collect()
+    }
 }
 
 /// One operator of the plan.
@@ -81,6 +106,9 @@ pub struct Step {
     pub output_buffer: usize,
     /// Work.
     pub cost: Cost,
+    /// The input, an index into [`Plan::inputs`], whose zeros make the step superfluous.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unless_zero: Option<usize>,
     /// Dispatches in order.
     pub dispatches: Vec<PlannedDispatch>,
 }
@@ -193,9 +221,23 @@ impl Plan {
         {
             for (i, step) in steps.iter().enumerate() {
                 let stage = stages.iter().rev().find(|s| s.first <= i);
-                let _ = writeln!(text, "{what} {} {} [{}] -> {}", step.label, step.operator, step.variant, step.output);
+                let unless = step.unless_zero.map(|i| format!(", unless {} is zero", self.inputs[i].name));
+                let _ = writeln!(
+                    text,
+                    "{what} {} {} [{}] -> {}{}",
+                    step.label,
+                    step.operator,
+                    step.variant,
+                    step.output,
+                    unless.unwrap_or_default()
+                );
                 for d in &step.dispatches {
-                    let buffers: Vec<_> = d.buffers.iter().map(|&b| self.buffer_name(b, stage)).collect();
+                    let name = |(binding, &buffer): (usize, &usize)| {
+                        let own = d.alternatives.iter().filter(|a| a.binding == binding);
+                        let others = own.map(|a| format!(" else {}", self.buffer_name(a.buffer, stage)));
+                        self.buffer_name(buffer, stage) + &others.collect::<String>()
+                    };
+                    let buffers: Vec<_> = d.buffers.iter().enumerate().map(name).collect();
                     let constants: Vec<_> = d.constants.iter().map(|(n, v)| format!(" {n}={v}")).collect();
                     let features = d.features.join("+");
                     let _ = writeln!(

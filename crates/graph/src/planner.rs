@@ -1,6 +1,7 @@
 //! From a graph and a device's capabilities to a [`Plan`].
 
-use crate::plan::{BufferKind, BufferPlan, Plan, PlannedDispatch, Port, Step};
+use crate::bypass::Bypasses;
+use crate::plan::{Alternative, BufferKind, BufferPlan, Plan, PlannedDispatch, Port, Step};
 use crate::{Graph, NodeId, NodeKind, Rate, Weight};
 use pulid_ops::{Capabilities, LowerContext, Operator, Slot, Variant};
 use pulid_tensor::{Error, Result, TensorType};
@@ -51,9 +52,12 @@ struct Planner<'a> {
     chooser: &'a dyn Chooser,
     /// Whether each node is the same for all steps of a run.
     constant: Vec<bool>,
+    bypasses: Bypasses,
     /// For storage nodes: index of the last node that reads the value; `usize::MAX` when it must stay.
     last_use: Vec<usize>,
     buffer_of: HashMap<NodeId, usize>,
+    /// Position of each input in [`Plan::inputs`].
+    input_of: HashMap<NodeId, usize>,
     free: Vec<usize>,
     plan: Plan,
     weights: Vec<Weight>,
@@ -62,10 +66,11 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(graph: &'a Graph, capabilities: &'a Capabilities, chooser: &'a dyn Chooser) -> Self {
         let constant = graph.unchanging();
+        let bypasses = Bypasses::of(graph, &constant);
         let mut last_use = vec![0; graph.nodes.len()];
         for (index, node) in graph.nodes.iter().enumerate() {
-            for &operand in node.operands() {
-                let stored = graph.storage(operand).index();
+            let places = node.operands().iter().flat_map(|&operand| bypasses.places(graph, operand));
+            for stored in places.map(|(_, id)| id.index()) {
                 // What the prologue computes and a step reads stays for the whole run.
                 let crosses = constant[stored] && !constant[index];
                 last_use[stored] = if crosses { usize::MAX } else { last_use[stored].max(index) };
@@ -90,8 +95,10 @@ impl<'a> Planner<'a> {
             capabilities,
             chooser,
             constant,
+            bypasses,
             last_use,
             buffer_of: HashMap::new(),
+            input_of: HashMap::new(),
             free: Vec::new(),
             plan,
             weights: Vec::new(),
@@ -123,6 +130,7 @@ impl<'a> Planner<'a> {
                 NodeKind::Input { name, rate } => {
                     let buffer = self.new_buffer(&node.ty, BufferKind::Input, &node.label)?;
                     self.buffer_of.insert(id, buffer);
+                    self.input_of.insert(id, self.plan.inputs.len());
                     let hoisted = *rate == Rate::Run;
                     self.plan.inputs.push(Port { name: name.clone(), ty: node.ty.clone(), buffer, hoisted });
                 }
@@ -163,6 +171,7 @@ impl<'a> Planner<'a> {
             scratch.push(self.scratch_buffer(bytes, &node.label)?);
         }
         let operands: Vec<_> = inputs.iter().map(|&i| self.buffer_of[&graph.storage(i)]).collect();
+        let others: Vec<_> = inputs.iter().map(|&i| self.others(i)).collect();
         let dispatches = variant
             .dispatches
             .into_iter()
@@ -174,8 +183,13 @@ impl<'a> Planner<'a> {
                     // A read-only binding that is never read; operand 0 is always there and read-only.
                     Slot::Unused => operands[0],
                 };
+                let alternatives = d.bindings.iter().enumerate().flat_map(|(binding, slot)| {
+                    let others = if let Slot::Input(i) = *slot { others[i].as_slice() } else { &[] };
+                    others.iter().map(move |&(input, buffer)| Alternative { binding, input, buffer })
+                });
                 PlannedDispatch {
                     shader: d.shader,
+                    alternatives: alternatives.collect(),
                     buffers: d.bindings.iter().map(resolve).collect(),
                     features: d.features,
                     constants: d.constants,
@@ -192,6 +206,7 @@ impl<'a> Planner<'a> {
             output: node.ty.clone(),
             output_buffer: output,
             cost: operator.cost(&types, &node.ty),
+            unless_zero: self.bypasses.unless_zero(index).map(|input| self.input_of[&input]),
             dispatches,
         };
         if self.constant[index] {
@@ -208,9 +223,16 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// Where the value of an operand is while inputs are zero: the input, the buffer.
+    fn others(&self, operand: NodeId) -> Vec<(usize, usize)> {
+        let places = self.bypasses.places(self.graph, operand);
+        places.into_iter().filter_map(|(input, id)| Some((self.input_of[&input?], self.buffer_of[&id]))).collect()
+    }
+
     /// Frees the buffers of operands that no later node reads.
     fn release(&mut self, inputs: &[NodeId], index: usize) {
-        let mut stored: Vec<_> = inputs.iter().map(|&i| self.graph.storage(i)).collect();
+        let places = inputs.iter().flat_map(|&i| self.bypasses.places(self.graph, i));
+        let mut stored: Vec<_> = places.map(|(_, id)| id).collect();
         stored.sort_unstable();
         stored.dedup();
         for id in stored {

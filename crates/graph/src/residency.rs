@@ -172,7 +172,10 @@ fn rebuilt(
     result.buffers.extend(slots.slots.iter().map(|&(bytes, _)| BufferPlan { bytes, kind: BufferKind::Slot }));
     let renumber = |step: &mut Step| {
         step.output_buffer = number(step.output_buffer);
-        step.dispatches.iter_mut().flat_map(|d| &mut d.buffers).for_each(|b| *b = number(*b));
+        for dispatch in &mut step.dispatches {
+            dispatch.buffers.iter_mut().for_each(|b| *b = number(*b));
+            dispatch.alternatives.iter_mut().for_each(|a| a.buffer = number(a.buffer));
+        }
     };
     result.prologue.iter_mut().chain(&mut result.steps).for_each(renumber);
     for port in result.inputs.iter_mut().chain(&mut result.outputs).chain(&mut result.weights) {

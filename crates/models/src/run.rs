@@ -272,23 +272,18 @@ fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     };
     settings.check()?;
     let adapter = match &options.adapter {
-        Some(path) => Some(IdentityAdapter::new(&Checkpoint::open(path)?, options.precision, settings)?),
+        Some(path) => Some(IdentityAdapter::new(&Checkpoint::open(path)?, options.precision)?),
         None if wants_identity => {
             return Err(Error::invalid("input `id_embedding`", "needs --adapter with a PuLID file"));
         }
         None => None,
     };
     // The input is optional. Without it this is the plain UNet, yet an adapter that is none is a mistake all the same.
-    let unet = Unet::open(&options.weights, options.precision, adapter.filter(|_| wants_identity))?;
+    let adapter = adapter.filter(|_| wants_identity);
+    let unet = Unet::open(&options.weights, options.precision)?;
     let sample = picture(inputs, "sample")?;
     let text = floats(inputs, "encoder_hidden_states", 3)?;
     let mut given = map([("timestep", floats(inputs, "timestep", 1)?)]);
-    let mut id_tokens = 0;
-    if unet.takes_identity() {
-        let identity = floats(inputs, "id_embedding", 3)?;
-        id_tokens = identity.shape()[1];
-        given.insert("id_embedding".into(), identity);
-    }
     if unet.config().pooled_dim().is_some() {
         given.extend(map([
             ("text_embeds", floats(inputs, "text_embeds", 2)?),
@@ -297,8 +292,17 @@ fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     }
     let shape = sample.shape();
     let text_tokens = text.shape()[1];
-    let size = UnetSize { batch: shape[0], height: shape[1], width: shape[2], text_tokens, id_tokens };
-    let graph = unet.graph(size)?;
+    let size = UnetSize { batch: shape[0], height: shape[1], width: shape[2], text_tokens, identity: None };
+    let graph = match adapter {
+        Some(adapter) => {
+            let tokens = floats(inputs, "id_embedding", 3)?;
+            let identity = Some(settings.inputs(tokens.shape()[1]));
+            let scale = HostTensor::from_fn([size.batch], |_| settings.id_scale);
+            given.extend(map([("id_embedding", tokens), ("id_scale", scale)]));
+            unet.graph_with_adapter(UnetSize { identity, ..size }, &adapter)?
+        }
+        None => unet.graph(size)?,
+    };
     given.extend(map([("sample", sample), ("encoder_hidden_states", text)]));
     run(graph, given, channels_first)
 }

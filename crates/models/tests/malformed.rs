@@ -57,8 +57,8 @@ fn unet_configurations() {
     for folder in ["unet/weights/lists", "unet/weights/scalars"] {
         let refused = refusals(folder, |text, checkpoint| {
             let config = UnetConfig::parse(text, "config.json")?;
-            let size = UnetSize { batch: 1, height: 9, width: 7, text_tokens: 77, id_tokens: 0 };
-            Unet::new(config, checkpoint, Precision::F32, None).graph(size).map(drop)
+            let size = UnetSize { batch: 1, height: 9, width: 7, text_tokens: 77, identity: None };
+            Unet::new(config, checkpoint, Precision::F32).graph(size).map(drop)
         });
         assert!(refused > 300, "only {refused} are refused");
     }
@@ -91,10 +91,10 @@ fn text_encoder_configurations() {
 fn all_that_is_missing_is_told_at_once() {
     let file = Checkpoint::open(golden("unet/weights/lists")).unwrap();
     let text = std::fs::read_to_string(golden("unet/weights/lists/config.json")).unwrap();
-    let size = UnetSize { batch: 1, height: 8, width: 8, text_tokens: 77, id_tokens: 0 };
+    let size = UnetSize { batch: 1, height: 8, width: 8, text_tokens: 77, identity: None };
     let build = |file: Checkpoint| {
         let config = UnetConfig::parse(&text, "config.json").unwrap();
-        let network = Unet::new(config, file, Precision::F32, None);
+        let network = Unet::new(config, file, Precision::F32);
         network.graph(size).map(drop).map_err(|e| e.to_string())
     };
     let without = |gone: &dyn Fn(&str) -> bool| file.rename(|k| (!gone(k)).then(|| k.to_owned())).unwrap();
@@ -131,8 +131,8 @@ fn all_that_is_missing_is_told_at_once() {
 
 #[test]
 fn extents_of_nothing() {
-    let unet = Unet::open(golden("unet/weights/lists"), Precision::F32, None).unwrap();
-    let size = UnetSize { batch: 1, height: 8, width: 8, text_tokens: 77, id_tokens: 0 };
+    let unet = Unet::open(golden("unet/weights/lists"), Precision::F32).unwrap();
+    let size = UnetSize { batch: 1, height: 8, width: 8, text_tokens: 77, identity: None };
     for bad in [
         UnetSize { batch: 0, ..size },
         UnetSize { height: 0, ..size },

@@ -18,12 +18,22 @@ fn adapter() -> Checkpoint {
     Checkpoint::open(mini("pulid_v1.1.safetensors")).unwrap()
 }
 
+fn id_tokens(precision: Precision) -> usize {
+    IdFormer::new(&adapter(), precision).unwrap().output_shape()[0]
+}
+
+/// The keys and values of both guidance passes' identities.
+fn identity_adapter() -> Graph {
+    let layers = Unet::open(mini("sdxl/unet"), Precision::F32).unwrap().identity_layers().unwrap();
+    let adapter = IdentityAdapter::new(&adapter(), Precision::F32).unwrap();
+    adapter.graph(&layers, 2, id_tokens(Precision::F32)).unwrap()
+}
+
 /// Both guidance passes of one picture, with identity.
 fn unet(precision: Precision) -> Graph {
-    let identity = IdentityAdapter::new(&adapter(), precision, IdentitySettings::default()).unwrap();
-    let id_tokens = IdFormer::new(&adapter(), precision).unwrap().output_shape()[0];
-    let unet = Unet::open(mini("sdxl/unet"), precision, Some(identity)).unwrap();
-    unet.graph(UnetSize { batch: 2, height: 16, width: 16, text_tokens: 77, id_tokens }).unwrap()
+    let identity = IdentitySettings::default().inputs(id_tokens(precision));
+    let unet = Unet::open(mini("sdxl/unet"), precision).unwrap();
+    unet.graph(UnetSize { batch: 2, height: 16, width: 16, text_tokens: 77, identity: Some(identity) }).unwrap()
 }
 
 fn vae_decoder() -> Graph {
@@ -47,6 +57,7 @@ fn hold(name: &str, plan: &Plan) {
 fn unet_on_a_gpu_and_on_a_cpu_device() {
     hold("unet_gpu_f16", &on(DeviceKind::Discrete, true, &unet(Precision::F16)));
     hold("unet_cpu_f32", &on(DeviceKind::Cpu, false, &unet(Precision::F32)));
+    hold("identity_adapter_cpu", &on(DeviceKind::Cpu, false, &identity_adapter()));
 }
 
 #[test]

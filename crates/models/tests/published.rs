@@ -12,7 +12,7 @@ use pulid_models::{EvaClip, EvaSettings, Precision};
 use pulid_ops::{Capabilities, DeviceKind};
 use pulid_tensor::{DType, Error, Result};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -105,18 +105,31 @@ fn unet_and_adapter() {
         .into_iter()
         .flat_map(|precision| [(precision, 128, 128), (precision, 144, 112)]);
     for (precision, height, width) in sizes {
-        let identity = IdentityAdapter::new(&adapter.checkpoint, precision, IdentitySettings::default()).unwrap();
-        let network = Unet::new(config.clone(), unet.checkpoint.clone(), precision, Some(identity));
-        let size = UnetSize { batch: 2, height, width, text_tokens: 77, id_tokens: 32 };
+        let network = Unet::new(config.clone(), unet.checkpoint.clone(), precision);
+        let identity = IdentitySettings::default().inputs(32);
+        let size = UnetSize { batch: 2, height, width, text_tokens: 77, identity: Some(identity) };
         let graph = network.graph(size).unwrap();
-        let layers = adapter.keys.iter().filter(|k| k.starts_with("id_adapter_attn_layers.")).cloned();
-        reads_all(&[&graph], &unet.keys.iter().cloned().chain(layers).collect(), |_| false);
+        reads_all(&[&graph], &unet.keys, |_| false);
         let plan = planned(&graph, precision);
-        // Keys and values of text and identity, 70 layers each, wait outside the step.
+        // Keys and values of the text, 70 layers each, wait outside the step; the identity's are given.
         let hoisted = |suffix: &str| plan.prologue.iter().filter(|s| s.label.ends_with(suffix)).count();
         assert_eq!((hoisted("attn2.to_k"), hoisted("attn2.to_v")), (70, 70));
-        assert_eq!((hoisted("id_attention.id_to_k"), hoisted("id_attention.id_to_v")), (70, 70));
         assert_eq!(hoisted("add_embedding.linear_2"), 1);
+        let layers = network.identity_layers().unwrap();
+        let given: Vec<_> =
+            plan.inputs.iter().filter(|p| p.name.starts_with("k.") || p.name.starts_with("v.")).collect();
+        assert_eq!((layers.len(), given.len()), (70, 140));
+        // Attention and projection of each layer, which strength 0 leaves out.
+        let left_out = plan.steps.iter().filter(|s| s.unless_zero.is_some()).count();
+        assert_eq!(left_out, 140);
+        let keys = IdentityAdapter::new(&adapter.checkpoint, precision).unwrap().graph(&layers, 2, 32).unwrap();
+        let own = adapter.keys.iter().filter(|k| k.starts_with("id_adapter_attn_layers.")).cloned();
+        reads_all(&[&keys], &own.collect(), |_| false);
+        let plan = planned(&keys, precision);
+        let expected: BTreeMap<_, _> = graph.inputs().collect();
+        assert!(
+            plan.outputs.len() == 140 && plan.outputs.iter().all(|p| expected.get(p.name.as_str()) == Some(&&p.ty))
+        );
     }
 }
 
@@ -229,15 +242,13 @@ fn peak(name: &str, plan: &Plan) -> f64 {
 /// What `docs/performance.md` says of memory at 1024 x 1024, both guidance passes, with identity.
 #[test]
 fn the_whole_pipeline_fits_in_little_memory() {
-    let (unet, adapter, vae) = (published("unet"), published("pulid_v1.1"), published("vae"));
+    let (unet, vae) = (published("unet"), published("vae"));
     let unet_at = |weights: DType, identity: bool| {
         let precision = Precision { activations: DType::F16, weights: Some(weights) };
-        let settings = IdentitySettings::default();
-        let identity = identity.then(|| IdentityAdapter::new(&adapter.checkpoint, precision, settings).unwrap());
-        let id_tokens = if identity.is_some() { 32 } else { 0 };
+        let identity = identity.then(|| IdentitySettings::default().inputs(32));
         let config = UnetConfig::parse(&unet.config, "config.json").unwrap();
-        let network = Unet::new(config, unet.checkpoint.clone(), precision, identity);
-        let graph = network.graph(UnetSize { batch: 2, height: 128, width: 128, text_tokens: 77, id_tokens }).unwrap();
+        let network = Unet::new(config, unet.checkpoint.clone(), precision);
+        let graph = network.graph(UnetSize { batch: 2, height: 128, width: 128, text_tokens: 77, identity }).unwrap();
         let capabilities = Capabilities { shader_f16: true, ..Capabilities::baseline(DeviceKind::Discrete) };
         plan(&optimize(&graph), &capabilities, &FirstVariant).unwrap()
     };

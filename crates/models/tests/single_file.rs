@@ -150,10 +150,10 @@ fn a_small_file_holds_the_folder_s_tensors() {
 fn parts_open_from_files() {
     let model = SdxlModel::open(golden("single-file/sdxl.safetensors")).unwrap();
     // 16 channels are no heads of 64: the file alone does not tell this network.
-    let message = model.unet(Precision::F32, None).map(drop).unwrap_err().to_string();
+    let message = model.unet(Precision::F32).map(drop).unwrap_err().to_string();
     assert!(message.contains("--config"), "{message}");
     let model = model.with_config(golden("pipeline/model")).unwrap();
-    assert_eq!(model.unet(Precision::F32, None).unwrap().config().pooled_dim(), Some(20));
+    assert_eq!(model.unet(Precision::F32).unwrap().config().pooled_dim(), Some(20));
     assert_eq!(model.tokenizer(TextEncoder::Second).unwrap().eos(), 598);
     assert_eq!(model.vae(Precision::F32).unwrap().config().factor(), 8);
     assert!(model.text_encoder(TextEncoder::Second, Precision::F32).unwrap().has_projection());
@@ -162,7 +162,7 @@ fn parts_open_from_files() {
     let message = SdxlModel::open(&unet).unwrap_err().to_string();
     assert!(message.contains("is no SDXL in one file"), "{message}");
     let model = SdxlModel::open(golden("pipeline/model")).unwrap().with_unet(unet);
-    assert!(model.unet(Precision::F32, None).is_ok());
+    assert!(model.unet(Precision::F32).is_ok());
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub use elementwise::*;
 pub use matmul::*;
 pub use movement::*;
 pub use norm::*;
-pub use operator::{Cost, Epilogue, LowerContext, Operator, expect_operands, fits_quantized, types};
+pub use operator::{Cost, Epilogue, LowerContext, Operator, Passes, expect_operands, fits_quantized, types};
 pub use registry::{FAMILIES, Family, OperatorInfo, operators};
 pub use resample::*;
 pub use shader::{Shader, shader, shaders};

@@ -34,6 +34,16 @@ pub enum Epilogue {
     Residual,
 }
 
+/// Operands by which an operator may be left out: where operand `zero` holds nothing but zeros, the result is operand `result`,
+/// which has its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passes {
+    /// The operand that may be zero, such as a strength.
+    pub zero: usize,
+    /// The operand that is then the result.
+    pub result: usize,
+}
+
 /// One operator with its attributes. See `docs/adding-an-operator.md`.
 pub trait Operator: Debug + Send + Sync {
     /// Name shared by file, shader and test ids.
@@ -76,6 +86,12 @@ pub trait Operator: Debug + Send + Sync {
     fn takes_quantized(&self, operand: usize) -> bool {
         let _ = operand;
         false
+    }
+
+    /// How the operator may be left out. Where the operand that may be zero is an input of the network, plans note it and
+    /// sessions do leave it out, with everything that only it reads.
+    fn passes_when_zero(&self) -> Option<Passes> {
+        None
     }
 
     /// A copy behind a box.

@@ -105,8 +105,8 @@ impl Network {
         let graph = |precision| match part {
             // Weights do not depend on the size; this is small enough for any network.
             Part::Unet => model
-                .unet(precision, None)?
-                .graph(UnetSize { batch: 1, height: 64, width: 64, text_tokens: 77, id_tokens: 0 })
+                .unet(precision)?
+                .graph(UnetSize { batch: 1, height: 64, width: 64, text_tokens: 77, identity: None })
                 .map(Some),
             Part::TextEncoder(which) => model.text_encoder(which, precision)?.graph(1, 77).map(Some),
             Part::Vae => Ok(None),

@@ -232,15 +232,19 @@ pub async fn check_memory(
     for which in TextEncoder::BOTH {
         runtime.plan(&model.text_encoder(which, precision)?.graph(passes, TEXT_TOKENS)?, observer).await?;
     }
-    let identity = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0);
-    let adapter = match identity {
-        Some(i) => Some(IdentityAdapter::new(&Checkpoint::open(&i.adapter)?, precision, i.settings)?),
+    let unet = model.unet(precision)?;
+    let batch = passes * options.batch;
+    let identity = match options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
+        Some(identity) => {
+            let tokens = identity.tokens.id_embedding.shape().get(1).copied().unwrap_or(0);
+            let adapter = IdentityAdapter::new(&Checkpoint::open(&identity.adapter)?, precision)?;
+            runtime.plan(&adapter.graph(&unet.identity_layers()?, batch, tokens)?, observer).await?;
+            Some(identity.settings.inputs(tokens))
+        }
         None => None,
     };
-    let id_tokens = identity.map_or(0, |i| i.tokens.id_embedding.shape().get(1).copied().unwrap_or(0));
-    let batch = passes * options.batch;
-    let size = UnetSize { batch, height, width, text_tokens: TEXT_TOKENS, id_tokens };
-    runtime.plan(&model.unet(precision, adapter)?.graph(size)?, observer).await.map(drop)
+    let size = UnetSize { batch, height, width, text_tokens: TEXT_TOKENS, identity };
+    runtime.plan(&unet.graph(size)?, observer).await.map(drop)
 }
 
 /// [`Defaults::latent_rgb`] of SDXL's own VAE, as ComfyUI has it.
@@ -292,9 +296,9 @@ async fn encode(
 
 /// The UNet with everything set that does not change between steps.
 struct Denoiser {
-    plain: Option<Loaded>,
-    with_identity: Option<Loaded>,
-    window: StepWindow,
+    unet: Loaded,
+    /// The part of the steps in which the identity enters, and its strength there.
+    identity: Option<(StepWindow, f32)>,
     passes: usize,
 }
 
@@ -309,49 +313,42 @@ impl Denoiser {
         reporter: &dyn Reporter,
     ) -> Result<Denoiser> {
         let steps = options.sampler.steps;
-        let identity = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0);
-        let window = identity.map_or(StepWindow::ALL, |i| i.window);
-        let inside = (0..steps).filter(|&s| identity.is_some() && window.contains(s, steps)).count();
+        let enters = |i: &&IdentityUse| i.settings.id_scale != 0.0 && (0..steps).any(|s| i.window.contains(s, steps));
+        let identity = options.identity.as_ref().filter(enters);
         let rows = text.hidden.shape()[0];
+        let passes = rows / options.batch.max(1);
         let (h, w) = (options.height as f32, options.width as f32);
         let time_ids = HostTensor::from_fn([rows, 6], |i| [h, w, 0.0, 0.0, h, w][i % 6]);
-        let mut denoiser = Denoiser { plain: None, with_identity: None, window, passes: rows / options.batch.max(1) };
-        for with_identity in [false, true] {
-            let needed = if with_identity { inside > 0 } else { inside < steps };
-            if !needed {
-                continue;
-            }
-            let identity = identity.filter(|_| with_identity);
-            let adapter = match identity {
-                Some(i) => Some(IdentityAdapter::new(&Checkpoint::open(&i.adapter)?, precision, i.settings)?),
-                None => None,
+        let unet = model.unet(precision)?;
+        let mut keys_values = HashMap::new();
+        let mut inputs = None;
+        if let Some(i) = identity {
+            let tokens = match passes {
+                2 => join_rows(&i.tokens.uncond_id_embedding, &i.tokens.id_embedding)?,
+                _ => i.tokens.id_embedding.clone(),
             };
-            let unet = model.unet(precision, adapter)?;
-            let id_tokens = identity.map_or(0, |i| i.tokens.id_embedding.shape().get(1).copied().unwrap_or(0));
-            let text_tokens = text.hidden.shape()[1];
-            let graph = unet.graph(UnetSize { batch: rows, height, width, text_tokens, id_tokens })?;
-            let mut loaded = runtime.load(&graph, reporter).await?;
-            if let Some(text) = loaded.streaming() {
-                reporter.note(&text);
-            }
-            loaded.write("encoder_hidden_states", &text.hidden)?;
-            if unet.config().pooled_dim().is_some() {
-                loaded.write("text_embeds", &text.pooled)?;
-                loaded.write("time_ids", &time_ids)?;
-            }
-            if let Some(i) = identity {
-                let tokens = match denoiser.passes {
-                    2 => join_rows(&i.tokens.uncond_id_embedding, &i.tokens.id_embedding)?,
-                    _ => i.tokens.id_embedding.clone(),
-                };
-                loaded.write("id_embedding", &repeat_rows(&tokens, options.batch)?)?;
-            }
-            match with_identity {
-                true => denoiser.with_identity = Some(loaded),
-                false => denoiser.plain = Some(loaded),
-            }
+            let tokens = repeat_rows(&tokens, options.batch)?;
+            let count = tokens.shape().get(1).copied().unwrap_or(0);
+            let adapter = IdentityAdapter::new(&Checkpoint::open(&i.adapter)?, precision)?;
+            let graph = adapter.graph(&unet.identity_layers()?, rows, count)?;
+            keys_values = runtime.run(&graph, &HashMap::from([("id_embedding".to_owned(), tokens)]), reporter).await?;
+            inputs = Some(i.settings.inputs(count));
         }
-        Ok(denoiser)
+        let text_tokens = text.hidden.shape()[1];
+        let graph = unet.graph(UnetSize { batch: rows, height, width, text_tokens, identity: inputs })?;
+        let mut loaded = runtime.load(&graph, reporter).await?;
+        if let Some(text) = loaded.streaming() {
+            reporter.note(&text);
+        }
+        loaded.write("encoder_hidden_states", &text.hidden)?;
+        if unet.config().pooled_dim().is_some() {
+            loaded.write("text_embeds", &text.pooled)?;
+            loaded.write("time_ids", &time_ids)?;
+        }
+        for (name, value) in &keys_values {
+            loaded.write(name, value)?;
+        }
+        Ok(Denoiser { unet: loaded, identity: identity.map(|i| (i.window, i.settings.id_scale)), passes })
     }
 
     async fn predict(
@@ -361,14 +358,16 @@ impl Denoiser {
         shape: &[usize; 4],
         reporter: &dyn Reporter,
     ) -> Result<Vec<f32>> {
-        let use_identity = self.with_identity.is_some() && self.window.contains(request.step, request.steps);
-        let loaded = if use_identity { &mut self.with_identity } else { &mut self.plain };
-        let loaded = loaded.as_mut().ok_or_else(|| Error::invalid("sampler", "a step has no network"))?;
+        let loaded = &mut self.unet;
         let sample = HostTensor::from_f32(*shape, request.x_in.clone())?.nchw_to_nhwc()?;
         let sample = (1..self.passes).try_fold(sample.clone(), |all, _| join_rows(&all, &sample))?;
         let rows = sample.shape()[0];
         loaded.write("sample", &sample)?;
         loaded.write("timestep", &HostTensor::from_fn([rows], |_| request.timestep as f32))?;
+        if let Some((window, id_scale)) = self.identity {
+            let strength = if window.contains(request.step, request.steps) { id_scale } else { 0.0 };
+            loaded.write("id_scale", &HostTensor::from_fn([rows], |_| strength))?;
+        }
         let mut outputs = loaded.run(reporter).await?;
         let prediction = take(&mut outputs, "sample")?.nhwc_to_nchw()?;
         let values = prediction.as_f32()?;

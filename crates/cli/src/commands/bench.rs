@@ -32,9 +32,9 @@ pub struct Args {
     /// With --picture: a photo of the person in it
     #[arg(long, requires = "picture")]
     id: Option<PathBuf>,
-    /// With --model: a PuLID file, to run the UNet with an identity
+    /// With --model: run the UNet with an identity
     #[arg(long, requires = "model")]
-    adapter: Option<PathBuf>,
+    identity: bool,
     /// With --model: pixels of a side, from its `generation_defaults.json` or 1024 if not given
     #[arg(long, requires = "model")]
     size: Option<usize>,

@@ -285,7 +285,7 @@ impl Person {
         let adapter = models.adapter(args.adapter.as_deref())?;
         if settings.id_scale != 0.0 {
             // The UNet takes it up much later.
-            IdentityAdapter::new(&Checkpoint::open(&adapter)?, Precision::F32, settings)?;
+            IdentityAdapter::new(&Checkpoint::open(&adapter)?, Precision::F32)?;
         }
         let source = match &args.identity {
             Some(file) => Source::Tokens(Identity::load_tokens(file)?),

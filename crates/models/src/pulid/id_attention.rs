@@ -1,47 +1,14 @@
 //! PuLID's identity cross-attention: beside the text, every cross-attention of the UNet reads identity tokens.
+//!
+//! It is cut at the keys and values. [`IdentityAdapter`] makes them from the tokens, once for an image, and holds all weights; the
+//! UNet takes them and the strength as inputs ([`IdentityInputs`]), and so serves every person, strength and adapter.
 
 use crate::layers::{Attend, attention};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
-use pulid_graph::{Graph, NodeId};
-use pulid_ops::{IdentityProjection, Projection};
+use pulid_graph::{Graph, NodeId, Rate};
+use pulid_ops::{IdentityProjection, Ortho};
 use pulid_tensor::{Error, Result};
-use std::fmt;
-use std::str::FromStr;
-
-/// What is done with the part of the identity features that lies along the text features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ortho {
-    /// It stays.
-    Off,
-    /// It is removed.
-    V1,
-    /// It stays in proportion to the attention that the global identity tokens get.
-    V2,
-}
-
-impl fmt::Display for Ortho {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Ortho::Off => "off",
-            Ortho::V1 => "v1",
-            Ortho::V2 => "v2",
-        })
-    }
-}
-
-impl FromStr for Ortho {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "off" => Ok(Ortho::Off),
-            "v1" => Ok(Ortho::V1),
-            "v2" => Ok(Ortho::V2),
-            _ => Err(Error::invalid("ortho", format!("`{text}` is none of off, v1, v2"))),
-        }
-    }
-}
 
 /// How strongly and in which way identity enters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +29,11 @@ impl Default for IdentitySettings {
 }
 
 impl IdentitySettings {
+    /// What a UNet's graph is told of an identity of so many tokens.
+    pub fn inputs(&self, tokens: usize) -> IdentityInputs {
+        IdentityInputs { tokens, num_zero: self.num_zero, ortho: self.ortho }
+    }
+
     /// Refuses what no adapter can follow, which needs no file.
     ///
     /// # Errors
@@ -77,47 +49,51 @@ impl IdentitySettings {
     }
 }
 
+/// A cross-attention of the UNet that reads the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdentityLayer {
+    /// N of `id_adapter_attn_layers.N`: attention layers counted as diffusers lists them (down, up, mid; self-attentions, which
+    /// read no identity, included), so these are odd.
+    pub number: usize,
+    /// C, the channels of its keys and values.
+    pub channels: usize,
+}
+
+impl IdentityLayer {
+    /// Names of its keys and values in graphs, `k.N` and `v.N`.
+    pub fn names(self) -> [String; 2] {
+        [format!("k.{}", self.number), format!("v.{}", self.number)]
+    }
+}
+
+/// What the published files call the identity attention's layers.
+const ADAPTER_LAYERS: &str = "id_adapter_attn_layers";
+
 /// The identity attention's weights: `id_adapter_attn_layers.N.id_to_{k,v}.weight`.
-///
-/// N counts attention layers as diffusers lists them (down, up, mid; self-attentions, which have no weights here,
-/// included), so cross-attentions are odd.
 #[derive(Clone, Debug)]
 pub struct IdentityAdapter {
     vars: Vars,
-    settings: IdentitySettings,
 }
 
 impl IdentityAdapter {
     /// The adapter of a PuLID file.
     ///
     /// # Errors
-    /// When the file holds no adapter, or a setting is out of range.
-    pub fn new(checkpoint: &Checkpoint, precision: Precision, settings: IdentitySettings) -> Result<Self> {
-        settings.check()?;
-        let layers = "id_adapter_attn_layers";
-        if checkpoint.with_prefix(&format!("{layers}.")).is_empty() {
+    /// When the file holds no adapter.
+    pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
+        if checkpoint.with_prefix(&format!("{ADAPTER_LAYERS}.")).is_empty() {
             return Err(Error::Weight {
-                key: format!("{layers}.1.id_to_k.weight"),
+                key: format!("{ADAPTER_LAYERS}.1.id_to_k.weight"),
                 source_name: checkpoint.name().into(),
                 detail: "is missing; this is no PuLID file for SDXL".into(),
             });
         }
-        let adapter = IdentityAdapter { vars: Vars::new(checkpoint.clone(), precision).pp(layers), settings };
+        let adapter = IdentityAdapter { vars: Vars::new(checkpoint.clone(), precision).pp(ADAPTER_LAYERS) };
         adapter.id_dim()?;
         Ok(adapter)
     }
 
-    /// [`Vars::complete`] for the adapter's own weights.
-    pub(crate) fn complete(&self, build: impl FnOnce() -> Result<Graph>) -> Result<Graph> {
-        self.vars.complete(build)
-    }
-
-    /// The settings.
-    pub fn settings(&self) -> IdentitySettings {
-        self.settings
-    }
-
-    /// Width of an identity token.
+    /// Width E of an identity token.
     ///
     /// # Errors
     /// When the first layer is missing.
@@ -125,36 +101,82 @@ impl IdentityAdapter {
         self.vars.extent("1.id_to_k.weight", 2, 1)
     }
 
-    /// Adds the identity attention of layer `layer` to the text attention's result.
+    /// The graph that gives the UNet's layers their keys and values.
     ///
-    /// `text` and the queries `q` are [B, L, C], `tokens` [B, N, E]; the result is [B, L, C].
+    /// Input, f32: `id_embedding` [B, N, E]. Outputs, f32: `k.N` and `v.N` [B, N, C] for each layer
+    /// ([`Unet::identity_layers`](crate::sdxl::Unet::identity_layers)).
     ///
     /// # Errors
-    /// When the layer's weights are missing or misshapen.
-    pub fn attend(
+    /// When a layer's weights are missing or misshapen.
+    pub fn graph(&self, layers: &[IdentityLayer], batch: usize, tokens: usize) -> Result<Graph> {
+        self.complete(|| {
+            let mut graph = Graph::new("identity-adapter");
+            let g = &mut graph;
+            let all = self.keys_values(g, layers, batch, tokens)?;
+            for (layer, pair) in layers.iter().zip(all) {
+                for (name, id) in layer.names().iter().zip(pair) {
+                    self.vars.output(g, name, id)?;
+                }
+            }
+            Ok(graph)
+        })
+    }
+
+    /// [`Vars::complete`] for the adapter's own weights.
+    pub(crate) fn complete(&self, build: impl FnOnce() -> Result<Graph>) -> Result<Graph> {
+        self.vars.complete(build)
+    }
+
+    /// Keys and values of each layer from an input `id_embedding`.
+    pub(crate) fn keys_values(
         &self,
         g: &mut Graph,
-        layer: usize,
-        text: NodeId,
-        q: NodeId,
-        tokens: NodeId,
-        heads: usize,
-    ) -> Result<NodeId> {
-        let IdentitySettings { id_scale, num_zero, ortho } = self.settings;
-        let channels = g.shape(text).last();
-        let vs = self.vars.pp(layer);
+        layers: &[IdentityLayer],
+        batch: usize,
+        tokens: usize,
+    ) -> Result<Vec<[NodeId; 2]>> {
+        let tokens = self.vars.input(g, "id_embedding", [batch, tokens, self.id_dim()?], Rate::Run)?;
+        let pair = |g: &mut Graph, layer: &IdentityLayer| {
+            self.vars.scope(g, layer.number, |vs, g| {
+                let k = vs.linear_no_bias(g, "id_to_k", tokens, layer.channels)?;
+                let v = vs.linear_no_bias(g, "id_to_v", tokens, layer.channels)?;
+                Ok([k, v])
+            })
+        };
+        g.scoped(ADAPTER_LAYERS, |g| layers.iter().map(|layer| pair(g, layer)).collect())
+    }
+}
+
+/// What a UNet's graph is told of the identity that it is to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IdentityInputs {
+    /// Tokens of the identity.
+    pub tokens: usize,
+    /// Zero tokens after them.
+    pub num_zero: usize,
+    /// Treatment of the part along the text features.
+    pub ortho: Ortho,
+}
+
+/// The identity in a UNet's graph.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IdentityAttention {
+    pub inputs: IdentityInputs,
+    /// Strength in each image, f32 [B].
+    pub scale: NodeId,
+}
+
+impl IdentityAttention {
+    /// Adds the identity attention to the text attention's result.
+    ///
+    /// `text` and the queries `q` are [B, L, C], `k` and `v` [B, N, C]; the result is [B, L, C].
+    pub fn attend(&self, g: &mut Graph, text: NodeId, q: NodeId, [k, v]: [NodeId; 2], heads: usize) -> Result<NodeId> {
+        let IdentityInputs { num_zero, ortho, .. } = self.inputs;
         g.scoped("id_attention", |g| {
-            let k = vs.linear_no_bias(g, "id_to_k", tokens, channels)?;
-            let v = vs.linear_no_bias(g, "id_to_v", tokens, channels)?;
             let identity = attention(g, q, k, v, Attend { zero_keys: num_zero, ..Attend::heads(heads) })?;
-            let mode = match ortho {
-                Ortho::Off => Projection::Off,
-                Ortho::V1 => Projection::V1,
-                Ortho::V2 => Projection::V2,
-            };
-            let projection = IdentityProjection { mode, heads, zero_keys: num_zero as u32, id_scale };
-            let operands = [text, identity, q, k];
-            g.apply(projection, if ortho == Ortho::V2 { &operands } else { &operands[..2] })
+            let projection = IdentityProjection { mode: ortho, heads, zero_keys: num_zero as u32 };
+            let operands = [text, identity, self.scale, q, k];
+            g.apply(projection, if ortho == Ortho::V2 { &operands } else { &operands[..3] })
         })
     }
 }

@@ -6,9 +6,11 @@ mod id_former;
 mod mapping;
 mod version;
 
-pub use id_attention::{IdentityAdapter, IdentitySettings, Ortho};
+pub(crate) use id_attention::IdentityAttention;
+pub use id_attention::{IdentityAdapter, IdentityInputs, IdentityLayer, IdentitySettings};
 pub use id_encoder::IdEncoder;
 pub use id_former::IdFormer;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use id_former::SCALES;
+pub use pulid_ops::Ortho;
 pub use version::PulidVersion;

@@ -1,7 +1,6 @@
 //! SDXL on disk: a diffusers folder, or a single file.
 
 use super::{ClipConfig, ClipTextModel, Unet, UnetConfig, Vae, VaeConfig, single_file};
-use crate::pulid::IdentityAdapter;
 use crate::{ClipTokenizer, Padding, Precision};
 use pulid_checkpoint::{Checkpoint, files};
 use pulid_tensor::{Error, Result};
@@ -216,13 +215,13 @@ impl SdxlModel {
         Ok(Vae::new(VaeConfig::parse(&files.config, &files.name)?, files.weights, precision))
     }
 
-    /// The UNet, with identity attention where an adapter is given.
+    /// The UNet.
     ///
     /// # Errors
     /// When it is missing or its configuration or weights cannot be read.
-    pub fn unet(&self, precision: Precision, identity: Option<IdentityAdapter>) -> Result<Unet> {
+    pub fn unet(&self, precision: Precision) -> Result<Unet> {
         let files = self.part(Part::Unet)?;
-        Ok(Unet::new(UnetConfig::parse(&files.config, &files.name)?, files.weights, precision, identity))
+        Ok(Unet::new(UnetConfig::parse(&files.config, &files.name)?, files.weights, precision))
     }
 
     /// A text encoder.

@@ -1,9 +1,9 @@
-//! UNet2DConditionModel as SDXL configures it, with PuLID's identity attention where an adapter is given.
+//! UNet2DConditionModel as SDXL configures it, with PuLID's identity attention where it is asked for.
 
-use super::unet_blocks::{Conditioning, cross_attention_count, down_block, mid_block, up_block};
+use super::unet_blocks::{Conditioning, down_block, mid_block, up_block};
 use crate::config::{Config, PerBlock};
 use crate::layers::{Conv, activation, add, concat};
-use crate::pulid::IdentityAdapter;
+use crate::pulid::{IdentityAdapter, IdentityAttention, IdentityInputs, IdentityLayer};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -191,6 +191,9 @@ pub(super) struct Level {
     pub heads: usize,
 }
 
+/// Attention layers that no network has; SDXL has 70. A configuration may ask for more than memory holds.
+const MOST_LAYERS: usize = 4096;
+
 /// Extents of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UnetSize {
@@ -202,8 +205,8 @@ pub struct UnetSize {
     pub width: usize,
     /// Text tokens, 77 for CLIP.
     pub text_tokens: usize,
-    /// Identity tokens; ignored where no identity is added.
-    pub id_tokens: usize,
+    /// The identity to read beside the text, if any.
+    pub identity: Option<IdentityInputs>,
 }
 
 /// The UNet's weights and how to build its graph.
@@ -211,20 +214,12 @@ pub struct UnetSize {
 pub struct Unet {
     config: UnetConfig,
     vars: Vars,
-    identity: Option<IdentityAdapter>,
 }
 
 impl Unet {
-    /// A UNet from its configuration and weights. An adapter whose scale is 0 is dropped: the graph is then the very
-    /// graph without identity.
-    pub fn new(
-        config: UnetConfig,
-        checkpoint: Checkpoint,
-        precision: Precision,
-        identity: Option<IdentityAdapter>,
-    ) -> Self {
-        let identity = identity.filter(|adapter| adapter.settings().id_scale != 0.0);
-        Unet { config, vars: Vars::new(checkpoint, precision), identity }
+    /// A UNet from its configuration and weights.
+    pub fn new(config: UnetConfig, checkpoint: Checkpoint, precision: Precision) -> Self {
+        Unet { config, vars: Vars::new(checkpoint, precision) }
     }
 
     /// Opens a diffusers `unet/` folder, the file of a UNet alone (configured by a `config.json` beside it, else by its tensors
@@ -232,20 +227,16 @@ impl Unet {
     ///
     /// # Errors
     /// When the configuration or the weights cannot be read.
-    pub fn open(
-        path: impl AsRef<std::path::Path>,
-        precision: Precision,
-        identity: Option<IdentityAdapter>,
-    ) -> Result<Self> {
+    pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
         let weights = Checkpoint::open(&path)?;
         if super::single_file::is_single_file(&weights) {
-            return super::SdxlModel::open(path.as_ref())?.unet(precision, identity);
+            return super::SdxlModel::open(path.as_ref())?.unet(precision);
         }
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => UnetConfig::parse(&text, &name)?,
             None => UnetConfig::infer(&weights)?,
         };
-        Ok(Self::new(config, weights, precision, identity))
+        Ok(Self::new(config, weights, precision))
     }
 
     /// The configuration.
@@ -253,28 +244,76 @@ impl Unet {
         &self.config
     }
 
-    /// Whether [`Unet::graph`] takes an `id_embedding`.
-    pub fn takes_identity(&self) -> bool {
-        self.identity.is_some()
+    /// The cross-attentions that can read an identity, in the order of their numbers.
+    ///
+    /// # Errors
+    /// When the configuration's lists have another length than its levels, or there are more layers than any network has.
+    pub fn identity_layers(&self) -> Result<Vec<IdentityLayer>> {
+        let transformers = self.transformers()?;
+        let layers = transformers.iter().map(|(level, count)| level.depth.saturating_mul(*count));
+        if layers.fold(0, usize::saturating_add) > MOST_LAYERS {
+            return Err(Error::invalid("unet", format!("has more than {MOST_LAYERS} attention layers")));
+        }
+        let channels = transformers.iter().flat_map(|(level, n)| std::iter::repeat_n(level.channels, n * level.depth));
+        Ok(channels.enumerate().map(|(i, channels)| IdentityLayer { number: 2 * i + 1, channels }).collect())
+    }
+
+    /// The levels that have transformers and how many, as adapters number attention layers: down, up, mid.
+    fn transformers(&self) -> Result<Vec<(Level, usize)>> {
+        let config = &self.config;
+        let levels = config.block_out_channels.len();
+        let mut found = Vec::new();
+        for (i, _) in config.down_block_types.iter().enumerate().filter(|(_, kind)| *kind == "CrossAttnDownBlock2D") {
+            let level = config.level(i)?;
+            found.push((level, level.resnets));
+        }
+        for (i, _) in config.up_block_types.iter().enumerate().filter(|(_, kind)| *kind == "CrossAttnUpBlock2D") {
+            let level = config.level(levels - 1 - i)?;
+            found.push((level, level.resnets.saturating_add(1)));
+        }
+        found.push((config.level(levels - 1)?, 1));
+        Ok(found)
     }
 
     /// The graph of one call.
     ///
     /// Inputs, all f32: `sample` [B, H, W, C] channels last and `timestep` [B], which change with every step;
     /// `encoder_hidden_states` [B, T, D], `text_embeds` [B, P] and `time_ids` [B, 6] (where the configuration has
-    /// them) and `id_embedding` [B, N, E] (where there is an adapter), which do not. Output: `sample` [B, H, W, C].
+    /// them), which do not. With an identity also `id_scale` [B], its strength in each image, and `k.N` and `v.N` [B, N, C], what
+    /// [`IdentityAdapter::graph`] gives for each of [`Unet::identity_layers`]. While `id_scale` is zero the identity costs
+    /// nothing, and the result is the very one without. Output: `sample` [B, H, W, C].
     ///
     /// # Errors
     /// When a weight is missing or misshapen, or an extent is 0.
     pub fn graph(&self, size: UnetSize) -> Result<Graph> {
-        let build = || self.vars.complete(|| self.build(size));
-        match &self.identity {
-            Some(adapter) => adapter.complete(build),
-            None => build(),
-        }
+        self.vars.complete(|| {
+            self.build(size, |g, layers, inputs| {
+                let pair = |layer: &IdentityLayer| {
+                    let shape = [size.batch, inputs.tokens, layer.channels];
+                    let [k, v] = layer.names();
+                    Ok([self.vars.input(g, &k, shape, Rate::Run)?, self.vars.input(g, &v, shape, Rate::Run)?])
+                };
+                layers.iter().map(pair).collect()
+            })
+        })
     }
 
-    fn build(&self, size: UnetSize) -> Result<Graph> {
+    /// [`Unet::graph`] with the adapter's own graph in front: `id_embedding` [B, N, E] in place of keys and values.
+    ///
+    /// # Errors
+    /// As [`Unet::graph`], for the adapter's weights too.
+    pub fn graph_with_adapter(&self, size: UnetSize, adapter: &IdentityAdapter) -> Result<Graph> {
+        let keys_values = |g: &mut Graph, layers: &[IdentityLayer], inputs: IdentityInputs| {
+            adapter.keys_values(g, layers, size.batch, inputs.tokens)
+        };
+        self.vars.complete(|| adapter.complete(|| self.build(size, keys_values)))
+    }
+
+    fn build(
+        &self,
+        size: UnetSize,
+        keys_values: impl FnOnce(&mut Graph, &[IdentityLayer], IdentityInputs) -> Result<Vec<[NodeId; 2]>>,
+    ) -> Result<Graph> {
         let mut graph = Graph::new("unet");
         let (g, vs, config) = (&mut graph, &self.vars, &self.config);
         let UnetSize { batch, height, width, .. } = size;
@@ -283,10 +322,13 @@ impl Unet {
         let text_shape = [batch, size.text_tokens, config.cross_attention_dim];
         let text = vs.input(g, "encoder_hidden_states", text_shape, Rate::Run)?;
         let time = self.time(g, batch, timestep)?;
-        let identity = match &self.identity {
-            Some(adapter) => {
-                let shape = [batch, size.id_tokens, adapter.id_dim()?];
-                Some((adapter, vs.input(g, "id_embedding", shape, Rate::Run)?))
+        let identity = match size.identity {
+            Some(inputs) => {
+                let layers = self.identity_layers()?;
+                let scale = g.input("id_scale", TensorType::f32([batch]), Rate::Step)?;
+                let pairs = keys_values(g, &layers, inputs)?;
+                let of_layer = layers.iter().map(|layer| layer.number).zip(pairs).collect();
+                Some((IdentityAttention { inputs, scale }, of_layer))
             }
             None => None,
         };
@@ -305,13 +347,10 @@ impl Unet {
                 down_block(vs, g, &mut cx, x, &mut skips, config.level(i)?, attends, i + 1 < levels)
             })?;
         }
-        // Adapters number attention layers down, up, mid.
-        let up_layers: usize = (0..levels)
-            .filter(|i| config.up_block_types[*i] == "CrossAttnUpBlock2D")
-            .map(|i| config.level(levels - 1 - i).map(|level| cross_attention_count(level, level.resnets + 1)))
-            .sum::<Result<usize>>()?;
+        // The mid block's layers have the last numbers.
         let first_up = cx.layer;
-        cx.layer = first_up + up_layers;
+        let before = self.transformers()?.into_iter().rev().skip(1);
+        cx.layer = before.fold(0, |sum: usize, (level, n)| sum.saturating_add(level.depth.saturating_mul(2 * n)));
         x = vs.scope(g, "mid_block", |vs, g| mid_block(vs, g, &mut cx, x, config.level(levels - 1)?))?;
         cx.layer = first_up;
         for (i, kind) in config.up_block_types.iter().enumerate() {

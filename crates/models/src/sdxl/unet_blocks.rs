@@ -3,10 +3,11 @@
 use super::unet::{Level, UnetConfig};
 use crate::Vars;
 use crate::layers::{Attend, Conv, add, attention, concat, upsample_nearest};
-use crate::pulid::IdentityAdapter;
+use crate::pulid::IdentityAttention;
 use pulid_graph::{Graph, NodeId};
 use pulid_ops::{Activation, GeGlu};
 use pulid_tensor::{Error, Result};
+use std::collections::HashMap;
 
 /// What all blocks read beside the picture.
 pub(super) struct Conditioning<'a> {
@@ -15,15 +16,10 @@ pub(super) struct Conditioning<'a> {
     pub time: NodeId,
     /// Text embeddings [B, T, D].
     pub text: NodeId,
-    /// The adapter and the identity embeddings [B, N, E].
-    pub identity: Option<(&'a IdentityAdapter, NodeId)>,
+    /// The identity, and the keys and values of each layer that reads it.
+    pub identity: Option<(IdentityAttention, HashMap<usize, [NodeId; 2]>)>,
     /// Number of the next attention layer as adapters count them, self-attentions included.
     pub layer: usize,
-}
-
-/// Attention layers of a block with as many transformers.
-pub(super) fn cross_attention_count(level: Level, transformers: usize) -> usize {
-    2 * level.depth * transformers
 }
 
 /// `DownBlock2D` and `CrossAttnDownBlock2D`.
@@ -162,8 +158,9 @@ fn transformer_block(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, x: Nod
         let k = vs.linear_no_bias(g, "to_k", cx.text, channels)?;
         let v = vs.linear_no_bias(g, "to_v", cx.text, channels)?;
         let mut h = attention(g, q, k, v, Attend::heads(heads))?;
-        if let Some((adapter, tokens)) = cx.identity {
-            h = adapter.attend(g, cx.layer, h, q, tokens, heads)?;
+        if let Some((identity, keys_values)) = &cx.identity {
+            let missing = || Error::invalid("unet", format!("attention layer {} has no identity", cx.layer));
+            h = identity.attend(g, h, q, *keys_values.get(&cx.layer).ok_or_else(missing)?, heads)?;
         }
         vs.linear(g, "to_out.0", h, channels)
     })?;

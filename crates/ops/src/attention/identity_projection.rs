@@ -1,9 +1,11 @@
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use std::fmt;
+use std::str::FromStr;
 
-/// How identity attention is kept from disturbing text attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Projection {
+/// How identity attention is kept from disturbing text attention: PuLID's `ortho` and `ortho_v2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ortho {
     /// Added as it is.
     Off,
     /// Without its part along the text attention.
@@ -12,34 +14,53 @@ pub enum Projection {
     V2,
 }
 
-impl Projection {
-    const fn label(self) -> &'static str {
+impl Ortho {
+    /// Every kind.
+    pub const ALL: [Ortho; 3] = [Ortho::Off, Ortho::V1, Ortho::V2];
+
+    /// The name in settings.
+    pub const fn name(self) -> &'static str {
         match self {
-            Projection::Off => "off",
-            Projection::V1 => "v1",
-            Projection::V2 => "v2",
+            Ortho::Off => "off",
+            Ortho::V1 => "v1",
+            Ortho::V2 => "v2",
         }
     }
 }
 
-/// y = h + id_scale·r, PuLID's identity cross-attention added to text cross-attention, all in f32 until stored.
+impl fmt::Display for Ortho {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Ortho {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let detail = || format!("`{text}` is none of off, v1, v2");
+        Ortho::ALL.into_iter().find(|o| o.name() == text).ok_or_else(|| Error::invalid("ortho", detail()))
+    }
+}
+
+/// y = h + s·r, PuLID's identity cross-attention added to text cross-attention, all in f32 until stored.
 ///
-/// With p = (Σₜ h·i / Σₜ h·h)·h per picture and channel (0 where h is 0), r is i ([`Projection::Off`]), i - p
-/// ([`Projection::V1`]) or i + (a - 1)·p ([`Projection::V2`]), where a[b, t] is the mean over heads of what softmax(q kᵀ),
-/// unscaled, gives to the first five keys.
+/// With p = (Σₜ h·i / Σₜ h·h)·h per image and channel (0 where h is 0), r is i ([`Ortho::Off`]), i - p ([`Ortho::V1`])
+/// or i + (a - 1)·p ([`Ortho::V2`]), where a[b, t] is the mean over heads of what softmax(q kᵀ), unscaled, gives to the
+/// first five keys.
 ///
-/// Operands: h and i [B, T, C], outputs of text and identity attention; for V2 also q [B, T, H·D] and k [B, N, H·D].
-/// Result: h's type. Source: PuLID's `attention_processor.py`, where these are `ortho` and `ortho_v2`.
+/// Operands: h and i [B, T, C], outputs of text and identity attention; s [B] f32, the strength of the identity in each
+/// image; for V2 also q [B, T, H·D] and k [B, N, H·D]. Result: h's type, h itself where s is 0.
+/// Source: PuLID's `attention_processor.py`, where the kinds are `ortho` and `ortho_v2`. It is an operator, and no graph of
+/// smaller ones, since those would store h, i and p several times over.
 #[derive(Clone, Debug)]
 pub struct IdentityProjection {
     /// Kind of projection.
-    pub mode: Projection,
+    pub mode: Ortho,
     /// H; used by V2.
     pub heads: usize,
     /// Keys of zeros that follow k; used by V2.
     pub zero_keys: u32,
-    /// Weight of the identity.
-    pub id_scale: f32,
 }
 
 params! {
@@ -55,10 +76,10 @@ params! {
 }
 
 params! {
-    struct ApplyParams { count: u32, rows: u32, width: u32, id_scale: f32 }
+    struct ApplyParams { count: u32, rows: u32, width: u32 }
 }
 
-/// Identity tokens whose attention [`Projection::V2`] sums.
+/// Identity tokens whose attention [`Ortho::V2`] sums.
 const FIRST_KEYS: usize = 5;
 
 impl IdentityProjection {
@@ -70,7 +91,7 @@ impl IdentityProjection {
         cases,
     };
 
-    /// a[b, t] of [`Projection::V2`].
+    /// a[b, t] of [`Ortho::V2`].
     fn weights(&self, q: &HostTensor, k: &HostTensor) -> Result<Vec<f64>> {
         let (batch, positions, row) = (q.shape()[0], q.shape()[1], q.shape()[2]);
         let (keys, width) = (k.shape()[1], row / self.heads);
@@ -104,17 +125,11 @@ impl Operator for IdentityProjection {
     }
 
     fn attributes(&self) -> String {
-        format!(
-            "mode={};heads={};zero_keys={};id_scale={}",
-            self.mode.label(),
-            self.heads,
-            self.zero_keys,
-            self.id_scale
-        )
+        format!("mode={};heads={};zero_keys={}", self.mode, self.heads, self.zero_keys)
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
-        expect_operands("identity_projection", inputs, if self.mode == Projection::V2 { 4 } else { 2 })?;
+        expect_operands("identity_projection", inputs, if self.mode == Ortho::V2 { 5 } else { 3 })?;
         let h = &inputs[0];
         let fail = |why: &str| {
             Error::operator("identity_projection", format!("{why}: {} ({})", types(inputs), self.attributes()))
@@ -122,7 +137,10 @@ impl Operator for IdentityProjection {
         if h.shape.rank() != 3 || h.shape.count() == 0 || !h.dtype.is_float() || inputs[1] != *h {
             return Err(fail("h and i must be [B, T, C] of one float type"));
         }
-        if let [_, _, q, k] = inputs {
+        if inputs[2] != TensorType::f32([h.shape[0]]) {
+            return Err(fail("s must be f32 [B]"));
+        }
+        if let [_, _, _, q, k] = inputs {
             let ranks = q.shape.rank() == 3 && k.shape.rank() == 3 && q.dtype == h.dtype && k.dtype == h.dtype;
             let agree = ranks
                 && q.shape[..2] == h.shape[..2]
@@ -147,7 +165,7 @@ impl Operator for IdentityProjection {
         let mut dispatches = Vec::new();
         let mut scratch = Vec::new();
         let (mut ratio, mut weight) = (Slot::Unused, Slot::Unused);
-        if self.mode != Projection::Off {
+        if self.mode != Ortho::Off {
             let count = batch * chunks * width;
             let params = SumParams {
                 rows: rows as u32,
@@ -174,8 +192,8 @@ impl Operator for IdentityProjection {
             scratch.extend([partials, partials, batch * channels * 4]);
             ratio = Slot::Scratch(2);
         }
-        if self.mode == Projection::V2 {
-            let (keys, elements) = (cx.inputs[3].shape[1], cx.inputs[2].shape[2] / self.heads);
+        if self.mode == Ortho::V2 {
+            let (keys, elements) = (cx.inputs[4].shape[1], cx.inputs[3].shape[2] / self.heads);
             let by_four = elements % 4 == 0;
             let zeros_first = FIRST_KEYS.saturating_sub(keys).min(self.zero_keys as usize);
             let params = WeightParams {
@@ -190,21 +208,20 @@ impl Operator for IdentityProjection {
                 Dispatch::new("identity_weight", params)
                     .storage(storage)
                     .feature("vec4", by_four)
-                    .bind([Slot::Input(2), Slot::Input(3), Slot::Scratch(3)])
+                    .bind([Slot::Input(3), Slot::Input(4), Slot::Scratch(3)])
                     .grid(rows.div_ceil(64), batch, 1),
             );
             scratch.push(batch * rows * 4);
             weight = Slot::Scratch(3);
         }
         let count = cx.output.shape.count() / cell;
-        let params =
-            ApplyParams { count: count as u32, rows: rows as u32, width: width as u32, id_scale: self.id_scale };
+        let params = ApplyParams { count: count as u32, rows: rows as u32, width: width as u32 };
         dispatches.push(
             Dispatch::new("identity_apply", params)
                 .storage(storage)
                 .feature("vec4", by_four)
                 .constant("MODE", self.mode as u32)
-                .bind([Slot::Input(0), Slot::Input(1), ratio, weight, Slot::Output])
+                .bind([Slot::Input(0), Slot::Input(1), Slot::Input(2), ratio, weight, Slot::Output])
                 .over(count),
         );
         Ok(vec![Variant { name: "chunks", dispatches, scratch }])
@@ -214,7 +231,7 @@ impl Operator for IdentityProjection {
         let types: Vec<_> = inputs.iter().map(|t| t.tensor_type()).collect();
         let output = self.infer(&types)?;
         let (rows, channels) = (output.shape[1], output.shape[2]);
-        let (h, i) = (inputs[0].as_f32()?, inputs[1].as_f32()?);
+        let (h, i, scale) = (inputs[0].as_f32()?, inputs[1].as_f32()?, inputs[2].as_f32()?);
         let mut ratio = vec![0f64; output.shape[0] * channels];
         for (n, ratio) in ratio.iter_mut().enumerate() {
             let elements = || (0..rows).map(|t| ((n / channels) * rows + t) * channels + n % channels);
@@ -223,24 +240,29 @@ impl Operator for IdentityProjection {
             *ratio = if square > 0.0 { product / square } else { 0.0 };
         }
         let weights = match self.mode {
-            Projection::V2 => self.weights(inputs[2], inputs[3])?,
+            Ortho::V2 => self.weights(inputs[3], inputs[4])?,
             _ => Vec::new(),
         };
         Ok(HostTensor::from_fn(output.shape, |e| {
             let p = ratio[e / (rows * channels) * channels + e % channels] * f64::from(h[e]);
             let part = match self.mode {
-                Projection::Off => 0.0,
-                Projection::V1 => -p,
-                Projection::V2 => (weights[e / channels] - 1.0) * p,
+                Ortho::Off => 0.0,
+                Ortho::V1 => -p,
+                Ortho::V2 => (weights[e / channels] - 1.0) * p,
             };
-            (f64::from(h[e]) + f64::from(self.id_scale) * (f64::from(i[e]) + part)) as f32
+            let scale = f64::from(scale[e / (rows * channels)]);
+            (f64::from(h[e]) + scale * (f64::from(i[e]) + part)) as f32
         }))
     }
 
     fn cost(&self, inputs: &[TensorType], output: &TensorType) -> Cost {
         let bytes = inputs.iter().map(TensorType::bytes).sum::<usize>() + output.bytes();
-        let scores = inputs.get(3).map_or(0, |k| 2 * inputs[2].shape.count() * k.shape[1]);
+        let scores = inputs.get(4).map_or(0, |k| 2 * inputs[3].shape.count() * k.shape[1]);
         Cost { flops: (8 * output.shape.count() + scores) as u64, bytes: bytes as u64 }
+    }
+
+    fn passes_when_zero(&self) -> Option<Passes> {
+        Some(Passes { zero: 2, result: 0 })
     }
 
     fn boxed(&self) -> Box<dyn Operator> {
@@ -249,31 +271,32 @@ impl Operator for IdentityProjection {
 }
 
 fn cases() -> Vec<Case> {
-    let case = |mode: Projection, zero_keys: u32, [b, t, c]: [usize; 3], [keys, heads, d]: [usize; 3]| {
-        let mut name = format!("mode={};b={b};t={t};c={c}", mode.label());
+    let case = |mode: Ortho, zero_keys: u32, [b, t, c]: [usize; 3], [keys, heads, d]: [usize; 3]| {
+        let mut name = format!("mode={};b={b};t={t};c={c}", mode.name());
         // Identity attention resembles text attention only in part.
-        let mut operands = vec![Operand::activation([b, t, c]), Operand::activation([b, t, c])];
-        if mode == Projection::V2 {
+        let strengths = Operand::parameter([b]).fill(Fill::Values(vec![0.8, 0.5]));
+        let mut operands = vec![Operand::activation([b, t, c]), Operand::activation([b, t, c]), strengths];
+        if mode == Ortho::V2 {
             name += &format!(";keys={keys};h={heads};d={d};zero_keys={zero_keys}");
             operands.push(Operand::activation([b, t, heads * d]).fill(Fill::Normal(0.0, 0.7)));
             operands.push(Operand::activation([b, keys, heads * d]).fill(Fill::Normal(0.0, 0.7)));
         }
-        let op = IdentityProjection { mode, heads, zero_keys, id_scale: 0.8 };
+        let op = IdentityProjection { mode, heads, zero_keys };
         Case::new(name, op, operands, Tolerance::Transcendental)
     };
     vec![
-        case(Projection::Off, 0, [2, 5, 7], [1, 1, 1]),
-        case(Projection::Off, 0, [2, 5, 8], [1, 1, 1]),
-        case(Projection::V1, 0, [2, 5, 7], [1, 1, 1]),
-        case(Projection::V1, 0, [1, 37, 16], [1, 1, 1]),
-        case(Projection::V1, 0, [2, 1, 4], [1, 1, 1]),
-        case(Projection::V2, 20, [2, 65, 16], [32, 2, 8]),
-        case(Projection::V2, 8, [1, 9, 15], [10, 3, 5]),
-        case(Projection::V2, 3, [2, 6, 8], [3, 2, 4]),
-        case(Projection::V2, 0, [1, 4, 8], [6, 2, 4]),
-        case(Projection::V2, 1, [1, 4, 6], [2, 1, 6]),
-        case(Projection::V2, 20, [2, 4096, 640], [32, 10, 64]).benchmark(),
-        case(Projection::V2, 20, [2, 1024, 1280], [32, 20, 64]).benchmark(),
+        case(Ortho::Off, 0, [2, 5, 7], [1, 1, 1]),
+        case(Ortho::Off, 0, [2, 5, 8], [1, 1, 1]),
+        case(Ortho::V1, 0, [2, 5, 7], [1, 1, 1]),
+        case(Ortho::V1, 0, [1, 37, 16], [1, 1, 1]),
+        case(Ortho::V1, 0, [2, 1, 4], [1, 1, 1]),
+        case(Ortho::V2, 20, [2, 65, 16], [32, 2, 8]),
+        case(Ortho::V2, 8, [1, 9, 15], [10, 3, 5]),
+        case(Ortho::V2, 3, [2, 6, 8], [3, 2, 4]),
+        case(Ortho::V2, 0, [1, 4, 8], [6, 2, 4]),
+        case(Ortho::V2, 1, [1, 4, 6], [2, 1, 6]),
+        case(Ortho::V2, 20, [2, 4096, 640], [32, 10, 64]).benchmark(),
+        case(Ortho::V2, 20, [2, 1024, 1280], [32, 20, 64]).benchmark(),
     ]
 }
 
@@ -285,8 +308,8 @@ mod tests {
     fn v1_leaves_nothing_along_the_text_attention() {
         let h = HostTensor::from_fn([2, 5, 3], |i| ((i * 7) % 11) as f32 - 4.5);
         let i = HostTensor::from_fn([2, 5, 3], |i| ((i * 5) % 13) as f32 - 6.0);
-        let op = IdentityProjection { mode: Projection::V1, heads: 1, zero_keys: 0, id_scale: 1.0 };
-        let y = op.reference(&[&h, &i]).unwrap();
+        let op = IdentityProjection { mode: Ortho::V1, heads: 1, zero_keys: 0 };
+        let y = op.reference(&[&h, &i, &HostTensor::from_fn([2], |_| 1.0)]).unwrap();
         let (y, h) = (y.as_f32().unwrap(), h.as_f32().unwrap());
         for (b, c) in [(0, 0), (0, 2), (1, 1)] {
             let along: f32 = (0..5).map(|t| (b * 5 + t) * 3 + c).map(|e| (y[e] - h[e]) * h[e]).sum();
@@ -298,7 +321,7 @@ mod tests {
     fn scale_zero_is_text_attention_alone() {
         let h = HostTensor::from_fn([1, 4, 4], |i| i as f32 * 0.3 - 2.0);
         let i = HostTensor::from_fn([1, 4, 4], |i| 1.0 - i as f32);
-        let op = IdentityProjection { mode: Projection::V1, heads: 1, zero_keys: 0, id_scale: 0.0 };
-        assert_eq!(op.reference(&[&h, &i]).unwrap(), h);
+        let op = IdentityProjection { mode: Ortho::V1, heads: 1, zero_keys: 0 };
+        assert_eq!(op.reference(&[&h, &i, &HostTensor::from_fn([1], |_| 0.0)]).unwrap(), h);
     }
 }

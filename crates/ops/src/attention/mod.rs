@@ -6,5 +6,5 @@ mod identity_projection;
 mod rotary;
 
 pub use attention::Attention;
-pub use identity_projection::{IdentityProjection, Projection};
+pub use identity_projection::{IdentityProjection, Ortho};
 pub use rotary::Rotary;

@@ -3,12 +3,11 @@
 use super::{Args, median};
 use pulid::defaults::Defaults;
 use pulid::runtime::{Loaded, Runtime};
-use pulid_checkpoint::Checkpoint;
 use pulid_engine::Silent;
 use pulid_models::Precision;
-use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
+use pulid_models::pulid::IdentitySettings;
 use pulid_models::sdxl::{SdxlModel, UnetSize};
-use pulid_tensor::{Error, Result};
+use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -54,22 +53,19 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
     if pixels == 0 || pixels % 8 != 0 || pixels > 4096 {
         return Err(Error::invalid("--size", format!("{pixels} is not a multiple of 8 up to 4096")));
     }
-    let adapter = match &args.adapter {
-        Some(path) => {
-            Some(IdentityAdapter::new(&Checkpoint::open(path)?, Precision::F32, IdentitySettings::default())?)
-        }
-        None => None,
-    };
-    let id_tokens = if adapter.is_some() { ID_TOKENS } else { 0 };
-    let unet = SdxlModel::open(model)?.unet(Precision::F32, adapter)?;
+    let unet = SdxlModel::open(model)?.unet(Precision::F32)?;
+    let identity = args.identity.then(|| IdentitySettings::default().inputs(ID_TOKENS));
     let side = pixels / 8;
-    let size = UnetSize { batch: 2, height: side, width: side, text_tokens: TEXT_TOKENS, id_tokens };
+    let size = UnetSize { batch: 2, height: side, width: side, text_tokens: TEXT_TOKENS, identity };
     let graph = unet.graph(size)?;
     let start = Instant::now();
     let Loaded::Session(mut session) = runtime.load(&graph, &Silent).await? else {
         return Err(Error::invalid("--device", "the reference is no device to measure"));
     };
     let load_seconds = start.elapsed().as_secs_f64();
+    if identity.is_some() {
+        session.write("id_scale", &HostTensor::from_fn([2], |_| IdentitySettings::default().id_scale))?;
+    }
     let start = Instant::now();
     session.run(&Silent).await?;
     let first = start.elapsed().as_secs_f64();

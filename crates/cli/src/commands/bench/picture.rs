@@ -58,7 +58,7 @@ fn run(args: &Args, folder: &Path) -> Result<(Duration, Option<u64>)> {
     if let Some(bytes) = args.device.memory {
         command.args(["--memory", &bytes.to_string()]);
     }
-    for (flag, path) in [("--model", &args.model), ("--adapter", &args.adapter), ("--id", &args.id)] {
+    for (flag, path) in [("--model", &args.model), ("--id", &args.id)] {
         if let Some(path) = path {
             command.arg(flag).arg(path);
         }
