@@ -16,12 +16,14 @@
 
 mod brownian;
 mod config;
+mod preconditioning;
 mod schedule;
 mod solver;
 mod window;
 
 pub use brownian::{BrownianPath, StepNoise};
 pub use config::{BetaSchedule, FinalSigma, PredictionType, SamplerKind, SamplerOptions, SchedulerConfig, Spacing};
+pub use preconditioning::{Epsilon, Preconditioning, Velocity};
 pub use schedule::{NoiseLevels, NoiseSchedule};
 pub use solver::{Request, Sampler};
 pub use window::StepWindow;

@@ -1,4 +1,4 @@
-use super::{BetaSchedule, PredictionType, SchedulerConfig, Spacing};
+use super::{BetaSchedule, Preconditioning, SchedulerConfig, Spacing};
 use pulid_tensor::{Error, Result};
 
 /// Karras et al. (2022), equation 5: how much more densely the low noise levels are sampled.
@@ -12,7 +12,7 @@ const MAX_TRAIN_TIMESTEPS: usize = 1 << 20;
 pub struct NoiseSchedule {
     /// Strictly increasing, one per training timestep.
     sigmas: Vec<f64>,
-    prediction: PredictionType,
+    network: &'static dyn Preconditioning,
 }
 
 /// The noise levels that a run of `steps` steps visits.
@@ -20,8 +20,6 @@ pub struct NoiseSchedule {
 pub struct NoiseLevels {
     /// Sigma before each step, decreasing, and a last 0 unless another end is asked for: `steps + 1` values.
     pub sigmas: Vec<f64>,
-    /// The training timestep that the network is told at the beginning of each step: `steps` values.
-    pub timesteps: Vec<usize>,
 }
 
 impl NoiseSchedule {
@@ -56,7 +54,7 @@ impl NoiseSchedule {
         if !sigmas.iter().all(|s| s.is_finite() && *s > 0.0) || sigmas.windows(2).any(|w| w[0] >= w[1]) {
             return invalid("its betas give noise levels that do not grow; check beta_start and beta_end".into());
         }
-        Ok(NoiseSchedule { sigmas, prediction: config.prediction_type })
+        Ok(NoiseSchedule { sigmas, network: config.prediction_type.preconditioning() })
     }
 
     /// Sigma of each training timestep.
@@ -74,9 +72,9 @@ impl NoiseSchedule {
         self.sigmas[self.sigmas.len() - 1]
     }
 
-    /// What the network predicts.
-    pub fn prediction(&self) -> PredictionType {
-        self.prediction
+    /// What the network's predictions stand for.
+    pub fn network(&self) -> &'static dyn Preconditioning {
+        self.network
     }
 
     /// The training timestep whose log sigma is nearest; the lower one of two equally near.
@@ -101,24 +99,18 @@ impl NoiseSchedule {
         if !(1..=n).contains(&steps) {
             return Err(Error::invalid("steps", format!("{steps} is not in 1 to {n}")));
         }
-        let (mut sigmas, timesteps): (Vec<f64>, Vec<usize>) = match spacing {
-            Spacing::Karras => (0..steps)
-                .map(|i| {
-                    let sigma = self.karras(i, steps);
-                    (sigma, self.timestep(sigma))
-                })
-                .unzip(),
+        let mut sigmas: Vec<f64> = match spacing {
+            Spacing::Karras => (0..steps).map(|i| self.karras(i, steps)).collect(),
             Spacing::Trailing => (0..steps)
                 .map(|i| {
                     // diffusers rounds halves to even before it subtracts one.
                     let t = (n as f64 - i as f64 * (n as f64 / steps as f64)).round_ties_even() as usize;
-                    let t = t.clamp(1, n) - 1;
-                    (self.sigmas[t], t)
+                    self.sigmas[t.clamp(1, n) - 1]
                 })
-                .unzip(),
+                .collect(),
         };
         sigmas.push(0.0);
-        Ok(NoiseLevels { sigmas, timesteps })
+        Ok(NoiseLevels { sigmas })
     }
 
     fn karras(&self, i: usize, steps: usize) -> f64 {
@@ -165,6 +157,12 @@ mod tests {
         NoiseSchedule::new(&SchedulerConfig::default()).unwrap()
     }
 
+    /// The training timestep of each step.
+    fn timesteps(schedule: &NoiseSchedule, levels: &NoiseLevels) -> Vec<usize> {
+        let steps = levels.sigmas.split_last().unwrap().1;
+        steps.iter().map(|&sigma| schedule.timestep(sigma)).collect()
+    }
+
     fn assert_near(ours: &[f64], theirs: &[f64], relative: f64, name: &str) {
         assert_eq!(ours.len(), theirs.len(), "{name}");
         for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
@@ -183,15 +181,16 @@ mod tests {
             let levels = schedule.levels(spacing, g.steps).unwrap();
             let name = format!("{spacing} {}", g.steps);
             assert_near(&levels.sigmas, &g.sigmas, 5e-6, &name);
-            assert_eq!(levels.timesteps, g.timesteps, "{name}");
+            assert_eq!(timesteps(&schedule, &levels), g.timesteps, "{name}");
         }
     }
 
     #[test]
     fn the_published_pipelines_timesteps() {
         let schedule = sdxl();
-        assert_eq!(schedule.levels(Spacing::Karras, 5).unwrap().timesteps, [999, 786, 427, 59, 0]);
-        assert_eq!(schedule.levels(Spacing::Trailing, 4).unwrap().timesteps, [999, 749, 499, 249]);
+        let told = |spacing, steps| timesteps(&schedule, &schedule.levels(spacing, steps).unwrap());
+        assert_eq!(told(Spacing::Karras, 5), [999, 786, 427, 59, 0]);
+        assert_eq!(told(Spacing::Trailing, 4), [999, 749, 499, 249]);
         assert!((schedule.sigma_max() - 14.6146).abs() < 1e-3 && (schedule.sigma_min() - 0.02917).abs() < 1e-5);
     }
 
@@ -219,7 +218,7 @@ mod tests {
             prop_assert_eq!(levels.sigmas.len(), steps + 1);
             prop_assert!(levels.sigmas.windows(2).all(|w| w[0] > w[1]));
             prop_assert_eq!(levels.sigmas[steps], 0.0);
-            prop_assert_eq!(levels.timesteps[0], 999);
+            prop_assert_eq!(timesteps(&sdxl(), &levels)[0], 999);
         }
 
         #[test]

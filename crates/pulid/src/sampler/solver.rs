@@ -1,16 +1,14 @@
-use super::{
-    BrownianPath, FinalSigma, NoiseLevels, NoiseSchedule, PredictionType, SamplerKind, SamplerOptions, Spacing,
-    StepNoise,
-};
+use super::{BrownianPath, FinalSigma, NoiseLevels, NoiseSchedule, SamplerKind, SamplerOptions, Spacing, StepNoise};
 use pulid_tensor::{Error, Result};
 
 /// One network call that a [`Sampler`] asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The network's input: the noisy latents divided by sqrt(sigma^2 + 1), in the order given to [`Sampler::new`].
+    /// The network's input: the noisy latents times [`Preconditioning::c_in`](super::Preconditioning::c_in), in the order given to
+    /// [`Sampler::new`].
     pub x_in: Vec<f32>,
-    /// The training timestep to tell the network.
-    pub timestep: usize,
+    /// The time to tell the network: [`Preconditioning::c_noise`](super::Preconditioning::c_noise).
+    pub timestep: f64,
     /// The noise level of the latents.
     pub sigma: f64,
     /// The step this call belongs to, from 0.
@@ -33,7 +31,6 @@ pub struct Request {
 /// (order 2, midpoint), whose variance-preserving form is the same DPM++ 2M under another scale.
 pub struct Sampler {
     kind: SamplerKind,
-    prediction: PredictionType,
     schedule: NoiseSchedule,
     levels: NoiseLevels,
     noise: Box<dyn StepNoise + Send>,
@@ -86,7 +83,6 @@ impl Sampler {
         let latents = noise.iter().map(|&x| (f64::from(x) * scale) as f32).collect();
         Ok(Sampler {
             kind: options.kind,
-            prediction: schedule.prediction(),
             schedule: schedule.clone(),
             levels,
             noise: step_noise,
@@ -103,14 +99,15 @@ impl Sampler {
         if self.step == self.steps() {
             return None;
         }
-        let (sigma, latents, timestep) = match &self.midway {
-            Some(midway) => (midway.sigma, &midway.latents, self.schedule.timestep(midway.sigma)),
-            None => (self.levels.sigmas[self.step], &self.latents, self.levels.timesteps[self.step]),
+        let (sigma, latents) = match &self.midway {
+            Some(midway) => (midway.sigma, &midway.latents),
+            None => (self.levels.sigmas[self.step], &self.latents),
         };
-        let scale = 1.0 / (sigma * sigma + 1.0).sqrt();
+        let network = self.schedule.network();
+        let scale = network.c_in(sigma);
         Some(Request {
             x_in: latents.iter().map(|&x| (f64::from(x) * scale) as f32).collect(),
-            timestep,
+            timestep: network.c_noise(sigma, &self.schedule),
             sigma,
             step: self.step,
             steps: self.steps(),
@@ -119,7 +116,7 @@ impl Sampler {
         })
     }
 
-    /// Takes the network's prediction for the latest request, of the schedule's [`PredictionType`], and moves on.
+    /// Takes the network's prediction for the latest request, of the kind that the schedule's network gives, and moves on.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the run is finished or the prediction has another number of elements than the latents.
@@ -156,13 +153,13 @@ impl Sampler {
         Ok(self.latents)
     }
 
-    /// The noise levels and timesteps of this run.
+    /// The noise levels of this run.
     pub fn levels(&self) -> &NoiseLevels {
         &self.levels
     }
 
     fn steps(&self) -> usize {
-        self.levels.timesteps.len()
+        self.levels.sigmas.len() - 1
     }
 
     /// The clean latents that a prediction for the latest request stands for.
@@ -181,11 +178,8 @@ impl Sampler {
             let detail = format!("{} elements for {} latents", prediction.len(), latents.len());
             return Err(Error::invalid("prediction", detail));
         }
-        let (keep, add) = match self.prediction {
-            PredictionType::Epsilon => (1.0, -sigma),
-            PredictionType::VPrediction => (1.0 / (sigma * sigma + 1.0), -sigma / (sigma * sigma + 1.0).sqrt()),
-        };
-        Ok(combine(keep, latents, add, prediction))
+        let network = self.schedule.network();
+        Ok(combine(network.c_skip(sigma), latents, network.c_out(sigma), prediction))
     }
 
     /// x <- ratio x + (1 - ratio) target: an exact step of the equation if `target` were the clean latents throughout.
@@ -269,7 +263,7 @@ fn combine(a: f64, x: &[f32], b: f64, y: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::random::TorchGenerator;
-    use crate::sampler::SchedulerConfig;
+    use crate::sampler::{PredictionType, SchedulerConfig};
     use serde::Deserialize;
 
     #[derive(Deserialize)]
@@ -280,12 +274,12 @@ mod tests {
         steps: usize,
         noise: Vec<f32>,
         latents: Vec<f32>,
-        timesteps: Vec<usize>,
+        timesteps: Vec<f64>,
     }
 
     /// The toy network of the generator script: it depends on element, level and timestep without being linear.
     fn toy(request: &Request) -> Vec<f32> {
-        let gain = 0.9 - 0.0003 * request.timestep as f64;
+        let gain = 0.9 - 0.0003 * request.timestep;
         let one = |(i, &x): (usize, &f32)| ((1.1 * f64::from(x) + 0.3 * (i as f64).sin()).tanh() * gain) as f32;
         request.x_in.iter().enumerate().map(one).collect()
     }
