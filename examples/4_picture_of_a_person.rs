@@ -7,14 +7,14 @@
 //! prints each stage and writes `person.png`. The folders named here are the mini models; the published ones have the same
 //! layout.
 
-use pulid::identity::{ExtractOptions, FaceModels, extract};
+use pulid::identity::{ExtractOptions, FaceModels};
 use pulid::image::{PngMetadata, encode_png, write_atomically};
+use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline, SdxlModel, Storage};
 use pulid::runtime::{Reporter, Runtime};
 use pulid::sampler::{SamplerKind, SamplerOptions, StepWindow};
-use pulid::text_to_image::{GenerateOptions, IdentityUse, SdxlModel, generate};
 use pulid_engine::{DeviceOptions, Observer};
 use pulid_models::pulid::IdentitySettings;
-use pulid_tensor::{DType, Error, Result};
+use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Says what is going on; a real program would also offer to cancel.
@@ -41,10 +41,11 @@ fn main() -> Result<()> {
 
     pollster::block_on(async {
         let runtime = Runtime::open("auto", DeviceOptions::default()).await?;
+        let pipeline = Pipeline::open(runtime, SdxlModel::open(models.join("sdxl"))?, Storage::default())?;
         let adapter = models.join("pulid_v1.1.safetensors");
         let faces = FaceModels::open(&models)?;
         let photos = [("photo".into(), bytes)];
-        let person = extract(&runtime, &faces, &adapter, &photos, &ExtractOptions::default(), &Lines).await?;
+        let person = pipeline.identify(&faces, &adapter, &photos, &ExtractOptions::default(), &Lines).await?;
         let options = GenerateOptions {
             prompt,
             negative_prompt: String::new(),
@@ -54,8 +55,6 @@ fn main() -> Result<()> {
             guidance: 3.0,
             seed: 1,
             sampler: SamplerOptions { seed: 1, ..SamplerOptions::new(SamplerKind::DpmPp2M, 12) },
-            dtype: DType::F32,
-            quantize: None,
             identity: Some(IdentityUse {
                 tokens: person.tokens,
                 adapter,
@@ -63,7 +62,7 @@ fn main() -> Result<()> {
                 window: StepWindow::ALL,
             }),
         };
-        let made = generate(&runtime, &SdxlModel::open(models.join("sdxl"))?, &options, &Lines).await?;
+        let made = pipeline.generate(&options, &Lines).await?;
         let metadata = PngMetadata { parameters: None, generated: true };
         write_atomically(Path::new("person.png"), &encode_png(&made.images[0], &metadata)?)?;
         println!("person.png");

@@ -1,11 +1,11 @@
 //! How a picture is made where nobody says otherwise: what a model's folder says, and what SDXL's applications do.
 
+use crate::pipeline::GenerateOptions;
 use crate::preset::PresetSettings;
 use crate::sampler::{SamplerKind, SamplerOptions, Spacing};
-use crate::text_to_image::GenerateOptions;
 use pulid_checkpoint::files;
 use pulid_models::pulid::IdentitySettings;
-use pulid_tensor::{DType, Error, Result};
+use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -126,7 +126,7 @@ impl Defaults {
 }
 
 impl Settings {
-    /// One picture with these settings, in f32, of nobody.
+    /// One image with these settings, without an identity.
     pub fn options(self, prompt: impl Into<String>, seed: u64) -> GenerateOptions {
         let Settings { width, height, steps, guidance, sampler, spacing, negative_prompt, identity: _ } = self;
         GenerateOptions {
@@ -138,8 +138,6 @@ impl Settings {
             guidance,
             seed,
             sampler: SamplerOptions { spacing, seed, ..SamplerOptions::new(sampler, steps) },
-            dtype: DType::F32,
-            quantize: None,
             identity: None,
         }
     }

@@ -1,7 +1,7 @@
 //! Models with quantised weights, made ahead of time: what `--quantize` does at every load, once.
 
+use crate::pipeline::scheduler_config;
 use crate::runtime::Reporter;
-use crate::text_to_image::scheduler_config;
 use pulid_checkpoint::{write_folder_atomically, write_safetensors_one_by_one};
 use pulid_graph::{Graph, NodeKind, Weight};
 use pulid_models::sdxl::{Part, PartFiles, SdxlModel, TextEncoder, UnetSize};

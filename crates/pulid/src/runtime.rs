@@ -7,7 +7,7 @@ use pulid_models::Precision;
 use pulid_ops::{DeviceKind, Operator, Variant};
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a person watching a run is told. Every method may stay as it is.
 pub trait Reporter: Observer {
@@ -49,19 +49,19 @@ pub enum Tuning {
     On,
 }
 
-/// An execution backend.
-#[derive(Debug)]
+/// An execution backend: cheap to clone, clones share the device, its choices and what is loaded.
+#[derive(Clone, Debug)]
 pub enum Runtime {
     /// A device through wgpu.
     Gpu {
         /// The device.
         device: Device,
         /// Measured kernel choices.
-        choices: Mutex<Autotune>,
+        choices: Arc<Mutex<Autotune>>,
         /// Whether to measure more.
         tuning: Tuning,
         /// What is left of the time for measuring.
-        budget: Mutex<TuneBudget>,
+        budget: Arc<Mutex<TuneBudget>>,
         /// Bytes of device memory that one network may take; what does not fit streams.
         memory: Option<u64>,
     },
@@ -79,10 +79,10 @@ impl Runtime {
             return Ok(Runtime::Reference);
         }
         let device = Device::open(selector, options).await?;
-        let choices = Mutex::new(Autotune::for_device(&device));
+        let choices = Arc::new(Mutex::new(Autotune::for_device(&device)));
         // Software devices profit little and would take long; GPUs are worth a few seconds once.
         let seconds = if device.capabilities().kind == DeviceKind::Cpu { 1.0 } else { 15.0 };
-        let budget = Mutex::new(TuneBudget { seconds });
+        let budget = Arc::new(Mutex::new(TuneBudget { seconds }));
         Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off, budget, memory: None })
     }
 
@@ -92,7 +92,7 @@ impl Runtime {
         match self {
             Runtime::Gpu { device, choices, budget, memory, .. } => {
                 let fits = known.filter(|k| k.fits(&device));
-                let choices = fits.map_or(choices, Mutex::new);
+                let choices = fits.map_or(choices, |known| Arc::new(Mutex::new(known)));
                 Runtime::Gpu { device, choices, tuning: Tuning::On, budget, memory }
             }
             other => other,

@@ -17,8 +17,8 @@ use options::{Chosen, Models, Named, Opening};
 use pulid::defaults::Defaults;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, crop, extract};
 use pulid::image::{PngMetadata, encode_png};
+use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel};
 use pulid::runtime::Runtime;
-use pulid::text_to_image::{IdentityTokens, IdentityUse, SdxlModel, check_memory, generate};
 use pulid_checkpoint::{MemorySource, files};
 use pulid_engine::DeviceOptions;
 use pulid_tensor::{Error, Result};
@@ -177,14 +177,15 @@ impl Engine {
             let model = SdxlModel::open(&models.sdxl)?;
             let settings = Defaults::read(model.folder())?.settings(&chosen.settings(), false)?;
             let (window, identity) = (chosen.window()?, settings.identity);
-            let mut options = chosen.options(settings)?;
-            check_memory(&self.runtime, &model, &options, &listener).await?;
+            let mut options = chosen.options(settings);
+            let pipeline = Pipeline::open(self.runtime.clone(), model, chosen.storage()?)?;
+            pipeline.check_memory(&options, &listener).await?;
             if let Some(tokens) = self.tokens(&models, chosen, &listener).await? {
                 let adapter = models.adapter.as_str().into();
                 options.identity = Some(IdentityUse { tokens, adapter, settings: identity, window });
             }
-            let made = generate(&self.runtime, &model, &options, &listener).await?;
-            let parameters = options.parameters(model.path());
+            let made = pipeline.generate(&options, &listener).await?;
+            let parameters = options.parameters(pipeline.model().path());
             let metadata = PngMetadata { parameters: Some(parameters.clone()), generated: true };
             let images = made.images.iter().map(|i| encode_png(i, &metadata).map(Into::into)).collect::<Result<_>>()?;
             Ok(Made { images, parameters })

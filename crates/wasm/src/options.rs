@@ -2,8 +2,8 @@
 
 use crate::error::{Outcome, thrown};
 use pulid::defaults::{Defaults, Settings};
+use pulid::pipeline::{GenerateOptions, Storage};
 use pulid::sampler::{SamplerKind, Spacing, StepWindow};
-use pulid::text_to_image::GenerateOptions;
 use pulid_tensor::{DType, Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -108,11 +108,11 @@ impl Chosen {
         StepWindow::new(self.id_start.unwrap_or(0.0), self.id_end.unwrap_or(1.0))
     }
 
-    /// All options but the person.
+    /// How the networks are stored.
     ///
     /// # Errors
     /// For an unknown storage type.
-    pub fn options(&self, settings: Settings) -> Result<GenerateOptions> {
+    pub fn storage(&self) -> Result<Storage> {
         let dtype = match self.dtype.as_deref() {
             None | Some("f32") => DType::F32,
             Some("f16") => DType::F16,
@@ -124,8 +124,12 @@ impl Chosen {
             Some("q4") => Some(DType::Q4),
             Some(other) => return Err(Error::invalid("quantize", format!("`{other}` is none of none, q8, q4"))),
         };
-        let options = settings.options(&self.prompt, self.seed);
-        Ok(GenerateOptions { batch: self.batch.unwrap_or(1), dtype, quantize, ..options })
+        Ok(Storage { dtype, quantize })
+    }
+
+    /// All options but the person.
+    pub fn options(&self, settings: Settings) -> GenerateOptions {
+        GenerateOptions { batch: self.batch.unwrap_or(1), ..settings.options(&self.prompt, self.seed) }
     }
 }
 

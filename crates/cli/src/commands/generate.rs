@@ -4,14 +4,11 @@ use super::warm;
 use super::{DeviceArgs, DtypeArgs, remember_choices};
 use crate::progress::Terminal;
 use pulid::defaults::{Defaults, Settings};
-use pulid::identity::{DebugPicture, ExtractOptions, FaceModels, Identity, extract};
+use pulid::identity::{DebugPicture, ExtractOptions, FaceModels, Identity};
 use pulid::image::{PngMetadata, encode_png};
+use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, Storage, check_options};
 use pulid::preset::Preset;
-use pulid::runtime::Runtime;
 use pulid::sampler::{FinalSigma, SamplerKind, Spacing, StepWindow};
-use pulid::text_to_image::{
-    GenerateOptions, IdentityTokens, IdentityUse, SdxlModel, check_memory, check_options, generate,
-};
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityAdapter, IdentitySettings, Ortho};
@@ -164,28 +161,29 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let person = Person::open(args, &models, identity)?;
     let terminal = Terminal::new(args.json);
-    let (runtime, made, seen) = pollster::block_on(async {
-        let runtime = args.device.open().await?;
-        check_memory(&runtime, &model, &options, &terminal).await?;
+    let (pipeline, made, seen) = pollster::block_on(async {
+        let storage = Storage { dtype: args.storage.dtype, quantize: args.storage.quantize };
+        let pipeline = Pipeline::open(args.device.open().await?, model, storage)?;
+        pipeline.check_memory(&options, &terminal).await?;
         let mut seen = Vec::new();
         if let Some(person) = person {
             let warming = match person.source {
-                Source::Photos { .. } => warm::start(&args.device, &runtime, &model, &options),
+                Source::Photos { .. } => warm::start(&args.device, &pipeline, storage, &options),
                 Source::Tokens(_) => None,
             };
-            let (identity, drawn) = person.read(&runtime, &terminal).await?;
+            let (identity, drawn) = person.read(&pipeline, &terminal).await?;
             (options.identity, seen) = (Some(identity), drawn);
             // Both would compile the same kernels otherwise.
             if let Some(warming) = warming {
                 warming.finish();
             }
         }
-        let made = generate(&runtime, &model, &options, &terminal).await?;
-        Ok::<_, Error>((runtime, made, seen))
+        let made = pipeline.generate(&options, &terminal).await?;
+        Ok::<_, Error>((pipeline, made, seen))
     })?;
     let seconds = terminal.finish();
 
-    let parameters = options.parameters(model.path());
+    let parameters = options.parameters(pipeline.model().path());
     let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
     for (path, image) in pictures.iter().zip(&made.images) {
         files.write_bytes(path, &encode_png(image, &metadata)?)?;
@@ -197,10 +195,10 @@ pub fn run(args: &Args) -> Result<()> {
         write_pictures(&mut files, folder, &seen)?;
     }
     files.commit()?;
-    remember_choices(&runtime);
+    remember_choices(pipeline.runtime());
     if args.json {
         let report = serde_json::json!({
-            "device": runtime.name(),
+            "device": pipeline.runtime().name(),
             "files": pictures,
             "latents": args.save_latents,
             "parameters": parameters,
@@ -254,7 +252,7 @@ fn flags(args: &Args) -> Defaults {
 fn options(args: &Args, settings: Settings) -> GenerateOptions {
     let mut options = settings.options(&args.prompt, args.seed);
     options.sampler.final_sigma = args.final_sigma;
-    GenerateOptions { batch: args.batch, dtype: args.storage.dtype, quantize: args.storage.quantize, ..options }
+    GenerateOptions { batch: args.batch, ..options }
 }
 
 /// The person to show, as far as it is known before a device is open.
@@ -299,12 +297,12 @@ impl Person {
     }
 
     /// The person for the UNet, and what the networks saw if that is wanted.
-    async fn read(self, runtime: &Runtime, terminal: &Terminal) -> Result<(IdentityUse, Vec<DebugPicture>)> {
+    async fn read(self, pipeline: &Pipeline, terminal: &Terminal) -> Result<(IdentityUse, Vec<DebugPicture>)> {
         let Person { source, adapter, settings, window } = self;
         let (tokens, seen) = match source {
             Source::Tokens(tokens) => (tokens, Vec::new()),
             Source::Photos { models, photos, options } => {
-                let read = extract(runtime, &models, &adapter, &photos, &options, terminal).await?;
+                let read = pipeline.identify(&models, &adapter, &photos, &options, terminal).await?;
                 (read.tokens, read.pictures)
             }
         };

@@ -2,8 +2,8 @@
 
 use super::DeviceArgs;
 use crate::progress::cancelled;
+use pulid::pipeline::{GenerateOptions, Pipeline, SdxlModel, Storage};
 use pulid::runtime::{Reporter, Runtime};
-use pulid::text_to_image::{GenerateOptions, SdxlModel, generate};
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::{DeviceKind, Observer};
 use pulid_models::sdxl::Part;
@@ -56,18 +56,21 @@ impl Reporter for Unseen {}
 /// On a CPU device the first run of a kernel compiles it, on one thread, which takes most of a small model's first picture; the
 /// driver keeps what it compiled and finds it again for the other device. What is computed here is thrown away, and so is any
 /// error: the real run meets it again and reports it. `None` on GPUs, for large models, and where there is no second core.
-pub fn start(device: &DeviceArgs, runtime: &Runtime, model: &SdxlModel, options: &GenerateOptions) -> Option<Warming> {
-    let on_cpu = matches!(runtime, Runtime::Gpu { device, .. } if device.capabilities().kind == DeviceKind::Cpu);
+pub fn start(device: &DeviceArgs, pipeline: &Pipeline, storage: Storage, options: &GenerateOptions) -> Option<Warming> {
+    let on_cpu =
+        matches!(pipeline.runtime(), Runtime::Gpu { device, .. } if device.capabilities().kind == DeviceKind::Cpu);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    if !on_cpu || cores < 2 || !is_small(model) {
+    if !on_cpu || cores < 2 || !is_small(pipeline.model()) {
         return None;
     }
-    let (device, model, mut options) = (device.clone(), model.clone(), options.clone());
+    let (device, model, mut options) = (device.clone(), pipeline.model().clone(), options.clone());
     options.sampler.steps = 1;
     let stop = Arc::new(AtomicBool::new(false));
     let unseen = Unseen(stop.clone());
     let work = move || {
-        let _ = pollster::block_on(async { generate(&device.open().await?, &model, &options, &unseen).await });
+        let _ = pollster::block_on(async {
+            Pipeline::open(device.open().await?, model, storage)?.generate(&options, &unseen).await
+        });
     };
     let thread = std::thread::Builder::new().name("pulid-warm".into()).spawn(work).ok()?;
     Some(Warming { stop, thread: Some(thread) })

@@ -3,8 +3,8 @@
 use super::FaceModels;
 use crate::face::{Face, decode_retinaface, retinaface_input};
 use crate::image::RgbImage;
+use crate::pipeline::take;
 use crate::runtime::{Loaded, Reporter, Runtime};
-use crate::text_to_image::take;
 use pulid_models::Precision;
 use pulid_models::face::RetinaFace;
 use pulid_tensor::{Error, Result};

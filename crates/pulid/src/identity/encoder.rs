@@ -1,8 +1,8 @@
 //! The identity encoders of both PuLIDs, told apart by the file.
 
 use super::condition::{PhotoFeatures, encoder_inputs, join_tokens};
+use crate::pipeline::{IdentityTokens, take};
 use crate::runtime::{Loaded, Reporter, Runtime};
-use crate::text_to_image::{IdentityTokens, take};
 use pulid_checkpoint::Checkpoint;
 use pulid_models::Precision;
 use pulid_models::pulid::{IdEncoder, IdFormer, PulidVersion};

@@ -14,8 +14,8 @@ use crate::face::{
 use crate::image::{
     Normalization, RgbImage, decode_photo, resize_bicubic, resize_bilinear, shrink_to_long_side, tensor_from_rgb,
 };
+use crate::pipeline::take;
 use crate::runtime::{Reporter, Runtime};
-use crate::text_to_image::take;
 use pulid_checkpoint::sha256_file;
 use pulid_models::onnx::OnnxNetwork;
 use pulid_models::{EvaClip, Precision};

@@ -1,7 +1,7 @@
 //! Identities as files.
 
 use super::DebugPicture;
-use crate::text_to_image::IdentityTokens;
+use crate::pipeline::IdentityTokens;
 use pulid_checkpoint::{Checkpoint, safetensors};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! [`detect`] lists the faces of a photo. [`extract`] takes the person of each photo through recogniser, parser, vision
 //! tower and the identity encoder of PuLID v1 or v1.1; the [`Identity`] can be saved, and its tokens loaded again for
-//! [`text_to_image`](crate::text_to_image).
+//! [`pipeline`](crate::pipeline).
 
 mod aligner;
 mod condition;

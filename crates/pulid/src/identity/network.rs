@@ -1,7 +1,7 @@
 //! Running the face networks on one picture at a time.
 
+use crate::pipeline::take;
 use crate::runtime::{Loaded, Reporter, Runtime};
-use crate::text_to_image::take;
 use pulid_models::Precision;
 use pulid_models::onnx::OnnxNetwork;
 use pulid_tensor::{Error, HostTensor, Result};

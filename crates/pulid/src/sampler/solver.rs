@@ -94,6 +94,40 @@ impl Sampler {
         })
     }
 
+    /// Begins from clean `latents`, to which so much of `noise` is added that `strength` of the steps are left to take: diffusers'
+    /// image to image.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`]; for another number of latents than of noise, or a strength outside 0 to 1 or that leaves no step.
+    pub fn from_latents(
+        schedule: &NoiseSchedule,
+        options: &SamplerOptions,
+        latents: &[f32],
+        noise: Vec<f32>,
+        strength: f64,
+    ) -> Result<Self> {
+        if latents.len() != noise.len() {
+            return Err(Error::invalid("latents", format!("{} for {} of noise", latents.len(), noise.len())));
+        }
+        if !(0.0..=1.0).contains(&strength) {
+            return Err(Error::invalid("strength", format!("{strength} is not in 0 to 1")));
+        }
+        let mut sampler = Self::new(schedule, options, noise.clone())?;
+        let left = (sampler.steps() as f64 * strength) as usize;
+        if left == 0 {
+            return Err(Error::invalid("strength", format!("{strength} of {} steps is none", sampler.steps())));
+        }
+        sampler.step = sampler.steps() - left;
+        sampler.call = options.kind.calls(sampler.steps()) - options.kind.calls(left);
+        sampler.latents = combine(1.0, latents, sampler.levels.sigmas[sampler.step], &noise);
+        Ok(sampler)
+    }
+
+    /// The steps that are left, of all that the run has.
+    pub fn remaining(&self) -> std::ops::Range<usize> {
+        self.step..self.steps()
+    }
+
     /// The network call that the run needs next, or `None` when it is finished. Asking twice changes nothing.
     pub fn next_request(&self) -> Option<Request> {
         if self.step == self.steps() {
@@ -364,6 +398,31 @@ mod tests {
         let (coarse, fine) = (distance(&latents(20, 5), &best), distance(&latents(80, 5), &best));
         let other = distance(&latents(300, 6), &best);
         assert!(fine < 0.5 * coarse && coarse < 0.6 * other, "20 steps {coarse}, 80 steps {fine}, other seed {other}");
+    }
+
+    #[test]
+    fn a_run_from_latents_takes_the_last_steps() {
+        let options = SamplerOptions::new(SamplerKind::Euler, 10);
+        let start = |strength| Sampler::from_latents(&sdxl(), &options, &[0.5; 4], vec![1.0, -1.0, 0.0, 2.0], strength);
+        let sampler = start(0.35).unwrap();
+        assert_eq!(sampler.remaining(), 7..10);
+        let sigma = sampler.levels().sigmas[7];
+        assert_eq!(
+            sampler.next_request().map(|r| (r.step, r.steps, r.call, r.calls, r.sigma)),
+            Some((7, 10, 7, 10, sigma))
+        );
+        assert!((f64::from(sampler.latents()[3]) - (0.5 + 2.0 * sigma)).abs() < 1e-6);
+        // A network that sees the clean latents through any noise gives them back.
+        let seeing = |r: &Request| {
+            let noisy = r.x_in.iter().map(|&x| f64::from(x) * (r.sigma * r.sigma + 1.0).sqrt());
+            noisy.map(|x| ((x - 0.5) / r.sigma) as f32).collect()
+        };
+        assert!(run(start(0.35).unwrap(), seeing).iter().all(|x| (x - 0.5).abs() < 1e-5));
+        // Nothing in, all of the schedule: noise alone.
+        let noise = vec![1.0, -1.0, 0.0, 2.0];
+        let whole = Sampler::from_latents(&sdxl(), &options, &[0.0; 4], noise.clone(), 1.0).unwrap();
+        assert_eq!(whole.latents(), Sampler::new(&sdxl(), &options, noise).unwrap().latents());
+        assert!([0.05, -0.1, 1.1, f64::NAN].into_iter().all(|strength| start(strength).is_err()));
     }
 
     #[test]

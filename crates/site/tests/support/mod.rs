@@ -8,9 +8,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use pulid::defaults::Defaults;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
 use pulid::image::RgbImage;
+use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline, SdxlModel, Storage};
 use pulid::runtime::Runtime;
 use pulid::sampler::StepWindow;
-use pulid::text_to_image::{GenerateOptions, IdentityUse, SdxlModel, generate};
 use pulid_engine::{DeviceOptions, Silent};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, TcpListener};
@@ -236,7 +236,7 @@ pub fn native_picture(identity: &Identity, prompt: &str, steps: usize, seed: u64
     let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt, seed) };
     let made = pollster::block_on(async {
         let runtime = Runtime::open("auto", DeviceOptions::default()).await?;
-        generate(&runtime, &model, &options, &Silent).await
+        Pipeline::open(runtime, model, Storage::default())?.generate(&options, &Silent).await
     })?;
     Ok(made.images.into_iter().next().ok_or("no picture")?)
 }

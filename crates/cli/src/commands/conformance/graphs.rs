@@ -5,9 +5,9 @@
 use super::super::identity::read_photo;
 use pulid::defaults::Settings;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
+use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline, SdxlModel, Storage};
 use pulid::runtime::Runtime;
 use pulid::sampler::{SamplerKind, Spacing, StepWindow};
-use pulid::text_to_image::{GenerateOptions, IdentityUse, SdxlModel, generate};
 use pulid_checkpoint::onnx::Model;
 use pulid_checkpoint::{Checkpoint, MemorySource};
 use pulid_conformance::Comparison;
@@ -266,7 +266,8 @@ async fn picture(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
     };
     let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt, seed) };
     let model = SdxlModel::open(beside(folder, golden.model.as_ref())?)?;
-    let made = generate(runtime, &model, &options, &Silent).await?;
+    let pipeline = Pipeline::open(runtime.clone(), model, Storage::default())?;
+    let made = pipeline.generate(&options, &Silent).await?;
     let want = Checkpoint::open(folder.join("outputs.safetensors"))?.tensor("latents")?;
     let mut worst = Worst::new();
     worst.deviations("latents", &made.latents, &want, LIMITS[0])?;

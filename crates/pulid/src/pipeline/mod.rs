@@ -1,0 +1,245 @@
+//! From a prompt and, if wanted, an identity to images: PuLID's sampling around SDXL, in stages that one can hold.
+//!
+//! As in the official pipeline: latents are drawn as PyTorch's CPU generator draws them, the negative prompt is encoded even
+//! when empty, identity enters both guidance passes (the unconditional one its own), and both passes run as one batch.
+
+mod denoise;
+mod encode;
+mod options;
+mod rows;
+mod start;
+
+pub use denoise::Conditioning;
+pub use encode::TextConditioning;
+pub use options::{GenerateOptions, Generated, IdentityTokens, IdentityUse, Storage};
+pub use pulid_models::sdxl::SdxlModel;
+pub use start::{Start, StartOptions};
+
+use crate::identity::{ExtractOptions, FaceModels, Identity, extract};
+use crate::image::rgb_from_tensor;
+use crate::runtime::{Reporter, Runtime};
+use crate::sampler::{NoiseSchedule, SchedulerConfig};
+use image::RgbImage;
+use pulid_checkpoint::{Checkpoint, files};
+use pulid_engine::Observer;
+use pulid_graph::Graph;
+use pulid_models::Precision;
+use pulid_models::pulid::IdentityAdapter;
+use pulid_models::sdxl::{TextEncoder, UnetSize, Vae};
+use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// A model on a device, opened once and used many times.
+///
+/// Its stages stand alone: [`encode`](Pipeline::encode), [`identify`](Pipeline::identify), [`start`](Pipeline::start),
+/// [`denoise`](Pipeline::denoise), [`decode`](Pipeline::decode). [`generate`](Pipeline::generate) is what they make together.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    runtime: Runtime,
+    model: SdxlModel,
+    precision: Precision,
+    schedule: NoiseSchedule,
+    vae: Vae,
+}
+
+impl Pipeline {
+    /// A model's networks where `runtime` runs them. Nothing is read but configurations: networks load when a stage needs them,
+    /// and stay as long as the runtime keeps them ([`Runtime::keeping`]).
+    ///
+    /// # Errors
+    /// A broken configuration or noise schedule.
+    pub fn open(runtime: Runtime, model: SdxlModel, storage: Storage) -> Result<Pipeline> {
+        let precision = runtime.precision(storage.dtype, storage.quantize);
+        let vae = model.vae(vae_precision(precision))?;
+        let schedule = NoiseSchedule::new(&scheduler_config(&model)?)?;
+        Ok(Pipeline { runtime, model, precision, schedule, vae })
+    }
+
+    /// Where the networks run.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The model.
+    pub fn model(&self) -> &SdxlModel {
+        &self.model
+    }
+
+    /// The noise schedule that the model was trained on.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// Reads a person from photos: see [`extract`].
+    ///
+    /// # Errors
+    /// As [`extract`].
+    pub async fn identify(
+        &self,
+        faces: &FaceModels,
+        adapter: &Path,
+        photos: &[(String, Vec<u8>)],
+        options: &ExtractOptions,
+        reporter: &dyn Reporter,
+    ) -> Result<Identity> {
+        extract(&self.runtime, faces, adapter, photos, options, reporter).await
+    }
+
+    /// Images from latents [B, 4, h, w] as [`denoise`](Pipeline::denoise) gives them.
+    ///
+    /// # Errors
+    /// Latents of another shape, unreadable weights, a lost device, cancellation, NaN.
+    pub async fn decode(&self, latents: &HostTensor, observer: &dyn Observer) -> Result<Vec<RgbImage>> {
+        let scale = self.vae.config().scaling_factor;
+        let values = latents.as_f32()?.iter().map(|v| v / scale).collect();
+        let latent = HostTensor::from_f32(latents.shape().clone(), values)?.nchw_to_nhwc()?;
+        let &[batch, height, width, channels] = latent.shape().extents() else {
+            return Err(Error::invalid("latents", format!("expected four axes, got {}", latent.shape())));
+        };
+        let mut loaded = self.runtime.load(&self.decoder([height, width])?, observer).await?;
+        let mut images = Vec::with_capacity(batch);
+        // One at a time: the decoder's activations are the largest of the whole pipeline.
+        for one in latent.as_f32()?.chunks(height * width * channels) {
+            loaded.write("latent", &HostTensor::from_f32([1, height, width, channels], one.to_vec())?)?;
+            let mut outputs = loaded.run(observer).await?;
+            images.extend(rgb_from_tensor(&take(&mut outputs, "sample")?)?);
+        }
+        Ok(images)
+    }
+
+    /// Makes images: every stage, one after another.
+    ///
+    /// # Errors
+    /// Options the model cannot follow, unreadable weights, a lost device, cancellation, or NaN in latents or image
+    /// ([`Error::NotFinite`] names the network and operator).
+    pub async fn generate(&self, options: &GenerateOptions, reporter: &dyn Reporter) -> Result<Generated> {
+        self.check(options)?;
+        let start = self.start(StartOptions::from(options))?;
+        self.check_memory(options, reporter).await?;
+        let guided = options.guidance != 1.0;
+        let prompts: Vec<&str> = match guided {
+            true => vec![&options.prompt, &options.negative_prompt],
+            false => vec![&options.prompt],
+        };
+        let texts = self.encode(&prompts, reporter).await?;
+        let (Some(text), unconditional) = (texts.first(), texts.get(1)) else {
+            return Err(Error::invalid("prompt", "is missing"));
+        };
+        let unconditional = unconditional.map(|text| (text, options.guidance));
+        let conditioning = Conditioning { text, unconditional, identity: options.identity.as_ref() };
+        let latents = self.denoise(start, &conditioning, reporter).await?;
+        reporter.stage("decoding");
+        let images = self.decode(&latents, reporter).await?;
+        Ok(Generated { images, latents })
+    }
+
+    /// Refuses what [`generate`](Pipeline::generate) would refuse before its first network.
+    ///
+    /// # Errors
+    /// A size, batch, guidance, number of steps or identity setting that cannot be.
+    pub fn check(&self, options: &GenerateOptions) -> Result<()> {
+        check(&self.vae, &self.schedule, options)
+    }
+
+    /// Plans every network of an image where there is a budget of device memory, so that one too small is known before any work.
+    ///
+    /// # Errors
+    /// Names the network that does not fit and what it needs.
+    pub async fn check_memory(&self, options: &GenerateOptions, observer: &dyn Observer) -> Result<()> {
+        if !self.runtime.has_budget() {
+            return Ok(());
+        }
+        for graph in self.graphs(options)? {
+            self.runtime.plan(&graph, observer).await?;
+        }
+        Ok(())
+    }
+
+    /// The graphs of an image, in the order in which they run.
+    ///
+    /// # Errors
+    /// Options the model cannot follow, weights that are missing or misshapen.
+    pub fn graphs(&self, options: &GenerateOptions) -> Result<Vec<Graph>> {
+        let size = latent_size([options.width, options.height], options.batch, self.vae.config().factor())?;
+        let passes = if options.guidance == 1.0 { 1 } else { 2 };
+        let mut graphs = Vec::new();
+        for which in TextEncoder::BOTH {
+            graphs.push(self.model.text_encoder(which, self.precision)?.graph(passes, encode::CHUNK)?);
+        }
+        let unet = self.model.unet(self.precision)?;
+        let batch = passes * options.batch;
+        let mut inputs = None;
+        if let Some(identity) = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
+            let tokens = identity.tokens.id_embedding.shape().get(1).copied().unwrap_or(0);
+            let adapter = IdentityAdapter::new(&Checkpoint::open(&identity.adapter)?, self.precision)?;
+            graphs.push(adapter.graph(&unet.identity_layers()?, batch, tokens)?);
+            inputs = Some(identity.settings.inputs(tokens));
+        }
+        let [height, width] = size;
+        graphs.push(unet.graph(UnetSize { batch, height, width, text_tokens: encode::CHUNK, identity: inputs })?);
+        graphs.push(self.decoder(size)?);
+        Ok(graphs)
+    }
+
+    fn decoder(&self, [height, width]: [usize; 2]) -> Result<Graph> {
+        self.vae.decoder(1, height, width, self.runtime.max_tensor_bytes())
+    }
+}
+
+/// [`Pipeline::check`] without a device: what can be told from the options and the model's configurations alone. For whoever has
+/// other work to do before one is opened.
+///
+/// # Errors
+/// As [`Pipeline::check`], and for a broken configuration.
+pub fn check_options(model: &SdxlModel, options: &GenerateOptions) -> Result<()> {
+    check(&model.vae(Precision::F32)?, &NoiseSchedule::new(&scheduler_config(model)?)?, options)
+}
+
+fn check(vae: &Vae, schedule: &NoiseSchedule, options: &GenerateOptions) -> Result<()> {
+    latent_size([options.width, options.height], options.batch, vae.config().factor())?;
+    if !options.guidance.is_finite() {
+        return Err(Error::invalid("--guidance", format!("{} is no finite number", options.guidance)));
+    }
+    schedule.levels(options.sampler.spacing, options.sampler.steps)?;
+    options.identity.as_ref().map_or(Ok(()), |identity| identity.settings.check())
+}
+
+/// The model's noise schedule, or SDXL's where its folder has none.
+pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
+    Ok(match model.config_file("scheduler/scheduler_config.json") {
+        Some(path) => {
+            let text = files::read_to_string(&path)?;
+            SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
+        }
+        None if model.predicts_velocity() => {
+            let detail = "predicts velocity (it holds `v_pred`), which SDXL's own schedule is not made for; name a folder \
+                          with its scheduler/scheduler_config.json (--config)";
+            return Err(Error::file(model.path(), detail));
+        }
+        None => SchedulerConfig::default(),
+    })
+}
+
+/// Rows and columns of the latents of an image of so many pixels.
+fn latent_size([width, height]: [usize; 2], batch: usize, factor: usize) -> Result<[usize; 2]> {
+    for (flag, pixels) in [("--width", width), ("--height", height)] {
+        if pixels == 0 || pixels % factor != 0 || pixels > 4096 {
+            let detail = format!("{pixels} is not a multiple of {factor} from {factor} to 4096");
+            return Err(Error::invalid(flag, detail));
+        }
+    }
+    if !(1..=64).contains(&batch) {
+        return Err(Error::invalid("--batch", format!("{batch} is not 1 to 64")));
+    }
+    Ok([height / factor, width / factor])
+}
+
+/// The VAE's precision beside the UNet's: f32 always.
+fn vae_precision(precision: Precision) -> Precision {
+    Precision { activations: DType::F32, weights: precision.weights.filter(|w| !w.is_quantized()) }
+}
+
+pub(crate) fn take(outputs: &mut HashMap<String, HostTensor>, name: &str) -> Result<HostTensor> {
+    outputs.remove(name).ok_or_else(|| Error::invalid("network", format!("gave no output `{name}`")))
+}

@@ -1,0 +1,101 @@
+//! What to make, and what was made.
+
+use crate::image::parameters_text;
+use crate::sampler::{SamplerOptions, StepWindow};
+use image::RgbImage;
+use pulid_models::pulid::IdentitySettings;
+use pulid_tensor::{DType, HostTensor};
+use std::path::{Path, PathBuf};
+
+/// How a pipeline's networks are stored on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Storage {
+    /// Type of the text encoders and the UNet. The VAE always runs in f32: stock SDXL weights overflow in f16.
+    pub dtype: DType,
+    /// Quantised blocks for the text encoders' and the UNet's weights, made while they load.
+    pub quantize: Option<DType>,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Storage { dtype: DType::F32, quantize: None }
+    }
+}
+
+/// Identity tokens for both guidance passes.
+#[derive(Clone, Debug)]
+pub struct IdentityTokens {
+    /// [1, N, E] of the person.
+    pub id_embedding: HostTensor,
+    /// [1, N, E] of nobody: the identity encoder's answer to zeros.
+    pub uncond_id_embedding: HostTensor,
+}
+
+/// How identity enters a picture.
+#[derive(Clone, Debug)]
+pub struct IdentityUse {
+    /// The tokens.
+    pub tokens: IdentityTokens,
+    /// A PuLID file with the identity attention's weights.
+    pub adapter: PathBuf,
+    /// Scale, zero tokens and projection.
+    pub settings: IdentitySettings,
+    /// The part of the schedule in which identity enters.
+    pub window: StepWindow,
+}
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it does not show.
+    pub negative_prompt: String,
+    /// Pixels, a multiple of the VAE's factor.
+    pub width: usize,
+    /// Pixels, a multiple of the VAE's factor.
+    pub height: usize,
+    /// Pictures at once.
+    pub batch: usize,
+    /// Classifier-free guidance; 1 leaves out the unconditional pass.
+    pub guidance: f32,
+    /// Seed of the noise, meaning what it means to PyTorch's CPU generator.
+    pub seed: u64,
+    /// Solver, spacing and number of steps.
+    pub sampler: SamplerOptions,
+    /// The person, if any.
+    pub identity: Option<IdentityUse>,
+}
+
+impl GenerateOptions {
+    /// What a picture's file says of how it was made, for [`PngMetadata`](crate::image::PngMetadata). `model` is where the model lies.
+    pub fn parameters(&self, model: &Path) -> String {
+        let mut settings = vec![
+            ("Steps", self.sampler.steps.to_string()),
+            ("Sampler", self.sampler.kind.to_string()),
+            ("Schedule type", self.sampler.spacing.to_string()),
+            ("CFG scale", self.guidance.to_string()),
+            ("Seed", self.seed.to_string()),
+            ("Size", format!("{}x{}", self.width, self.height)),
+            ("Model", model.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+        ];
+        // At scale 0 the picture is the one without identity, and its file is too.
+        if let Some(identity) = self.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
+            let s = identity.settings;
+            settings.push(("PuLID scale", s.id_scale.to_string()));
+            settings.push(("PuLID zero tokens", s.num_zero.to_string()));
+            settings.push(("PuLID projection", s.ortho.to_string()));
+        }
+        settings.push(("Version", format!("pulid-wgpu {}", env!("CARGO_PKG_VERSION"))));
+        parameters_text(&self.prompt, &self.negative_prompt, &settings)
+    }
+}
+
+/// What was made.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// One picture per batch member.
+    pub images: Vec<RgbImage>,
+    /// [B, 4, h, w] as the sampler leaves them, before the scaling factor.
+    pub latents: HostTensor,
+}
