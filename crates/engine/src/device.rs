@@ -1,9 +1,11 @@
 use crate::kernel::{Kernel, KernelKey};
+use crate::memory::{Counters, Weights};
 use crate::poller::Poller;
 use futures_channel::oneshot;
 use pulid_ops::{Capabilities, DeviceKind, LARGEST_BINDING};
 use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a person sees of an adapter.
@@ -53,6 +55,8 @@ pub(crate) struct Inner {
     summary: AdapterSummary,
     options: DeviceOptions,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    pub(crate) weights: Weights,
+    pub(crate) counters: Arc<Counters>,
     failure: Arc<Mutex<Option<String>>>,
     poller: Poller,
 }
@@ -124,6 +128,14 @@ fn explain(error: &wgpu::Error) -> String {
         _ => "",
     };
     format!("{advice}{error}")
+}
+
+/// An error of wgpu's as one of ours.
+pub(crate) fn explained(error: &wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory(explain(error)),
+        _ => Error::Device(explain(error)),
+    }
 }
 
 /// What to say of a device that went away.
@@ -216,6 +228,8 @@ impl Device {
                 summary,
                 options,
                 kernels: Mutex::new(HashMap::new()),
+                weights: Weights::default(),
+                counters: Arc::default(),
                 failure,
                 poller,
             }),
@@ -262,16 +276,19 @@ impl Device {
     /// Reads the first `bytes` of a buffer back.
     pub(crate) async fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
         let size = (bytes as u64).div_ceil(16) * 16;
-        let staging = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read back"),
-            size,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+        let copied = self.scoped(|| {
+            let staging = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("read back"),
+                size,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = self.inner.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+            self.inner.queue.submit([encoder.finish()]);
+            Ok(staging)
         });
-        let mut encoder = self.inner.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
-        self.inner.queue.submit([encoder.finish()]);
-        self.check()?;
+        let staging = copied.await?;
         let (sender, receiver) = oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = sender.send(result);
@@ -285,27 +302,47 @@ impl Device {
         Ok(view[..bytes].to_vec())
     }
 
-    /// The compiled kernel, from the cache where it was used before.
-    pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Kernel>> {
-        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = kernels.get(&key) {
-            return Ok(kernel.clone());
-        }
-        let kernel = Arc::new(Kernel::compile(&self.inner.device, &key, self.inner.options)?);
-        self.check()?;
-        kernels.insert(key, kernel.clone());
-        Ok(kernel)
+    pub(crate) fn has_kernel(&self, key: &KernelKey) -> bool {
+        self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    pub(crate) fn new_buffer(&self, label: &str, bytes: usize) -> Result<wgpu::Buffer> {
-        let buffer = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
+    /// The compiled kernel, from the cache where it was used before. For work within [`Device::scoped`]: where that fails, nothing of
+    /// it may be used again, so that what was compiled is forgotten by [`Device::forget`].
+    pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Kernel>> {
+        if let Some(kernel) = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(kernel.clone());
+        }
+        // Not under the lock: threads may compile different kernels at once.
+        let kernel = Arc::new(Kernel::compile(&self.inner.device, &key, self.inner.options)?);
+        self.inner.counters.compiled.fetch_add(1, Relaxed);
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(kernels.entry(key).or_insert(kernel).clone())
+    }
+
+    /// Forgets kernels, which did not compile.
+    pub(crate) fn forget(&self, keys: impl IntoIterator<Item = KernelKey>) {
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.into_iter().for_each(|key| drop(kernels.remove(&key)));
+    }
+
+    /// [`Device::kernel`] in a scope of its own.
+    pub(crate) async fn kernel_scoped(&self, key: KernelKey) -> Result<Arc<Kernel>> {
+        let known = self.has_kernel(&key);
+        let kernel = self.scoped(|| self.kernel(key.clone())).await;
+        if kernel.is_err() && !known {
+            self.forget([key]);
+        }
+        kernel
+    }
+
+    /// A buffer for storage bindings. For work within [`Device::scoped`], which reports what fails.
+    pub(crate) fn create_buffer(&self, label: &str, bytes: usize) -> wgpu::Buffer {
+        self.inner.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: (bytes as u64).div_ceil(16).max(1) * 16,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
-        });
-        self.check()?;
-        Ok(buffer)
+        })
     }
 
     /// Writes bytes to the start of a buffer, padded to the copy granularity.
