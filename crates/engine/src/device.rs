@@ -53,6 +53,7 @@ pub(crate) struct Inner {
     pub(crate) storage_alignment: u32,
     capabilities: Capabilities,
     summary: AdapterSummary,
+    memory_bytes: Option<u64>,
     options: DeviceOptions,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     pub(crate) weights: Weights,
@@ -148,6 +149,25 @@ fn keep(failure: &Mutex<Option<String>>, text: String) {
     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
 }
 
+/// Most of the largest heap that is the device's own, by Vulkan. Other programs, the driver and the display want some of it.
+#[cfg(all(unix, not(target_vendor = "apple"), not(target_arch = "wasm32")))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handle is asked for its memory's size and not kept.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = vulkan.shared_instance().raw_instance();
+    // SAFETY: the physical device belongs to this instance, and both live as long as the adapter.
+    let memory = unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
+    let heaps = memory.memory_heaps_as_slice().iter();
+    // Bit 0 is VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+    let own = heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size);
+    own.max().map(|bytes| bytes / 10 * 8)
+}
+
+#[cfg(not(all(unix, not(target_vendor = "apple"), not(target_arch = "wasm32"))))]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
 /// Bytes of the largest binding that plans may have.
 fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
     limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(options.max_binding_bytes)
@@ -226,6 +246,7 @@ impl Device {
                 storage_alignment: limits.min_storage_buffer_offset_alignment,
                 capabilities,
                 summary,
+                memory_bytes: memory_bytes(adapter),
                 options,
                 kernels: Mutex::new(HashMap::new()),
                 weights: Weights::default(),
@@ -239,6 +260,11 @@ impl Device {
     /// What plans must respect.
     pub fn capabilities(&self) -> &Capabilities {
         &self.inner.capabilities
+    }
+
+    /// Bytes that may be held on the device: most of its own memory, where the driver tells how much that is.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.inner.memory_bytes
     }
 
     /// Name, driver and backend.

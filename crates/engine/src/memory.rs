@@ -95,7 +95,9 @@ impl DeviceWeight {
 
 /// What is shared by key and type as long as somebody uses it.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(Mutex<HashMap<(Arc<WeightKey>, TensorType), Weak<T>>>);
+pub(crate) struct Shared<T>(Mutex<HashMap<KeyAndType, Weak<T>>>);
+
+type KeyAndType = (Arc<WeightKey>, TensorType);
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {

@@ -143,7 +143,7 @@ fn what_one_session_fails_at_leaves_the_device_to_the_others() {
         // More than any device's buffers hold, and a dispatch over more workgroups than there may be.
         let mut huge = good.clone();
         huge.plan.buffers.iter_mut().for_each(|b| b.bytes = 1 << 45);
-        let error = Session::new(&device, &huge, &Silent).await.err().expect("no error");
+        let error = Session::new(&device, &huge, &Silent).await.expect_err("no error");
         assert!(matches!(error, Error::Device(_) | Error::OutOfMemory(_)), "{error}");
         assert_eq!(device.memory().held(), 0, "what was made of it is gone");
         let mut wide = good.clone();
@@ -172,7 +172,7 @@ fn a_weight_that_cannot_be_read_fails_its_session_alone() {
         let y = g.apply(MatMul::default(), &[x, bad]).unwrap();
         g.output("y", y).unwrap();
         let planned = plan(&optimize(&g), device.capabilities(), &FirstVariant).unwrap();
-        let error = Session::new(&device, &planned, &Silent).await.err().expect("no error").to_string();
+        let error = Session::new(&device, &planned, &Silent).await.expect_err("no error").to_string();
         assert!(error.contains("is gone"), "{error}");
         assert_eq!(device.memory().held(), 0);
     });
