@@ -74,7 +74,7 @@ impl Setup {
         {
             if let Err(e) = self.tool(program, &[package], &format!("{package}, which checks the shaders' {language}"))
             {
-                println!("{e}; the shaders' {language} will not be checked");
+                println!("the shaders' {language} will not be checked: {e}");
             }
         }
     }
@@ -82,7 +82,7 @@ impl Setup {
     /// `wasm-opt`; without it the page's wasm is a fifth larger.
     pub fn wasm_optimiser(&self) {
         if let Err(e) = self.tool("wasm-opt", &["binaryen"], "binaryen, which makes the page's wasm smaller") {
-            println!("{e}; the page's wasm will be larger");
+            println!("the page's wasm will be larger: {e}");
         }
     }
 
@@ -121,12 +121,12 @@ impl Setup {
                 let mut answer = String::new();
                 std::io::stdin().read_line(&mut answer).map_err(|e| e.to_string())?;
                 if !["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
-                    return Err(format!("not installed, as you wish; by hand it is:{listed}\n"));
+                    return Err(format!("not installed, as you wish; by hand it is:{listed}"));
                 }
             }
             Permission::Refused => {
                 return Err(format!(
-                    "this needs root, and there is no terminal to ask on; run the following yourself, or give --yes:{listed}\n"
+                    "this needs root, and there is no terminal to ask on; run the following yourself, or give --yes:{listed}"
                 ));
             }
         }
