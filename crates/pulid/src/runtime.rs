@@ -118,6 +118,13 @@ impl Runtime {
         self
     }
 
+    /// Lets go what stays on the device between uses.
+    pub fn clear(&self) {
+        if let Runtime::Gpu { pool, .. } = self {
+            pool.clear();
+        }
+    }
+
     /// What the device holds, and what it was given since it was opened; nothing for the reference.
     pub fn device_memory(&self) -> DeviceMemory {
         match self {
