@@ -1,27 +1,12 @@
-// The Advanced drawer, named as the command line's flags are, and links that restore what it says.
+// The Advanced drawer, made from the engine's list of settings, and links that restore what it says.
 
-/** `own`: the model has a default for it. `text`, `choices` or a number with `min`, `max` and `step`. */
-const FIELDS = [
-  { flag: 'steps', min: 1, max: 200, step: 1, hint: 'Denoising steps. More take longer and change less and less.', own: true },
-  { flag: 'guidance', min: 0, max: 30, step: 'any', hint: 'How strictly the prompt is followed; 1 is without guidance, and twice as fast.', own: true },
-  { flag: 'id-scale', min: 0, max: 5, step: 'any', hint: 'Strength of the identity; 0 is without.', own: true },
-  { flag: 'num-zero', min: 0, max: 64, step: 1, hint: 'Zero tokens that draw attention away from the face: more follow the prompt more.', own: true },
-  { flag: 'ortho', choices: ['off', 'v1', 'v2'], hint: 'How the identity is kept from disturbing the rest of the picture.', own: true },
-  { flag: 'seed', min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, value: 0, hint: 'The same seed and settings give the same picture, here and on the command line.' },
-  { flag: 'width', min: 8, max: 4096, step: 'any', hint: 'Pixels, a multiple of 8. Models are good at the size they were made for.', own: true },
-  { flag: 'height', min: 8, max: 4096, step: 'any', hint: 'Pixels, a multiple of 8.', own: true },
-  { flag: 'sampler', choices: ['dpmpp_2m', 'dpmpp_sde', 'euler'], hint: 'The solver. dpmpp_sde takes two calls a step.', own: true },
-  { flag: 'spacing', choices: ['', 'karras', 'trailing'], hint: 'Where the noise levels lie.', own: true },
-  { flag: 'dtype', choices: ['f32', 'f16'], value: 'f32', hint: 'Numbers on the device: f16 takes half the memory.' },
-  { flag: 'quantize', choices: ['none', 'q8', 'q4'], value: 'none', hint: 'Weights in 8 or 4 bits: less memory; q4 is visibly another picture.' },
-  { flag: 'id-start', min: 0, max: 1, step: 'any', value: 0, hint: 'Fraction of the steps at which the identity sets in.' },
-  { flag: 'id-end', min: 0, max: 1, step: 'any', value: 1, hint: 'Fraction of the steps at which it ends.' },
-  { flag: 'negative-prompt', text: true, hint: 'What the picture does not show.', own: true },
-];
+import { SETTINGS } from './pulid/settings.js';
+
+/** The fields: settings by the names of the command line's flags. */
+const FIELDS = SETTINGS.filter(({ page }) => page).map((setting) => ({ ...setting, flag: setting.name.replaceAll('_', '-') }));
 
 const element = (id) => document.getElementById(id);
-const camel = (flag) => flag.replace(/-(.)/g, (_, letter) => letter.toUpperCase());
-const isNumber = (field) => !field.choices && !field.text;
+const isNumber = ({ type }) => type === 'whole' || type === 'number';
 
 /** What is asked for where neither the person nor the model says. */
 let defaults = {};
@@ -31,21 +16,26 @@ const touched = new Set();
 /** Makes the fields. */
 export function build() {
   for (const field of FIELDS) {
-    const { flag, choices, text, hint, min, max, step } = field;
+    const { name, flag, type, choices, help, min = '', max = '', follows } = field;
+    const text = type === 'text';
+    const step = type === 'whole' ? 1 : 'any';
     const box = Object.assign(document.createElement('div'), { className: text ? 'field wide' : 'field' });
     const label = Object.assign(document.createElement('label'), { htmlFor: flag, textContent: `--${flag}` });
     const input = document.createElement(choices ? 'select' : 'input');
     input.id = flag;
     input.setAttribute('aria-describedby', `${flag}-hint`);
     if (choices) {
-      input.append(...choices.map((c) => new Option(c || "the sampler's own", c)));
+      if (follows) input.append(new Option(`the ${follows}'s own`, ''));
+      input.append(...choices.map((c) => new Option(c, c)));
     } else {
-      Object.assign(input, text ? { type: 'text' } : { type: 'number', min, max, step, inputMode: step === 1 ? 'numeric' : 'decimal' });
+      Object.assign(input, text ? { type: 'text' } : { type: 'number', min, max, step, inputMode: step === 1 && min >= 0 ? 'numeric' : 'decimal' });
     }
     input.addEventListener('input', () => {
       touched.add(flag);
       // A model's spacing goes with its own sampler; another sampler brings its own.
-      if (flag === 'sampler' && !touched.has('spacing')) element('spacing').value = '';
+      for (const other of FIELDS) {
+        if (other.follows === name && !touched.has(other.flag)) element(other.flag).value = '';
+      }
     });
     const row = Object.assign(document.createElement('div'), { className: 'input' });
     row.append(input);
@@ -56,10 +46,11 @@ export function build() {
       dice.addEventListener('click', () => set('seed', Math.floor(Math.random() * 2 ** 32)));
       row.append(dice);
     }
-    const says = Object.assign(document.createElement('p'), { className: 'hint', id: `${flag}-hint`, textContent: hint });
+    const says = Object.assign(document.createElement('p'), { className: 'hint', id: `${flag}-hint`, textContent: help });
     box.append(label, row, says);
     element('fields').append(box);
-    input.value = field.value ?? '';
+    // Until the model says its own, an empty field stands for it.
+    input.value = field.ofModel ? '' : field.default;
   }
 }
 
@@ -72,16 +63,16 @@ export function set(flag, value) {
 /** Fills in the model's defaults where nobody has set another value. */
 export function follow(model) {
   defaults = model;
-  for (const { flag, own } of FIELDS) {
-    if (own && !touched.has(flag)) element(flag).value = model[camel(flag)] ?? '';
+  for (const { flag, option, ofModel } of FIELDS) {
+    if (ofModel && !touched.has(flag)) element(flag).value = model[option] ?? '';
   }
 }
 
 /** Forgets what the person has set. */
 export function reset() {
   touched.clear();
-  for (const { flag, value, own } of FIELDS) {
-    if (!own) element(flag).value = value;
+  for (const { flag, default: value, ofModel } of FIELDS) {
+    if (!ofModel) element(flag).value = value;
   }
   follow(defaults);
 }
@@ -93,8 +84,8 @@ export function collect() {
   for (const field of FIELDS) {
     const input = element(field.flag);
     if (isNumber(field) && !input.checkValidity()) throw wrong(field.flag, `--${field.flag}: ${input.validationMessage}`);
-    if (input.value === '' && !field.text) continue;
-    options[camel(field.flag)] = isNumber(field) ? Number(input.value) : input.value;
+    if (input.value === '' && field.type !== 'text') continue;
+    options[field.option] = isNumber(field) ? Number(input.value) : input.value;
   }
   return options;
 }
@@ -123,7 +114,9 @@ export function restore(hash) {
   for (const id of ['model-sdxl', 'model-adapter', 'model-faces']) {
     if (words.has(id)) element(id).value = words.get(id);
   }
-  for (const { flag, choices } of FIELDS) {
-    if (words.has(flag) && (!choices || choices.includes(words.get(flag)))) set(flag, words.get(flag));
+  for (const { flag, choices, follows } of FIELDS) {
+    const value = words.get(flag);
+    if (value === null || (choices && !choices.includes(value) && !(follows && value === ''))) continue;
+    set(flag, value);
   }
 }

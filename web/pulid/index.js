@@ -3,6 +3,8 @@
 import { fail } from './errors.js';
 import { PulidStore as Kept } from './store.js';
 
+export { SETTINGS } from './settings.js';
+
 /** The open instances of this page: they let go of a model's files before it is deleted. */
 const open = new Set();
 

@@ -27,7 +27,7 @@ usage: cargo xtask COMMAND [--yes]
           write checkpoints of the published networks' real names and shapes with random weights
   export-conformance DIR
           write every kernel's checks as JSON, data and WGSL, for runners such as web/conformance.mjs
-  bless   accept what tests/snapshots and docs/operators.md would be now; look at the difference before you commit it
+  bless   accept what tests/snapshots, docs/operators.md and the files made from the list of settings would be now; look at the difference before you commit it
 ";
 
 fn main() -> ExitCode {
@@ -101,7 +101,12 @@ fn web(setup: &Setup, what: Option<&str>) -> Outcome {
 }
 
 fn bless() -> Outcome {
-    let tests = [["pulid-ops", "translations"], ["pulid-models", "plans"], ["pulid-conformance", "docs"]];
+    let tests = [
+        ["pulid-ops", "translations"],
+        ["pulid-models", "plans"],
+        ["pulid-conformance", "docs"],
+        ["pulid", "settings"],
+    ];
     for [package, test] in tests {
         println!("$ INSTA_UPDATE=always PULID_BLESS=1 cargo test -p {package} --test {test}");
         let mut command = Command::new("cargo");
@@ -111,7 +116,7 @@ fn bless() -> Outcome {
             return Err(format!("the test `{test}` fails for another reason; see above"));
         }
     }
-    run("git", &["status", "--short", "tests/snapshots", "docs/operators.md"])
+    run("git", &["status", "--short", "tests/snapshots", "docs", "web/pulid"])
 }
 
 fn demo(setup: &Setup) -> Outcome {

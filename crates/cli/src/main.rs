@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(error) => {
-            note!("error: {error}");
+            note!("error: {}", commands::message(&error));
             // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
             let own = matches!(
                 error,

@@ -79,8 +79,8 @@ fn settings_that_cannot_be_are_refused_before_a_photo_is_read() {
     let encoder = repository("tests/goldens/id-former/weights/bare/weights.safetensors");
     let encoder = encoder.to_string_lossy();
     let cases: [(&[&str], &str); 9] = [
-        (&["--num-zero", "5000"], "num_zero: 5000"),
-        (&["--id-scale", "nan"], "id_scale"),
+        (&["--num-zero", "5000"], "--num-zero <NUM_ZERO>': `5000` is not"),
+        (&["--id-scale", "nan"], "--id-scale"),
         (&["--ortho", "v3"], "v3"),
         (&["--id-start", "0.9", "--id-end", "0.1"], "id-start"),
         (&["--adapter", "missing.safetensors"], "missing.safetensors"),

@@ -2,6 +2,7 @@
 
 mod support;
 
+use pulid::settings::Spelling;
 use pulid_checkpoint::write_safetensors;
 use pulid_tensor::HostTensor;
 use serde_json::Value;
@@ -124,6 +125,11 @@ fn help_says_what_each_preset_sets() {
     let help = String::from_utf8(help.stdout).unwrap();
     for preset in pulid::preset::Preset::ALL {
         let line = help.lines().find(|l| l.trim_start().starts_with(preset.name())).unwrap_or_default();
-        assert!(line.contains(&preset.settings().to_string()), "{preset}: {help}");
+        assert!(preset.settings().iter().count() > 0);
+        for (setting, value) in preset.settings().iter() {
+            let text = value.as_str().map_or(value.to_string(), str::to_owned);
+            let flag = format!("{} {} ", Spelling::Flag.of(setting.name), text.trim_end_matches(".0"));
+            assert!(format!("{line} ").contains(&flag), "{preset}: {flag}: {help}");
+        }
     }
 }

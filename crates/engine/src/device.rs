@@ -124,7 +124,7 @@ const NO_ADAPTER: &str = "this browser offers no WebGPU; use a current Chrome, E
 fn explain(error: &wgpu::Error) -> String {
     let advice = match error {
         wgpu::Error::OutOfMemory { .. } => {
-            "the device is out of memory; try a smaller picture, --dtype f16, --quantize q8 or a --memory budget: "
+            "the device is out of memory; try a smaller picture, `dtype` f16, `quantize` q8 or a budget of `memory`: "
         }
         _ => "",
     };
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn exhausted_memory_comes_with_advice() {
         let error = wgpu::Error::OutOfMemory { source: "no more".into() };
-        assert!(explain(&error).contains("out of memory") && explain(&error).contains("--memory"));
+        assert!(explain(&error).contains("out of memory") && explain(&error).contains("`memory`"));
         let other = wgpu::Error::Internal { source: "x".into(), description: "odd".into() };
         assert!(!explain(&other).contains("memory"));
     }

@@ -41,7 +41,7 @@ impl AdapterReport {
         }
         if !self.shader_f16 {
             remarks
-                .push("computes no half precision: with --dtype f16 weights are kept small and widened in use".into());
+                .push("computes no half precision: with `dtype` f16 weights are kept small and widened in use".into());
         }
         if self.max_binding_bytes < ENOUGH_BINDING {
             let mib = self.max_binding_bytes >> 20;

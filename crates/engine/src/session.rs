@@ -371,7 +371,7 @@ impl Session {
             let bad = values.iter().filter(|v| !v.is_finite()).count();
             if bad > 0 {
                 let advice = match step.output.dtype {
-                    DType::F16 => "; half precision overflowed: try --dtype f32",
+                    DType::F16 => "; half precision overflowed: try `dtype` f32",
                     _ => "; check the weights and inputs",
                 };
                 return Err(Error::NotFinite {

@@ -196,5 +196,5 @@ fn what_does_not_fit_streams_through_slots_that_no_neighbour_uses() {
         assert!(plan.dump().contains("streams"), "the dump says so");
     }
     let message = residency::fit(whole, 100_000).unwrap_err().to_string();
-    assert!(message.contains("long") && message.contains("--memory"), "{message}");
+    assert!(message.contains("long") && message.contains("`memory`"), "{message}");
 }

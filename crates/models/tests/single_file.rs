@@ -151,7 +151,7 @@ fn parts_open_from_files() {
     let model = SdxlModel::open(golden("single-file/sdxl.safetensors")).unwrap();
     // 16 channels are no heads of 64: the file alone does not tell this network.
     let message = model.unet(Precision::F32).map(drop).unwrap_err().to_string();
-    assert!(message.contains("--config"), "{message}");
+    assert!(message.contains("`config`"), "{message}");
     let model = model.with_config(golden("pipeline/model")).unwrap();
     assert_eq!(model.unet(Precision::F32).unwrap().config().pooled_dim(), Some(20));
     assert_eq!(model.tokenizer(TextEncoder::Second).unwrap().eos(), 598);

@@ -3,10 +3,9 @@
 //! The parts that need no network live in small pure modules, all of which build for the browser:
 //! [`random`] draws PyTorch's noise, [`sampler`] turns a noise prediction into latents step by step, [`image`] reads
 //! photos and writes pictures, and [`face`] finds, aligns and masks faces around the networks' outputs. [`runtime`] is
-//! where networks run; [`identity`] reads a person from photos, [`pipeline`] makes the image, and [`preset`] knows
-//! the official applications' settings.
+//! where networks run; [`identity`] reads a person from photos, [`pipeline`] makes the image, [`settings`] lists all that
+//! can be said of it, and [`preset`] knows the official applications' settings.
 
-pub mod defaults;
 pub mod face;
 pub mod identity;
 pub mod image;
@@ -18,3 +17,4 @@ pub mod quantize;
 pub mod random;
 pub mod runtime;
 pub mod sampler;
+pub mod settings;

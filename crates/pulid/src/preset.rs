@@ -1,7 +1,8 @@
 //! The official applications' settings by name.
 
 use crate::sampler::{SamplerKind, Spacing};
-use pulid_models::pulid::{IdentitySettings, Ortho, PulidVersion};
+use crate::settings::Choices;
+use pulid_models::pulid::{Ortho, PulidVersion};
 use pulid_tensor::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -19,27 +20,6 @@ pub enum Preset {
     V1Style,
 }
 
-/// What a preset sets.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PresetSettings {
-    /// The PuLID it belongs to.
-    pub version: PulidVersion,
-    /// The solver.
-    pub sampler: SamplerKind,
-    /// Where the steps lie.
-    pub spacing: Spacing,
-    /// Number of steps.
-    pub steps: usize,
-    /// Classifier-free guidance.
-    pub guidance: f32,
-    /// Scale, zero tokens and projection of the identity.
-    pub identity: IdentitySettings,
-    /// Pixels.
-    pub width: usize,
-    /// Pixels.
-    pub height: usize,
-}
-
 impl Preset {
     /// Every preset, in the order of the command line's help.
     pub const ALL: [Preset; 4] = [Preset::V1_1Lightning, Preset::V1_1Base, Preset::V1Fidelity, Preset::V1Style];
@@ -54,35 +34,44 @@ impl Preset {
         }
     }
 
-    /// What it sets.
-    pub const fn settings(self) -> PresetSettings {
-        let v1_1 = PresetSettings {
-            version: PulidVersion::V1_1,
-            sampler: SamplerKind::DpmPp2M,
-            spacing: Spacing::Karras,
-            steps: 25,
-            guidance: 7.0,
-            identity: IdentitySettings { id_scale: 0.8, num_zero: 20, ortho: Ortho::V2 },
-            width: 896,
-            height: 1152,
+    /// The PuLID it belongs to.
+    pub const fn version(self) -> PulidVersion {
+        match self {
+            Preset::V1_1Lightning | Preset::V1_1Base => PulidVersion::V1_1,
+            Preset::V1Fidelity | Preset::V1Style => PulidVersion::V1,
+        }
+    }
+
+    /// What it sets: every setting that presets set.
+    pub fn settings(self) -> Choices {
+        let v1_1 = || Choices {
+            width: Some(896),
+            height: Some(1152),
+            steps: Some(25),
+            guidance: Some(7.0),
+            sampler: Some(SamplerKind::DpmPp2M),
+            spacing: Some(Spacing::Karras),
+            id_scale: Some(0.8),
+            num_zero: Some(20),
+            ortho: Some(Ortho::V2),
+            ..Choices::default()
         };
-        let v1 = PresetSettings {
-            version: PulidVersion::V1,
-            spacing: Spacing::Trailing,
-            steps: 4,
-            guidance: 1.2,
-            identity: IdentitySettings { id_scale: 0.8, num_zero: 8, ortho: Ortho::V2 },
-            width: 768,
-            height: 1024,
-            ..v1_1
+        let v1 = || Choices {
+            width: Some(768),
+            height: Some(1024),
+            steps: Some(4),
+            guidance: Some(1.2),
+            spacing: Some(Spacing::Trailing),
+            num_zero: Some(8),
+            ..v1_1()
         };
         match self {
-            Preset::V1_1Lightning => PresetSettings { sampler: SamplerKind::DpmPpSde, steps: 5, guidance: 2.0, ..v1_1 },
-            Preset::V1_1Base => v1_1,
-            Preset::V1Fidelity => v1,
-            Preset::V1Style => {
-                PresetSettings { identity: IdentitySettings { num_zero: 16, ortho: Ortho::V1, ..v1.identity }, ..v1 }
+            Preset::V1_1Lightning => {
+                Choices { sampler: Some(SamplerKind::DpmPpSde), steps: Some(5), guidance: Some(2.0), ..v1_1() }
             }
+            Preset::V1_1Base => v1_1(),
+            Preset::V1Fidelity => v1(),
+            Preset::V1Style => Choices { num_zero: Some(16), ortho: Some(Ortho::V1), ..v1() },
         }
     }
 
@@ -91,11 +80,11 @@ impl Preset {
     /// # Errors
     /// [`Error::Invalid`] that names `adapter` and the presets that fit it.
     pub fn check(self, adapter: &str, found: PulidVersion) -> Result<()> {
-        let own = self.settings().version;
+        let own = self.version();
         if own == found {
             return Ok(());
         }
-        let fitting = Preset::ALL.into_iter().filter(|p| p.settings().version == found);
+        let fitting = Preset::ALL.into_iter().filter(|p| p.version() == found);
         let fitting = fitting.map(Preset::name).collect::<Vec<_>>().join(" and ");
         let detail = format!(
             "`{self}` belongs to {own}, but {adapter} is {found}; the presets for it are {fitting}, or name a {own} file \
@@ -119,21 +108,11 @@ impl FromStr for Preset {
     }
 }
 
-impl fmt::Display for PresetSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PresetSettings { sampler, spacing, steps, guidance, identity, width, height, .. } = self;
-        let IdentitySettings { id_scale, num_zero, ortho } = identity;
-        write!(
-            f,
-            "--sampler {sampler} --spacing {spacing} --steps {steps} --guidance {guidance} --id-scale {id_scale} \
-             --num-zero {num_zero} --ortho {ortho} --width {width} --height {height}"
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::LIST;
+    use serde_json::{Value, json};
 
     #[test]
     fn names_are_read_back() {
@@ -147,14 +126,29 @@ mod tests {
     /// What the two applications show when they come up, and their modes and base models set.
     #[test]
     fn settings_are_the_official_ones() {
-        let texts = [
-            "--sampler dpmpp_sde --spacing karras --steps 5 --guidance 2 --id-scale 0.8 --num-zero 20 --ortho v2 --width 896 --height 1152",
-            "--sampler dpmpp_2m --spacing karras --steps 25 --guidance 7 --id-scale 0.8 --num-zero 20 --ortho v2 --width 896 --height 1152",
-            "--sampler dpmpp_2m --spacing trailing --steps 4 --guidance 1.2 --id-scale 0.8 --num-zero 8 --ortho v2 --width 768 --height 1024",
-            "--sampler dpmpp_2m --spacing trailing --steps 4 --guidance 1.2 --id-scale 0.8 --num-zero 16 --ortho v1 --width 768 --height 1024",
-        ];
-        assert_eq!(Preset::ALL.map(|p| p.settings().to_string()), texts);
-        assert_eq!(Preset::ALL.map(|p| p.settings().version == PulidVersion::V1), [false, false, true, true]);
+        let v1_1 = |steps, guidance, sampler| {
+            json!({"width": 896, "height": 1152, "steps": steps, "guidance": guidance, "sampler": sampler,
+                "spacing": "karras", "id_scale": 0.8, "num_zero": 20, "ortho": "v2"})
+        };
+        let v1 = |num_zero, ortho| {
+            json!({"width": 768, "height": 1024, "steps": 4, "guidance": 1.2, "sampler": "dpmpp_2m",
+                "spacing": "trailing", "id_scale": 0.8, "num_zero": num_zero, "ortho": ortho})
+        };
+        let official = [v1_1(5, 2.0, "dpmpp_sde"), v1_1(25, 7.0, "dpmpp_2m"), v1(8, "v2"), v1(16, "v1")];
+        let set = |p: Preset| p.settings().iter().map(|(s, value)| (s.name.to_owned(), value)).collect::<Value>();
+        assert_eq!(Preset::ALL.map(set), official);
+        assert_eq!(Preset::ALL.map(|p| p.version() == PulidVersion::V1), [false, false, true, true]);
+    }
+
+    /// A preset that left one open would let the model's own through.
+    #[test]
+    fn every_preset_sets_what_presets_set() {
+        for preset in Preset::ALL {
+            for setting in LIST {
+                let set = preset.settings().get(setting.name).is_some();
+                assert_eq!(set, setting.preset, "{preset}: {}", setting.name);
+            }
+        }
     }
 
     #[test]

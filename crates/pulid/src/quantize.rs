@@ -1,4 +1,4 @@
-//! Models with quantised weights, made ahead of time: what `--quantize` does at every load, once.
+//! Models with quantised weights, made ahead of time: what the setting `quantize` does at every load, once.
 
 use crate::pipeline::scheduler_config;
 use crate::runtime::Reporter;

@@ -1,4 +1,4 @@
-//! `--dtype f16` on devices without `shader-f16`: weights are packed halves, values stay f32. Networks against what PyTorch and
+//! `dtype` f16 on devices without `shader-f16`: weights are packed halves, values stay f32. Networks against what PyTorch and
 //! onnxruntime answer, as on other devices.
 
 use pulid::runtime::Runtime;

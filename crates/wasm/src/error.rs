@@ -1,12 +1,13 @@
 //! Errors as JavaScript throws them.
 
+use pulid::settings::{LIST, Spelling, respell};
 use pulid_tensor::Error;
 use wasm_bindgen::JsValue;
 
 /// What JavaScript sees of a call.
 pub type Outcome<T> = Result<T, JsValue>;
 
-/// A JavaScript `Error` whose `name` tells what kind it is and whose `message` is for people.
+/// A JavaScript `Error` whose `name` tells what kind it is and whose `message` is for people: it names settings in camel case.
 pub fn thrown(error: Error) -> JsValue {
     let name = match &error {
         Error::Cancelled => "AbortError",
@@ -17,7 +18,7 @@ pub fn thrown(error: Error) -> JsValue {
         Error::File { .. } | Error::Weight { .. } | Error::Io { .. } | Error::Operator { .. } => "ModelError",
         _ => "Error",
     };
-    let thrown = js_sys::Error::new(&error.to_string());
+    let thrown = js_sys::Error::new(&respell(&error.to_string(), LIST.iter().map(|s| s.name), Spelling::Camel));
     thrown.set_name(name);
     thrown.into()
 }

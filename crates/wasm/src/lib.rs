@@ -13,12 +13,12 @@ mod storage;
 pub use conformance::Conformance;
 use error::{Outcome, thrown};
 use events::Listener;
-use options::{Chosen, Models, Named, Opening};
-use pulid::defaults::Defaults;
+use options::{Models, Named, Opening, Shown};
 use pulid::identity::{ExtractOptions, FaceModels, Identity, crop, extract};
 use pulid::image::{PngMetadata, encode_png};
 use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel};
 use pulid::runtime::Runtime;
+use pulid::settings::{Choices, ModelDefaults, Settings};
 use pulid_checkpoint::{MemorySource, files};
 use pulid_engine::DeviceOptions;
 use pulid_tensor::{Error, Result};
@@ -116,8 +116,9 @@ impl Engine {
     /// # Errors
     /// `ModelError` for malformed defaults.
     pub fn defaults(&self, model: &str) -> Outcome<JsValue> {
-        let settings = Defaults::read(Path::new(model)).and_then(|d| d.settings(&Defaults::default(), false));
-        options::write(&options::described(settings.map_err(thrown)?))
+        let defaults = ModelDefaults::read(Path::new(model));
+        let settings = defaults.and_then(|d| Settings::merge(Choices::default(), None, d.choices));
+        options::described(&settings.map_err(thrown)?)
     }
 
     /// The part of a photo that the networks will look at, and every face in it.
@@ -175,19 +176,19 @@ impl Engine {
             compiled_kernels: f64,
         }
         let models: Models = options::read(models)?;
-        let chosen: Chosen = options::read(options)?;
+        let (shown, own) = options::read_picture(options)?;
         let listener = self.listener(on);
         let before = self.runtime.device_memory();
         let work = async {
             let model = SdxlModel::open(&models.sdxl)?;
-            let settings = Defaults::read(model.folder())?.settings(&chosen.settings(), false)?;
-            let (window, identity) = (chosen.window()?, settings.identity);
-            let mut options = chosen.options(settings);
-            let pipeline = Pipeline::open(self.runtime.clone(), model, chosen.storage()?)?;
+            let settings = Settings::merge(own, None, ModelDefaults::read(model.folder())?.choices)?;
+            let window = settings.window()?;
+            let mut options = settings.options(&shown.prompt);
+            let pipeline = Pipeline::open(self.runtime.clone(), model, settings.storage())?;
             pipeline.check_memory(&options, &listener).await?;
-            if let Some(tokens) = self.tokens(&models, chosen, &listener).await? {
+            if let Some(tokens) = self.tokens(&models, shown, &listener).await? {
                 let adapter = models.adapter.as_str().into();
-                options.identity = Some(IdentityUse { tokens, adapter, settings: identity, window });
+                options.identity = Some(IdentityUse { tokens, adapter, settings: settings.identity(), window });
             }
             let made = pipeline.generate(&options, &listener).await?;
             let parameters = options.parameters(pipeline.model().path());
@@ -222,8 +223,8 @@ impl Engine {
     }
 
     /// The person's tokens, if the options name one.
-    async fn tokens(&self, models: &Models, chosen: Chosen, listener: &Listener) -> Result<Option<IdentityTokens>> {
-        match (chosen.identity, chosen.photos.is_empty()) {
+    async fn tokens(&self, models: &Models, shown: Shown, listener: &Listener) -> Result<Option<IdentityTokens>> {
+        match (shown.identity, shown.photos.is_empty()) {
             (Some(_), false) => {
                 Err(Error::invalid("identity", "photos and a saved identity are both given; give one of them"))
             }
@@ -233,7 +234,7 @@ impl Engine {
                 files::unmount(IDENTITY);
                 tokens.map(Some)
             }
-            (None, false) => Ok(Some(self.read_person(models, chosen.photos, listener).await?.tokens)),
+            (None, false) => Ok(Some(self.read_person(models, shown.photos, listener).await?.tokens)),
             (None, true) => Ok(None),
         }
     }

@@ -1,14 +1,13 @@
-//! Options as JavaScript gives them: the command line's flags in camel case.
+//! Options as JavaScript gives them: the list of settings in camel case, and what a picture shows.
 
 use crate::error::{Outcome, thrown};
-use pulid::defaults::{Defaults, Settings};
-use pulid::pipeline::{GenerateOptions, Storage};
-use pulid::sampler::{SamplerKind, Spacing, StepWindow};
-use pulid_tensor::{DType, Error, Result};
+use pulid::settings::{Choices, LIST, Settings, Spelling};
+use pulid_tensor::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use wasm_bindgen::JsValue;
+use serde_json::{Map, Value};
+use wasm_bindgen::{JsCast, JsValue};
 
 /// Reads a value of JavaScript's; nothing stands for no options at all.
 pub fn read<T: DeserializeOwned>(value: JsValue) -> Outcome<T> {
@@ -54,113 +53,58 @@ pub struct Named {
     pub bytes: ByteBuf,
 }
 
-/// What to make. Whatever is missing is the model's own default.
+/// What a picture shows.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Chosen {
+pub struct Shown {
     #[serde(default)]
-    prompt: String,
-    negative_prompt: Option<String>,
-    width: Option<usize>,
-    height: Option<usize>,
-    steps: Option<usize>,
-    guidance: Option<f32>,
-    sampler: Option<SamplerKind>,
-    spacing: Option<Spacing>,
-    #[serde(default)]
-    seed: u64,
-    batch: Option<usize>,
-    dtype: Option<String>,
-    quantize: Option<String>,
-    id_scale: Option<f32>,
-    num_zero: Option<usize>,
-    ortho: Option<String>,
-    id_start: Option<f64>,
-    id_end: Option<f64>,
+    pub prompt: String,
     #[serde(default)]
     pub photos: Vec<Named>,
     pub identity: Option<ByteBuf>,
 }
 
-impl Chosen {
-    /// The settings that have defaults.
-    pub fn settings(&self) -> Defaults {
-        Defaults {
-            width: self.width,
-            height: self.height,
-            steps: self.steps,
-            guidance_scale: self.guidance,
-            sampler: self.sampler,
-            spacing: self.spacing,
-            id_scale: self.id_scale,
-            num_zero: self.num_zero,
-            ortho: self.ortho.clone(),
-            negative_prompt: self.negative_prompt.clone(),
-            latent_rgb: None,
+/// The options of [`Shown`], which are no settings.
+const SHOWN: [&str; 3] = ["prompt", "photos", "identity"];
+
+/// What to make: what the picture shows, and the settings that are given. The others are the model's.
+///
+/// # Errors
+/// `SettingsError` for an option that does not exist or has another type.
+pub fn read_picture(value: JsValue) -> Outcome<(Shown, Choices)> {
+    let settings = js_sys::Object::new();
+    if let Some(given) = value.dyn_ref::<js_sys::Object>() {
+        for name in js_sys::Object::keys(given) {
+            if !name.as_string().is_some_and(|name| SHOWN.contains(&name.as_str())) {
+                js_sys::Reflect::set(&settings, &name, &js_sys::Reflect::get(given, &name)?)?;
+            }
         }
     }
-
-    /// The part of the schedule in which identity enters.
-    ///
-    /// # Errors
-    /// For an empty or impossible part.
-    pub fn window(&self) -> Result<StepWindow> {
-        StepWindow::new(self.id_start.unwrap_or(0.0), self.id_end.unwrap_or(1.0))
-    }
-
-    /// How the networks are stored.
-    ///
-    /// # Errors
-    /// For an unknown storage type.
-    pub fn storage(&self) -> Result<Storage> {
-        let dtype = match self.dtype.as_deref() {
-            None | Some("f32") => DType::F32,
-            Some("f16") => DType::F16,
-            Some(other) => return Err(Error::invalid("dtype", format!("`{other}` is neither f32 nor f16"))),
-        };
-        let quantize = match self.quantize.as_deref() {
-            None | Some("none") => None,
-            Some("q8") => Some(DType::Q8),
-            Some("q4") => Some(DType::Q4),
-            Some(other) => return Err(Error::invalid("quantize", format!("`{other}` is none of none, q8, q4"))),
-        };
-        Ok(Storage { dtype, quantize })
-    }
-
-    /// All options but the person.
-    pub fn options(&self, settings: Settings) -> GenerateOptions {
-        GenerateOptions { batch: self.batch.unwrap_or(1), ..settings.options(&self.prompt, self.seed) }
-    }
+    let settings: Map<String, Value> = read(settings.into())?;
+    Ok((read(value)?, choices(&settings).map_err(thrown)?))
 }
 
-/// Settings by the names of [`Chosen`].
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Described {
-    width: usize,
-    height: usize,
-    steps: usize,
-    guidance: f32,
-    sampler: SamplerKind,
-    spacing: Spacing,
-    id_scale: f32,
-    num_zero: usize,
-    ortho: String,
-    negative_prompt: String,
+fn choices(given: &Map<String, Value>) -> pulid_tensor::Result<Choices> {
+    let mut choices = Choices::default();
+    for (name, value) in given {
+        match LIST.iter().find(|s| s.spelled(Spelling::Camel) == *name) {
+            Some(setting) => choices.set(setting.name, value)?,
+            None => {
+                let known = SHOWN.map(str::to_owned).into_iter().chain(LIST.iter().map(|s| s.spelled(Spelling::Camel)));
+                let known = known.collect::<Vec<_>>().join(", ");
+                return Err(Error::invalid("options", format!("there is no `{name}`; accepted are {known}")));
+            }
+        }
+    }
+    Ok(choices)
 }
 
-/// Settings for JavaScript.
-pub fn described(settings: Settings) -> Described {
-    Described {
-        width: settings.width,
-        height: settings.height,
-        steps: settings.steps,
-        guidance: settings.guidance,
-        sampler: settings.sampler,
-        spacing: settings.spacing,
-        id_scale: settings.identity.id_scale,
-        num_zero: settings.identity.num_zero,
-        ortho: settings.identity.ortho.to_string(),
-        negative_prompt: settings.negative_prompt,
-    }
+/// The settings that models have defaults for, for JavaScript.
+///
+/// # Errors
+/// Never by what settings hold; JavaScript may refuse.
+pub fn described(settings: &Settings) -> Outcome<JsValue> {
+    let own = LIST.iter().filter(|s| s.file_key.is_some());
+    let values: Map<_, _> = own.filter_map(|s| Some((s.spelled(Spelling::Camel), settings.get(s.name)?))).collect();
+    let written = values.serialize(&serde_wasm_bindgen::Serializer::json_compatible());
+    written.map_err(|e| thrown(Error::invalid("result", e.to_string())))
 }

@@ -1,17 +1,18 @@
 use super::identity::{claim_pictures, read_photos, write_pictures};
 use super::models::{Models, ModelsArgs};
+use super::settings::{SettingsArgs, as_flags};
 use super::warm;
-use super::{DeviceArgs, DtypeArgs, remember_choices};
+use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
-use pulid::defaults::{Defaults, Settings};
 use pulid::identity::{DebugPicture, ExtractOptions, FaceModels, Identity, blank_tokens};
 use pulid::image::{PngMetadata, encode_png};
-use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, Storage, check_options};
+use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options};
 use pulid::preset::Preset;
-use pulid::sampler::{FinalSigma, SamplerKind, Spacing, StepWindow};
+use pulid::sampler::StepWindow;
+use pulid::settings::{ModelDefaults, Settings};
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
 use pulid_models::Precision;
-use pulid_models::pulid::{IdentityAdapter, IdentitySettings, Ortho};
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,9 +30,6 @@ pub struct Args {
     /// What the picture shows
     #[arg(long)]
     prompt: String,
-    /// What the picture does not show [default: the model's in generation_defaults.json, else nothing is named]
-    #[arg(long)]
-    negative_prompt: Option<String>,
     /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt), or what
     /// `pulid pull` fetched: juggernaut, dreamshaper-lightning, sdxl-lightning or a repository OWNER/NAME [default: sdxl of the
     /// models folder, or the preset's own base if it was fetched]
@@ -56,58 +54,10 @@ pub struct Args {
     /// further photos show the first one's person again and add five tokens each
     #[arg(long, requires = "id")]
     id_mix: bool,
-    /// Width in pixels [default: the preset's, else the model's in generation_defaults.json, else 1024]
-    #[arg(long)]
-    width: Option<usize>,
-    /// Height in pixels [default: the preset's, else the model's in generation_defaults.json, else 1024]
-    #[arg(long)]
-    height: Option<usize>,
-    /// Denoising steps [default: the preset's, else the model's in generation_defaults.json, else 25]
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Classifier-free guidance; 1 is without [default: the preset's, else the model's in generation_defaults.json,
-    /// else 7]
-    #[arg(long)]
-    guidance: Option<f32>,
-    /// Strength of the identity; 0 is without [default: the preset's, else the model's in generation_defaults.json,
-    /// else 0.8]
-    #[arg(long, allow_negative_numbers = true)]
-    id_scale: Option<f32>,
-    /// Zero tokens that draw attention away from the identity: more follow the prompt more [default: the preset's, else
-    /// the model's in generation_defaults.json, else 20]
-    #[arg(long)]
-    num_zero: Option<usize>,
-    /// Projection of the identity features: off, v1 or v2 [default: the preset's, else the model's in
-    /// generation_defaults.json, else v2]
-    #[arg(long)]
-    ortho: Option<Ortho>,
-    /// Fraction of the steps at which the identity sets in
-    #[arg(long, default_value_t = 0.0)]
-    id_start: f64,
-    /// Fraction of the steps at which the identity ends
-    #[arg(long, default_value_t = 1.0)]
-    id_end: f64,
-    /// Solver: dpmpp_2m, dpmpp_sde or euler [default: the preset's, else the model's in generation_defaults.json, else
-    /// dpmpp_2m]
-    #[arg(long)]
-    sampler: Option<SamplerKind>,
-    /// Noise levels: karras or trailing [default: the preset's; else, without --sampler, the model's in
-    /// generation_defaults.json; else the solver's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]
-    #[arg(long)]
-    spacing: Option<Spacing>,
-    /// Noise left by the last step: zero, or sigma_min as diffusers 0.25 ends `dpmpp_2m` with `trailing`
-    #[arg(long, default_value_t = FinalSigma::Zero)]
-    final_sigma: FinalSigma,
-    /// Seed, -2^63 to 2^64-1; the same as in PyTorch's CPU generator, where -1 is 2^64-1
-    #[arg(long, default_value_t = 0, value_parser = parse_seed, allow_negative_numbers = true)]
-    seed: u64,
-    /// Pictures at once
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
+    #[command(flatten)]
+    settings: SettingsArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    #[command(flatten)]
-    storage: DtypeArgs,
     /// With --id: write pictures of the faces, crop, mask and features into this folder
     #[arg(long, value_name = "DIR", requires = "id")]
     debug_dir: Option<PathBuf>,
@@ -136,7 +86,7 @@ fn after_help() -> String {
         Presets, each of them short for\n",
     );
     for preset in Preset::ALL {
-        text += &format!("  {:<14} {}\n", preset.name(), preset.settings());
+        text += &format!("  {:<14} {}\n", preset.name(), as_flags(&preset.settings()));
     }
     text + "v1-* take a PuLID v1 file and SDXL-Lightning, v1.1-* a v1.1 file; v1.1-lightning a distilled SDXL."
 }
@@ -145,13 +95,11 @@ fn after_help() -> String {
 pub fn run(args: &Args) -> Result<()> {
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
-    let defaults = Defaults::read(model.folder())?.under(args.preset.map(Preset::settings));
-    let settings = defaults.settings(&flags(args), args.preset.is_some())?;
-    let identity = settings.identity;
-    identity.check()?;
-    let mut options = options(args, settings);
+    let defaults = ModelDefaults::read(model.folder())?.choices;
+    let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults)?;
+    let mut options = settings.options(&args.prompt);
     check_options(&model, &options)?;
-    let pictures = picture_paths(args);
+    let pictures = picture_paths(&args.output, options.batch);
     let mut files = FileSet::new();
     for path in pictures.iter().chain(&args.save_latents) {
         files.claim(path)?;
@@ -159,10 +107,10 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.debug_dir {
         claim_pictures(&mut files, folder, args.id.len())?;
     }
-    let person = Person::open(args, &models, identity)?;
+    let person = Person::open(args, &models, &settings)?;
     let terminal = Terminal::new(args.json);
     let (pipeline, made, seen) = pollster::block_on(async {
-        let storage = Storage { dtype: args.storage.dtype, quantize: args.storage.quantize };
+        let storage = settings.storage();
         let pipeline = Pipeline::open(args.device.open().await?, model, storage)?;
         pipeline.check_memory(&options, &terminal).await?;
         let mut seen = Vec::new();
@@ -216,13 +164,6 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A seed as `torch.manual_seed` takes it: a negative one is meant modulo 2^64.
-fn parse_seed(text: &str) -> std::result::Result<u64, String> {
-    let number: Option<i128> = text.parse().ok();
-    let seed = number.and_then(|n| u64::try_from(n).ok().or(i64::try_from(n).ok().map(i64::cast_unsigned)));
-    seed.ok_or_else(|| "accepted are whole numbers from -2^63 to 2^64-1, as in PyTorch".into())
-}
-
 fn open_model(args: &Args, models: &Models) -> Result<SdxlModel> {
     let (path, over) = models.model(args.model.as_deref())?;
     let mut model = SdxlModel::open(path)?;
@@ -233,29 +174,6 @@ fn open_model(args: &Args, models: &Models) -> Result<SdxlModel> {
         Some(path) => model.with_unet(path),
         None => model,
     })
-}
-
-/// What the flags say.
-fn flags(args: &Args) -> Defaults {
-    Defaults {
-        width: args.width,
-        height: args.height,
-        steps: args.steps,
-        guidance_scale: args.guidance,
-        sampler: args.sampler,
-        spacing: args.spacing,
-        id_scale: args.id_scale,
-        num_zero: args.num_zero,
-        ortho: args.ortho.map(|o| o.to_string()),
-        negative_prompt: args.negative_prompt.clone(),
-        latent_rgb: None,
-    }
-}
-
-fn options(args: &Args, settings: Settings) -> GenerateOptions {
-    let mut options = settings.options(&args.prompt, args.seed);
-    options.sampler.final_sigma = args.final_sigma;
-    GenerateOptions { batch: args.batch, ..options }
 }
 
 /// The person to show, as far as it is known before a device is open.
@@ -274,8 +192,8 @@ enum Source {
 
 impl Person {
     /// Reads settings, then files, photos last; `None` when the flags name no person.
-    fn open(args: &Args, models: &Models, settings: IdentitySettings) -> Result<Option<Person>> {
-        let window = StepWindow::new(args.id_start, args.id_end)?;
+    fn open(args: &Args, models: &Models, settings: &Settings) -> Result<Option<Person>> {
+        let (window, settings) = (settings.window()?, settings.identity());
         if args.identity.is_none() && args.id.is_empty() {
             // Nobody needs the adapter then; a preset that does not fit it is a mistake all the same.
             if args.adapter.is_some() && args.preset.is_some() {
@@ -321,10 +239,10 @@ impl Person {
 }
 
 /// Where the pictures go: one has the name as it was given, several are numbered.
-fn picture_paths(args: &Args) -> Vec<PathBuf> {
-    match args.batch {
-        1 => vec![args.output.clone()],
-        several => (0..several).map(|index| numbered(&args.output, index)).collect(),
+fn picture_paths(output: &Path, batch: usize) -> Vec<PathBuf> {
+    match batch {
+        1 => vec![output.to_owned()],
+        several => (0..several).map(|index| numbered(output, index)).collect(),
     }
 }
 
@@ -332,56 +250,4 @@ fn numbered(path: &Path, index: usize) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let extension = path.extension().map_or("png".into(), |e| e.to_string_lossy());
     path.with_file_name(format!("{stem}-{index}.{extension}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Args as _;
-
-    #[test]
-    fn seeds_are_pytorch_s() {
-        for (text, seed) in [
-            ("0", 0),
-            ("18446744073709551615", u64::MAX),
-            ("-1", u64::MAX),
-            ("-2", u64::MAX - 1),
-            ("-9223372036854775808", 1 << 63),
-        ] {
-            assert_eq!(parse_seed(text), Ok(seed), "{text}");
-        }
-        for text in ["18446744073709551616", "-9223372036854775809", "1.5", "", "seven"] {
-            assert!(parse_seed(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_help_names_the_defaults_that_hold() {
-        let command = Args::augment_args(clap::Command::new("generate"));
-        let help = |flag: &str| {
-            let found = command.get_arguments().find(|a| a.get_long() == Some(flag)).unwrap();
-            found.get_help().unwrap().to_string()
-        };
-        let nothing = Defaults::default();
-        let held = nothing.settings(&nothing, false).unwrap();
-        for (flag, value) in [
-            ("width", held.width.to_string()),
-            ("height", held.height.to_string()),
-            ("steps", held.steps.to_string()),
-            ("guidance", held.guidance.to_string()),
-            ("id-scale", held.identity.id_scale.to_string()),
-            ("num-zero", held.identity.num_zero.to_string()),
-            ("ortho", held.identity.ortho.to_string()),
-            ("sampler", held.sampler.to_string()),
-        ] {
-            let text = help(flag);
-            assert!(text.contains("generation_defaults.json") && text.contains("the preset's"), "{flag}: {text}");
-            assert!(text.ends_with(&format!(", else {value}]")), "{flag} is {value}: {text}");
-        }
-        let own = |kind: SamplerKind| kind.default_spacing().to_string();
-        let [a, b, c] = SamplerKind::ALL;
-        assert_eq!(own(a), own(b));
-        let spacing = format!("{} for {a} and {b}, {} for {c}]", own(a), own(c));
-        assert!(help("spacing").ends_with(&spacing), "{spacing}: {}", help("spacing"));
-    }
 }

@@ -14,16 +14,18 @@ mod models;
 pub mod pull;
 pub mod quantize;
 pub mod run;
+mod settings;
 mod warm;
 
 pub use choices::remember_choices;
+pub use settings::{message, with_flags};
 
 use choices::known_choices;
 use clap::Args;
 use pulid::runtime::{Keep, Runtime};
 use pulid_checkpoint::FileSet;
 use pulid_engine::DeviceOptions;
-use pulid_tensor::{DType, Result};
+use pulid_tensor::Result;
 use std::path::Path;
 
 /// Flags of every command that computes.
@@ -45,34 +47,6 @@ pub struct DeviceArgs {
 fn parse_memory(text: &str) -> std::result::Result<u64, String> {
     let size: bytesize::ByteSize = text.parse().map_err(|_| "expected a size such as 6GiB or 800MB".to_owned())?;
     Ok(size.as_u64())
-}
-
-/// The storage type, for commands that offer one.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct DtypeArgs {
-    /// Storage type: f16 halves the memory
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
-    pub dtype: DType,
-    /// Quantise the weights while they load: q8 (8.5 bits a weight) or q4 (4.5); files of `pulid quantize` load faster
-    #[arg(long, value_name = "q8|q4", value_parser = parse_quantized)]
-    pub quantize: Option<DType>,
-}
-
-/// What `--quantize` and `pulid quantize --to` accept.
-pub fn parse_quantized(text: &str) -> std::result::Result<DType, String> {
-    match text {
-        "q8" => Ok(DType::Q8),
-        "q4" => Ok(DType::Q4),
-        _ => Err("accepted are q8 and q4".into()),
-    }
-}
-
-fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
-    match text {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        _ => Err("accepted are f32 and f16".into()),
-    }
 }
 
 impl DeviceArgs {

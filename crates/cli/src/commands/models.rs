@@ -74,7 +74,7 @@ impl ModelsArgs {
             }
             return Ok(with(Some(folder.clone()), Some(hub)));
         }
-        let adapter_there = preset.is_some_and(|p| pulled_as(p.settings().version).1.find(&hub, &settings).is_some());
+        let adapter_there = preset.is_some_and(|p| pulled_as(p.version()).1.find(&hub, &settings).is_some());
         let pulled = match model {
             Some(name) if !name.exists() => hub_name(name).is_some(),
             Some(_) => adapter_there,
@@ -84,7 +84,7 @@ impl ModelsArgs {
             return Ok(with(None, Some(hub)));
         }
         if let (None, Some(preset)) = (model, preset) {
-            let (version, base) = (pulled_as(preset.settings().version).0, preset_base(preset).name);
+            let (version, base) = (pulled_as(preset.version()).0, preset_base(preset).name);
             note!("note: the mini models are used; `pulid pull {version} --base {base}` fetches this preset's own");
         }
         let mini = mini_models().ok_or_else(|| {
@@ -118,7 +118,7 @@ impl Models {
     }
 
     fn advise(&self, error: Error) -> Error {
-        let version = self.preset.map_or("v1.1", |p| pulled_as(p.settings().version).0);
+        let version = self.preset.map_or("v1.1", |p| pulled_as(p.version()).0);
         let base = self.preset.map_or("juggernaut", |p| preset_base(p).name);
         let path = self.cache.as_ref().map_or_else(PathBuf::new, |cache| cache.path().to_owned());
         let detail = match error {
@@ -147,7 +147,7 @@ impl Models {
     }
 
     fn own_adapter(&self) -> Result<PathBuf> {
-        let wanted = self.preset.map(|p| p.settings().version);
+        let wanted = self.preset.map(|p| p.version());
         let fits = |version: PulidVersion| wanted.is_none_or(|w| w == version);
         let names: Vec<_> = ADAPTERS.iter().filter(|(version, _)| fits(*version)).map(|(_, name)| *name).collect();
         if let Some(folder) = &self.folder
@@ -183,7 +183,7 @@ impl Models {
                     HubName::Repo(repo) => catalog::find_sdxl(cache, repo, true).map(|folder| (folder, None)),
                 };
                 found.ok_or_else(|| {
-                    let version = self.preset.map_or("v1.1", |p| pulled_as(p.settings().version).0);
+                    let version = self.preset.map_or("v1.1", |p| pulled_as(p.version()).0);
                     let shown = path.display();
                     let detail = format!(
                         "is neither a file or folder here nor in the hub's cache {}; `pulid pull {version} --base {shown}` \

@@ -1,5 +1,4 @@
 use super::models::ModelsArgs;
-use super::parse_quantized;
 use crate::progress::Terminal;
 use pulid::quantize::{Quantized, quantize_model};
 use pulid_models::sdxl::SdxlModel;
@@ -33,6 +32,14 @@ pub struct Args {
     /// Print a JSON report with the error of every tensor instead of progress
     #[arg(long)]
     json: bool,
+}
+
+fn parse_quantized(text: &str) -> std::result::Result<DType, String> {
+    match text {
+        "q8" => Ok(DType::Q8),
+        "q4" => Ok(DType::Q4),
+        _ => Err("accepted are q8 and q4".into()),
+    }
 }
 
 /// Quantises a model.

@@ -1,4 +1,5 @@
-use super::{DeviceArgs, DtypeArgs, remember_choices};
+use super::settings::StorageArgs;
+use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
 use pulid::runtime::Runtime;
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
@@ -34,7 +35,7 @@ pub struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    storage: DtypeArgs,
+    storage: StorageArgs,
 }
 
 fn after_help() -> String {

@@ -33,7 +33,7 @@ fn heads(file: &Checkpoint, channels: usize) -> Result<usize> {
     if channels == 0 || !channels.is_multiple_of(HEAD) {
         let detail = format!(
             "has attention over {channels} channels, which do not divide into SDXL's heads of {HEAD}; a folder with \
-             this network's config.json must say how many heads there are (--config)"
+             this network's config.json must say how many heads there are; name it as `config`"
         );
         return Err(Error::file(file.name(), detail));
     }

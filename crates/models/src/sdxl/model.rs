@@ -102,7 +102,7 @@ impl SdxlModel {
             if !single_file::is_single_file(&file) {
                 let detail = format!(
                     "is no SDXL in one file: none of its {} tensors begins with `model.diffusion_model.`; the file of a UNet \
-                     alone goes over a whole model (--unet)",
+                     alone goes over a whole model, as `unet`",
                     file.len()
                 );
                 return Err(Error::file(path, detail));
@@ -114,7 +114,7 @@ impl SdxlModel {
         for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
             if !files::is_dir(path.join(part)) {
                 let detail = format!(
-                    "has no folder `{part}`; --model takes a folder in diffusers' SDXL layout, or a single file with the \
+                    "has no folder `{part}`; a model is a folder in diffusers' SDXL layout, or a single file with the \
                      whole model"
                 );
                 return Err(Error::file(path, detail));

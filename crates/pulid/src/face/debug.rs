@@ -1,4 +1,4 @@
-//! Pictures of what happens between photo and identity, for `--debug-dir`.
+//! Pictures of what happens between photo and identity, for people to look at.
 
 use super::{Face, LABELS, LabelMap};
 use crate::image::RgbImage;

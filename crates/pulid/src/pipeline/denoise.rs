@@ -2,10 +2,10 @@
 
 use super::rows::{join_rows, repeat_rows};
 use super::{IdentityUse, Pipeline, Start, TextConditioning, take};
-use crate::defaults::Defaults;
 use crate::image::rgb_from_latents;
 use crate::runtime::{Loaded, Reporter, Tensor};
 use crate::sampler::{Request, StepWindow};
+use crate::settings::ModelDefaults;
 use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentityAdapter, IdentityInputs, IdentityLayer};
 use pulid_models::sdxl::UnetSize;
@@ -23,7 +23,7 @@ pub struct Conditioning<'a> {
     pub identity: Option<&'a IdentityUse>,
 }
 
-/// [`Defaults::latent_rgb`] of SDXL's own VAE, as ComfyUI has it.
+/// [`ModelDefaults::latent_rgb`] of SDXL's own VAE, as ComfyUI has it.
 const SDXL_LATENT_RGB: [[f32; 3]; 5] = [
     [0.3651, 0.4232, 0.4341],
     [-0.2533, -0.0042, 0.1068],
@@ -50,7 +50,7 @@ impl Pipeline {
         reporter.stage("denoising");
         let mut previous = 0;
         let latent_rgb = match reporter.wants_preview() {
-            true => Some(Defaults::read(self.model().folder())?.latent_rgb.unwrap_or(SDXL_LATENT_RGB)),
+            true => Some(ModelDefaults::read(self.model().folder())?.latent_rgb.unwrap_or(SDXL_LATENT_RGB)),
             false => None,
         };
         while let Some(request) = sampler.next_request() {

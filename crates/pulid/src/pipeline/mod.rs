@@ -214,7 +214,7 @@ pub fn check_options(model: &SdxlModel, options: &GenerateOptions) -> Result<()>
 fn check(vae: &Vae, schedule: &NoiseSchedule, options: &GenerateOptions) -> Result<()> {
     latent_size([options.width, options.height], options.batch, vae.config().factor())?;
     if !options.guidance.is_finite() {
-        return Err(Error::invalid("--guidance", format!("{} is no finite number", options.guidance)));
+        return Err(Error::invalid("guidance", format!("{} is no finite number", options.guidance)));
     }
     schedule.levels(options.sampler.spacing, options.sampler.steps)?;
     options.identity.as_ref().map_or(Ok(()), |identity| identity.settings.check())
@@ -229,7 +229,7 @@ pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
         }
         None if model.predicts_velocity() => {
             let detail = "predicts velocity (it holds `v_pred`), which SDXL's own schedule is not made for; name a folder \
-                          with its scheduler/scheduler_config.json (--config)";
+                          with its scheduler/scheduler_config.json as `config`";
             return Err(Error::file(model.path(), detail));
         }
         None => SchedulerConfig::default(),
@@ -238,14 +238,14 @@ pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
 
 /// Rows and columns of the latents of an image of so many pixels.
 fn latent_size([width, height]: [usize; 2], batch: usize, factor: usize) -> Result<[usize; 2]> {
-    for (flag, pixels) in [("--width", width), ("--height", height)] {
+    for (name, pixels) in [("width", width), ("height", height)] {
         if pixels == 0 || pixels % factor != 0 || pixels > 4096 {
             let detail = format!("{pixels} is not a multiple of {factor} from {factor} to 4096");
-            return Err(Error::invalid(flag, detail));
+            return Err(Error::invalid(name, detail));
         }
     }
     if !(1..=64).contains(&batch) {
-        return Err(Error::invalid("--batch", format!("{batch} is not 1 to 64")));
+        return Err(Error::invalid("batch", format!("{batch} is not 1 to 64")));
     }
     Ok([height / factor, width / factor])
 }

@@ -103,7 +103,7 @@ pub enum FinalSigma {
 }
 
 impl SamplerKind {
-    /// Every kind, in the order of the command line's help.
+    /// Every kind, in the order in which people see them.
     pub const ALL: [SamplerKind; 3] = [SamplerKind::DpmPp2M, SamplerKind::DpmPpSde, SamplerKind::Euler];
 
     /// The name on the command line.
@@ -133,7 +133,7 @@ impl SamplerKind {
 }
 
 impl Spacing {
-    /// Every spacing, in the order of the command line's help.
+    /// Every spacing, in the order in which people see them.
     pub const ALL: [Spacing; 2] = [Spacing::Karras, Spacing::Trailing];
 
     /// The name on the command line.
@@ -146,7 +146,7 @@ impl Spacing {
 }
 
 impl FinalSigma {
-    /// Both, in the order of the command line's help.
+    /// Both, in the order in which people see them.
     pub const ALL: [FinalSigma; 2] = [FinalSigma::Zero, FinalSigma::SigmaMin];
 
     /// The name on the command line, which is diffusers'.
@@ -168,7 +168,7 @@ impl FromStr for FinalSigma {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         let detail = || format!("`{text}` is none of {}", FinalSigma::ALL.map(FinalSigma::name).join(", "));
-        FinalSigma::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| Error::invalid("final sigma", detail()))
+        FinalSigma::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| Error::invalid("final_sigma", detail()))
     }
 }
 

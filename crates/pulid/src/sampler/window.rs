@@ -1,6 +1,6 @@
 use pulid_tensor::{Error, Result};
 
-/// The part of a run in which something, such as the identity, takes effect: `--id-start` and `--id-end`.
+/// The part of a run in which something, such as the identity, takes effect: the settings `id_start` and `id_end`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepWindow {
     start: f64,
@@ -18,8 +18,8 @@ impl StepWindow {
     pub fn new(start: f64, end: f64) -> Result<Self> {
         if !(0.0 <= start && start <= end && end <= 1.0) {
             return Err(Error::invalid(
-                "id-start and id-end",
-                format!("{start} and {end} are not 0 <= start <= end <= 1"),
+                "id_start",
+                format!("{start} and `id_end` {end} are not 0 <= start <= end <= 1"),
             ));
         }
         Ok(StepWindow { start, end })

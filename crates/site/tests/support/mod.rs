@@ -5,12 +5,12 @@ use axum::middleware::{Next, from_fn};
 use fantoccini::error::CmdError;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
-use pulid::defaults::Defaults;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
 use pulid::image::RgbImage;
 use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline, SdxlModel, Storage};
 use pulid::runtime::Runtime;
 use pulid::sampler::StepWindow;
+use pulid::settings::{Choices, ModelDefaults, Settings};
 use pulid_engine::{DeviceOptions, Silent};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, TcpListener};
@@ -225,15 +225,15 @@ pub fn native_identity(portrait: &Path) -> Outcome<Identity> {
 pub fn native_picture(identity: &Identity, prompt: &str, steps: usize, seed: u64) -> Outcome<RgbImage> {
     let models = root().join("models/mini");
     let model = SdxlModel::open(models.join("sdxl"))?;
-    let settings =
-        Defaults::read(model.folder())?.settings(&Defaults { steps: Some(steps), ..Defaults::default() }, false)?;
+    let own = Choices { steps: Some(steps), seed: Some(seed), ..Choices::default() };
+    let settings = Settings::merge(own, None, ModelDefaults::read(model.folder())?.choices)?;
     let identity = IdentityUse {
         tokens: identity.tokens.clone(),
         adapter: models.join("pulid_v1.1.safetensors"),
-        settings: settings.identity,
+        settings: settings.identity(),
         window: StepWindow::ALL,
     };
-    let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt, seed) };
+    let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt) };
     let made = pollster::block_on(async {
         let runtime = Runtime::open("auto", DeviceOptions::default()).await?;
         Pipeline::open(runtime, model, Storage::default())?.generate(&options, &Silent).await

@@ -1,8 +1,8 @@
 //! One call of a model's UNet: its plan's sizes, its time, and where that goes.
 
 use super::{Args, median};
-use pulid::defaults::Defaults;
 use pulid::runtime::{Loaded, Runtime};
+use pulid::settings::ModelDefaults;
 use pulid_engine::Silent;
 use pulid_models::Precision;
 use pulid_models::pulid::IdentitySettings;
@@ -49,7 +49,7 @@ struct Share {
 
 /// Measures the UNet of an SDXL model.
 pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Result<Figures> {
-    let pixels = args.size.or(Defaults::read(model)?.width).unwrap_or(1024);
+    let pixels = args.size.or(ModelDefaults::read(model)?.choices.width).unwrap_or(1024);
     if pixels == 0 || pixels % 8 != 0 || pixels > 4096 {
         return Err(Error::invalid("--size", format!("{pixels} is not a multiple of 8 up to 4096")));
     }

@@ -3,18 +3,17 @@
 //! kernels do not add up.
 
 use super::super::identity::read_photo;
-use pulid::defaults::Settings;
 use pulid::identity::{ExtractOptions, FaceModels, Identity, extract};
 use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline, SdxlModel, Storage};
 use pulid::runtime::Runtime;
 use pulid::sampler::{SamplerKind, Spacing, StepWindow};
+use pulid::settings::Settings;
 use pulid_checkpoint::onnx::Model;
 use pulid_checkpoint::{Checkpoint, MemorySource};
 use pulid_conformance::Comparison;
 use pulid_engine::Silent;
 use pulid_models::Precision;
 use pulid_models::onnx::{OnnxInput, OnnxNetwork};
-use pulid_models::pulid::IdentitySettings;
 use pulid_models::run::{Prepared, RunOptions, prepare};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use serde::Deserialize;
@@ -247,7 +246,6 @@ async fn identity(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
 async fn picture(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
     let golden = Golden::read(&folder.join("case.json"))?;
     let a = golden.arguments.ok_or_else(|| Error::file(folder, "has no arguments"))?;
-    let (prompt, seed) = (a.prompt, a.seed);
     let settings = Settings {
         width: a.width,
         height: a.height,
@@ -255,16 +253,20 @@ async fn picture(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
         guidance: a.guidance,
         sampler: a.sampler,
         spacing: a.spacing,
-        identity: IdentitySettings { id_scale: a.id_scale, num_zero: a.num_zero, ortho: a.ortho.parse()? },
+        id_scale: a.id_scale,
+        num_zero: a.num_zero,
+        ortho: a.ortho.parse()?,
         negative_prompt: a.negative_prompt,
+        seed: a.seed,
+        ..Settings::default()
     };
     let identity = IdentityUse {
         tokens: Identity::load_tokens(&beside(folder, golden.identity.as_ref())?)?,
         adapter: beside(folder, golden.adapter.as_ref())?,
-        settings: settings.identity,
+        settings: settings.identity(),
         window: StepWindow::ALL,
     };
-    let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt, seed) };
+    let options = GenerateOptions { identity: Some(identity), ..settings.options(a.prompt) };
     let model = SdxlModel::open(beside(folder, golden.model.as_ref())?)?;
     let pipeline = Pipeline::open(runtime.clone(), model, Storage::default())?;
     let made = pipeline.generate(&options, &Silent).await?;

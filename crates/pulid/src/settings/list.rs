@@ -1,0 +1,168 @@
+//! The list, and what is made of it.
+
+use super::value::SettingValue;
+use super::{Follows, Range, Setting};
+use crate::sampler::{FinalSigma, SamplerKind, Spacing};
+use pulid_models::pulid::Ortho;
+use pulid_tensor::DType;
+use serde_json::Value;
+
+/// Makes [`LIST`], [`Settings`] and [`Choices`] of `/// help`, `name: type = default, Setting { what differs, ..PLAIN };`.
+macro_rules! settings {
+    ($($(#[doc = $help:literal])+ $name:ident: $type:ty = $default:expr, $setting:expr;)+) => {
+        /// Every setting, in the order in which people see them.
+        pub const LIST: &[Setting] = &[$(Setting {
+            name: stringify!($name),
+            help: concat!($($help),+).trim_ascii_start(),
+            default: || <$type>::to_json(&$default),
+            ..$setting
+        }),+];
+
+        /// A value for every setting.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Settings {
+            $($(#[doc = $help])+ pub $name: $type,)+
+        }
+
+        /// Settings of which some have a value: a person's, a preset's or a model's.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct Choices {
+            $($(#[doc = $help])+ pub $name: Option<$type>,)+
+        }
+
+        impl Settings {
+            /// The value of the setting of this name.
+            pub fn get(&self, name: &str) -> Option<Value> {
+                match name {
+                    $(stringify!($name) => Some(self.$name.to_json()),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl Choices {
+            /// The value of the setting of this name, if it has one.
+            pub fn get(&self, name: &str) -> Option<Value> {
+                match name {
+                    $(stringify!($name) => self.$name.as_ref().map(SettingValue::to_json),)+
+                    _ => None,
+                }
+            }
+
+            /// Sets the setting of this name; `None` if there is none or its type is another.
+            pub(super) fn put(&mut self, name: &str, value: &Value) -> Option<()> {
+                match name {
+                    $(stringify!($name) => self.$name = Some(<$type>::from_json(value)?),)+
+                    _ => return None,
+                }
+                Some(())
+            }
+
+            /// These, and `others` where these are open.
+            pub fn or(self, others: Choices) -> Choices {
+                Choices { $($name: self.$name.or(others.$name),)+ }
+            }
+
+            /// The list's defaults where these are open.
+            pub(super) fn filled(self) -> Settings {
+                Settings { $($name: self.$name.unwrap_or_else(|| $default),)+ }
+            }
+        }
+    };
+}
+
+/// The names of every value of a type that has `ALL` and `name`.
+macro_rules! names {
+    ($type:ty) => {{
+        const NAMES: [&str; <$type>::ALL.len()] = {
+            let mut names = [""; <$type>::ALL.len()];
+            let mut index = 0;
+            while index < names.len() {
+                names[index] = <$type>::ALL[index].name();
+                index += 1;
+            }
+            names
+        };
+        Range::Choices(&NAMES)
+    }};
+}
+
+const PIXELS: Range = Range::Whole { least: 1, most: 4096 };
+const FRACTION: Range = Range::Number { least: 0.0, most: 1.0 };
+
+/// What PuLID's own applications ask for in their fields, and models and presets know best.
+const PICTURE: Setting = Setting { preset: true, ..Setting::PLAIN };
+
+settings! {
+    /// Width in pixels, a multiple of 8 for SDXL
+    width: usize = 1024, Setting { range: PIXELS, file_key: Some("width"), ..PICTURE };
+
+    /// Height in pixels, a multiple of 8 for SDXL
+    height: usize = 1024, Setting { range: PIXELS, file_key: Some("height"), ..PICTURE };
+
+    /// Denoising steps; more take longer and change less and less
+    steps: usize = 25, Setting {
+        range: Range::Whole { least: 1, most: Range::UNLIMITED },
+        file_key: Some("steps"),
+        ..PICTURE
+    };
+
+    /// Classifier-free guidance, how strictly the prompt is followed; 1 is without, and twice as fast
+    guidance: f32 = 7.0, Setting { range: Range::NUMBER, file_key: Some("guidance_scale"), ..PICTURE };
+
+    /// Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler
+    sampler: SamplerKind = SamplerKind::DpmPp2M, Setting {
+        range: names!(SamplerKind),
+        file_key: Some("sampler"),
+        ..PICTURE
+    };
+
+    /// Where the noise levels lie: karras or trailing
+    spacing: Spacing = SamplerKind::DpmPp2M.default_spacing(), Setting {
+        range: names!(Spacing),
+        follows: Some(Follows { setting: "sampler", brings: "karras for dpmpp_2m and dpmpp_sde, trailing for euler" }),
+        file_key: Some("spacing"),
+        ..PICTURE
+    };
+
+    /// Noise left by the last step: zero, or sigma_min as diffusers 0.25 ends dpmpp_2m with trailing levels
+    final_sigma: FinalSigma = FinalSigma::Zero, Setting { range: names!(FinalSigma), ..Setting::PLAIN };
+
+    /// Strength of the identity; 0 is without
+    id_scale: f32 = 0.8, Setting { range: Range::NUMBER, file_key: Some("id_scale"), ..PICTURE };
+
+    /// Zero tokens that draw attention away from the identity: more follow the prompt more
+    num_zero: usize = 20, Setting {
+        range: Range::Whole { least: 0, most: 4096 },
+        file_key: Some("num_zero"),
+        ..PICTURE
+    };
+
+    /// Projection of the identity features, which keeps them from disturbing the rest of the picture: off, v1 or v2
+    ortho: Ortho = Ortho::V2, Setting { range: names!(Ortho), file_key: Some("ortho"), ..PICTURE };
+
+    /// Fraction of the steps at which the identity sets in
+    id_start: f64 = 0.0, Setting { range: FRACTION, ..Setting::PLAIN };
+
+    /// Fraction of the steps at which the identity ends
+    id_end: f64 = 1.0, Setting { range: FRACTION, ..Setting::PLAIN };
+
+    /// What the picture does not show
+    negative_prompt: String = String::new(), Setting { file_key: Some("negative_prompt"), ..Setting::PLAIN };
+
+    /// The same seed gives the same picture, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1
+    seed: u64 = 0, Setting {
+        range: Range::Whole { least: i64::MIN as i128, most: u64::MAX as i128 },
+        ..Setting::PLAIN
+    };
+
+    // The page shows one picture.
+    /// Pictures at once
+    batch: usize = 1, Setting { range: Range::Whole { least: 1, most: 64 }, page: false, ..Setting::PLAIN };
+
+    /// Storage type: f16 halves the memory
+    dtype: DType = DType::F32, Setting { range: Range::Choices(&["f32", "f16"]), ..Setting::PLAIN };
+
+    /// Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another picture)
+    quantize: Option<DType> = None, Setting { range: Range::Choices(&["none", "q8", "q4"]), ..Setting::PLAIN };
+}

@@ -1,0 +1,118 @@
+//! What a picture is made with: every setting once, in [`LIST`].
+//!
+//! The command line's flags, the options of JavaScript, presets, a model's `generation_defaults.json`, the page's fields and the
+//! documentation are all made from the list, or held to it by a test. To add a setting is to add it there, and to use it: a field
+//! of [`Settings`] is there by then.
+//!
+//! Values come from a person, else a preset, else the model, else the list ([`Settings::merge`]). Each of the first three is a
+//! [`Choices`].
+
+mod list;
+mod merge;
+mod model;
+mod range;
+mod spelling;
+mod value;
+
+pub use list::{Choices, LIST, Settings};
+pub use model::ModelDefaults;
+pub use range::Range;
+pub use spelling::{Spelling, respell};
+
+use pulid_tensor::{Error, Result};
+use serde_json::Value;
+
+/// What is known of one setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// In snake case, as the field of [`Settings`]; [`Spelling`] makes the other forms of it.
+    pub name: &'static str,
+    /// What it means, for people: without a full stop at the end, and without another setting's name.
+    pub help: &'static str,
+    /// The values it takes.
+    pub range: Range,
+    /// Its value where nobody sets it.
+    pub default: fn() -> Value,
+    /// Where another setting brings a value for this one, as [`Settings::merge`] sees to; the default is what that one's brings.
+    pub follows: Option<Follows>,
+    /// Its key in a model's `generation_defaults.json`, if a model may set it.
+    pub file_key: Option<&'static str>,
+    /// Whether every preset sets it; otherwise none does.
+    pub preset: bool,
+    /// Whether the page has a field for it.
+    pub page: bool,
+}
+
+/// A setting whose value depends on another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follows {
+    /// The other one's name.
+    pub setting: &'static str,
+    /// Which values it brings, for people.
+    pub brings: &'static str,
+}
+
+impl Setting {
+    /// What the list's entries have in common.
+    const PLAIN: Setting = Setting {
+        name: "",
+        help: "",
+        range: Range::Text,
+        default: || Value::Null,
+        follows: None,
+        file_key: None,
+        preset: false,
+        page: true,
+    };
+
+    /// The setting of this name in snake case.
+    pub fn named(name: &str) -> Option<&'static Setting> {
+        LIST.iter().find(|s| s.name == name)
+    }
+
+    /// Its name as `spelling` has it.
+    pub fn spelled(&self, spelling: Spelling) -> String {
+        spelling.of(self.name)
+    }
+
+    /// A value from a person's text.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the setting's name for what is not in its range.
+    pub fn parse(&self, text: &str) -> Result<Value> {
+        self.range.parse(text).map_err(|detail| Error::invalid(self.name, detail))
+    }
+
+    /// Refuses a value outside of the range.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the setting's name.
+    pub fn check(&self, value: &Value) -> Result<()> {
+        self.range.check(value).map_err(|detail| Error::invalid(self.name, detail))
+    }
+}
+
+impl Choices {
+    /// Sets the setting of this name; null leaves it open.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that is not in the list, or a value of another type. A number outside of the range is an error
+    /// only when it is used, in [`Settings::merge`].
+    pub fn set(&mut self, name: &str, value: &Value) -> Result<()> {
+        if value.is_null() {
+            return Ok(());
+        }
+        match Setting::named(name) {
+            Some(setting) => self.put(name, value).ok_or_else(|| Error::invalid(name, setting.range.refusal(value))),
+            None => Err(Error::invalid(name, "is no setting")),
+        }
+    }
+
+    /// Every setting that has a value here, in the list's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, Value)> {
+        LIST.iter().filter_map(|setting| Some((setting, self.get(setting.name)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
