@@ -5,7 +5,7 @@ mod output;
 mod commands;
 mod progress;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use pulid_tensor::Error;
 use std::process::ExitCode;
 
@@ -44,7 +44,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let mut command = Cli::command();
+    let matches = command.get_matches_mut();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit());
+    let result = match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Embed(args) => commands::embed::run(&args),
         Command::Faces(args) => commands::faces::run(&args),
@@ -64,7 +67,8 @@ fn main() -> ExitCode {
             ExitCode::from(130)
         }
         Err(error) => {
-            note!("error: {}", commands::message(&error));
+            let running = matches.subcommand_name().and_then(|name| command.find_subcommand(name)).unwrap_or(&command);
+            note!("error: {}", commands::with_flags(&error.to_string(), running));
             // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
             let own = matches!(
                 error,

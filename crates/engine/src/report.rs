@@ -40,8 +40,7 @@ impl AdapterReport {
             remarks.push("runs on the CPU: right results, but minutes where a GPU takes seconds".into());
         }
         if !self.shader_f16 {
-            remarks
-                .push("computes no half precision: with `dtype` f16 weights are kept small and widened in use".into());
+            remarks.push("computes no half precision: with dtype f16 weights are kept small and widened in use".into());
         }
         if self.max_binding_bytes < ENOUGH_BINDING {
             let mib = self.max_binding_bytes >> 20;

@@ -160,7 +160,7 @@ fn describe(report: &Report) -> String {
         line(4, format!("{half}, {lanes}, {} invocations a workgroup", d.max_invocations));
         let (buffer, binding) = (mib(d.max_buffer_bytes), mib(d.max_binding_bytes));
         line(4, format!("buffers up to {buffer} MiB, {binding} MiB and {} of them at once", d.max_storage_bindings));
-        d.remarks().into_iter().for_each(|remark| line(4, super::with_flags(&remark)));
+        d.remarks().into_iter().for_each(|remark| line(4, remark));
     }
     if report.devices.is_empty() {
         line(2, "none".into());

@@ -106,7 +106,8 @@ fn default(setting: &Setting) -> String {
 
 /// The settings whose flags were given.
 fn read<'a>(matches: &ArgMatches, settings: impl IntoIterator<Item = &'a Setting>) -> Result<Choices, clap::Error> {
-    let refused = |error: Error| clap::Error::raw(ErrorKind::ValueValidation, format!("{}\n", message(&error)));
+    // Each was read once already, by its flag.
+    let refused = |error: Error| clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n"));
     let mut choices = Choices::default();
     for setting in settings {
         if let Some(text) = matches.try_get_one::<String>(setting.name).ok().flatten() {
@@ -134,14 +135,11 @@ fn plain(value: &serde_json::Value) -> String {
     }
 }
 
-/// A message of the library's, which names settings, with the flags that set them.
-pub fn with_flags(message: &str) -> String {
-    respell(message, LIST.iter().map(|s| s.name).chain(OTHERS), Spelling::Flag)
-}
-
-/// What an error says on the command line.
-pub fn message(error: &Error) -> String {
-    with_flags(&error.to_string())
+/// A message of the library's, which names settings, with the flags that set them, as far as `command` has them: `pulid run` takes
+/// `num_zero` by `--set`.
+pub fn with_flags(message: &str, command: &Command) -> String {
+    let has = |name: &&str| command.get_arguments().any(|flag| flag.get_id() == *name);
+    respell(message, LIST.iter().map(|s| s.name).chain(OTHERS).filter(has), Spelling::Flag)
 }
 
 #[cfg(test)]
@@ -224,9 +222,14 @@ mod tests {
 
     #[test]
     fn the_library_s_settings_are_said_as_flags() {
-        let error = Error::invalid("id_scale", "is odd beside `num_zero`; see `unet` and `print`");
-        assert_eq!(message(&error), "--id-scale: is odd beside `--num-zero`; see `--unet` and `print`");
-        let error = Error::Device("out of memory; try `dtype` f16 or a budget of `memory`".into());
-        assert_eq!(message(&error), "device: out of memory; try `--dtype` f16 or a budget of `--memory`");
+        let generate = SettingsArgs::augment_args(Command::new("generate")).arg(Arg::new("unet").long("unet"));
+        let error = Error::invalid("id_scale", "is odd beside `num_zero`; see `unet` and `print`").to_string();
+        let expected = "--id-scale: is odd beside `--num-zero`; see `--unet` and `print`";
+        assert_eq!(with_flags(&error, &generate), expected);
+        // A command without these flags.
+        let run = StorageArgs::augment_args(Command::new("run"));
+        assert_eq!(with_flags(&error, &run), error);
+        let error = Error::Device("out of memory; try `dtype` f16".into()).to_string();
+        assert_eq!(with_flags(&error, &run), "device: out of memory; try `--dtype` f16");
     }
 }
