@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     let manifest = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let root = manifest.join("../../shaders").canonicalize().expect("the shaders folder stands beside crates/");
+    let root = shaders(&manifest);
     println!("cargo::rerun-if-changed={}", root.display());
 
     let mut files = Vec::new();
@@ -47,6 +47,14 @@ fn main() {
     }
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it"));
     std::fs::write(out.join("shaders.rs"), rust).expect("OUT_DIR is writable");
+}
+
+/// `shaders` in this crate: a link to the repository's folder, and the folder itself in a published crate. A checkout
+/// without links (Windows) has a small text file there, so the repository's folder comes second.
+fn shaders(manifest: &Path) -> PathBuf {
+    let places = ["shaders", "../../shaders"].map(|place| manifest.join(place));
+    let folder = places.iter().find(|place| place.is_dir()).expect("the shaders stand in this crate or beside crates/");
+    folder.canonicalize().expect("a folder that is there has a path")
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

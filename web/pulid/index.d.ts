@@ -103,6 +103,10 @@ export interface Generated {
   images: Blob[];
   /** The parameters as text, as the files have them. */
   parameters: string;
+  /** Bytes of weights that went to the device for these images: 0 where the networks were still there from the images before. */
+  uploadedBytes: number;
+  /** Kernels that were compiled for them. */
+  compiledKernels: number;
 }
 
 export interface Face {

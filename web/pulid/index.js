@@ -126,8 +126,8 @@ export class Pulid extends EventTarget {
     const options = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
     if (photos && photos.length !== 0) options.photos = named(photos);
     if (identity) options.identity = blob(identity, 'identity').blob;
-    const { images, parameters } = await this.#call('generate', { options }, { signal, onProgress });
-    return { images: images.map((bytes) => new Blob([bytes], { type: 'image/png' })), parameters };
+    const { images, ...made } = await this.#call('generate', { options }, { signal, onProgress });
+    return { images: images.map((bytes) => new Blob([bytes], { type: 'image/png' })), ...made };
   }
 
   /** Reads a person from photos. */

@@ -156,9 +156,9 @@ const calls = {
     if (photos) settings.photos = await bytesOf(photos);
     if (identity) settings.identity = new Uint8Array(await identity.arrayBuffer());
     const paths = { sdxl: models.sdxl.path, adapter: models.adapter.path, faces: models.faces.path };
-    const { images, parameters } = await inEngine(() => engine.generate(paths, settings, on));
+    const { images, ...made } = await inEngine(() => engine.generate(paths, settings, on));
     const moved = images.map(own);
-    return { result: { images: moved, parameters }, transfer: moved.map((image) => image.buffer) };
+    return { result: { images: moved, ...made }, transfer: moved.map((image) => image.buffer) };
   },
 
   async release({ name }) {

@@ -1,6 +1,6 @@
 //! Checks that need no device, cheapest first.
 
-use crate::{Outcome, output, root, run};
+use crate::{Outcome, dependencies, documents, output, root, run};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub fn all() -> Outcome {
     file_sizes()?;
     mini_models()?;
     layering()?;
+    documents::check()?;
+    dependencies::check()?;
     run("cargo", &["fmt", "--all", "--check"])?;
     run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     let mut wasm = vec!["clippy", "--lib", "--target", "wasm32-unknown-unknown"];
@@ -108,11 +110,11 @@ fn layering() -> Outcome {
         .or_else(|| output("cargo", &["metadata", "--format-version", "1", "--no-deps"]))
         .ok_or("cargo metadata failed")?;
     let metadata: Value = serde_json::from_str(&text).map_err(|e| format!("cargo metadata: {e}"))?;
-    violations(&dependencies(&metadata))
+    violations(&needs_of_packages(&metadata))
 }
 
 /// What the workspace's packages need, in every section.
-fn dependencies(metadata: &Value) -> Vec<Dependency> {
+fn needs_of_packages(metadata: &Value) -> Vec<Dependency> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let needs = packages.flat_map(|p| p["dependencies"].as_array().into_iter().flatten().map(move |d| (p, d)));
@@ -241,7 +243,7 @@ mod tests {
                 {"name": "pulid-graph", "kind": "build"},
             ]},
         ]});
-        let message = violations(&dependencies(&metadata)).unwrap_err();
+        let message = violations(&needs_of_packages(&metadata)).unwrap_err();
         assert!(message.contains("in tests on wgpu") && message.contains("depends on pulid-graph"), "{message}");
         assert!(!message.contains("pulid-tensor"), "{message}");
     }

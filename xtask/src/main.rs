@@ -1,16 +1,22 @@
-//! Developer commands: `cargo xtask demo | test | check | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks, and says so.
+//! Developer commands: `cargo xtask demo | test | check | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
+//! shows the commands first, and asks before it uses sudo.
 
 mod check;
+mod dependencies;
+mod documents;
 mod random_model;
 mod setup;
 
+use setup::Setup;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 type Outcome<T = ()> = Result<T, String>;
 
 const HELP: &str = "\
-usage: cargo xtask COMMAND
+usage: cargo xtask COMMAND [--yes]
+
+  --yes   install what is missing through sudo without asking; so does the environment variable CI
 
   demo    make a picture with the models in the repository
   test    every test: format, lints, layering, wasm, unit tests, every kernel, every network, the page in a browser
@@ -25,18 +31,20 @@ usage: cargo xtask COMMAND
 ";
 
 fn main() -> ExitCode {
-    let command = std::env::args().nth(1).unwrap_or_default();
+    let (flags, arguments): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| a == "--yes");
+    let setup = Setup::new(!flags.is_empty());
+    let command = arguments.first().cloned().unwrap_or_default();
     let result = match command.as_str() {
-        "demo" => demo(),
-        "test" => test(),
+        "demo" => demo(&setup),
+        "test" => test(&setup),
         "check" => setup::wasm_target().and_then(|()| check::all()),
-        "web" => web(std::env::args().nth(2).as_deref()),
+        "web" => web(&setup, arguments.get(1).map(String::as_str)),
         "bless" => bless(),
-        "export-conformance" => match std::env::args().nth(2) {
-            Some(folder) => run("cargo", &["run", "--package", "pulid-cli", "--", "conformance", "--export", &folder]),
+        "export-conformance" => match arguments.get(1) {
+            Some(folder) => run("cargo", &["run", "--package", "pulid-cli", "--", "conformance", "--export", folder]),
             None => Err("name a new folder".into()),
         },
-        "random-model" => random_model::make(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "random-model" => random_model::make(&arguments[1..]),
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);
@@ -70,22 +78,22 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn test() -> Outcome {
-    setup::vulkan_driver()?;
-    setup::shader_validators();
+fn test(setup: &Setup) -> Outcome {
+    setup.vulkan_driver()?;
+    setup.shader_validators();
     setup::wasm_target()?;
-    setup::browser()?;
+    setup.browser()?;
     check::all()?;
     // The page's tests are about what a server would serve.
-    web(Some("build"))?;
+    web(setup, Some("build"))?;
     // The runner's own closing lines end the output; a failure anywhere fails the whole.
     run("cargo", &["test", "--workspace"])
 }
 
 /// The page: built, and served unless only that is asked for.
-fn web(what: Option<&str>) -> Outcome {
+fn web(setup: &Setup, what: Option<&str>) -> Outcome {
     setup::wasm_target()?;
-    setup::wasm_optimiser();
+    setup.wasm_optimiser();
     let verb = what.filter(|w| *w == "build").unwrap_or("serve");
     let run_site = ["run", "--quiet", "--package", "pulid-site", "--", verb];
     let port = what.filter(|w| *w != "build");
@@ -106,7 +114,7 @@ fn bless() -> Outcome {
     run("git", &["status", "--short", "tests/snapshots", "docs/operators.md"])
 }
 
-fn demo() -> Outcome {
+fn demo(setup: &Setup) -> Outcome {
     let parts = ["sdxl/unet/diffusion_pytorch_model.safetensors", "pulid_v1.1.safetensors", "eva_clip.safetensors"];
     if let Some(missing) = parts.iter().find(|part| !root().join("models/mini").join(part).is_file()) {
         return Err(format!(
@@ -114,7 +122,7 @@ fn demo() -> Outcome {
              (tools/mini/), so there is nothing to show. `cargo xtask test` runs everything else"
         ));
     }
-    setup::vulkan_driver()?;
+    setup.vulkan_driver()?;
     run("cargo", &["build", "--release", "--package", "pulid-cli"])?;
     // In words that the mini models were trained on.
     let prompt = "an oil painting of a person, smiling, in a garden, warm light";

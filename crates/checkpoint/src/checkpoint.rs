@@ -188,6 +188,16 @@ impl Checkpoint {
         Ok(TensorInfo { shape, element: entry.element, dtype })
     }
 
+    /// What tells a tensor's bytes from all others: its file, its place there and how it is seen. Equal under every name and view.
+    ///
+    /// # Errors
+    /// When the key is missing.
+    pub fn identity(&self, key: &str) -> Result<String> {
+        let (source, Entry { element, shape, bytes, strides }) = self.place(key)?;
+        let file = self.files.sources[source].identity();
+        Ok(format!("{file} {}..{} {element:?} {shape} {strides:?}", bytes.start, bytes.end))
+    }
+
     /// Reads a tensor: f16 stays f16, other floats become f32, integers and booleans u32. Quantised blocks keep the order
     /// in which kernels read them: [K, N] of a matrix [N, K], [KH, KW, I, O] of filters [O, I, KH, KW].
     ///
@@ -422,6 +432,44 @@ mod tests {
         assert!(c.tensor_of_shape("x", [2]).unwrap_err().to_string().contains("expected [2]"));
         assert_eq!(&c.bytes_range("x", 2..4).unwrap()[..], &1.0f32.to_le_bytes()[2..]);
         assert!(c.bytes_range("x", 2..5).is_err());
+    }
+
+    #[test]
+    fn identities_are_those_of_bytes() {
+        let a = checkpoint("a", &[("m.x", 1.0), ("m.y", 2.0)]);
+        let id = |c: &Checkpoint, key: &str| c.identity(key).unwrap();
+        assert_eq!(id(&a, "m.x"), id(&a.with_prefix("m."), "x"));
+        let renamed = a.rename(|k| Some(k.replace("m.", "n."))).unwrap();
+        assert_eq!(id(&a, "m.x"), id(&renamed, "n.x"));
+        assert_ne!(id(&a, "m.x"), id(&a, "m.y"));
+        assert_ne!(id(&a, "m.x"), id(&checkpoint("a", &[("m.x", 1.0)]), "m.x"), "other bytes in memory");
+        assert!(a.identity("z").is_err());
+        let matrix = HostTensor::from_fn([2, 3], |i| i as f32);
+        let bytes = safetensors::to_bytes([("w", &matrix)], &BTreeMap::new()).unwrap();
+        let matrix = Checkpoint::from_source(Arc::new(MemorySource::new("w", bytes))).unwrap();
+        let views = matrix.remap(|_, _| {
+            [("whole", View::Whole), ("rows", View::Rows(0..1)), ("turned", View::Transposed)]
+                .map(|(n, v)| (n.into(), v))
+                .into()
+        });
+        let views = views.unwrap();
+        assert_eq!(id(&views, "whole"), id(&matrix, "w"));
+        assert!(id(&views, "rows") != id(&matrix, "w") && id(&views, "turned") != id(&matrix, "w"));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let write = |value: f32| {
+            let tensor = HostTensor::from_f32([1], vec![value]).unwrap();
+            std::fs::write(&path, safetensors::to_bytes([("x", &tensor)], &BTreeMap::new()).unwrap()).unwrap();
+        };
+        write(1.0);
+        let first = Checkpoint::open(&path).unwrap();
+        let again = Checkpoint::open(folder.path().join(".").join("w.safetensors")).unwrap();
+        assert_eq!(id(&first, "x"), id(&again, "x"));
+        write(2.0);
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        assert_ne!(id(&first, "x"), id(&Checkpoint::open(&path).unwrap(), "x"), "a changed file");
     }
 
     #[test]

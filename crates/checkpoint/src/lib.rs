@@ -31,7 +31,7 @@ pub use index::{Entry, Format, Index};
 pub use safetensors::{write_safetensors, write_safetensors_one_by_one};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::MappedFile;
-pub use source::{MemorySource, Source};
+pub use source::{MemorySource, Source, unique_identity};
 pub use view::View;
 
 /// Reference-counted bytes: a slice of a mapped file or of memory.

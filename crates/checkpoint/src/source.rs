@@ -3,6 +3,7 @@ use pulid_tensor::{Error, MaybeSendSync, Result};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes with random access.
 ///
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 pub trait Source: Debug + MaybeSendSync {
     /// What error messages call this source; a path where there is one.
     fn path(&self) -> &Path;
+
+    /// What tells these bytes from all others that the program reads: equal for sources of the same unchanged file.
+    fn identity(&self) -> String;
 
     /// Number of bytes.
     fn len(&self) -> u64;
@@ -24,6 +28,12 @@ pub trait Source: Debug + MaybeSendSync {
     /// # Errors
     /// When the range ends past [`Source::len`] or the bytes cannot be fetched.
     fn read(&self, range: Range<u64>) -> Result<Bytes>;
+}
+
+/// An identity for bytes that are like no others, as far as is known; `path` is for people.
+pub fn unique_identity(path: &Path) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{} #{}", path.display(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The part `range` of `bytes`, or an error that names the file.
@@ -47,19 +57,25 @@ fn slice(path: &Path, bytes: &Bytes, range: Range<u64>) -> Result<Bytes> {
 #[derive(Clone, Debug)]
 pub struct MemorySource {
     path: PathBuf,
+    identity: String,
     bytes: Bytes,
 }
 
 impl MemorySource {
     /// A source over `bytes`; `name` is used in messages and its extension tells the format.
     pub fn new(name: impl Into<PathBuf>, bytes: impl Into<Bytes>) -> Self {
-        MemorySource { path: name.into(), bytes: bytes.into() }
+        let path = name.into();
+        MemorySource { identity: unique_identity(&path), path, bytes: bytes.into() }
     }
 }
 
 impl Source for MemorySource {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
     }
 
     fn len(&self) -> u64 {
@@ -78,6 +94,7 @@ pub struct MappedFile {
     path: PathBuf,
     bytes: Bytes,
     file: std::sync::Arc<std::fs::File>,
+    identity: String,
     /// When it was last changed, where the file system knows.
     changed: Option<std::time::SystemTime>,
 }
@@ -113,7 +130,11 @@ impl MappedFile {
             Bytes::from_owner(map)
         };
         let changed = metadata.modified().ok();
-        Ok(MappedFile { path, bytes, file: std::sync::Arc::new(file), changed })
+        let identity = match (path.canonicalize(), changed) {
+            (Ok(whole), Some(time)) => format!("{} {} {time:?}", whole.display(), metadata.len()),
+            _ => unique_identity(&path),
+        };
+        Ok(MappedFile { path, bytes, file: std::sync::Arc::new(file), identity, changed })
     }
 
     /// Checks that the file is the one that was mapped, as it was.
@@ -135,6 +156,10 @@ impl MappedFile {
 impl Source for MappedFile {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
     }
 
     fn len(&self) -> u64 {

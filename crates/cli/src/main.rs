@@ -66,7 +66,10 @@ fn main() -> ExitCode {
         Err(error) => {
             note!("error: {error}");
             // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
-            let own = matches!(error, Error::Device(_) | Error::NotFinite { .. } | Error::Network { .. });
+            let own = matches!(
+                error,
+                Error::Device(_) | Error::OutOfMemory(_) | Error::NotFinite { .. } | Error::Network { .. }
+            );
             ExitCode::from(if own { 1 } else { 2 })
         }
     }

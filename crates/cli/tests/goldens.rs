@@ -148,6 +148,10 @@ fn network(case: &Path, golden: &Value, way: Way) -> Outcome {
         }
         let error = difference(&got, &want)?;
         if error > limit {
+            let name = case.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy());
+            let name = name.collect::<Vec<_>>();
+            let id = format!("{}/{}/{}/{key}", name[1], name[0], way.name());
+            pulid_conformance::keep_failure(&id, &[("actual", &got), ("expected", &want)]).map_err(Failed::from)?;
             return Err(format!("{key} differs by {error:.2e} standard deviations, limit {limit:.0e}").into());
         }
     }

@@ -7,6 +7,8 @@ mod compare;
 mod expectation;
 #[cfg(not(target_arch = "wasm32"))]
 mod export;
+#[cfg(not(target_arch = "wasm32"))]
+mod failures;
 mod html;
 mod matrix;
 mod report;
@@ -15,6 +17,8 @@ pub use compare::{Comparison, compare};
 pub use expectation::{Expectation, Expectations, Pattern};
 #[cfg(not(target_arch = "wasm32"))]
 pub use export::export;
+#[cfg(not(target_arch = "wasm32"))]
+pub use failures::{FAILURES, keep_failure};
 pub use matrix::{Adapter, Column, Count, matrix};
 pub use report::{Entry, Outcome, Report, Summary};
 
@@ -122,7 +126,8 @@ pub fn reference(case: &Case, inputs: &[HostTensor]) -> Result<HostTensor> {
 }
 
 impl Check {
-    /// Runs the check: kernel, reference, comparison, guard regions.
+    /// Runs the check: kernel, reference, comparison, guard regions. Natively, operands and results of a failed comparison are
+    /// kept where [`keep_failure`] says.
     ///
     /// # Errors
     /// A kernel that does not compile or a lost device; a wrong result is not an error but a failed comparison.
@@ -132,7 +137,15 @@ impl Check {
         let output = self.case.operator.infer(&types)?;
         let run = run_single(device, &self.variant, &inputs, &output, 0).await?;
         let want = reference(&self.case, &inputs)?;
-        Ok(compare(&run.output, &want, self.case.tolerance, run.stray_bytes))
+        let comparison = compare(&run.output, &want, self.case.tolerance, run.stray_bytes);
+        #[cfg(not(target_arch = "wasm32"))]
+        if !comparison.passed() {
+            let names: Vec<String> = (0..inputs.len()).map(|i| format!("operand.{i}")).collect();
+            let operands = names.iter().map(String::as_str).zip(&inputs);
+            let results = [("actual", &run.output), ("expected", &want)];
+            keep_failure(&self.id, &operands.chain(results).collect::<Vec<_>>())?;
+        }
+        Ok(comparison)
     }
 
     /// Runs the check, or skips it, and judges what it found by what is expected of the adapter.

@@ -1,9 +1,11 @@
 use crate::kernel::{Kernel, KernelKey};
+use crate::memory::{Counters, Weights};
 use crate::poller::Poller;
 use futures_channel::oneshot;
 use pulid_ops::{Capabilities, DeviceKind, LARGEST_BINDING};
 use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a person sees of an adapter.
@@ -51,8 +53,11 @@ pub(crate) struct Inner {
     pub(crate) storage_alignment: u32,
     capabilities: Capabilities,
     summary: AdapterSummary,
+    memory_bytes: Option<u64>,
     options: DeviceOptions,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    pub(crate) weights: Weights,
+    pub(crate) counters: Arc<Counters>,
     failure: Arc<Mutex<Option<String>>>,
     poller: Poller,
 }
@@ -126,6 +131,14 @@ fn explain(error: &wgpu::Error) -> String {
     format!("{advice}{error}")
 }
 
+/// An error of wgpu's as one of ours.
+pub(crate) fn explained(error: &wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory(explain(error)),
+        _ => Error::Device(explain(error)),
+    }
+}
+
 /// What to say of a device that went away.
 fn lost(why: &str) -> String {
     format!("the device was lost ({why}); start again, with a smaller picture if it happens again")
@@ -134,6 +147,25 @@ fn lost(why: &str) -> String {
 /// Notes a failure. The first one explains the rest.
 fn keep(failure: &Mutex<Option<String>>, text: String) {
     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+}
+
+/// Most of the largest heap that is the device's own, by Vulkan. Other programs, the driver and the display want some of it.
+#[cfg(all(unix, not(target_vendor = "apple"), not(target_arch = "wasm32")))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handle is asked for its memory's size and not kept.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = vulkan.shared_instance().raw_instance();
+    // SAFETY: the physical device belongs to this instance, and both live as long as the adapter.
+    let memory = unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
+    let heaps = memory.memory_heaps_as_slice().iter();
+    // Bit 0 is VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+    let own = heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size);
+    own.max().map(|bytes| bytes / 10 * 8)
+}
+
+#[cfg(not(all(unix, not(target_vendor = "apple"), not(target_arch = "wasm32"))))]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 /// Bytes of the largest binding that plans may have.
@@ -214,8 +246,11 @@ impl Device {
                 storage_alignment: limits.min_storage_buffer_offset_alignment,
                 capabilities,
                 summary,
+                memory_bytes: memory_bytes(adapter),
                 options,
                 kernels: Mutex::new(HashMap::new()),
+                weights: Weights::default(),
+                counters: Arc::default(),
                 failure,
                 poller,
             }),
@@ -225,6 +260,11 @@ impl Device {
     /// What plans must respect.
     pub fn capabilities(&self) -> &Capabilities {
         &self.inner.capabilities
+    }
+
+    /// Bytes that may be held on the device: most of its own memory, where the driver tells how much that is.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.inner.memory_bytes
     }
 
     /// Name, driver and backend.
@@ -262,16 +302,19 @@ impl Device {
     /// Reads the first `bytes` of a buffer back.
     pub(crate) async fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
         let size = (bytes as u64).div_ceil(16) * 16;
-        let staging = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read back"),
-            size,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+        let copied = self.scoped(|| {
+            let staging = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("read back"),
+                size,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = self.inner.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+            self.inner.queue.submit([encoder.finish()]);
+            Ok(staging)
         });
-        let mut encoder = self.inner.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
-        self.inner.queue.submit([encoder.finish()]);
-        self.check()?;
+        let staging = copied.await?;
         let (sender, receiver) = oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = sender.send(result);
@@ -285,27 +328,47 @@ impl Device {
         Ok(view[..bytes].to_vec())
     }
 
-    /// The compiled kernel, from the cache where it was used before.
-    pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Kernel>> {
-        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = kernels.get(&key) {
-            return Ok(kernel.clone());
-        }
-        let kernel = Arc::new(Kernel::compile(&self.inner.device, &key, self.inner.options)?);
-        self.check()?;
-        kernels.insert(key, kernel.clone());
-        Ok(kernel)
+    pub(crate) fn has_kernel(&self, key: &KernelKey) -> bool {
+        self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    pub(crate) fn new_buffer(&self, label: &str, bytes: usize) -> Result<wgpu::Buffer> {
-        let buffer = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
+    /// The compiled kernel, from the cache where it was used before. For work within [`Device::scoped`]: where that fails, nothing of
+    /// it may be used again, so that what was compiled is forgotten by [`Device::forget`].
+    pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Kernel>> {
+        if let Some(kernel) = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(kernel.clone());
+        }
+        // Not under the lock: threads may compile different kernels at once.
+        let kernel = Arc::new(Kernel::compile(&self.inner.device, &key, self.inner.options)?);
+        self.inner.counters.compiled.fetch_add(1, Relaxed);
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(kernels.entry(key).or_insert(kernel).clone())
+    }
+
+    /// Forgets kernels, which did not compile.
+    pub(crate) fn forget(&self, keys: impl IntoIterator<Item = KernelKey>) {
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.into_iter().for_each(|key| drop(kernels.remove(&key)));
+    }
+
+    /// [`Device::kernel`] in a scope of its own.
+    pub(crate) async fn kernel_scoped(&self, key: KernelKey) -> Result<Arc<Kernel>> {
+        let known = self.has_kernel(&key);
+        let kernel = self.scoped(|| self.kernel(key.clone())).await;
+        if kernel.is_err() && !known {
+            self.forget([key]);
+        }
+        kernel
+    }
+
+    /// A buffer for storage bindings. For work within [`Device::scoped`], which reports what fails.
+    pub(crate) fn create_buffer(&self, label: &str, bytes: usize) -> wgpu::Buffer {
+        self.inner.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: (bytes as u64).div_ceil(16).max(1) * 16,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
-        });
-        self.check()?;
-        Ok(buffer)
+        })
     }
 
     /// Writes bytes to the start of a buffer, padded to the copy granularity.

@@ -4,8 +4,11 @@
 mod autotune;
 mod device;
 mod kernel;
+mod loader;
+mod memory;
 mod observer;
 mod poller;
+mod precompile;
 mod report;
 mod session;
 mod single;
@@ -13,9 +16,10 @@ mod time;
 
 pub use autotune::{Autotune, TuneBudget, signature, tune};
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
+pub use memory::DeviceMemory;
 pub use observer::{Observer, Silent};
 pub use pulid_ops::DeviceKind;
 pub use report::{AdapterReport, adapter_reports};
-pub use session::{Session, StepProfile};
+pub use session::{DeviceTensor, Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
 pub use time::Instant;

@@ -1,13 +1,16 @@
 use crate::kernel::{Kernel, KernelKey};
+use crate::loader::Loader;
+use crate::memory::{DeviceWeight, Held};
 use crate::observer::{Observer, check};
 use crate::time::Instant;
 use crate::{Device, Silent};
 use pulid_graph::PlannedGraph;
-use pulid_graph::plan::{Plan, PlannedDispatch, Port, Stage, Step};
+use pulid_graph::plan::{BufferKind, Plan, PlannedDispatch, Port, Stage, Step};
 use pulid_ops::DeviceKind;
-use pulid_tensor::{DType, Error, HostTensor, Result};
+use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A plan on a device: buffers allocated, weights uploaded, pipelines compiled. Nothing is allocated while running, but for
 /// the queue's own staging of streamed weights.
@@ -16,10 +19,14 @@ pub struct Session {
     device: Device,
     plan: Plan,
     buffers: Vec<wgpu::Buffer>,
+    /// Weights that stay, which other sessions may use too.
+    _weights: Vec<Arc<DeviceWeight>>,
+    /// The session's own buffers.
+    _held: [Held; 2],
     prologue: Vec<Recorded>,
     steps: Vec<Recorded>,
     /// Weights that stream, in main memory, by their place in the plan.
-    streamed: HashMap<usize, HostTensor>,
+    streamed: HashMap<usize, Arc<HostTensor>>,
     /// An input of the prologue changed since it last ran.
     dirty: bool,
     /// Of each input, whether it holds nothing but zeros, as buffers do before they are written.
@@ -64,58 +71,89 @@ pub struct StepProfile {
     pub cost: pulid_ops::Cost,
 }
 
+/// A tensor on a device that belongs to no session: the output of one, the input of others.
+#[derive(Debug)]
+pub struct DeviceTensor {
+    device: Device,
+    ty: TensorType,
+    buffer: wgpu::Buffer,
+    _held: Held,
+}
+
+impl DeviceTensor {
+    /// Shape and element type.
+    pub fn tensor_type(&self) -> &TensorType {
+        &self.ty
+    }
+
+    /// The tensor in main memory.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub async fn read(&self) -> Result<HostTensor> {
+        HostTensor::from_bytes(&self.ty, &self.device.read_buffer(&self.buffer, self.ty.bytes()).await?)
+    }
+}
+
 /// Weights are handed to the queue in portions of this size, so that its staging memory stays small.
 const UPLOAD_PORTION: usize = 32 << 20;
 
 impl Session {
-    /// Allocates, uploads and compiles. The observer sees bytes of weights.
+    /// Allocates, uploads what is not on the device yet, and compiles. The observer sees bytes of weights.
     ///
     /// # Errors
-    /// An unreadable weight, a device out of memory, or cancellation.
+    /// An unreadable weight, a device out of memory, or cancellation. The device stays usable, unless it is lost.
     pub async fn new(device: &Device, planned: &PlannedGraph, observer: &dyn Observer) -> Result<Session> {
         let plan = planned.plan.clone();
-        let mut buffers = Vec::with_capacity(plan.buffers.len());
-        for (i, b) in plan.buffers.iter().enumerate() {
-            buffers.push(device.new_buffer(&format!("{}.{i}", plan.network), b.bytes)?);
-        }
-        let total: usize = plan.weights.iter().map(|w| w.ty.bytes()).sum();
-        let (mut done, mut pending) = (0usize, 0usize);
-        let streams: HashSet<usize> = plan.streamed().collect();
-        let mut streamed = HashMap::new();
-        for (index, (port, weight)) in plan.weights.iter().zip(&planned.weights).enumerate() {
-            check(observer)?;
-            let tensor = weight.load()?;
-            if tensor.shape() != &port.ty.shape {
-                let detail = format!("expected {}, the file gives {}", port.ty, tensor.tensor_type());
-                return Err(Error::Weight { key: port.name.clone(), source_name: plan.network.clone(), detail });
-            }
-            let tensor = tensor.into_dtype(port.ty.dtype);
-            done += port.ty.bytes();
-            if streams.contains(&index) {
-                streamed.insert(index, tensor);
-                observer.progress(done as u64, total as u64);
-                continue;
-            }
-            device.write_buffer(&buffers[port.buffer], tensor.bytes());
-            pending += port.ty.bytes();
-            if pending >= UPLOAD_PORTION {
-                device.inner.queue.submit([]);
-                device.finished().await?;
-                pending = 0;
-            }
-            observer.progress(done as u64, total as u64);
-        }
-        let params = Params::new(device, &plan)?;
+        let weights = upload_weights(device, planned, observer).await?;
         let zero = vec![true; plan.inputs.len()];
-        let mut offset = 0;
-        let mut record = |steps: &[Step]| -> Result<Vec<Recorded>> {
-            steps.iter().map(|step| record_step(device, step, &buffers, &zero, &params, &mut offset)).collect()
+        let keys = plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches).map(kernel_key);
+        let unknown: Vec<_> = keys.filter(|key| !device.has_kernel(key)).collect();
+        let recorded = device.scoped(|| {
+            let mut buffers = Vec::with_capacity(plan.buffers.len());
+            for (i, b) in plan.buffers.iter().enumerate() {
+                buffers.push(match weights.resident.get(&i) {
+                    Some(weight) => weight.buffer.clone(),
+                    None => device.create_buffer(&format!("{}.{i}", plan.network), b.bytes),
+                });
+            }
+            let params = Params::new(device, &plan);
+            let mut offset = 0;
+            let mut record = |steps: &[Step]| -> Result<Vec<Recorded>> {
+                steps.iter().map(|step| record_step(device, step, &buffers, &zero, &params, &mut offset)).collect()
+            };
+            let prologue = record(&plan.prologue)?;
+            let steps = record(&plan.steps)?;
+            device.inner.queue.submit([]);
+            Ok((buffers, params, prologue, steps))
+        });
+        let (buffers, params, prologue, steps) = match recorded.await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                // Whatever was compiled within the scope may be what failed.
+                device.forget(unknown);
+                return Err(error);
+            }
         };
-        let prologue = record(&plan.prologue)?;
-        let steps = record(&plan.steps)?;
-        device.inner.queue.submit([]);
         device.finished().await?;
-        Ok(Session { device: device.clone(), plan, buffers, prologue, steps, streamed, dirty: true, zero, params })
+        let bytes = |slots: bool| -> u64 {
+            let own = plan.buffers.iter().enumerate().filter(|(i, _)| !weights.resident.contains_key(i));
+            own.filter(|(_, b)| (b.kind == BufferKind::Slot) == slots).map(|(i, _)| buffers[i].size()).sum()
+        };
+        let held = [Held::weights(device, bytes(true)), Held::working(device, bytes(false))];
+        Ok(Session {
+            device: device.clone(),
+            plan,
+            buffers,
+            _weights: weights.resident.into_values().collect(),
+            _held: held,
+            prologue,
+            steps,
+            streamed: weights.streamed,
+            dirty: true,
+            zero,
+            params,
+        })
     }
 
     /// The plan it runs.
@@ -164,6 +202,57 @@ impl Session {
         device.check()
     }
 
+    /// Copies an output of another session on the same device into an input, without a trip through main memory.
+    ///
+    /// # Errors
+    /// When there is no such input or output, their types differ, or the sessions are on different devices.
+    pub async fn write_from(&mut self, name: &str, other: &Session, output: &str) -> Result<()> {
+        self.write_tensor(name, &other.tensor(output).await?).await
+    }
+
+    /// An output as a tensor of its own on the device, which later runs do not change.
+    ///
+    /// # Errors
+    /// When there is no such output, or the device is lost or out of memory.
+    pub async fn tensor(&self, output: &str) -> Result<DeviceTensor> {
+        let port = &self.plan.outputs[find(&self.plan.outputs, output, "output", &self.plan.network)?];
+        let from = &self.buffers[port.buffer];
+        let buffer = self.device.scoped(|| {
+            let buffer = self.device.create_buffer(output, port.ty.bytes());
+            copy(&self.device, from, &buffer);
+            Ok(buffer)
+        });
+        let buffer = buffer.await?;
+        let held = Held::working(&self.device, buffer.size());
+        Ok(DeviceTensor { device: self.device.clone(), ty: port.ty.clone(), buffer, _held: held })
+    }
+
+    /// Sets an input to a tensor of the same device, without a trip through main memory. Inputs that leave steps out where they are
+    /// zero count as not zero then: nobody looks.
+    ///
+    /// # Errors
+    /// When there is no such input, its type differs, or the tensor is on another device.
+    pub async fn write_tensor(&mut self, name: &str, tensor: &DeviceTensor) -> Result<()> {
+        let index = find(&self.plan.inputs, name, "input", &self.plan.network)?;
+        let port = &self.plan.inputs[index];
+        if tensor.ty != port.ty {
+            let detail = format!("{} expects `{name}` {}, got {}", self.plan.network, port.ty, tensor.ty);
+            return Err(Error::invalid("input", detail));
+        }
+        if !Arc::ptr_eq(&self.device.inner, &tensor.device.inner) {
+            return Err(Error::invalid("input", format!("`{name}` of {} is on another device", self.plan.network)));
+        }
+        let to = &self.buffers[port.buffer];
+        self.device
+            .scoped(|| {
+                copy(&self.device, &tensor.buffer, to);
+                Ok(())
+            })
+            .await?;
+        self.dirty |= port.hoisted;
+        self.set_zero(index, false)
+    }
+
     /// Whether a step's result is needed with the inputs as they are.
     fn is_needed(&self, step: &Step) -> bool {
         step.unless_zero.is_none_or(|input| !self.zero[input])
@@ -195,20 +284,24 @@ impl Session {
             let mut queued = unit.recorded.iter().peekable();
             while queued.peek().is_some() {
                 check(observer)?;
-                let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
                 let mut submitted = 0u64;
-                {
-                    let mut pass = encoder.begin_compute_pass(&Default::default());
-                    while let Some(recorded) = queued.next_if(|_| submitted < portion) {
-                        encode(&mut pass, recorded);
-                        submitted += recorded.flops;
+                let submission = self.device.scoped(|| {
+                    let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+                    {
+                        let mut pass = encoder.begin_compute_pass(&Default::default());
+                        while let Some(recorded) = queued.next_if(|_| submitted < portion) {
+                            encode(&mut pass, recorded);
+                            submitted += recorded.flops;
+                        }
                     }
-                }
-                self.device.inner.queue.submit([encoder.finish()]);
-                // The next stage's weights are copied while this one's last portion computes.
-                if let (None, Some(next)) = (queued.peek(), units.get(i + 1)) {
-                    self.upload(next.weights);
-                }
+                    self.device.inner.queue.submit([encoder.finish()]);
+                    // The next stage's weights are copied while this one's last portion computes.
+                    if let (None, Some(next)) = (queued.peek(), units.get(i + 1)) {
+                        self.upload(next.weights);
+                    }
+                    Ok(())
+                });
+                submission.await?;
                 self.device.finished().await?;
                 done += submitted;
                 observer.progress(done, total);
@@ -237,6 +330,7 @@ impl Session {
         for w in weights {
             if let Some(tensor) = self.streamed.get(w) {
                 self.device.write_buffer(&self.buffers[self.plan.weights[*w].buffer], tensor.bytes());
+                self.device.inner.counters.uploaded.fetch_add(tensor.bytes().len() as u64, Relaxed);
             }
         }
     }
@@ -326,9 +420,13 @@ impl Session {
     }
 
     async fn submit(&self, recorded: &Recorded) -> Result<()> {
-        let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
-        encode(&mut encoder.begin_compute_pass(&Default::default()), recorded);
-        self.device.inner.queue.submit([encoder.finish()]);
+        let submission = self.device.scoped(|| {
+            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+            encode(&mut encoder.begin_compute_pass(&Default::default()), recorded);
+            self.device.inner.queue.submit([encoder.finish()]);
+            Ok(())
+        });
+        submission.await?;
         self.device.finished().await
     }
 }
@@ -357,7 +455,7 @@ struct Params {
 }
 
 impl Params {
-    fn new(device: &Device, plan: &Plan) -> Result<Params> {
+    fn new(device: &Device, plan: &Plan) -> Params {
         let alignment = u64::from(device.inner.uniform_alignment.max(16));
         let mut bytes = Vec::new();
         for d in plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches) {
@@ -371,8 +469,7 @@ impl Params {
             mapped_at_creation: false,
         });
         device.inner.queue.write_buffer(&buffer, 0, &bytes);
-        device.check()?;
-        Ok(Params { buffer, alignment })
+        Params { buffer, alignment }
     }
 }
 
@@ -386,13 +483,87 @@ fn record_step(
 ) -> Result<Recorded> {
     let mut dispatches = Vec::with_capacity(step.dispatches.len());
     for d in &step.dispatches {
-        let kernel = device.kernel(KernelKey::new(d.shader, &d.features, &d.constants))?;
+        let kernel = device.kernel(kernel_key(d))?;
         let group = bind(device, d, &kernel, buffers, zero, params, *offset);
         dispatches.push(RecordedDispatch { kernel, group, grid: d.grid, offset: *offset });
         *offset += (d.params.len() as u64).next_multiple_of(params.alignment);
     }
-    device.check()?;
     Ok(Recorded { flops: step.cost.flops, dispatches })
+}
+
+fn kernel_key(d: &PlannedDispatch) -> KernelKey {
+    KernelKey::new(d.shader, &d.features, &d.constants)
+}
+
+/// All of one buffer into another of the same size.
+fn copy(device: &Device, from: &wgpu::Buffer, to: &wgpu::Buffer) {
+    let mut encoder = device.inner.device.create_command_encoder(&Default::default());
+    encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size().min(to.size()));
+    device.inner.queue.submit([encoder.finish()]);
+}
+
+/// A plan's weights.
+struct LoadedWeights {
+    /// By buffer.
+    resident: HashMap<usize, Arc<DeviceWeight>>,
+    /// By their place in the plan.
+    streamed: HashMap<usize, Arc<HostTensor>>,
+}
+
+/// Uploads the weights that are not on the device yet, and reads those that stream into main memory.
+async fn upload_weights(device: &Device, planned: &PlannedGraph, observer: &dyn Observer) -> Result<LoadedWeights> {
+    let plan = &planned.plan;
+    let streams: HashSet<usize> = plan.streamed().collect();
+    let mut loaded = LoadedWeights { resident: HashMap::new(), streamed: HashMap::new() };
+    let mut missing = Vec::new();
+    for (index, (port, weight)) in plan.weights.iter().zip(&planned.weights).enumerate() {
+        let shared = &device.inner.weights;
+        let known = match streams.contains(&index) {
+            true => shared.streamed.get(weight.key(), &port.ty).map(|t| drop(loaded.streamed.insert(index, t))),
+            false => shared.resident.get(weight.key(), &port.ty).map(|w| drop(loaded.resident.insert(port.buffer, w))),
+        };
+        if known.is_none() {
+            missing.push(index);
+        }
+    }
+    let total: usize = missing.iter().map(|&i| plan.weights[i].ty.bytes()).sum();
+    let (mut done, mut pending) = (0usize, 0usize);
+    let mut loader = Loader::new(missing.iter().map(|&i| planned.weights[i].clone()).collect());
+    for index in missing {
+        check(observer)?;
+        let (port, weight) = (&plan.weights[index], &planned.weights[index]);
+        let tensor = loader.next()?;
+        if tensor.shape() != &port.ty.shape {
+            let detail = format!("expected {}, the file gives {}", port.ty, tensor.tensor_type());
+            return Err(Error::Weight { key: port.name.clone(), source_name: plan.network.clone(), detail });
+        }
+        let tensor = tensor.into_dtype(port.ty.dtype);
+        done += port.ty.bytes();
+        if streams.contains(&index) {
+            let tensor = Arc::new(tensor);
+            device.inner.weights.streamed.insert(weight.key(), &port.ty, tensor.clone());
+            loaded.streamed.insert(index, tensor);
+            observer.progress(done as u64, total as u64);
+            continue;
+        }
+        let upload = device.scoped(|| {
+            let on_device = DeviceWeight::new(device, &port.name, port.ty.bytes());
+            device.write_buffer(&on_device.buffer, tensor.bytes());
+            Ok(Arc::new(on_device))
+        });
+        let on_device = upload.await?;
+        device.inner.counters.uploaded.fetch_add(tensor.bytes().len() as u64, Relaxed);
+        device.inner.weights.resident.insert(weight.key(), &port.ty, on_device.clone());
+        loaded.resident.insert(port.buffer, on_device);
+        pending += port.ty.bytes();
+        if pending >= UPLOAD_PORTION {
+            device.inner.queue.submit([]);
+            device.finished().await?;
+            pending = 0;
+        }
+        observer.progress(done as u64, total as u64);
+    }
+    Ok(loaded)
 }
 
 /// A dispatch's parameters at `offset` and the buffers that it reads and writes while these inputs are zero.

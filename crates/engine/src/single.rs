@@ -57,7 +57,6 @@ pub async fn run_single_edited(
 pub(crate) fn edited(device: &Device, key: &KernelKey, edit: &dyn Fn(&str, &str) -> String) -> Result<Arc<Kernel>> {
     let options = DeviceOptions { bounds_checks: true, ..DeviceOptions::default() };
     let kernel = Kernel::compile_edited(&device.inner.device, key, options, |text| edit(key.shader, text).into())?;
-    device.check()?;
     Ok(Arc::new(kernel))
 }
 
@@ -73,12 +72,12 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(device: &Device, used: usize) -> Result<Guarded> {
+    fn new(device: &Device, used: usize) -> Guarded {
         let start = GUARD.next_multiple_of(device.inner.storage_alignment as usize);
         let size = start + used.next_multiple_of(16) + GUARD;
-        let buffer = device.new_buffer("guarded", size)?;
+        let buffer = device.create_buffer("guarded", size);
         device.inner.queue.write_buffer(&buffer, 0, &vec![SENTINEL; size]);
-        Ok(Guarded { buffer, size, start, used })
+        Guarded { buffer, size, start, used }
     }
 
     /// The result and the guard behind it: a kernel that writes further than its result is caught by the guard, and not stopped
@@ -116,58 +115,73 @@ pub(crate) async fn run(
     kernel_of: &dyn Fn(KernelKey) -> Result<Arc<Kernel>>,
 ) -> Result<SingleRun> {
     let gpu = &device.inner;
-    let mut operands = Vec::with_capacity(inputs.len());
-    for tensor in inputs {
-        let buffer = device.new_buffer("operand", tensor.bytes().len())?;
-        device.write_buffer(&buffer, tensor.bytes());
-        operands.push(buffer);
-    }
-    let result = Guarded::new(device, output.bytes())?;
-    let scratch = variant.scratch.iter().map(|&b| Guarded::new(device, b)).collect::<Result<Vec<_>>>()?;
-
-    let mut recorded = Vec::with_capacity(variant.dispatches.len());
-    for d in &variant.dispatches {
-        let kernel = kernel_of(KernelKey::new(d.shader, &d.features, &d.constants))?;
-        let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("parameters"),
-            size: (d.params.len() as u64).next_multiple_of(16),
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        gpu.queue.write_buffer(&params, 0, &d.params);
-        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() }];
-        for (i, slot) in d.bindings.iter().enumerate() {
-            // Exactly the operand: a kernel that reads past a binding is the device's to stop.
-            let resource = match *slot {
-                Slot::Input(i) => operands[i].as_entire_binding(),
-                Slot::Output => result.binding(),
-                Slot::Scratch(i) => scratch[i].binding(),
-                Slot::Unused => operands[0].as_entire_binding(),
-            };
-            entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
+    let keys = || variant.dispatches.iter().map(|d| KernelKey::new(d.shader, &d.features, &d.constants));
+    let unknown: Vec<_> = keys().filter(|key| !device.has_kernel(key)).collect();
+    let prepared = device.scoped(|| {
+        let mut operands = Vec::with_capacity(inputs.len());
+        for tensor in inputs {
+            let buffer = device.create_buffer("operand", tensor.bytes().len());
+            device.write_buffer(&buffer, tensor.bytes());
+            operands.push(buffer);
         }
-        let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(d.shader),
-            layout: &kernel.layout,
-            entries: &entries,
-        });
-        recorded.push((kernel, group, d.grid));
-    }
-    device.check()?;
+        let result = Guarded::new(device, output.bytes());
+        let scratch: Vec<_> = variant.scratch.iter().map(|&b| Guarded::new(device, b)).collect();
+
+        let mut recorded = Vec::with_capacity(variant.dispatches.len());
+        for d in &variant.dispatches {
+            let kernel = kernel_of(KernelKey::new(d.shader, &d.features, &d.constants))?;
+            let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("parameters"),
+                size: (d.params.len() as u64).next_multiple_of(16),
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            gpu.queue.write_buffer(&params, 0, &d.params);
+            let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() }];
+            for (i, slot) in d.bindings.iter().enumerate() {
+                // Exactly the operand: a kernel that reads past a binding is the device's to stop.
+                let resource = match *slot {
+                    Slot::Input(i) => operands[i].as_entire_binding(),
+                    Slot::Output => result.binding(),
+                    Slot::Scratch(i) => scratch[i].binding(),
+                    Slot::Unused => operands[0].as_entire_binding(),
+                };
+                entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
+            }
+            let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(d.shader),
+                layout: &kernel.layout,
+                entries: &entries,
+            });
+            recorded.push((kernel, group, d.grid));
+        }
+        Ok((result, scratch, recorded))
+    });
+    let (result, scratch, recorded) = match prepared.await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            device.forget(unknown);
+            return Err(error);
+        }
+    };
 
     let mut seconds = Vec::with_capacity(repeats);
     for repeat in 0..=repeats {
         let start = Instant::now();
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (kernel, group, [x, y, z]) in &recorded {
-                pass.set_pipeline(&kernel.pipeline);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(*x, *y, *z);
+        let submission = device.scoped(|| {
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for (kernel, group, [x, y, z]) in &recorded {
+                    pass.set_pipeline(&kernel.pipeline);
+                    pass.set_bind_group(0, group, &[]);
+                    pass.dispatch_workgroups(*x, *y, *z);
+                }
             }
-        }
-        gpu.queue.submit([encoder.finish()]);
+            gpu.queue.submit([encoder.finish()]);
+            Ok(())
+        });
+        submission.await?;
         device.finished().await?;
         if repeat > 0 {
             seconds.push(start.elapsed().as_secs_f64());

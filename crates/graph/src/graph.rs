@@ -1,6 +1,10 @@
-use crate::Weight;
+use crate::{Weight, WeightKey};
 use pulid_ops::Operator;
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// A value in a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,13 +78,16 @@ pub struct Graph {
     pub(crate) name: String,
     pub(crate) nodes: Vec<Node>,
     pub(crate) outputs: Vec<(String, NodeId)>,
+    /// The node of each weight.
+    weights: HashMap<(Arc<WeightKey>, TensorType), NodeId>,
     scope: Vec<String>,
 }
 
 impl Graph {
     /// An empty graph of a network.
     pub fn new(name: impl Into<String>) -> Self {
-        Graph { name: name.into(), nodes: Vec::new(), outputs: Vec::new(), scope: Vec::new() }
+        let (nodes, outputs) = (Vec::new(), Vec::new());
+        Graph { name: name.into(), nodes, outputs, weights: HashMap::new(), scope: Vec::new() }
     }
 
     /// Name of the network.
@@ -142,10 +149,16 @@ impl Graph {
         Ok(self.add(NodeKind::Input { name: name.clone(), rate }, ty, name))
     }
 
-    /// Declares a weight of the given type.
+    /// Declares a weight of the given type; one of equal key and type that is there already is the same node.
     pub fn weight(&mut self, weight: Weight, ty: TensorType) -> NodeId {
+        let key = (weight.key().clone(), ty.clone());
+        if let Some(&known) = self.weights.get(&key) {
+            return known;
+        }
         let label = weight.name.clone();
-        self.add(NodeKind::Weight(weight), ty, label)
+        let id = self.add(NodeKind::Weight(weight), ty, label);
+        self.weights.insert(key, id);
+        id
     }
 
     /// Adds a constant.
@@ -206,6 +219,24 @@ impl Graph {
         }
         self.outputs.push((name, id));
         Ok(())
+    }
+
+    /// A hash of everything that decides what the graph computes: operators, types, names of inputs and outputs, keys of weights.
+    /// Graphs of equal fingerprints can use one session.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut add = |text: &dyn fmt::Debug| hash.update(format!("{text:?};"));
+        for node in &self.nodes {
+            add(&node.ty);
+            match &node.kind {
+                NodeKind::Input { name, rate } => add(&(name, rate)),
+                NodeKind::Weight(weight) => add(weight.key()),
+                NodeKind::Reshape(from) => add(from),
+                NodeKind::Apply { operator, inputs } => add(&(operator.name(), operator.attributes(), inputs)),
+            }
+        }
+        add(&self.outputs);
+        hash.finalize().into()
     }
 
     /// Whether each node is the same for all steps of a run: it depends on weights and inputs of rate [`Rate::Run`] alone.

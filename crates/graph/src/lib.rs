@@ -17,4 +17,4 @@ pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
 pub use passes::optimize;
 pub use plan::{Alternative, Plan, Stage};
 pub use planner::{Chooser, FirstVariant, PlannedGraph, plan};
-pub use weight::{LoadWeight, Weight};
+pub use weight::{LoadWeight, Weight, WeightKey};

@@ -152,13 +152,14 @@ impl EvaClip {
         vs.shape("cls_token")?;
         let positions = move |vs: &Vars| Ok(vs.tensor("pos_embed", [1, patches + 1, width])?.to_f32_vec());
         let class = TensorType::new(vs.dtype(), [1, 1, width]);
-        let class = vs.computed(g, "cls_token", class, move |vs| {
-            let token = vs.tensor("cls_token", [1, 1, width])?.to_f32_vec();
-            let sum = token.iter().zip(positions(vs)?).map(|(a, b)| a + b).collect();
-            HostTensor::from_f32([1, 1, width], sum)
-        });
+        let class =
+            vs.computed(g, "cls_token", &["cls_token", "pos_embed"], "at the first position", class, move |vs| {
+                let token = vs.tensor("cls_token", [1, 1, width])?.to_f32_vec();
+                let sum = token.iter().zip(positions(vs)?).map(|(a, b)| a + b).collect();
+                HostTensor::from_f32([1, 1, width], sum)
+            });
         let table = TensorType::f32([patches, width]);
-        let table = vs.computed(g, "pos_embed", table, move |vs| {
+        let table = vs.computed(g, "pos_embed", &["pos_embed"], "without the first", table, move |vs| {
             HostTensor::from_f32([patches, width], positions(vs)?.split_off(width))
         });
         g.scoped("pos_embed", |g| {

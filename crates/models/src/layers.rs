@@ -114,6 +114,8 @@ impl Vars {
         for part in &statistics {
             self.extent(part, 1, 0)?;
         }
+        let reads: Vec<_> = statistics.iter().chain([&key]).cloned().collect();
+        let reads: Vec<_> = reads.iter().map(String::as_str).collect();
         // The factor and the offset of each output channel.
         let affine = move |vs: &Vars| -> Result<(Vec<f32>, Vec<f32>)> {
             let read = |i: usize| Ok(vs.tensor(&statistics[i], [out])?.to_f32_vec());
@@ -124,12 +126,13 @@ impl Vars {
             Ok((scale.iter().map(|&s| s as f32).collect(), offset))
         };
         let offset = affine.clone();
-        let bias = self.computed(g, &format!("{norm}.bias"), TensorType::f32([out]), move |vs| {
+        let bias_name = format!("{norm}.bias");
+        let bias = self.computed(g, &bias_name, &reads, "batch norm's offset", TensorType::f32([out]), move |vs| {
             HostTensor::from_f32([out], offset(vs)?.1)
         });
         let dtype = self.weight_dtype(&key)?;
         let hwio = TensorType::new(dtype, [kernel, kernel, inputs, out]);
-        let weight = self.computed(g, &key.clone(), hwio, move |vs| {
+        let weight = self.computed(g, &key.clone(), &reads, "batch norm's filters", hwio, move |vs| {
             let scale = affine(vs)?.0;
             let filters = channels_last(&vs.tensor(&key, oihw)?.cast(DType::F32))?;
             let scaled = filters.as_f32()?.iter().enumerate().map(|(i, w)| w * scale[i % out]).collect();

@@ -14,6 +14,7 @@ mod layers;
 mod misfits;
 pub mod onnx;
 mod padded;
+mod patch;
 pub mod pulid;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod run;
@@ -25,5 +26,6 @@ pub use config::PerBlock;
 pub use eva_clip::{EvaClip, EvaSettings};
 pub use family::{family, onnx_family};
 pub use layers::Conv;
+pub use patch::{Patch, Patches};
 pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles};
 pub use vars::{Precision, Vars};

@@ -28,10 +28,17 @@ impl Vars {
         let (rows, columns) = (padded(k, BLOCK), padded(n, 4));
         let stored = Shape::from([n, k]);
         let dtype = self.product_dtype("weight", &stored, &Shape::from([rows, columns]))?;
-        let weight = self.computed(g, "weight", TensorType::new(dtype, [rows, columns]), move |vs| {
-            let matrix = transpose(&vs.tensor("weight", [n, k])?.into_dtype(DType::F32))?;
-            extend(&matrix, [rows, columns])
-        });
+        let weight = self.computed(
+            g,
+            "weight",
+            &["weight"],
+            "transposed, padded",
+            TensorType::new(dtype, [rows, columns]),
+            move |vs| {
+                let matrix = transpose(&vs.tensor("weight", [n, k])?.into_dtype(DType::F32))?;
+                extend(&matrix, [rows, columns])
+            },
+        );
         let mut operands = vec![x, weight];
         if rows > k {
             let mut after = vec![0; rank];
@@ -40,7 +47,7 @@ impl Vars {
         }
         if bias {
             self.expect("bias", &Shape::from([n]))?;
-            operands.push(self.computed(g, "bias", TensorType::f32([columns]), move |vs| {
+            operands.push(self.computed(g, "bias", &["bias"], "padded", TensorType::f32([columns]), move |vs| {
                 let mut values = vs.tensor("bias", [n])?.to_f32_vec();
                 values.resize(columns, 0.0);
                 HostTensor::from_f32([columns], values)

@@ -1,11 +1,13 @@
 //! Weights of a network by checkpoint key, as graph nodes.
 
 use crate::misfits::{self, Misfits};
-use pulid_checkpoint::Checkpoint;
-use pulid_graph::{Graph, NodeId, Weight};
+use crate::patch::{Patch, Patches};
+use pulid_checkpoint::{Checkpoint, unique_identity};
+use pulid_graph::{Graph, NodeId, Weight, WeightKey};
 use pulid_ops::fits_quantized;
 use pulid_tensor::{BLOCK, DType, Data, Error, HostTensor, MaybeSendSync, Result, Shape, TensorType};
 use std::fmt::Display;
+use std::sync::Arc;
 
 /// Element types a network runs with. Small vectors (biases, norms' gains) are f32 always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +60,15 @@ enum Layout {
 }
 
 impl Layout {
+    /// The name in keys.
+    const fn name(self) -> &'static str {
+        match self {
+            Layout::Same => "same",
+            Layout::Transposed => "transposed",
+            Layout::ChannelsLast => "channels last",
+        }
+    }
+
     /// The graph's shape of a tensor of the file.
     fn of(self, stored: &Shape) -> Shape {
         match self {
@@ -74,13 +85,14 @@ pub struct Vars {
     checkpoint: Checkpoint,
     path: String,
     precision: Precision,
+    patches: Option<Arc<dyn Patches>>,
     misfits: Misfits,
 }
 
 impl Vars {
     /// All of a checkpoint.
     pub fn new(checkpoint: Checkpoint, precision: Precision) -> Self {
-        Vars { checkpoint, path: String::new(), precision, misfits: Misfits::default() }
+        Vars { checkpoint, path: String::new(), precision, patches: None, misfits: Misfits::default() }
     }
 
     /// The tensors below `module`, or all where there are none: some files hold the bare module.
@@ -127,6 +139,16 @@ impl Vars {
             vars.precision.weights = Some(DType::F16);
         }
         vars
+    }
+
+    /// The same view of weights that are changed while they load.
+    pub fn with_patches(self, patches: Arc<dyn Patches>) -> Vars {
+        Vars { patches: Some(patches), ..self }
+    }
+
+    /// What is added to a tensor of this module.
+    fn patch(&self, key: &str) -> Option<Patch> {
+        self.patches.as_ref()?.of(key)
     }
 
     /// Element types in use.
@@ -197,7 +219,12 @@ impl Vars {
     /// # Errors
     /// When it is missing or has another shape.
     pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<HostTensor> {
-        self.checkpoint.tensor_of_shape(&self.key(name), shape)
+        let key = self.key(name);
+        let tensor = self.checkpoint.tensor_of_shape(&key, shape)?;
+        match self.patch(&key) {
+            Some(patch) => patch.apply(tensor.into_dtype(DType::F32)),
+            None => Ok(tensor),
+        }
     }
 
     /// Reads some rows of a table of the given shape as f32, and nothing else of it.
@@ -276,16 +303,36 @@ impl Vars {
         Ok(self.precision.product(found, shape))
     }
 
-    /// A weight computed from several tensors of this module when it is loaded.
+    /// A weight computed from the tensors `reads` of this module when it is loaded. `recipe` says how: beside these tensors and its
+    /// type it decides what the weight is.
     pub fn computed(
         &self,
         g: &mut Graph,
         name: &str,
+        reads: &[&str],
+        recipe: &'static str,
         ty: TensorType,
         load: impl Fn(&Vars) -> Result<HostTensor> + MaybeSendSync + 'static,
     ) -> NodeId {
         let (vs, dtype) = (self.clone(), ty.dtype);
-        g.weight(Weight::new(self.key(name), move || Ok(load(&vs)?.cast(dtype))), ty)
+        let keys: Vec<_> = reads.iter().map(|name| self.weight_key(&self.key(name), recipe)).collect();
+        let patches: Vec<_> = keys.iter().filter_map(|key| key.patch.as_deref()).collect();
+        let key = WeightKey {
+            source: keys.iter().map(|key| key.source.as_str()).collect::<Vec<_>>().join(" and "),
+            layout: recipe.into(),
+            patch: (!patches.is_empty()).then(|| patches.join(" and ").into()),
+        };
+        g.weight(Weight::new(self.key(name), key, move || Ok(load(&vs)?.cast(dtype))), ty)
+    }
+
+    /// The key of a tensor; of a missing one, which [`Vars::complete`] reports, one that no other has.
+    fn weight_key(&self, key: &str, layout: &'static str) -> WeightKey {
+        // An error would look for the closest keys, which takes its time.
+        let found = self.checkpoint.contains(key).then(|| self.checkpoint.identity(key));
+        let source = found.and_then(Result::ok).unwrap_or_else(|| unique_identity(self.source_name().as_ref()));
+        let mut weight = WeightKey::new(source, layout);
+        weight.patch = self.patch(key).map(|patch| patch.id().clone());
+        weight
     }
 
     /// The graph's type of a large weight.
@@ -312,6 +359,10 @@ impl Vars {
             return Err(self.error(name, format!("expected floating-point numbers, found {found}")));
         }
         let shape = layout.of(stored);
+        let (weight_key, patch) = (self.weight_key(&key, layout.name()), self.patch(&key));
+        if patch.is_some() && found.is_quantized() {
+            return Err(self.error(name, "is stored in quantised blocks, which cannot be changed while they load"));
+        }
         let checkpoint = self.checkpoint.clone();
         let load = {
             let (key, stored) = (key.clone(), stored.clone());
@@ -319,7 +370,10 @@ impl Vars {
                 if checkpoint.info(&key)?.dtype.is_quantized() {
                     return checkpoint.tensor(&key);
                 }
-                let tensor = checkpoint.tensor_of_shape(&key, stored.clone())?;
+                let mut tensor = checkpoint.tensor_of_shape(&key, stored.clone())?;
+                if let Some(patch) = &patch {
+                    tensor = patch.apply(tensor.into_dtype(DType::F32))?;
+                }
                 // Blocks are made of values in their final order.
                 let tensor = if dtype.is_quantized() { tensor } else { tensor.into_dtype(dtype) };
                 let tensor = match layout {
@@ -330,7 +384,7 @@ impl Vars {
                 Ok(tensor.into_dtype(dtype))
             }
         };
-        Ok(g.weight(Weight::new(key, load), TensorType::new(dtype, shape)))
+        Ok(g.weight(Weight::new(key, weight_key, load), TensorType::new(dtype, shape)))
     }
 
     fn key(&self, name: &str) -> String {

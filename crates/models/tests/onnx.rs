@@ -52,7 +52,13 @@ fn model(ints: &[i64], nodes: Vec<Node>) -> OnnxNetwork {
         outputs: vec![info("y", None)],
         ..Graph::default()
     };
-    OnnxNetwork::new(Model { name: "test.onnx".into(), producer: String::new(), opset: 13, graph })
+    OnnxNetwork::new(Model {
+        name: "test.onnx".into(),
+        identity: "test".into(),
+        producer: String::new(),
+        opset: 13,
+        graph,
+    })
 }
 
 fn build(network: &OnnxNetwork) -> Result<pulid_graph::Graph> {
@@ -160,7 +166,7 @@ fn integer_inputs_decide_the_graph() {
         outputs: vec![info("y", ElementType::F32)],
         ..Graph::default()
     };
-    let model = Model { name: "test.onnx".into(), producer: String::new(), opset: 13, graph };
+    let model = Model { name: "test.onnx".into(), identity: "test".into(), producer: String::new(), opset: 13, graph };
     let network = OnnxNetwork::new(model);
     let build = |target: OnnxInput| {
         let x = OnnxInput::Extents(vec![2, 3, 4]);
@@ -184,7 +190,13 @@ fn values_of_float_inputs_stand_where_constants_do() {
         outputs: vec![info("y")],
         ..Graph::default()
     };
-    let network = OnnxNetwork::new(Model { name: "test.onnx".into(), producer: String::new(), opset: 13, graph });
+    let network = OnnxNetwork::new(Model {
+        name: "test.onnx".into(),
+        identity: "test".into(),
+        producer: String::new(),
+        opset: 13,
+        graph,
+    });
     let build = |scales: OnnxInput| {
         let x = OnnxInput::Extents(vec![1, 1, 2, 3]);
         network.build_for(&[("x".into(), x), ("scales".into(), scales)].into(), Precision::F32)

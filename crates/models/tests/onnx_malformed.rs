@@ -117,7 +117,11 @@ fn broken_node_tests_are_refused() {
     // Where it panics, and the first graph that makes it.
     static PANICS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
     std::panic::set_hook(Box::new(|info| {
-        let place = format!("{}: {:?}", info.location().unwrap(), info.payload_as_str());
+        // A message with arguments is a String, one without a literal.
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        let place = format!("{}: {text:?}", info.location().unwrap());
         PANICS.lock().unwrap().entry(place).or_default();
     }));
     let mut random = Random(1);

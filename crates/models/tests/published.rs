@@ -29,6 +29,10 @@ impl Source for HeaderOnly {
         Path::new("published")
     }
 
+    fn identity(&self) -> String {
+        format!("published {}", self.len)
+    }
+
     fn len(&self) -> u64 {
         self.len
     }

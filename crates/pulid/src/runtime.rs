@@ -1,7 +1,8 @@
 //! Where networks run: a device, or the CPU reference. The pipeline does not care which.
 
 use crate::image::RgbImage;
-use pulid_engine::{Autotune, Device, DeviceOptions, Observer, Session, TuneBudget, tune};
+pub use crate::pool::{Keep, Lease, Pool};
+use pulid_engine::{Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Session, TuneBudget, tune};
 use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, optimize, plan, reference, residency};
 use pulid_models::Precision;
 use pulid_ops::{DeviceKind, Operator, Variant};
@@ -64,6 +65,8 @@ pub enum Runtime {
         budget: Arc<Mutex<TuneBudget>>,
         /// Bytes of device memory that one network may take; what does not fit streams.
         memory: Option<u64>,
+        /// Networks that stay on the device between uses.
+        pool: Arc<Pool>,
     },
     /// Plain Rust with f64 accumulation: slow, precise, needs no driver.
     Reference,
@@ -83,30 +86,50 @@ impl Runtime {
         // Software devices profit little and would take long; GPUs are worth a few seconds once.
         let seconds = if device.capabilities().kind == DeviceKind::Cpu { 1.0 } else { 15.0 };
         let budget = Arc::new(Mutex::new(TuneBudget { seconds }));
-        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off, budget, memory: None })
+        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off, budget, memory: None, pool: Arc::default() })
     }
 
     /// Measures kernel variants from now on, starting from choices made earlier (ignored when they belong to another
     /// device or driver, or to other kernels).
-    pub fn with_tuning(self, known: Option<Autotune>) -> Runtime {
-        match self {
-            Runtime::Gpu { device, choices, budget, memory, .. } => {
-                let fits = known.filter(|k| k.fits(&device));
-                let choices = fits.map_or(choices, |known| Arc::new(Mutex::new(known)));
-                Runtime::Gpu { device, choices, tuning: Tuning::On, budget, memory }
+    pub fn with_tuning(mut self, known: Option<Autotune>) -> Runtime {
+        if let Runtime::Gpu { device, choices, tuning, .. } = &mut self {
+            if let Some(known) = known.filter(|k| k.fits(device)) {
+                *choices = Arc::new(Mutex::new(known));
             }
-            other => other,
+            *tuning = Tuning::On;
         }
+        self
     }
 
     /// Keeps every network within a budget of device memory: weights that do not fit are uploaded anew for each run, stage by
-    /// stage, while the stage before computes. The reference has no device memory.
-    pub fn with_memory(self, bytes: Option<u64>) -> Runtime {
+    /// stage, while the stage before computes. What stays between uses fits it too. The reference has no device memory.
+    pub fn with_memory(mut self, bytes: Option<u64>) -> Runtime {
+        if let Runtime::Gpu { memory, .. } = &mut self {
+            *memory = bytes;
+        }
+        self
+    }
+
+    /// What stays on the device between uses from now on.
+    pub fn keeping(mut self, keep: Keep) -> Runtime {
+        if let Runtime::Gpu { pool, .. } = &mut self {
+            *pool = Arc::new(Pool::new(keep));
+        }
+        self
+    }
+
+    /// Lets go what stays on the device between uses.
+    pub fn clear(&self) {
+        if let Runtime::Gpu { pool, .. } = self {
+            pool.clear();
+        }
+    }
+
+    /// What the device holds, and what it was given since it was opened; nothing for the reference.
+    pub fn device_memory(&self) -> DeviceMemory {
         match self {
-            Runtime::Gpu { device, choices, tuning, budget, .. } => {
-                Runtime::Gpu { device, choices, tuning, budget, memory: bytes }
-            }
-            other => other,
+            Runtime::Gpu { device, .. } => device.memory(),
+            Runtime::Reference => DeviceMemory::default(),
         }
     }
 
@@ -158,7 +181,7 @@ impl Runtime {
     /// # Errors
     /// When the device cannot run it.
     pub async fn plan(&self, graph: &Graph, observer: &dyn Observer) -> Result<Option<PlannedGraph>> {
-        let Runtime::Gpu { device, choices, tuning, budget, memory } = self else { return Ok(None) };
+        let Runtime::Gpu { device, choices, tuning, budget, memory, .. } = self else { return Ok(None) };
         let within = |planned: PlannedGraph| match memory {
             Some(bytes) => residency::fit(planned, *bytes),
             None => Ok(planned),
@@ -201,17 +224,28 @@ impl Runtime {
         matches!(self, Runtime::Gpu { memory: Some(_), .. })
     }
 
-    /// Makes a graph ready to run. The observer sees bytes of weights.
+    /// Makes a graph ready to run: takes a session of it that was kept, else plans it and loads its weights. The observer sees bytes
+    /// of weights. Where the device has no room, what was kept goes.
     ///
     /// # Errors
     /// An unreadable weight, a device out of memory, or cancellation.
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
-        match (self, self.plan(graph, observer).await?) {
-            (Runtime::Gpu { device, .. }, Some(planned)) => {
-                Ok(Loaded::Session(Box::new(Session::new(device, &planned, observer).await?)))
-            }
-            _ => Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new() }),
+        let Runtime::Gpu { device, memory, pool, .. } = self else {
+            return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new() });
+        };
+        let fingerprint = graph.fingerprint();
+        if let Some(kept) = pool.take(fingerprint) {
+            return Ok(Loaded::Session(Box::new(kept)));
         }
+        let Some(planned) = self.plan(graph, observer).await? else {
+            return Err(Error::Device(format!("{} has no plan", graph.name())));
+        };
+        pool.make_room(device, &planned, memory.or(device.memory_bytes()));
+        let session = match Session::new(device, &planned, observer).await {
+            Err(Error::OutOfMemory(_)) if pool.clear() => Session::new(device, &planned, observer).await,
+            other => other,
+        };
+        Ok(Loaded::Session(Box::new(pool.lease(fingerprint, session?))))
     }
 
     /// Loads, writes, runs and reads in one go.
@@ -241,11 +275,20 @@ impl Observer for Quiet<'_> {
     }
 }
 
+/// A network's output on its way into another.
+#[derive(Debug)]
+pub enum Tensor {
+    /// In main memory.
+    Host(HostTensor),
+    /// On the device that computed it.
+    Device(DeviceTensor),
+}
+
 /// A network ready to run again and again.
 #[derive(Debug)]
 pub enum Loaded {
     /// On a device.
-    Session(Box<Session>),
+    Session(Box<Lease>),
     /// On the CPU.
     Reference {
         /// The optimized graph.
@@ -288,6 +331,37 @@ impl Loaded {
         }
     }
 
+    /// Sets an input to what [`Loaded::run_to_tensors`] gave, which stays on the device where both are on one.
+    ///
+    /// # Errors
+    /// When there is no such input or its type differs.
+    pub async fn write_tensor(&mut self, name: &str, value: &Tensor) -> Result<()> {
+        match (self, value) {
+            (Loaded::Session(session), Tensor::Device(tensor)) => session.write_tensor(name, tensor).await,
+            (loaded, Tensor::Device(tensor)) => loaded.write(name, &tensor.read().await?.cast(DType::F32)),
+            (loaded, Tensor::Host(tensor)) => loaded.write(name, tensor),
+        }
+    }
+
+    /// [`Loaded::run`], whose outputs stay where they are for the inputs of other networks. Nobody looks at them, so that NaN is
+    /// noticed where it arrives.
+    ///
+    /// # Errors
+    /// A lost device or cancellation.
+    pub async fn run_to_tensors(&mut self, observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
+        let Loaded::Session(session) = self else {
+            return Ok(self.run(observer).await?.into_iter().map(|(name, t)| (name, Tensor::Host(t))).collect());
+        };
+        session.run(observer).await?;
+        let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
+        let mut outputs = HashMap::new();
+        for name in names {
+            let tensor = session.tensor(&name).await?;
+            outputs.insert(name, Tensor::Device(tensor));
+        }
+        Ok(outputs)
+    }
+
     /// Runs and gives every output in f32.
     ///
     /// # Errors
@@ -295,7 +369,12 @@ impl Loaded {
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<HashMap<String, HostTensor>> {
         match self {
             Loaded::Session(session) => {
-                session.run(observer).await?;
+                if let Err(error) = session.run(observer).await {
+                    if !matches!(error, Error::Cancelled) {
+                        session.abandon();
+                    }
+                    return Err(error);
+                }
                 let mut outputs = HashMap::new();
                 let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
                 for name in names {

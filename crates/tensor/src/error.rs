@@ -51,9 +51,12 @@ pub enum Error {
         /// What is wrong and what to try.
         detail: String,
     },
-    /// The device is missing, lost, out of memory or lacks a feature or limit.
+    /// The device is missing, lost, or lacks a feature or limit.
     #[error("device: {0}")]
     Device(String),
+    /// The device has no memory left for what was asked of it; it stays usable. Says what to try.
+    #[error("device: {0}")]
+    OutOfMemory(String),
     /// NaN or infinity appeared; names where it arose first.
     #[error("{network}: operator {operator} produced NaN or infinity ({detail})")]
     NotFinite {

@@ -11,7 +11,7 @@ pub fn thrown(error: Error) -> JsValue {
     let name = match &error {
         Error::Cancelled => "AbortError",
         Error::Photo { .. } => "PhotoError",
-        Error::Device(_) => "DeviceError",
+        Error::Device(_) | Error::OutOfMemory(_) => "DeviceError",
         Error::NotFinite { .. } => "NotFiniteError",
         Error::Invalid { .. } => "SettingsError",
         Error::File { .. } | Error::Weight { .. } | Error::Io { .. } | Error::Operator { .. } => "ModelError",

@@ -105,9 +105,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets the files at and below a path.
+    /// Forgets the files at and below a path, and the networks that were made of files.
     pub fn unmount(&self, prefix: &str) {
         files::unmount(prefix);
+        self.runtime.clear();
     }
 
     /// The settings that a model's pictures have where nobody says otherwise.
@@ -166,13 +167,17 @@ impl Engine {
     /// `SettingsError`, `PhotoError`, `ModelError`, `DeviceError`, `NotFiniteError` or `AbortError`.
     pub async fn generate(&self, models: JsValue, options: JsValue, on: js_sys::Function) -> Outcome<JsValue> {
         #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
         struct Made {
             images: Vec<serde_bytes::ByteBuf>,
             parameters: String,
+            uploaded_bytes: f64,
+            compiled_kernels: f64,
         }
         let models: Models = options::read(models)?;
         let chosen: Chosen = options::read(options)?;
         let listener = self.listener(on);
+        let before = self.runtime.device_memory();
         let work = async {
             let model = SdxlModel::open(&models.sdxl)?;
             let settings = Defaults::read(model.folder())?.settings(&chosen.settings(), false)?;
@@ -188,7 +193,10 @@ impl Engine {
             let parameters = options.parameters(pipeline.model().path());
             let metadata = PngMetadata { parameters: Some(parameters.clone()), generated: true };
             let images = made.images.iter().map(|i| encode_png(i, &metadata).map(Into::into)).collect::<Result<_>>()?;
-            Ok(Made { images, parameters })
+            let after = self.runtime.device_memory();
+            let uploaded_bytes = (after.uploaded_bytes - before.uploaded_bytes) as f64;
+            let compiled_kernels = (after.compiled_kernels - before.compiled_kernels) as f64;
+            Ok(Made { images, parameters, uploaded_bytes, compiled_kernels })
         };
         options::write(&work.await.map_err(thrown)?)
     }

@@ -1,6 +1,6 @@
 //! Files of the origin's private file system as sources of weights.
 
-use pulid_checkpoint::{Bytes, Source};
+use pulid_checkpoint::{Bytes, Source, unique_identity};
 use pulid_tensor::{Error, Result};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use web_sys::{FileSystemReadWriteOptions, FileSystemSyncAccessHandle};
 #[derive(Debug)]
 pub struct StoredFile {
     path: PathBuf,
+    identity: String,
     handle: FileSystemSyncAccessHandle,
     bytes: u64,
 }
@@ -22,13 +23,18 @@ impl StoredFile {
     /// When the browser does not tell its size.
     pub fn new(path: &str, handle: FileSystemSyncAccessHandle) -> Result<StoredFile> {
         let bytes = handle.get_size().map_err(|e| refused(Path::new(path), &e))?;
-        Ok(StoredFile { path: path.into(), handle, bytes: bytes as u64 })
+        let path = PathBuf::from(path);
+        Ok(StoredFile { identity: unique_identity(&path), path, handle, bytes: bytes as u64 })
     }
 }
 
 impl Source for StoredFile {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
     }
 
     fn len(&self) -> u64 {

@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub struct Model {
     /// What error messages call the file.
     pub name: String,
+    /// What tells the file's bytes from all others: [`Source::identity`](crate::Source::identity).
+    pub identity: String,
     /// The program that wrote the file; may be empty.
     pub producer: String,
     /// Version of the standard operators (domain `ai.onnx`).

@@ -34,7 +34,13 @@ pub(super) fn model(source: &dyn Source) -> Result<Model> {
         Error::Invalid { what, detail } => fail(format!("{what}: {detail}")),
         other => other,
     })?;
-    Ok(Model { name: source.path().display().to_string(), producer: proto.producer_name, opset, graph })
+    Ok(Model {
+        name: source.path().display().to_string(),
+        identity: source.identity(),
+        producer: proto.producer_name,
+        opset,
+        graph,
+    })
 }
 
 fn graph(proto: GraphProto) -> Result<Graph> {

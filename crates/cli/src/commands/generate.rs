@@ -4,7 +4,7 @@ use super::warm;
 use super::{DeviceArgs, DtypeArgs, remember_choices};
 use crate::progress::Terminal;
 use pulid::defaults::{Defaults, Settings};
-use pulid::identity::{DebugPicture, ExtractOptions, FaceModels, Identity};
+use pulid::identity::{DebugPicture, ExtractOptions, FaceModels, Identity, blank_tokens};
 use pulid::image::{PngMetadata, encode_png};
 use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, Storage, check_options};
 use pulid::preset::Preset;
@@ -167,8 +167,8 @@ pub fn run(args: &Args) -> Result<()> {
         pipeline.check_memory(&options, &terminal).await?;
         let mut seen = Vec::new();
         if let Some(person) = person {
-            let warming = match person.source {
-                Source::Photos { .. } => warm::start(&args.device, &pipeline, storage, &options),
+            let warming = match &person.source {
+                Source::Photos { .. } => warm::start(&args.device, &pipeline, storage, person.planned(&options)?),
                 Source::Tokens(_) => None,
             };
             let (identity, drawn) = person.read(&pipeline, &terminal).await?;
@@ -182,6 +182,7 @@ pub fn run(args: &Args) -> Result<()> {
         Ok::<_, Error>((pipeline, made, seen))
     })?;
     let seconds = terminal.finish();
+    let memory = pipeline.runtime().device_memory();
 
     let parameters = options.parameters(pipeline.model().path());
     let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
@@ -201,6 +202,8 @@ pub fn run(args: &Args) -> Result<()> {
             "device": pipeline.runtime().name(),
             "files": pictures,
             "latents": args.save_latents,
+            "uploaded_bytes": memory.uploaded_bytes,
+            "compiled_kernels": memory.compiled_kernels,
             "parameters": parameters,
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
@@ -294,6 +297,13 @@ impl Person {
             },
         };
         Ok(Some(Person { source, adapter, settings, window }))
+    }
+
+    /// The options with a person of whom nothing is known yet but the shape.
+    fn planned(&self, options: &GenerateOptions) -> Result<GenerateOptions> {
+        let (adapter, settings, window) = (self.adapter.clone(), self.settings, self.window);
+        let identity = IdentityUse { tokens: blank_tokens(&adapter)?, adapter, settings, window };
+        Ok(GenerateOptions { identity: Some(identity), ..options.clone() })
     }
 
     /// The person for the UNet, and what the networks saw if that is wanted.

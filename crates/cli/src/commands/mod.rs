@@ -20,7 +20,7 @@ pub use choices::remember_choices;
 
 use choices::known_choices;
 use clap::Args;
-use pulid::runtime::Runtime;
+use pulid::runtime::{Keep, Runtime};
 use pulid_checkpoint::FileSet;
 use pulid_engine::DeviceOptions;
 use pulid_tensor::{DType, Result};
@@ -78,7 +78,9 @@ fn parse_dtype(text: &str) -> std::result::Result<DType, String> {
 impl DeviceArgs {
     /// Opens what the flags ask for.
     pub async fn open(&self) -> Result<Runtime> {
-        let runtime = Runtime::open(&self.device, DeviceOptions::default()).await?.with_memory(self.memory);
+        // One command uses most networks once.
+        let runtime = Runtime::open(&self.device, DeviceOptions::default()).await?;
+        let runtime = runtime.with_memory(self.memory).keeping(Keep::Nothing);
         if self.autotune == "off" {
             return Ok(runtime);
         }

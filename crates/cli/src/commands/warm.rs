@@ -1,9 +1,9 @@
-//! Compiling a picture's kernels while its photo is being read.
+//! Compiling an image's kernels while its photo is being read.
 
 use super::DeviceArgs;
 use crate::progress::cancelled;
 use pulid::pipeline::{GenerateOptions, Pipeline, SdxlModel, Storage};
-use pulid::runtime::{Reporter, Runtime};
+use pulid::runtime::Runtime;
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::{DeviceKind, Observer};
 use pulid_models::sdxl::Part;
@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 /// Weights of a UNet, in numbers, up to which a step of it is a trifle on a CPU: the mini models have some five million.
 const SMALL: usize = 50_000_000;
 
-/// A picture that is begun for its kernels' sake. Dropped, it stops as soon as it can, and is waited for: a device must not outlive
+/// Kernels that are being compiled. Dropped, it stops as soon as it can, and is waited for: a device must not outlive
 /// the program's main thread.
 pub struct Warming {
     stop: Arc<AtomicBool>,
@@ -49,28 +49,26 @@ impl Observer for Unseen {
     }
 }
 
-impl Reporter for Unseen {}
-
-/// Begins one step of the picture, without the person, on a device of its own, where that pays.
+/// Compiles the kernels of an image's networks on a device of its own, where that pays.
 ///
-/// On a CPU device the first run of a kernel compiles it, on one thread, which takes most of a small model's first picture; the
-/// driver keeps what it compiled and finds it again for the other device. What is computed here is thrown away, and so is any
-/// error: the real run meets it again and reports it. `None` on GPUs, for large models, and where there is no second core.
-pub fn start(device: &DeviceArgs, pipeline: &Pipeline, storage: Storage, options: &GenerateOptions) -> Option<Warming> {
+/// On a CPU device the first run of a kernel compiles it, on the one thread that runs the device's work, which takes most of a
+/// small model's first image; the driver keeps what it compiled and finds it again for the other device. On the same device the
+/// compilation would only stand in the way of the photo's networks. Any error is thrown away: the real run meets it again and
+/// reports it. `None` on GPUs, for large models, and where there is no second core.
+pub fn start(device: &DeviceArgs, pipeline: &Pipeline, storage: Storage, options: GenerateOptions) -> Option<Warming> {
     let on_cpu =
         matches!(pipeline.runtime(), Runtime::Gpu { device, .. } if device.capabilities().kind == DeviceKind::Cpu);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     if !on_cpu || cores < 2 || !is_small(pipeline.model()) {
         return None;
     }
-    let (device, model, mut options) = (device.clone(), pipeline.model().clone(), options.clone());
-    options.sampler.steps = 1;
+    let (device, model) = (device.clone(), pipeline.model().clone());
     let stop = Arc::new(AtomicBool::new(false));
     let unseen = Unseen(stop.clone());
     let work = move || {
-        let _ = pollster::block_on(async {
-            Pipeline::open(device.open().await?, model, storage)?.generate(&options, &unseen).await
-        });
+        let compile =
+            async { Pipeline::open(device.open().await?, model, storage)?.precompile(&options, &unseen).await };
+        let _ = pollster::block_on(compile);
     };
     let thread = std::thread::Builder::new().name("pulid-warm".into()).spawn(work).ok()?;
     Some(Warming { stop, thread: Some(thread) })

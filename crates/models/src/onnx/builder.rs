@@ -6,7 +6,7 @@ use super::value::{Constant, MAX_FOLDED_TOGETHER, Traced, Value};
 use crate::Precision;
 use crate::layers::cast;
 use pulid_checkpoint::onnx::{Model, Node};
-use pulid_graph::{Graph, NodeId, Rate, Weight};
+use pulid_graph::{Graph, NodeId, Rate, Weight, WeightKey};
 use pulid_ops::Permute;
 use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 use std::collections::{HashMap, HashSet};
@@ -14,6 +14,10 @@ use std::collections::{HashMap, HashSet};
 pub(super) struct Builder<'a> {
     pub graph: Graph,
     pub precision: Precision,
+    /// What the weights are made of: the file, and what it was built for.
+    source: String,
+    /// Weights so far: the same file built for the same inputs has the same ones in the same order.
+    weights: usize,
     model: &'a Model,
     values: HashMap<&'a str, Value>,
     /// Inputs whose values the caller has given already: what the graph may count on where a constant is needed.
@@ -27,7 +31,7 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(model: &'a Model, precision: Precision) -> Result<Self> {
+    pub fn new(model: &'a Model, precision: Precision, source: String) -> Result<Self> {
         let mut values = HashMap::new();
         for (name, tensor) in &model.graph.initializers {
             values.insert(name.as_str(), Value::Constant(Constant::from_tensor(tensor)?));
@@ -40,7 +44,18 @@ impl<'a> Builder<'a> {
             readers.entry(output.name.as_str()).or_default().push(model.graph.nodes.len());
         }
         let (given, done, turned) = (HashMap::new(), HashSet::new(), HashMap::new());
-        Ok(Builder { graph: Graph::new("onnx"), precision, model, values, given, readers, done, turned })
+        Ok(Builder {
+            graph: Graph::new("onnx"),
+            precision,
+            source,
+            weights: 0,
+            model,
+            values,
+            given,
+            readers,
+            done,
+            turned,
+        })
     }
 
     /// An input of the file that is known already and none of the graph: integers.
@@ -211,7 +226,9 @@ impl<'a> Builder<'a> {
         shape: impl Into<Shape>,
         load: impl Fn() -> Result<HostTensor> + Send + Sync + 'static,
     ) -> NodeId {
-        let weight = Weight::new(call.node.label(), move || Ok(load()?.cast(dtype)));
+        let key = WeightKey::new(self.source.as_str(), format!("weight {}", self.weights));
+        self.weights += 1;
+        let weight = Weight::new(call.node.label(), key, move || Ok(load()?.cast(dtype)));
         self.graph.weight(weight, TensorType::new(dtype, shape))
     }
 

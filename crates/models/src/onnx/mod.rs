@@ -22,8 +22,8 @@ mod window;
 
 use crate::Precision;
 use builder::Builder;
-use pulid_checkpoint::Source;
 use pulid_checkpoint::onnx::{Dim, Model};
+use pulid_checkpoint::{Source, unique_identity};
 use pulid_graph::Graph;
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::BTreeMap;
@@ -123,7 +123,16 @@ impl OnnxNetwork {
             let detail = format!("{} has no such input; it takes {}", self.model.name, names.join(", "));
             return Err(Error::invalid(format!("input `{name}`"), detail));
         }
-        let mut builder = Builder::new(&self.model, precision)?;
+        // What is folded into weights depends on the inputs; their values are not compared.
+        let extents = |(name, input): (&String, &OnnxInput)| match input {
+            OnnxInput::Extents(dims) => Some(format!("{name} {dims:?}")),
+            _ => None,
+        };
+        let source = match inputs.iter().map(extents).collect::<Option<Vec<_>>>() {
+            Some(extents) => format!("{} {precision:?} {}", self.model.identity, extents.join(", ")),
+            None => unique_identity(self.model.name.as_ref()),
+        };
+        let mut builder = Builder::new(&self.model, precision, source)?;
         for info in &self.model.graph.inputs {
             let fail = |detail: String| Err(Error::invalid(format!("input `{}`", info.name), detail));
             let Some(input) = inputs.get(&info.name) else {

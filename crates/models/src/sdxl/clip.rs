@@ -184,9 +184,10 @@ impl ClipTextModel {
             let positions = config.max_position_embeddings;
             let all = [positions, width];
             let used = TensorType::f32([length, width]);
-            vs.shape("position_embedding.weight")?;
-            let table = vs.computed(g, "position_embedding.weight", used, move |vs| {
-                let table = vs.tensor("position_embedding.weight", all)?.to_f32_vec();
+            let name = "position_embedding.weight";
+            vs.shape(name)?;
+            let table = vs.computed(g, name, &[name], "first rows", used, move |vs| {
+                let table = vs.tensor(name, all)?.to_f32_vec();
                 HostTensor::from_f32([length, width], table[..length * width].to_vec())
             });
             g.scoped("position_embedding", |g| add(g, x, table))

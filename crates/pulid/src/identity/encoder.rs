@@ -47,6 +47,14 @@ impl Encoder {
         }
     }
 
+    /// Tokens of a person in one photo, and their width.
+    pub fn output_shape(&self) -> [usize; 2] {
+        match self {
+            Encoder::V1(encoder) => encoder.output_shape(),
+            Encoder::V1_1(former) => former.output_shape(),
+        }
+    }
+
     /// Refuses the mix of identities where it means nothing.
     pub fn check_mix(&self, id_mix: bool) -> Result<()> {
         match self {

@@ -14,7 +14,7 @@ use crate::face::{
 use crate::image::{
     Normalization, RgbImage, decode_photo, resize_bicubic, resize_bilinear, shrink_to_long_side, tensor_from_rgb,
 };
-use crate::pipeline::take;
+use crate::pipeline::{IdentityTokens, take};
 use crate::runtime::{Reporter, Runtime};
 use pulid_checkpoint::sha256_file;
 use pulid_models::onnx::OnnxNetwork;
@@ -130,6 +130,16 @@ pub async fn extract(
         photos: photos.iter().map(|(name, _)| name.clone()).collect(),
         pictures,
     })
+}
+
+/// Tokens of the shape that [`extract`] gives for one photo, all zeros: for planning an image before its photo is read.
+///
+/// # Errors
+/// As [`extract`] for the adapter.
+pub fn blank_tokens(adapter: &Path) -> Result<IdentityTokens> {
+    let [tokens, width] = Encoder::open(adapter, Precision::F32)?.output_shape();
+    let blank = HostTensor::zeros([1, tokens, width]);
+    Ok(IdentityTokens { id_embedding: blank.clone(), uncond_id_embedding: blank })
 }
 
 /// The part of a photo that parser and vision tower would be shown by [`extract`], and the photo's faces, the person's first.

@@ -16,6 +16,6 @@ mod network;
 
 pub use debug::{DebugPicture, debug_picture_names};
 pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detect};
-pub use extract::{ExtractOptions, MAX_PHOTOS, crop, crop_side, extract};
+pub use extract::{ExtractOptions, MAX_PHOTOS, blank_tokens, crop, crop_side, extract};
 pub use file::Identity;
 pub use models::FaceModels;

@@ -4,7 +4,7 @@ use super::rows::{join_rows, repeat_rows};
 use super::{IdentityUse, Pipeline, Start, TextConditioning, take};
 use crate::defaults::Defaults;
 use crate::image::rgb_from_latents;
-use crate::runtime::{Loaded, Reporter};
+use crate::runtime::{Loaded, Reporter, Tensor};
 use crate::sampler::{Request, StepWindow};
 use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentityAdapter, IdentityInputs, IdentityLayer};
@@ -110,7 +110,7 @@ impl Pipeline {
             loaded.write("time_ids", &HostTensor::from_fn([rows, 6], |i| [h, w, 0.0, 0.0, h, w][i % 6]))?;
         }
         for (name, value) in &keys_values {
-            loaded.write(name, value)?;
+            loaded.write_tensor(name, value).await?;
         }
         Ok(Denoiser { unet: loaded, identity: identity.map(|i| (i.window, i.settings.id_scale)), guidance })
     }
@@ -123,7 +123,7 @@ impl Pipeline {
         passes: usize,
         batch: usize,
         reporter: &dyn Reporter,
-    ) -> Result<(IdentityInputs, HashMap<String, HostTensor>)> {
+    ) -> Result<(IdentityInputs, HashMap<String, Tensor>)> {
         let tokens = match passes {
             1 => identity.tokens.id_embedding.clone(),
             _ => join_rows(&identity.tokens.uncond_id_embedding, &identity.tokens.id_embedding)?,
@@ -132,8 +132,9 @@ impl Pipeline {
         let count = tokens.shape().get(1).copied().unwrap_or(0);
         let adapter = IdentityAdapter::new(&Checkpoint::open(&identity.adapter)?, self.precision)?;
         let graph = adapter.graph(layers, passes * batch, count)?;
-        let inputs = HashMap::from([("id_embedding".to_owned(), tokens)]);
-        Ok((identity.settings.inputs(count), self.runtime().run(&graph, &inputs, reporter).await?))
+        let mut loaded = self.runtime().load(&graph, reporter).await?;
+        loaded.write("id_embedding", &tokens)?;
+        Ok((identity.settings.inputs(count), loaded.run_to_tensors(reporter).await?))
     }
 }
 

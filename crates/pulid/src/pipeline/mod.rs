@@ -156,6 +156,21 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Compiles the kernels of an image's networks before anything runs: see [`pulid_engine::Device::precompile`]. The reference
+    /// compiles nothing.
+    ///
+    /// # Errors
+    /// As [`graphs`](Pipeline::graphs); a kernel that does not compile, a lost device, cancellation.
+    pub async fn precompile(&self, options: &GenerateOptions, observer: &dyn Observer) -> Result<()> {
+        let Runtime::Gpu { device, .. } = &self.runtime else { return Ok(()) };
+        for graph in self.graphs(options)? {
+            if let Some(planned) = self.runtime.plan(&graph, observer).await? {
+                device.precompile(&planned.plan, observer).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The graphs of an image, in the order in which they run.
     ///
     /// # Errors
