@@ -4,8 +4,7 @@
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // Each invocation computes 4 pixels x 4 channels in registers and reads straight from global memory: on a CPU device
 // the lanes of a workgroup share their pixels (uniform loads) and read consecutive vec4 of the weight. Workgroups run
-// along pixels in x, then z, so that neighbours read the same weights, and along O in y. Accumulators are named
-// values: indexed arrays leave registers.
+// along pixels in x, then z, so that neighbours read the same weights, and along O in y.
 // permutation: f16
 // permutation: w16
 // permutation: w8
@@ -14,6 +13,7 @@
 // permutation: f16 w4
 
 import package::shared::conv2d_tile::{address, corner, extents, inside, params, store, x};
+import package::shared::product::accumulate;
 import package::shared::weight::load_rows;
 
 @if(f16) enable f16;
@@ -34,10 +34,7 @@ fn conv2d_register_tile(
     let p2 = corner(p + 2u);
     let p3 = corner(p + 3u);
     let e = extents(4u * params.in_channels);
-    var c0 = vec4(0.0);
-    var c1 = vec4(0.0);
-    var c2 = vec4(0.0);
-    var c3 = vec4(0.0);
+    var sums = mat4x4<f32>();
     var row = 0u;
     for (var ky = 0u; ky < params.kernel_height; ky++) {
         let dy = ky * params.dilation_y;
@@ -56,21 +53,13 @@ fn conv2d_register_tile(
                 let x1 = select(vec4(0.0), vec4<f32>(x[a1 + c]), in1);
                 let x2 = select(vec4(0.0), vec4<f32>(x[a2 + c]), in2);
                 let x3 = select(vec4(0.0), vec4<f32>(x[a3 + c]), in3);
-                let rows = load_rows(0u, row, o4, e);
-                let w0 = rows[0];
-                let w1 = rows[1];
-                let w2 = rows[2];
-                let w3 = rows[3];
+                sums = accumulate(sums, x0, x1, x2, x3, load_rows(0u, row, o4, e));
                 row += 4u;
-                c0 += x0.x * w0 + x0.y * w1 + x0.z * w2 + x0.w * w3;
-                c1 += x1.x * w0 + x1.y * w1 + x1.z * w2 + x1.w * w3;
-                c2 += x2.x * w0 + x2.y * w1 + x2.z * w2 + x2.w * w3;
-                c3 += x3.x * w0 + x3.y * w1 + x3.z * w2 + x3.w * w3;
             }
         }
     }
-    store(p, o4, c0);
-    store(p + 1u, o4, c1);
-    store(p + 2u, o4, c2);
-    store(p + 3u, o4, c3);
+    store(p, o4, sums[0]);
+    store(p + 1u, o4, sums[1]);
+    store(p + 2u, o4, sums[2]);
+    store(p + 3u, o4, sums[3]);
 }

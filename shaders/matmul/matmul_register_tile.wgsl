@@ -4,8 +4,7 @@
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // Each invocation computes 4 rows x 4 columns in registers and reads straight from global memory: on a CPU device the
 // lanes of a workgroup share their rows of `a` (a uniform load) and read consecutive vec4 of `b`. Workgroups run along
-// M in x, so that neighbours read the same columns of `b`, along N in y, over G in z. Accumulators are named values:
-// indexed arrays leave registers. Gates are a second product, after that of their values.
+// M in x, so that neighbours read the same columns of `b`, along N in y, over G in z. Gates are a second product, after that of their values.
 // permutation: f16
 // permutation: w16
 // permutation: w8
@@ -14,6 +13,7 @@
 // permutation: f16 w4
 
 import package::shared::matmul_tile::{a, extents, GATED, params, store, store_gated, width4};
+import package::shared::product::accumulate;
 import package::shared::weight::load_rows;
 
 @if(f16) enable f16;
@@ -28,26 +28,15 @@ fn product(row: u32, column4: u32, g: u32) -> mat4x4<f32> {
     let a3 = g * params.a_batch4 + min(row + 3u, last) * params.k4;
     let b_from = g * params.b_batch4;
     let e = extents();
-    var c0 = vec4(0.0);
-    var c1 = vec4(0.0);
-    var c2 = vec4(0.0);
-    var c3 = vec4(0.0);
+    var sums = mat4x4<f32>();
     for (var k = 0u; k < params.k4; k++) {
         let x0 = vec4<f32>(a[a0 + k]);
         let x1 = vec4<f32>(a[a1 + k]);
         let x2 = vec4<f32>(a[a2 + k]);
         let x3 = vec4<f32>(a[a3 + k]);
-        let rows = load_rows(b_from, 4u * k, column4, e);
-        let b0 = rows[0];
-        let b1 = rows[1];
-        let b2 = rows[2];
-        let b3 = rows[3];
-        c0 += x0.x * b0 + x0.y * b1 + x0.z * b2 + x0.w * b3;
-        c1 += x1.x * b0 + x1.y * b1 + x1.z * b2 + x1.w * b3;
-        c2 += x2.x * b0 + x2.y * b1 + x2.z * b2 + x2.w * b3;
-        c3 += x3.x * b0 + x3.y * b1 + x3.z * b2 + x3.w * b3;
+        sums = accumulate(sums, x0, x1, x2, x3, load_rows(b_from, 4u * k, column4, e));
     }
-    return mat4x4(c0, c1, c2, c3);
+    return sums;
 }
 
 @compute @workgroup_size(8)

@@ -2,12 +2,16 @@
 //!
 //! A change to an operator, a fusion or the memory plan shows here as a difference; `cargo xtask bless` accepts it.
 
+#[path = "../../graph/tests/support/liveness.rs"]
+mod liveness;
+
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{FirstVariant, Graph, Plan, optimize, plan};
 use pulid_models::pulid::{IdFormer, IdentityAdapter, IdentitySettings};
 use pulid_models::sdxl::{ClipTextModel, Unet, UnetSize, Vae};
 use pulid_models::{EvaClip, EvaSettings, Precision};
 use pulid_ops::{Capabilities, DeviceKind};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn mini(path: &str) -> PathBuf {
@@ -42,7 +46,15 @@ fn vae_decoder() -> Graph {
 
 fn on(kind: DeviceKind, shader_f16: bool, graph: &Graph) -> Plan {
     let capabilities = Capabilities { shader_f16, ..Capabilities::baseline(kind) };
-    plan(&optimize(graph), &capabilities, &FirstVariant).unwrap().plan
+    let graph = optimize(graph);
+    let plan = plan(&graph, &capabilities, &FirstVariant).unwrap().plan;
+    // Whatever a step leaves out while an input is zero, every dispatch reads what it is meant to read.
+    let inputs = plan.steps.iter().filter_map(|s| s.unless_zero).map(|i| plan.inputs[i].name.as_str());
+    let zeros: Vec<&str> = inputs.collect::<BTreeSet<_>>().into_iter().collect();
+    for zero in [&[], zeros.as_slice()] {
+        liveness::follow(&graph, &plan, &capabilities, zero).unwrap_or_else(|e| panic!("zero {zero:?}: {e}"));
+    }
+    plan
 }
 
 fn hold(name: &str, plan: &Plan) {

@@ -248,10 +248,12 @@ impl Case {
 
     /// Operands under a storage mode: deterministic, already rounded to their storage type.
     pub fn inputs(&self, storage: Storage) -> Result<Vec<HostTensor>> {
-        let mut random = Random(0x9E37_79B9_7F4A_7C15 ^ self.name.len() as u64);
         self.operands
             .iter()
-            .map(|operand| {
+            .enumerate()
+            .map(|(index, operand)| {
+                let name = format!("{}:{};dtype={};{index}", self.operator.name(), self.name, storage.name());
+                let mut random = Random::named(&name);
                 let count = operand.shape.count();
                 if let Role::Index(bound) = operand.role {
                     let values = (0..count).map(|_| (random.uniform() * f64::from(bound)) as u32).collect();
@@ -294,6 +296,18 @@ impl Case {
 struct Random(u64);
 
 impl Random {
+    /// The generator of a name: its FNV-1a hash, mixed (the last step of MurmurHash3) so that names that differ in their last
+    /// letter begin apart.
+    fn named(name: &str) -> Self {
+        let mut z = name
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+        z = (z ^ (z >> 33)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+        z = (z ^ (z >> 33)).wrapping_mul(0xC4CE_B9FE_1A85_EC53);
+        // Zero would stay zero.
+        Random((z ^ (z >> 33)).max(1))
+    }
+
     fn uniform(&mut self) -> f64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -304,5 +318,32 @@ impl Random {
     fn normal(&mut self) -> f32 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         (radius * (std::f64::consts::TAU * self.uniform()).cos()) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Binary, MatMul};
+
+    #[test]
+    fn every_part_of_a_name_decides_what_is_drawn() {
+        let two = || vec![Operand::activation([4, 4]), Operand::activation([4, 4])];
+        let case = |name: &str| Case::new(name, MatMul::default(), two(), Tolerance::Sum(4));
+        let drawn = |case: &Case, storage: Storage| {
+            let inputs = case.inputs(storage).unwrap();
+            inputs.iter().map(HostTensor::to_f32_vec).collect::<Vec<_>>()
+        };
+        let first = drawn(&case("m=1"), Storage::F32);
+        assert_eq!(first, drawn(&case("m=1"), Storage::F32), "the same case, the same numbers");
+        let others = [
+            ("the case, of the same length", drawn(&case("m=2"), Storage::F32)),
+            ("the operator", drawn(&Case::new("m=1", Binary::add(), two(), Tolerance::Pointwise), Storage::F32)),
+            ("the storage", drawn(&case("m=1"), Storage::PackedWeights)),
+        ];
+        for (what, other) in others {
+            assert_ne!(first[0], other[0], "{what}");
+        }
+        assert_ne!(first[0], first[1], "the operand");
     }
 }

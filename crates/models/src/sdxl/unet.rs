@@ -191,6 +191,9 @@ pub(super) struct Level {
     pub heads: usize,
 }
 
+/// `max_period` of diffusers' `get_timestep_embedding`, which its UNets leave at the default.
+const MAX_PERIOD: f32 = 10_000.0;
+
 /// Attention layers that no network has; SDXL has 70. A configuration may ask for more than memory holds.
 const MOST_LAYERS: usize = 4096;
 
@@ -371,9 +374,11 @@ impl Unet {
         let (vs, config) = (&self.vars, &self.config);
         let dtype = vs.dtype();
         let embedding = |dim: usize| TimeEmbedding {
+            dim,
             flip_sin_to_cos: config.flip_sin_to_cos,
             downscale_freq_shift: config.freq_shift,
-            ..TimeEmbedding::sdxl(dim, dtype)
+            max_period: MAX_PERIOD,
+            output: dtype,
         };
         let mlp = |vs: &Vars, g: &mut Graph, x: NodeId| {
             let width = vs.extent_or("linear_1.weight", 2, 0, config.block_out_channels[0].saturating_mul(4))?;

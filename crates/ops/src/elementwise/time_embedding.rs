@@ -8,7 +8,7 @@ use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 pub struct TimeEmbedding {
     /// Length of an embedding.
     pub dim: usize,
-    /// Cosines before sines; SDXL sets it.
+    /// Cosines before sines.
     pub flip_sin_to_cos: bool,
     /// Subtracted from dim/2 in the exponent's denominator.
     pub downscale_freq_shift: f32,
@@ -30,11 +30,6 @@ impl TimeEmbedding {
         shaders: &["time_embedding"],
         cases,
     };
-
-    /// SDXL's settings: cosines first, no shift.
-    pub fn sdxl(dim: usize, output: DType) -> Self {
-        TimeEmbedding { dim, flip_sin_to_cos: true, downscale_freq_shift: 0.0, max_period: 10_000.0, output }
-    }
 
     fn log_ratio(&self) -> f64 {
         -f64::from(self.max_period).ln() / ((self.dim / 2) as f64 - f64::from(self.downscale_freq_shift))
@@ -111,18 +106,19 @@ fn cases() -> Vec<Case> {
         Operand::parameter(shape).fill(Fill::Values(vec![999.0, 0.0, 1.0, 786.0, 427.0, 59.0, 500.5, 128.0]))
     };
     let small = |shape: &[usize]| Operand::parameter(shape).fill(Fill::Values(vec![0.0, 1.0, 2.0, 0.5]));
-    let odd = TimeEmbedding {
-        dim: 7,
-        flip_sin_to_cos: false,
-        downscale_freq_shift: 1.0,
+    let embedding = |dim: usize, output: DType| TimeEmbedding {
+        dim,
+        flip_sin_to_cos: true,
+        downscale_freq_shift: 0.0,
         max_period: 10_000.0,
-        output: DType::F32,
+        output,
     };
+    let odd = TimeEmbedding { flip_sin_to_cos: false, downscale_freq_shift: 1.0, ..embedding(7, DType::F32) };
     vec![
-        Case::new("dim=320;steps", TimeEmbedding::sdxl(320, DType::F32), vec![steps(&[8])], tolerance),
-        Case::new("dim=256;sizes=2x6", TimeEmbedding::sdxl(256, DType::F32), vec![steps(&[2, 6])], tolerance),
-        Case::new("dim=32;f16", TimeEmbedding::sdxl(32, DType::F16), vec![steps(&[3])], tolerance),
+        Case::new("dim=320;steps", embedding(320, DType::F32), vec![steps(&[8])], tolerance),
+        Case::new("dim=256;sizes=2x6", embedding(256, DType::F32), vec![steps(&[2, 6])], tolerance),
+        Case::new("dim=32;f16", embedding(32, DType::F16), vec![steps(&[3])], tolerance),
         Case::new("dim=7;shift=1;sines", odd, vec![small(&[4])], Tolerance::Transcendental),
-        Case::new("dim=320;small", TimeEmbedding::sdxl(320, DType::F32), vec![small(&[4])], Tolerance::Transcendental),
+        Case::new("dim=320;small", embedding(320, DType::F32), vec![small(&[4])], Tolerance::Transcendental),
     ]
 }
