@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let running = matches.subcommand_name().and_then(|name| command.find_subcommand(name)).unwrap_or(&command);
-            note!("error: {}", commands::with_flags(&error.to_string(), running));
+            note!("error: {}", commands::with_flags(&error, running));
             // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
             let own = matches!(
                 error,

@@ -18,7 +18,7 @@ pub fn thrown(error: Error) -> JsValue {
         Error::File { .. } | Error::Weight { .. } | Error::Io { .. } | Error::Operator { .. } => "ModelError",
         _ => "Error",
     };
-    let thrown = js_sys::Error::new(&respell(&error.to_string(), LIST.iter().map(|s| s.name), Spelling::Camel));
+    let thrown = js_sys::Error::new(&respell(&error, LIST.iter().map(|s| s.name), Spelling::Camel));
     thrown.set_name(name);
     thrown.into()
 }

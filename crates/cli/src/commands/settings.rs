@@ -135,11 +135,11 @@ fn plain(value: &serde_json::Value) -> String {
     }
 }
 
-/// A message of the library's, which names settings, with the flags that set them, as far as `command` has them: `pulid run` takes
+/// The message of a library's error, which names settings, with the flags that set them, as far as `command` has them: `pulid run` takes
 /// `num_zero` by `--set`.
-pub fn with_flags(message: &str, command: &Command) -> String {
+pub fn with_flags(error: &Error, command: &Command) -> String {
     let has = |name: &&str| command.get_arguments().any(|flag| flag.get_id() == *name);
-    respell(message, LIST.iter().map(|s| s.name).chain(OTHERS).filter(has), Spelling::Flag)
+    respell(error, LIST.iter().map(|s| s.name).chain(OTHERS).filter(has), Spelling::Flag)
 }
 
 #[cfg(test)]
@@ -223,13 +223,13 @@ mod tests {
     #[test]
     fn the_library_s_settings_are_said_as_flags() {
         let generate = SettingsArgs::augment_args(Command::new("generate")).arg(Arg::new("unet").long("unet"));
-        let error = Error::invalid("id_scale", "is odd beside `num_zero`; see `unet` and `print`").to_string();
+        let error = Error::invalid("id_scale", "is odd beside `num_zero`; see `unet` and `print`");
         let expected = "--id-scale: is odd beside `--num-zero`; see `--unet` and `print`";
         assert_eq!(with_flags(&error, &generate), expected);
         // A command without these flags.
         let run = StorageArgs::augment_args(Command::new("run"));
-        assert_eq!(with_flags(&error, &run), error);
-        let error = Error::Device("out of memory; try `dtype` f16".into()).to_string();
+        assert_eq!(with_flags(&error, &run), error.to_string());
+        let error = Error::Device("out of memory; try `dtype` f16".into());
         assert_eq!(with_flags(&error, &run), "device: out of memory; try `--dtype` f16");
     }
 }

@@ -1,5 +1,7 @@
 //! Settings' names as the command line, JavaScript and JSON have them.
 
+use pulid_tensor::Error;
+
 /// How a surface spells a setting's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
@@ -32,16 +34,15 @@ impl Spelling {
     }
 }
 
-/// A message of the library's with these names as a surface spells them. In such a message a setting's name is in backticks, or
-/// all that comes before the first colon.
-pub fn respell<'a>(message: &str, names: impl IntoIterator<Item = &'a str>, spelling: Spelling) -> String {
-    let mut message = message.to_owned();
-    for name in names {
-        let spelled = spelling.of(name);
-        message = message.replace(&format!("`{name}`"), &format!("`{spelled}`"));
-        if let Some(rest) = message.strip_prefix(name).filter(|rest| rest.starts_with(": ")) {
-            message = spelled + rest;
-        }
-    }
-    message
+/// An error's message with these names of settings as a surface spells them: what an [`Error::Invalid`] is about, and whatever stands
+/// in backticks. Other errors begin with a file, a network or a device, which may be called like a setting.
+pub fn respell<'a>(error: &Error, names: impl IntoIterator<Item = &'a str>, spelling: Spelling) -> String {
+    let names: Vec<_> = names.into_iter().collect();
+    let message = match error {
+        Error::Invalid { what, detail } if names.contains(&what.as_str()) => format!("{}: {detail}", spelling.of(what)),
+        other => other.to_string(),
+    };
+    names
+        .into_iter()
+        .fold(message, |message, name| message.replace(&format!("`{name}`"), &format!("`{}`", spelling.of(name))))
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::preset::Preset;
 use crate::sampler::{SamplerKind, Spacing};
+use pulid_tensor::Error;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -155,11 +156,15 @@ fn names_are_spelled_as_each_surface_spells_them() {
     assert_eq!(spelled(Spelling::Flag), ["--negative-prompt", "--seed"]);
     assert_eq!(spelled(Spelling::Camel), ["negativePrompt", "seed"]);
     let names = || LIST.iter().map(|s| s.name);
-    let message = "id_start: 0.9 is above `id_end`; seeds and `text` stay";
+    let error = Error::invalid("id_start", "0.9 is above `id_end`; seeds and `text` stay");
     let expected = "--id-start: 0.9 is above `--id-end`; seeds and `text` stay";
-    assert_eq!(respell(message, names(), Spelling::Flag), expected);
-    assert_eq!(respell("device: try `dtype` f16", names(), Spelling::Camel), "device: try `dtype` f16");
-    assert_eq!(respell("num_zero: is `9`", names(), Spelling::Camel), "numZero: is `9`");
+    assert_eq!(respell(&error, names(), Spelling::Flag), expected);
+    let error = Error::OutOfMemory("try `dtype` f16 and a lower `num_zero`".into());
+    assert_eq!(respell(&error, names(), Spelling::Camel), "device: try `dtype` f16 and a lower `numZero`");
+    assert_eq!(respell(&Error::invalid("num_zero", "is `9`"), names(), Spelling::Camel), "numZero: is `9`");
+    // A network, a file or a device is no setting, whatever it is called.
+    let error = Error::NotFinite { network: "width".into(), operator: "x".into(), detail: "2 values".into() };
+    assert_eq!(respell(&error, names(), Spelling::Flag), error.to_string());
 }
 
 #[test]
