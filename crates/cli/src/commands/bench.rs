@@ -4,6 +4,7 @@ mod kernels;
 mod network;
 mod picture;
 
+use super::models::{Models, ModelsArgs};
 use super::{DeviceArgs, remember_choices};
 use pulid::runtime::Runtime;
 use pulid_tensor::{Error, Result};
@@ -48,6 +49,13 @@ pub struct Args {
     device: DeviceArgs,
 }
 
+impl Args {
+    /// The models folder: the mini models', unless PULID_MODELS names another.
+    fn models(&self) -> Result<Models> {
+        ModelsArgs::from_env().open(self.model.as_deref(), None)
+    }
+}
+
 /// What was measured.
 #[derive(serde::Serialize)]
 struct Report {
@@ -89,7 +97,7 @@ pub fn run(args: &Args) -> Result<()> {
             picture: None,
         };
         match (args.picture, &args.model) {
-            (true, _) => report.picture = Some(picture::measure(args)?),
+            (true, _) => report.picture = Some(picture::measure(args, runtime.clone()).await?),
             (false, Some(model)) => report.network = Some(network::measure(&runtime, model, args).await?),
             (false, None) => report.kernels = kernels::measure(&runtime, args).await?,
         }

@@ -57,6 +57,11 @@ pub fn pulled_as(version: PulidVersion) -> (&'static str, Item) {
 }
 
 impl ModelsArgs {
+    /// What there is without a flag.
+    pub fn from_env() -> ModelsArgs {
+        ModelsArgs { models_dir: std::env::var_os("PULID_MODELS").map(PathBuf::from) }
+    }
+
     /// Decides where to look, by the model and the preset that were named.
     ///
     /// # Errors

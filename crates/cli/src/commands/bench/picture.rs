@@ -1,7 +1,13 @@
-//! Whole pictures as `pulid generate` makes them, from its start to the written file.
+//! Whole images: as `pulid generate` makes them, from its start to the written file, and one after another in one pipeline.
 
 use super::Args;
 use crate::progress::cancelled;
+use pulid::identity::ExtractOptions;
+use pulid::pipeline::{IdentityUse, Pipeline, SdxlModel};
+use pulid::runtime::{Keep, Runtime};
+use pulid::sampler::StepWindow;
+use pulid::settings::{Choices, ModelDefaults, Settings};
+use pulid_engine::Silent;
 use pulid_tensor::{Error, Result};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Where this program and the drivers keep what a second run need not do again.
 const CACHES: [&str; 3] = ["PULID_CACHE", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH"];
 
-/// Two runs of the program.
+/// Two runs of the program, then two images of one pipeline.
 #[derive(serde::Serialize)]
 pub(super) struct Figures {
     /// Whether a photo was read.
@@ -23,10 +29,20 @@ pub(super) struct Figures {
     again_seconds: f64,
     /// The larger of the two runs' peaks; none where the system does not tell.
     peak_resident_bytes: Option<u64>,
+    /// In one pipeline that keeps its networks, the photo read anew for each image; the driver's caches are as they were.
+    pipeline: [Image; 2],
+}
+
+/// What one image of a pipeline took.
+#[derive(serde::Serialize)]
+struct Image {
+    seconds: f64,
+    uploaded_bytes: u64,
+    compiled_kernels: u64,
 }
 
 /// Makes two pictures in a folder of their own.
-pub(super) fn measure(args: &Args) -> Result<Figures> {
+pub(super) async fn measure(args: &Args, runtime: Runtime) -> Result<Figures> {
     let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let (first, first_peak) = run(args, folder.path())?;
     let (again, again_peak) = run(args, folder.path())?;
@@ -35,6 +51,7 @@ pub(super) fn measure(args: &Args) -> Result<Figures> {
         first_seconds: first.as_secs_f64(),
         again_seconds: again.as_secs_f64(),
         peak_resident_bytes: first_peak.max(again_peak),
+        pipeline: in_one_pipeline(args, runtime).await?,
     };
     if !args.json {
         say!("{:>10.2} s the first picture, with empty caches", figures.first_seconds);
@@ -43,8 +60,52 @@ pub(super) fn measure(args: &Args) -> Result<Figures> {
             Some(bytes) => say!("{:>10.1} MB of memory at its peak", bytes as f64 / 1e6),
             None => say!("{:>10} memory: this system does not tell", "-"),
         }
+        for (image, which) in figures.pipeline.iter().zip(["first", "second"]) {
+            let (mb, kernels) = (image.uploaded_bytes as f64 / 1e6, image.compiled_kernels);
+            say!(
+                "{:>10.2} s the {which} in one pipeline: {mb:.1} MB uploaded, {kernels} kernels compiled",
+                image.seconds
+            );
+        }
     }
     Ok(figures)
+}
+
+/// Two images by one pipeline: what the second one need not do again.
+async fn in_one_pipeline(args: &Args, runtime: Runtime) -> Result<[Image; 2]> {
+    let models = args.models()?;
+    let model = SdxlModel::open(models.model(args.model.as_deref())?.0)?;
+    let settings = Settings::merge(Choices::default(), None, ModelDefaults::read(model.folder())?.choices)?;
+    let photo = args
+        .id
+        .as_slice()
+        .iter()
+        .map(|path| Ok((path.display().to_string(), read(path)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let pipeline = Pipeline::open(runtime.keeping(Keep::Fitting), model, settings.storage())?;
+    let image = async || {
+        let (start, before) = (Instant::now(), pipeline.runtime().device_memory());
+        let mut options = settings.options(PROMPT);
+        if !photo.is_empty() {
+            let adapter = models.adapter(None)?;
+            let (faces, how) = (models.face_models()?, ExtractOptions::default());
+            let tokens = pipeline.identify(&faces, &adapter, &photo, &how, &Silent).await?.tokens;
+            let (settings, window) = (settings.identity(), StepWindow::ALL);
+            options.identity = Some(IdentityUse { tokens, adapter, settings, window });
+        }
+        pipeline.generate(&options, &Silent).await?;
+        let after = pipeline.runtime().device_memory();
+        Ok::<_, Error>(Image {
+            seconds: start.elapsed().as_secs_f64(),
+            uploaded_bytes: after.uploaded_bytes - before.uploaded_bytes,
+            compiled_kernels: after.compiled_kernels - before.compiled_kernels,
+        })
+    };
+    Ok([image().await?, image().await?])
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io(path, e))
 }
 
 fn run(args: &Args, folder: &Path) -> Result<(Duration, Option<u64>)> {
