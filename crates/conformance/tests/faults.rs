@@ -8,19 +8,35 @@ use pulid_tensor::{HostTensor, TensorType};
 /// A change of one shader's text.
 struct Fault {
     what: &'static str,
+    storage: Storage,
     shader: &'static str,
     from: &'static str,
     to: &'static str,
 }
 
 const fn fault(what: &'static str, shader: &'static str, from: &'static str, to: &'static str) -> Fault {
-    Fault { what, shader, from, to }
+    Fault { what, storage: Storage::F32, shader, from, to }
+}
+
+/// A fault of what reads weights of a storage mode.
+const fn stored(
+    storage: Storage,
+    what: &'static str,
+    shader: &'static str,
+    from: &'static str,
+    to: &'static str,
+) -> Fault {
+    Fault { what, storage, shader, from, to }
 }
 
 const BARRIER_IN_SUM: &str = "partial[lane + half];\n        }\n        workgroupBarrier();";
 const NO_BARRIER_IN_SUM: &str = "partial[lane + half];\n        }";
 
-const FAULTS: [Fault; 22] = [
+const BLOCK: &str = "(row >> 5u)";
+const NIBBLES: &str = "vec4(half, half >> 4u, half >> 8u, half >> 12u)";
+const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
+
+const FAULTS: [Fault; 48] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -29,13 +45,13 @@ const FAULTS: [Fault; 22] = [
     fault(
         "no barrier before a tile is read",
         "matmul_workgroup_tile",
-        "        workgroupBarrier();\n        for",
-        "        for",
+        "    workgroupBarrier();\n    let row",
+        "    let row",
     ),
     fault(
         "a stride that is right for full rows only",
         "matmul_workgroup_tile",
-        "(row + 1u) * A_STRIDE",
+        "(row + 1u) * package_shared__1workgroup_tile__1A_STRIDE",
         "(row + 1u) * 4u",
     ),
     fault(
@@ -68,14 +84,80 @@ const FAULTS: [Fault; 22] = [
     fault("both halves are the first", "geglu", "x[first + params.width]", "x[first]"),
     fault("rotated the other way round", "rotary", "vec2(-v.y, v.x)", "vec2(v.y, -v.x)"),
     fault("a query does not see its own key", "attention_tile", "key <= vec4(row)", "key < vec4(row)"),
+    fault(
+        "a lane's row is another's",
+        "matmul_subgroup_tile",
+        "subgroupBroadcast(own, 7u)",
+        "subgroupBroadcast(own, 6u)",
+    ),
+    fault("the last row of a tile is that before it", "matmul_subgroup_tile", "r == 7u", "r == 8u"),
+    fault(
+        "rows below the last are stored",
+        "matmul_subgroup_tile",
+        "let end = min(row + 8u, ",
+        "let end = max(row + 8u, ",
+    ),
+    fault(
+        "values are their own gates",
+        "matmul_subgroup_tile",
+        "column4 + package_shared__1matmul_tile_width4(), g, lane)",
+        "column4, g, lane)",
+    ),
+    fault(
+        "a lane's pixel is another's",
+        "conv2d_subgroup_tile",
+        "subgroupBroadcast(own, 3u)",
+        "subgroupBroadcast(own, 2u)",
+    ),
+    fault("pixels beside the picture count", "conv2d_subgroup_tile", ", low_in)", ", true)"),
+    fault(
+        "the upper half of a tall tile is the lower",
+        "conv2d_subgroup_tile",
+        "row_of(high_sums, ",
+        "row_of(low_sums, ",
+    ),
+    fault(
+        "sums keep what an earlier maximum made of them",
+        "attention_subgroup_tile",
+        "let keep = exp(top - next)",
+        "let keep = exp(0.0 * (top - next))",
+    ),
+    fault(
+        "a query's sum is another's",
+        "attention_subgroup_tile",
+        "subgroupShuffle(scale, i)",
+        "subgroupShuffle(scale, 0u)",
+    ),
+    fault("the second block of columns is the first", "attention_subgroup_tile", "min(lane + 8u, ", "min(lane, "),
+    fault(
+        "the last keys are those before them",
+        "attention_subgroup_tile",
+        "min(first + 24u + lane, past)",
+        "min(first + 16u + lane, past)",
+    ),
+    fault("rows of a chunk are left out", "identity_sums", "t++", "t += 2u"),
+    fault("values are not squared", "identity_sums", "square += v * v", "square += v"),
+    fault("the first chunk stands for all", "identity_ratio", "k < params.chunks", "k < min(params.chunks, 1u)"),
+    fault("a ratio by nothing", "identity_ratio", "square > 0.0", "square >= 0.0"),
+    fault("six keys are first", "identity_weight", "vec4(5u)", "vec4(6u)"),
+    fault("keys past the end count", "identity_weight", "index <= vec4(last)", "index <= vec4(last + 3u)"),
+    fault("keys of zeros are forgotten", "identity_weight", "var sum = params.zero_keys", "var sum = 0.0"),
+    fault("every image has the first one's strength", "identity_apply", "scale[b]", "scale[0]"),
+    fault("every image has the first one's ratio", "identity_apply", "ratio[b * params.width + ", "ratio["),
+    stored(Storage::Q8Weights, "blocks take the scale before theirs", "matmul_register_tile", BLOCK, "(row >> 6u)"),
+    stored(Storage::Q8Weights, "blocks take the scale before theirs", "conv2d_workgroup_tile", BLOCK, "(row >> 6u)"),
+    stored(Storage::Q8Weights, "columns take their neighbours' scales", "conv2d_register_tile", "[at + 1u]", "[at]"),
+    stored(Storage::Q4Weights, "blocks take the scale before theirs", "matmul_subgroup_tile", BLOCK, "(row >> 6u)"),
+    stored(Storage::Q4Weights, "nibbles are swapped", "matmul_register_tile", NIBBLES, SWAPPED_NIBBLES),
+    stored(Storage::Q4Weights, "odd rows are even ones", "matmul_workgroup_tile", "(row & 1u)", "0u"),
 ];
 
-/// Whether any check in f32 fails with the fault; `None` where no check's shader has the text.
+/// Whether any check in the fault's storage fails with the fault; `None` where no check's shader has the text.
 async fn noticed(device: &Device, fault: &Fault) -> Option<bool> {
     let mut there = false;
     for check in checks(device.capabilities()).unwrap() {
         let uses = check.variant.dispatches.iter().any(|d| d.shader == fault.shader);
-        if !uses || check.storage != Storage::F32 || check.skipped.is_some() {
+        if !uses || check.storage != fault.storage || check.skipped.is_some() {
             continue;
         }
         let inputs = check.case.inputs(check.storage).unwrap();
@@ -107,9 +189,13 @@ fn every_planted_fault_is_noticed() {
         .filter_map(|fault| {
             // Each on a device of its own, which it may spoil.
             let device = pollster::block_on(Device::open(&selector, DeviceOptions::default())).unwrap();
+            // No check runs these kernels elsewhere.
+            if fault.shader.ends_with("_subgroup_tile") && device.capabilities().subgroup_lanes != 8 {
+                return None;
+            }
             match pollster::block_on(noticed(&device, fault)) {
                 Some(true) => None,
-                Some(false) => Some(format!("{}: {}", fault.shader, fault.what)),
+                Some(false) => Some(format!("{} in {}: {}", fault.shader, fault.storage.name(), fault.what)),
                 None => Some(format!("{}: has no `{}`", fault.shader, fault.from)),
             }
         })

@@ -284,7 +284,12 @@ fn cases() -> Vec<Case> {
         let op = IdentityProjection { mode, heads, zero_keys };
         Case::new(name, op, operands, Tolerance::Transcendental)
     };
+    // A channel in which the text's attention is zero has no ratio.
+    let mut silent = case(Ortho::V1, 0, [1, 3, 4], [1, 1, 1]);
+    silent.name += ";zero_channel";
+    silent.operands[0].fill = Fill::Values(vec![0.0, 1.0, -0.5, 2.0]);
     vec![
+        silent,
         case(Ortho::Off, 0, [2, 5, 7], [1, 1, 1]),
         case(Ortho::Off, 0, [2, 5, 8], [1, 1, 1]),
         case(Ortho::V1, 0, [2, 5, 7], [1, 1, 1]),
