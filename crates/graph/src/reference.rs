@@ -8,7 +8,7 @@ use std::collections::HashMap;
 /// cancels by an error.
 ///
 /// # Errors
-/// A missing or misshapen input, an unreadable weight, or an operator's own.
+/// A missing or mismatched input, an unreadable weight, or an operator's own.
 pub fn run(
     graph: &Graph,
     inputs: &HashMap<String, HostTensor>,

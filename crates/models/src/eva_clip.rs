@@ -109,7 +109,7 @@ impl EvaClip {
     /// `hidden_0` .. `hidden_4` [B, tokens, W], the stream after 1/6 .. 5/6 of the blocks, without a norm.
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn graph(&self, batch: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch))
     }

@@ -47,7 +47,7 @@ impl Vars {
     /// x [.., K] to [.., n] by `name.weight` and `name.bias`.
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn linear(&self, g: &mut Graph, name: &str, x: NodeId, n: usize) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
             if Vars::pads(g.shape(x).last(), n) {
@@ -62,7 +62,7 @@ impl Vars {
     /// [`Vars::linear`] without a bias.
     ///
     /// # Errors
-    /// When the weight is missing or misshapen.
+    /// When the weight is missing or mismatched.
     pub fn linear_no_bias(&self, g: &mut Graph, name: &str, x: NodeId, n: usize) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
             if Vars::pads(g.shape(x).last(), n) {
@@ -76,7 +76,7 @@ impl Vars {
     /// x [N, H, W, I] to [N, H', W', out] by `name.weight` and `name.bias`.
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn conv2d(&self, g: &mut Graph, name: &str, x: NodeId, out: usize, conv: Conv) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
             let weight = vs.filters(g, "weight", [out, g.shape(x).last(), conv.kernel, conv.kernel])?;
@@ -88,7 +88,7 @@ impl Vars {
     /// [`Vars::conv2d`] without a bias.
     ///
     /// # Errors
-    /// When the weight is missing or misshapen.
+    /// When the weight is missing or mismatched.
     pub fn conv2d_no_bias(&self, g: &mut Graph, name: &str, x: NodeId, out: usize, conv: Conv) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
             let weight = vs.filters(g, "weight", [out, g.shape(x).last(), conv.kernel, conv.kernel])?;
@@ -100,7 +100,7 @@ impl Vars {
     /// are loaded; the number of outputs is the file's.
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn conv2d_batch_norm(&self, g: &mut Graph, name: &str, norm: &str, x: NodeId, conv: Conv) -> Result<NodeId> {
         let key = format!("{name}.weight");
         let (kernel, inputs) = (conv.kernel, g.shape(x).last());
@@ -144,7 +144,7 @@ impl Vars {
     /// Group norm over channels-last x by `name.weight` and `name.bias`, then `f`.
     ///
     /// # Errors
-    /// When a weight is missing or misshapen, or the groups do not divide the channels.
+    /// When a weight is missing or mismatched, or the groups do not divide the channels.
     pub fn group_norm(
         &self,
         g: &mut Graph,
@@ -165,7 +165,7 @@ impl Vars {
     /// Layer norm over the last axis by `name.weight` and `name.bias`.
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn layer_norm(&self, g: &mut Graph, name: &str, x: NodeId, eps: f32) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
             let channels = g.shape(x).last();

@@ -10,8 +10,8 @@ pub mod face;
 mod family;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod inspect;
+mod key_report;
 mod layers;
-mod misfits;
 pub mod onnx;
 mod padded;
 mod patch;

@@ -203,7 +203,7 @@ pub fn network(name: &str) -> Result<&'static Network> {
 /// Makes a network ready for the given inputs.
 ///
 /// # Errors
-/// When the network or a setting is unknown, weights cannot be read, or an input is missing or misshapen.
+/// When the network or a setting is unknown, weights cannot be read, or an input is missing or mismatched.
 pub fn prepare(name: &str, options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let network = network(name)?;
     if let Some(key) = options.settings.keys().find(|k| !network.settings.contains(&k.as_str())) {

@@ -1,6 +1,6 @@
 //! Weights of a network by checkpoint key, as graph nodes.
 
-use crate::misfits::{self, Misfits};
+use crate::key_report::{self, KeyReport};
 use crate::patch::{Patch, Patches};
 use pulid_checkpoint::{Checkpoint, unique_identity};
 use pulid_graph::{Graph, NodeId, Weight, WeightKey};
@@ -86,13 +86,13 @@ pub struct Vars {
     path: String,
     precision: Precision,
     patches: Option<Arc<dyn Patches>>,
-    misfits: Misfits,
+    key_report: KeyReport,
 }
 
 impl Vars {
     /// All of a checkpoint.
     pub fn new(checkpoint: Checkpoint, precision: Precision) -> Self {
-        Vars { checkpoint, path: String::new(), precision, patches: None, misfits: Misfits::default() }
+        Vars { checkpoint, path: String::new(), precision, patches: None, key_report: KeyReport::default() }
     }
 
     /// The tensors below `module`, or all where there are none: some files hold the bare module.
@@ -121,14 +121,14 @@ impl Vars {
         g.scoped(part, |g| build(&vs, g))
     }
 
-    /// Builds a network's graph. Where its tensors are missing or misshapen the error tells of all of them at once.
+    /// Builds a network's graph. Where its tensors are missing or mismatched the error tells of all of them at once.
     ///
     /// # Errors
     /// The builder's own, and tensors that do not fit.
     pub fn complete(&self, build: impl FnOnce() -> Result<Graph>) -> Result<Graph> {
-        self.misfits.clear();
+        self.key_report.clear();
         let built = build();
-        self.misfits.check(&self.checkpoint, built.is_ok())?;
+        self.key_report.check(&self.checkpoint, built.is_ok())?;
         built
     }
 
@@ -178,9 +178,9 @@ impl Vars {
     pub fn shape(&self, name: &str) -> Result<Shape> {
         let key = self.key(name);
         self.checkpoint.info(&key).map(|info| info.shape).map_err(|error| {
-            self.misfits.note_missing(&key);
+            self.key_report.note_missing(&key);
             let Error::Weight { key, source_name, detail } = error else { return error };
-            let detail = format!("{detail}{}", misfits::looks_like(&self.checkpoint));
+            let detail = format!("{detail}{}", key_report::looks_like(&self.checkpoint));
             Error::Weight { key, source_name, detail }
         })
     }
@@ -205,7 +205,7 @@ impl Vars {
         if self.contains(name) {
             return self.extent(name, rank, axis);
         }
-        self.misfits.note_missing(&self.key(name));
+        self.key_report.note_missing(&self.key(name));
         Ok(usual)
     }
 
@@ -289,9 +289,9 @@ impl Vars {
         self.declare(g, name, stored, layout, dtype)
     }
 
-    /// Notes a misfit with what the file should hold, for weights that [`Vars::computed`] reads.
+    /// Notes a mismatch with what the file should hold, for weights that [`Vars::computed`] reads.
     pub(crate) fn expect(&self, name: &str, stored: &Shape) -> Result<()> {
-        self.misfits.note(&self.checkpoint, &self.key(name), stored)
+        self.key_report.note(&self.checkpoint, &self.key(name), stored)
     }
 
     /// The type of a weight, stored as `stored`, that products read as `shape`.
@@ -353,7 +353,7 @@ impl Vars {
 
     fn declare(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout, dtype: DType) -> Result<NodeId> {
         let key = self.key(name);
-        self.misfits.note(&self.checkpoint, &key, stored)?;
+        self.key_report.note(&self.checkpoint, &key, stored)?;
         let found = if self.checkpoint.contains(&key) { self.checkpoint.info(&key)?.dtype } else { dtype };
         if !found.is_float() && found != dtype {
             return Err(self.error(name, format!("expected floating-point numbers, found {found}")));

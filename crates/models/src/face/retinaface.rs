@@ -33,7 +33,7 @@ impl RetinaFace {
     /// `landms` [B, A, 10].
     ///
     /// # Errors
-    /// When a weight is missing or misshapen, or the picture is too small.
+    /// When a weight is missing or mismatched, or the picture is too small.
     pub fn graph(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, height, width))
     }

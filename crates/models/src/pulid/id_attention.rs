@@ -107,7 +107,7 @@ impl IdentityAdapter {
     /// ([`Unet::identity_layers`](crate::sdxl::Unet::identity_layers)).
     ///
     /// # Errors
-    /// When a layer's weights are missing or misshapen.
+    /// When a layer's weights are missing or mismatched.
     pub fn graph(&self, layers: &[IdentityLayer], batch: usize, tokens: usize) -> Result<Graph> {
         self.complete(|| {
             let mut graph = Graph::new("identity-adapter");

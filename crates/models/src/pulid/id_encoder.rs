@@ -54,7 +54,7 @@ impl IdEncoder {
     /// Inputs, f32: `id_cond` [B, C] and `hidden_0` .. `hidden_4` [B, tokens, V]. Output: `id_embedding` [B, N, D].
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn graph(&self, batch: usize, tokens: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, tokens))
     }

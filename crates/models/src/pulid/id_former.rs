@@ -84,7 +84,7 @@ impl IdFormer {
     /// [B, N, D].
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn graph(&self, batch: usize, photos: usize, tokens: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, photos, tokens))
     }

@@ -126,7 +126,7 @@ impl ClipTextModel {
     /// are read.
     ///
     /// # Errors
-    /// When the ids are no matrix, an id is not in the vocabulary, or the table is missing or misshapen.
+    /// When the ids are no matrix, an id is not in the vocabulary, or the table is missing or mismatched.
     pub fn inputs(&self, input_ids: &HostTensor) -> Result<[(&'static str, HostTensor); 2]> {
         let ids = input_ids.as_u32()?;
         let &[rows, length] = input_ids.shape().extents() else {
@@ -164,7 +164,7 @@ impl ClipTextModel {
     /// Outputs: `hidden_states` [B, T, D], what enters the last block; `pooled` [B, P].
     ///
     /// # Errors
-    /// When a weight is missing or misshapen, or there are more tokens than positions.
+    /// When a weight is missing or mismatched, or there are more tokens than positions.
     pub fn graph(&self, batch: usize, length: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, length))
     }

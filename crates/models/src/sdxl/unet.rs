@@ -287,7 +287,7 @@ impl Unet {
     /// nothing, and the result is the very one without. Output: `sample` [B, H, W, C].
     ///
     /// # Errors
-    /// When a weight is missing or misshapen, or an extent is 0.
+    /// When a weight is missing or mismatched, or an extent is 0.
     pub fn graph(&self, size: UnetSize) -> Result<Graph> {
         self.vars.complete(|| {
             self.build(size, |g, layers, inputs| {

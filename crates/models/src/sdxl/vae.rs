@@ -152,7 +152,7 @@ impl Vae {
     /// the pictures of a batch then one by one.
     ///
     /// # Errors
-    /// When a weight is missing or misshapen.
+    /// When a weight is missing or mismatched.
     pub fn decoder(&self, batch: usize, height: usize, width: usize, limit: usize) -> Result<Graph> {
         self.vars.complete(|| self.build_decoder(batch, height, width, limit))
     }
@@ -199,7 +199,7 @@ impl Vae {
     /// [`Vae::decoder`].
     ///
     /// # Errors
-    /// When a weight is missing or misshapen, or the picture is too small.
+    /// When a weight is missing or mismatched, or the picture is too small.
     pub fn encoder(&self, batch: usize, height: usize, width: usize, limit: usize) -> Result<Graph> {
         self.vars.complete(|| self.build_encoder(batch, height, width, limit))
     }

@@ -174,7 +174,7 @@ impl Pipeline {
     /// The graphs of an image, in the order in which they run.
     ///
     /// # Errors
-    /// Options the model cannot follow, weights that are missing or misshapen.
+    /// Options the model cannot follow, weights that are missing or mismatched.
     pub fn graphs(&self, options: &GenerateOptions) -> Result<Vec<Graph>> {
         let size = latent_size([options.width, options.height], options.batch, self.vae.config().factor())?;
         let passes = if options.guidance == 1.0 { 1 } else { 2 };

@@ -1,4 +1,4 @@
-//! What of a network is missing in its file, all of it at once.
+//! Missing and mismatched keys of a network's file, all of them at once.
 
 use crate::family::family;
 use pulid_checkpoint::Checkpoint;
@@ -25,7 +25,7 @@ pub(crate) fn looks_like(checkpoint: &Checkpoint) -> String {
 
 /// Shared by all views of one network's weights.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Misfits(Arc<Mutex<Found>>);
+pub(crate) struct KeyReport(Arc<Mutex<Found>>);
 
 #[derive(Debug, Default)]
 struct Found {
@@ -33,10 +33,10 @@ struct Found {
     asked: BTreeSet<String>,
     missing: Vec<String>,
     /// Key, shape that the network has, shape in the file.
-    misshapen: Vec<(String, Shape, Shape)>,
+    mismatched: Vec<(String, Shape, Shape)>,
 }
 
-impl Misfits {
+impl KeyReport {
     fn found(&self) -> MutexGuard<'_, Found> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,10 +56,10 @@ impl Misfits {
         } else if let Ok(info) = checkpoint.info(key)
             && info.shape != *expected
         {
-            found.misshapen.push((key.to_owned(), expected.clone(), info.shape));
+            found.mismatched.push((key.to_owned(), expected.clone(), info.shape));
         }
         let strange = !expected.checked_count().is_ok_and(|count| count <= LARGEST);
-        if strange || found.missing.len() + found.misshapen.len() > MOST {
+        if strange || found.missing.len() + found.mismatched.len() > MOST {
             let detail = format!("should have shape {expected}: the configuration is not this file's");
             return Err(Error::Weight { key: key.into(), source_name: checkpoint.name().into(), detail });
         }
@@ -86,7 +86,7 @@ impl Misfits {
     pub fn check(&self, checkpoint: &Checkpoint, complete: bool) -> Result<()> {
         let found = self.found();
         let list = |items: &mut dyn Iterator<Item = String>| items.take(NAMED).collect::<Vec<_>>().join(", ");
-        match (found.missing.as_slice(), found.misshapen.as_slice()) {
+        match (found.missing.as_slice(), found.mismatched.as_slice()) {
             ([], []) => return Ok(()),
             ([key], []) => return checkpoint.info(key).map(drop),
             ([], [(key, expected, _)]) => return checkpoint.tensor_of_shape(key, expected.clone()).map(drop),
@@ -98,11 +98,11 @@ impl Misfits {
             let first = list(&mut found.missing.iter().map(|key| format!("`{key}`")));
             parts.push(format!("{}{of} tensors are missing, first: {first}", found.missing.len()));
         }
-        if !found.misshapen.is_empty() {
-            let first = found.misshapen.iter().map(|(key, want, is)| format!("`{key}` {is}, expected {want}"));
+        if !found.mismatched.is_empty() {
+            let first = found.mismatched.iter().map(|(key, want, is)| format!("`{key}` {is}, expected {want}"));
             parts.push(format!(
                 "{}{of} tensors have another shape, first: {}",
-                found.misshapen.len(),
+                found.mismatched.len(),
                 list(&mut first.into_iter())
             ));
         }
