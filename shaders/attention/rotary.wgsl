@@ -1,7 +1,7 @@
-// Turns each pair (x[2j], x[2j + 1]) of every head by the position's angle:
+// Rotates each pair (x[2j], x[2j + 1]) of every head by the position's angle:
 // y[2j] = x[2j] cos[2j] - x[2j + 1] sin[2j], y[2j + 1] = x[2j + 1] cos[2j + 1] + x[2j] sin[2j + 1].
 //   x, y: (B, T, H, pairs) as vec2     cos, sin: (T, pairs) as vec2, f32
-// Each invocation turns one pair.
+// Each invocation rotates one pair.
 // permutation: f16
 
 import package::shared::grid::flat_index;

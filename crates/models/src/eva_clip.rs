@@ -67,7 +67,7 @@ impl EvaClip {
             None if vars.contains("rope.freqs_cos") => width / vars.extent("rope.freqs_cos", 2, 1)?.max(1),
             None => width / 64,
         };
-        // Each of the two axes turns pairs of channels.
+        // Each of the two axes rotates pairs of channels.
         if heads == 0 || !width.is_multiple_of(heads) || !(width / heads).is_multiple_of(4) {
             let detail = format!("{heads} heads do not divide {width} channels into multiples of 4; give --set heads=");
             return Err(Error::invalid("heads", detail));
@@ -201,8 +201,8 @@ impl EvaClip {
         add(g, x, h)
     }
 
-    /// cos and sin [tokens, head]: rows of the grid turn the first half of a head, columns the second; neighbouring
-    /// channels form a pair with one frequency. The class token in front is not turned.
+    /// cos and sin [tokens, head]: rows of the grid rotate the first half of a head, columns the second; neighbouring
+    /// channels form a pair with one frequency. The class token in front is not rotated.
     fn rotary_tables(&self) -> (HostTensor, HostTensor) {
         let head = self.width / self.heads;
         let axis = head / 2;

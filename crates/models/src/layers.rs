@@ -360,7 +360,7 @@ pub fn attention_in_rows(g: &mut Graph, q: NodeId, k: NodeId, v: NodeId, limit: 
     }
 }
 
-/// Turns neighbouring channels of each head of x [B, T, C] by the angles whose cosines and sines are given, each f32
+/// Rotates neighbouring channels of each head of x [B, T, C] by the angles whose cosines and sines are given, each f32
 /// [T, head].
 ///
 /// # Errors

@@ -236,7 +236,7 @@ fn floats(inputs: &Tensors, name: &str, rank: usize) -> Result<HostTensor> {
 }
 
 /// A picture or latent, [N, C, H, W] to [N, H, W, C].
-fn picture(inputs: &Tensors, name: &str) -> Result<HostTensor> {
+fn nhwc(inputs: &Tensors, name: &str) -> Result<HostTensor> {
     floats(inputs, name, 4)?.nchw_to_nhwc()
 }
 
@@ -281,7 +281,7 @@ fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     // The input is optional. Without it this is the plain UNet, yet an adapter that is none is a mistake all the same.
     let adapter = adapter.filter(|_| wants_identity);
     let unet = Unet::open(&options.weights, options.precision)?;
-    let sample = picture(inputs, "sample")?;
+    let sample = nhwc(inputs, "sample")?;
     let text = floats(inputs, "encoder_hidden_states", 3)?;
     let mut given = map([("timestep", floats(inputs, "timestep", 1)?)]);
     if unet.config().pooled_dim().is_some() {
@@ -309,14 +309,14 @@ fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
 
 fn vae_decoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let vae = Vae::open(&options.weights, options.precision)?;
-    let latent = picture(inputs, "latent")?;
+    let latent = nhwc(inputs, "latent")?;
     let shape = latent.shape();
     run(vae.decoder(shape[0], shape[1], shape[2], options.max_tensor_bytes)?, map([("latent", latent)]), channels_first)
 }
 
 fn vae_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let vae = Vae::open(&options.weights, options.precision)?;
-    let sample = picture(inputs, "sample")?;
+    let sample = nhwc(inputs, "sample")?;
     let shape = sample.shape();
     run(vae.encoder(shape[0], shape[1], shape[2], options.max_tensor_bytes)?, map([("sample", sample)]), channels_first)
 }
@@ -352,7 +352,7 @@ fn eva_clip(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
         pretrained_grid: options.setting("pretrained_grid")?.unwrap_or(EvaSettings::default().pretrained_grid),
     };
     let tower = EvaClip::new(&Checkpoint::open(&options.weights)?, options.precision, settings)?;
-    let image = picture(inputs, "image")?;
+    let image = nhwc(inputs, "image")?;
     run(tower.graph(image.shape()[0])?, map([("image", image)]), as_they_are)
 }
 
@@ -396,14 +396,14 @@ fn hidden_states(inputs: &Tensors) -> Result<HashMap<String, HostTensor>> {
 
 fn bisenet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let parser = BiSeNet::new(Checkpoint::open(&options.weights)?, options.precision)?;
-    let image = picture(inputs, "image")?;
+    let image = nhwc(inputs, "image")?;
     let shape = image.shape();
     run(parser.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), channels_first)
 }
 
 fn retinaface(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let detector = RetinaFace::new(&Checkpoint::open(&options.weights)?, options.precision)?;
-    let image = picture(inputs, "image")?;
+    let image = nhwc(inputs, "image")?;
     let shape = image.shape();
     run(detector.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), as_they_are)
 }

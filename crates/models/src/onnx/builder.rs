@@ -27,7 +27,7 @@ pub(super) struct Builder<'a> {
     /// Nodes that an earlier one has taken in.
     done: HashSet<usize>,
     /// Each picture's node in the other order of axes, if there is one already.
-    turned: HashMap<NodeId, NodeId>,
+    permuted: HashMap<NodeId, NodeId>,
 }
 
 impl<'a> Builder<'a> {
@@ -43,7 +43,7 @@ impl<'a> Builder<'a> {
         for output in &model.graph.outputs {
             readers.entry(output.name.as_str()).or_default().push(model.graph.nodes.len());
         }
-        let (given, done, turned) = (HashMap::new(), HashSet::new(), HashMap::new());
+        let (given, done, permuted) = (HashMap::new(), HashSet::new(), HashMap::new());
         Ok(Builder {
             graph: Graph::new("onnx"),
             precision,
@@ -54,7 +54,7 @@ impl<'a> Builder<'a> {
             given,
             readers,
             done,
-            turned,
+            permuted,
         })
     }
 
@@ -110,7 +110,7 @@ impl<'a> Builder<'a> {
         for output in &model.graph.outputs {
             let unknown = || Error::invalid(&model.name, format!("nothing gives the output `{}`", output.name));
             let id = match self.values.get(output.name.as_str()).ok_or_else(unknown)?.clone() {
-                Value::Node(x) => self.channels_second(&x)?,
+                Value::Node(x) => self.channels_first(&x)?,
                 Value::Constant(c) if c.count() == 0 => {
                     let detail = format!("the output `{}` {:?} has no elements", output.name, c.dims);
                     return Err(Error::invalid(&model.name, detail));
@@ -256,7 +256,7 @@ impl<'a> Builder<'a> {
         }
         match value {
             Value::Node(x) => {
-                let id = self.channels_second(&x)?;
+                let id = self.channels_first(&x)?;
                 let id = self.graph.reshape(id, [length])?;
                 cast(&mut self.graph, id, DType::F32)
             }
@@ -268,24 +268,24 @@ impl<'a> Builder<'a> {
     pub fn channels_last(&mut self, call: &Call, x: &Traced) -> Result<NodeId> {
         match x.dims[..] {
             _ if x.channels_last => Ok(x.id),
-            [_, _, _, _] => self.turn(x.id, &[0, 2, 3, 1]),
+            [_, _, _, _] => self.permuted(x.id, &[0, 2, 3, 1]),
             _ => Err(call.error(format!("takes pictures [N, C, H, W], got {:?}", x.dims))),
         }
     }
 
     /// A value's node with the file's order of axes.
-    pub fn channels_second(&mut self, x: &Traced) -> Result<NodeId> {
-        if x.channels_last { self.turn(x.id, &[0, 3, 1, 2]) } else { Ok(x.id) }
+    pub fn channels_first(&mut self, x: &Traced) -> Result<NodeId> {
+        if x.channels_last { self.permuted(x.id, &[0, 3, 1, 2]) } else { Ok(x.id) }
     }
 
-    fn turn(&mut self, id: NodeId, order: &[usize]) -> Result<NodeId> {
-        if let Some(&turned) = self.turned.get(&id) {
-            return Ok(turned);
+    fn permuted(&mut self, id: NodeId, order: &[usize]) -> Result<NodeId> {
+        if let Some(&permuted) = self.permuted.get(&id) {
+            return Ok(permuted);
         }
-        let turned = self.permute(id, order)?;
-        self.turned.insert(id, turned);
-        self.turned.insert(turned, id);
-        Ok(turned)
+        let permuted = self.permute(id, order)?;
+        self.permuted.insert(id, permuted);
+        self.permuted.insert(permuted, id);
+        Ok(permuted)
     }
 
     /// The axes in another order; free where only axes of one element move.
@@ -306,13 +306,13 @@ impl<'a> Builder<'a> {
     }
 
     /// A node [N, H, W, C] as a value.
-    pub fn picture(&self, id: NodeId) -> Value {
+    pub fn nhwc(&self, id: NodeId) -> Value {
         let s = self.graph.shape(id);
         Value::Node(Traced { id, dims: vec![s[0], s[3], s[1], s[2]], channels_last: true })
     }
 
     /// A value [N, C, L] or [N, C, H, W] as a picture [N, H, W, C]; rows of elements become pictures of height 1.
-    pub fn lifted(&mut self, call: &Call, x: &Traced) -> Result<NodeId> {
+    pub fn as_nhwc(&mut self, call: &Call, x: &Traced) -> Result<NodeId> {
         match x.dims[..] {
             [n, c, length] => {
                 let dims = vec![n, c, 1, length];
@@ -323,19 +323,19 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A picture as a value with as many axes as [`Builder::lifted`] was given.
-    pub fn lowered(&mut self, id: NodeId, rank: usize) -> Result<Value> {
+    /// A picture as a value with as many axes as [`Builder::as_nhwc`] was given.
+    pub fn with_rank(&mut self, id: NodeId, rank: usize) -> Result<Value> {
         if rank != 3 {
-            return Ok(self.picture(id));
+            return Ok(self.nhwc(id));
         }
         let s = self.graph.shape(id).to_vec();
-        let id = self.turn(id, &[0, 3, 1, 2])?;
+        let id = self.permuted(id, &[0, 3, 1, 2])?;
         let id = self.graph.reshape(id, [s[0], s[3], s[2]])?;
         Ok(self.plain(id))
     }
 
     /// A node in the order of axes of another value.
     pub fn like(&self, x: &Traced, id: NodeId) -> Value {
-        if x.channels_last { self.picture(id) } else { self.plain(id) }
+        if x.channels_last { self.nhwc(id) } else { self.plain(id) }
     }
 }

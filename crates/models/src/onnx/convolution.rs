@@ -33,7 +33,7 @@ fn filters(b: &Builder, call: &Call, x: &Traced) -> Result<Filters> {
 }
 
 /// Rows and columns of a kernel.
-fn picture_kernel(kernel: &[usize]) -> [usize; 2] {
+fn kernel_2d(kernel: &[usize]) -> [usize; 2] {
     match *kernel {
         [rows, columns] => [rows, columns],
         [columns] => [1, columns],
@@ -58,8 +58,8 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
         };
         return conv_over_three(b, call, &x, filters, &sides, groups);
     };
-    let [rows, columns] = picture_kernel(&kernel);
-    let picture = b.lifted(call, &x)?;
+    let [rows, columns] = kernel_2d(&kernel);
+    let picture = b.as_nhwc(call, &x)?;
     let mut operator = Conv2d {
         stride: window.stride,
         dilation: window.dilation,
@@ -70,7 +70,7 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
     let Value::Constant(filters) = filters else {
         // Filters that the graph computes, as weight standardisation does.
         let Value::Node(w) = filters else { return Err(call.error("has no filters")) };
-        let id = b.channels_second(&w)?;
+        let id = b.channels_first(&w)?;
         let id = b.graph.reshape(id, [out, inputs, rows, columns])?;
         let weight = b.permute(id, &[2, 3, 1, 0])?;
         let mut operands = vec![picture, weight];
@@ -79,7 +79,7 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
             operands.push(b.vector(call, 2, out)?);
         }
         let id = b.graph.apply(operator, &operands)?;
-        return b.lowered(id, x.dims.len());
+        return b.with_rank(id, x.dims.len());
     };
     let mut bias = match b.constant(call, 2) {
         Ok(bias) => bias.map(|c| c.floats(call)).transpose()?,
@@ -116,7 +116,7 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
         operands.push(b.vector(call, 2, out)?);
     }
     let id = b.graph.apply(operator, &operands)?;
-    let value = b.lowered(id, x.dims.len())?;
+    let value = b.with_rank(id, x.dims.len())?;
     if let Some((index, _)) = norm {
         b.take_in(index, value.clone());
     }
@@ -192,7 +192,7 @@ fn conv_over_three(
     Ok(b.plain(id))
 }
 
-/// The gradient of a convolution: a convolution with turned filters over the input with zeros between its elements.
+/// The gradient of a convolution: a convolution with flipped filters over the input with zeros between its elements.
 pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     let attributes =
         ["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides"];
@@ -232,7 +232,7 @@ pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
             before = if mode == "SAME_UPPER" { cut.div_euclid(2) } else { cut - cut.div_euclid(2) };
             after = cut - before;
         }
-        // The turned filter starts before the input by all of itself but one element.
+        // The flipped filter starts before the input by all of itself but one element.
         let reach = side.covered() as i64 - 1;
         margins.push((reach - before, reach - after + extra[axis] as i64));
         if full as i64 - before - after <= 0 {
@@ -242,12 +242,12 @@ pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     let two = |values: &[usize], one: usize| if axes == 1 { [one, values[0]] } else { [values[0], values[1]] };
     let (stride, dilation) = (two(&stride, 1), two(&dilation, 1));
     let margins = if axes == 1 { vec![(0, 0), margins[0]] } else { margins };
-    let picture = b.lifted(call, &x)?;
+    let picture = b.as_nhwc(call, &x)?;
     let spread = zeros_between(b, picture, stride)?;
     // Negative margins are cut off the input, and it is as if those elements were not there.
-    let spread = cut(b, spread, &margins)?;
-    let [rows, columns] = picture_kernel(&kernel);
-    let weight = turned(b, call, value, [groups, inputs / groups, group_out, rows, columns])?;
+    let spread = crop(b, spread, &margins)?;
+    let [rows, columns] = kernel_2d(&kernel);
+    let weight = flipped(b, call, value, [groups, inputs / groups, group_out, rows, columns])?;
     let at = |n: i64| n.max(0) as usize;
     let operator = Conv2d {
         dilation,
@@ -261,7 +261,7 @@ pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
         operands.push(b.vector(call, 2, groups * group_out)?);
     }
     let id = b.graph.apply(operator, &operands)?;
-    b.lowered(id, x.dims.len())
+    b.with_rank(id, x.dims.len())
 }
 
 /// Zeros between the rows and columns of a picture.
@@ -279,7 +279,7 @@ fn zeros_between(b: &mut Builder, x: NodeId, stride: [usize; 2]) -> Result<NodeI
 }
 
 /// A picture without the rows and columns that negative margins take away.
-fn cut(b: &mut Builder, x: NodeId, margins: &[(i64, i64)]) -> Result<NodeId> {
+fn crop(b: &mut Builder, x: NodeId, margins: &[(i64, i64)]) -> Result<NodeId> {
     if margins.iter().all(|m| m.0 >= 0 && m.1 >= 0) {
         return Ok(x);
     }
@@ -290,8 +290,8 @@ fn cut(b: &mut Builder, x: NodeId, margins: &[(i64, i64)]) -> Result<NodeId> {
     b.graph.apply(Slice::new(start, [s[0], size(1), size(2), s[3]]), &[x])
 }
 
-/// Filters [groups·I, O, KH, KW] of a transposed convolution as [KH, KW, I, groups·O], rows and columns backwards.
-fn turned(b: &mut Builder, call: &Call, filters: Value, sizes: [usize; 5]) -> Result<NodeId> {
+/// Filters [groups·I, O, KH, KW] of a transposed convolution as [KH, KW, I, groups·O], rows and columns flipped.
+fn flipped(b: &mut Builder, call: &Call, filters: Value, sizes: [usize; 5]) -> Result<NodeId> {
     let [groups, inputs, out, rows, columns] = sizes;
     let shape = [rows, columns, inputs, groups * out];
     match filters {
@@ -309,7 +309,7 @@ fn turned(b: &mut Builder, call: &Call, filters: Value, sizes: [usize; 5]) -> Re
             }))
         }
         Value::Node(w) => {
-            let id = b.channels_second(&w)?;
+            let id = b.channels_first(&w)?;
             let id = b.graph.reshape(id, [groups, inputs, out, rows * columns])?;
             let id = b.permute(id, &[3, 1, 0, 2])?;
             let taps: Vec<u32> = (0..(rows * columns) as u32).rev().collect();

@@ -288,7 +288,7 @@ pub(super) fn choose(b: &mut Builder, call: &Call) -> Result<Value> {
         return Ok(Value::Constant(Constant { dims: shape, numbers }));
     }
     let operands = [b.truth(call, condition)?, b.materialize(call, x)?, b.materialize(call, y)?];
-    let [c, x, y] = operands.map(|x| b.channels_second(&x));
+    let [c, x, y] = operands.map(|x| b.channels_first(&x));
     let id = b.graph.apply(Select, &[c?, x?, y?])?;
     Ok(b.plain(id))
 }

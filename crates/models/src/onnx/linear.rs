@@ -119,7 +119,7 @@ pub(super) fn matmul(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&[])?;
     let x = b.traced(call, 0)?;
     let (weight, dims) = match b.value(call, 1)? {
-        Value::Node(w) => (b.channels_second(&w)?, w.dims),
+        Value::Node(w) => (b.channels_first(&w)?, w.dims),
         Value::Constant(w) => {
             let (dtype, dims) = (b.weight_dtype(&w), w.dims.clone());
             (b.weight(call, dtype, dims.clone(), move || w.host()), dims)
@@ -129,7 +129,7 @@ pub(super) fn matmul(b: &mut Builder, call: &Call) -> Result<Value> {
         return Err(call.error("takes no single numbers"));
     }
     let (row, column) = (x.dims.len() == 1, dims.len() == 1);
-    let a = b.channels_second(&x)?;
+    let a = b.channels_first(&x)?;
     let left = if row { vec![1, x.dims[0]] } else { x.dims.clone() };
     let right = if column { vec![dims[0], 1] } else { dims.clone() };
     let a = b.graph.reshape(a, left.clone())?;

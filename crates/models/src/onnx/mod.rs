@@ -1,7 +1,7 @@
 //! ONNX files as graphs: the operators that convolutional classifiers and face networks are exported with.
 //!
 //! The graph is built for concrete extents, so everything a file computes from shapes is known while importing and folds
-//! away. Pictures run channels last from their first convolution on; values are turned back where a file counts on
+//! away. Pictures run channels last from their first convolution on; values are transposed back where a file counts on
 //! channels coming second (reshaping, outputs).
 
 mod builder;

@@ -13,7 +13,7 @@ pub(super) fn reshaped(b: &mut Builder, value: Value, dims: Vec<usize>) -> Resul
         Value::Constant(c) => Ok(Value::Constant(c.reshaped(dims)?)),
         Value::Node(x) if x.dims == dims => Ok(Value::Node(x)),
         Value::Node(x) => {
-            let id = b.channels_second(&x)?;
+            let id = b.channels_first(&x)?;
             let id = b.graph.reshape(id, dims)?;
             Ok(b.plain(id))
         }
@@ -152,7 +152,7 @@ pub(super) fn concat(b: &mut Builder, call: &Call) -> Result<Value> {
         let axis = picture.physical(axis);
         let ids = parts.iter().map(|part| b.channels_last(call, part)).collect::<Result<Vec<_>>>()?;
         let id = b.graph.apply(Concat::new(axis), &ids)?;
-        return Ok(b.picture(id));
+        return Ok(b.nhwc(id));
     }
     let ids: Vec<NodeId> = parts.iter().map(|part| part.id).collect();
     let id = b.graph.apply(Concat::new(axis), &ids)?;

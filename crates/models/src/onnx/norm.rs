@@ -80,7 +80,7 @@ fn per_channel(b: &mut Builder, x: &Traced, f: impl FnOnce(&mut Builder, NodeId)
     let id = b.permute(x.id, &order)?;
     let id = f(b, id)?;
     if rank == 4 {
-        return Ok(b.picture(id));
+        return Ok(b.nhwc(id));
     }
     let back: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
     let id = b.permute(id, &back)?;
@@ -90,7 +90,7 @@ fn per_channel(b: &mut Builder, x: &Traced, f: impl FnOnce(&mut Builder, NodeId)
 /// With the statistics of the batch itself, as weight standardisation writes it; then the running statistics.
 fn batch_norm_training(b: &mut Builder, call: &Call, x: &Traced, eps: f32) -> Result<Vec<Value>> {
     let (channels, rank) = (x.dims[1], x.dims.len());
-    let plain = b.channels_second(x)?;
+    let plain = b.channels_first(x)?;
     let order: Vec<usize> = [1, 0].into_iter().chain(2..rank).collect();
     let rows = b.permute(plain, &order)?;
     let dims = b.graph.shape(rows).to_vec();
@@ -189,7 +189,7 @@ fn grouped(b: &mut Builder, call: &Call, x: &Traced, groups: usize, eps: f32) ->
 /// x as rows of the elements from an axis on.
 fn rows_from(b: &mut Builder, call: &Call, x: &Traced, default: i64) -> Result<(NodeId, usize)> {
     let axis = call.axis(call.int("axis")?.unwrap_or(default), x.dims.len())?;
-    let id = b.channels_second(x)?;
+    let id = b.channels_first(x)?;
     let (rows, length) = (x.dims[..axis].iter().product::<usize>(), x.dims[axis..].iter().product());
     Ok((b.graph.reshape(id, [rows, length])?, axis))
 }

@@ -107,7 +107,7 @@ pub(super) fn prelu(b: &mut Builder, call: &Call) -> Result<Value> {
         }
         let x = b.channels_last(call, &x)?;
         let id = b.graph.apply(PRelu, &[x, slope])?;
-        return Ok(b.picture(id));
+        return Ok(b.nhwc(id));
     }
     // Any other slopes: max(x, 0) + slope·min(x, 0).
     if broadcast(call, &[&x.dims, &dims])? != x.dims {
@@ -168,9 +168,9 @@ pub(super) fn combine(b: &mut Builder, call: &Call, f: BinaryFunction, x: Value,
             if rank == 4 && (x.channels_last || y.channels_last) {
                 let operands = [operand(b, call, &x)?, operand(b, call, &y)?];
                 let id = b.graph.apply(Binary::new(f), &operands)?;
-                return Ok(b.picture(id));
+                return Ok(b.nhwc(id));
             }
-            let operands = [b.channels_second(&x)?, b.channels_second(&y)?];
+            let operands = [b.channels_first(&x)?, b.channels_first(&y)?];
             let id = b.graph.apply(Binary::new(f), &operands)?;
             Ok(b.plain(id))
         }
@@ -257,10 +257,10 @@ fn with_constant(
         true => c.host()?.reshape(padded(&c.dims, 4))?.nchw_to_nhwc(),
         false => c.host(),
     });
-    let x = if channels_last { x.id } else { b.channels_second(x)? };
+    let x = if channels_last { x.id } else { b.channels_first(x)? };
     let operands = if swapped { [constant, x] } else { [x, constant] };
     let id = b.graph.apply(Binary::new(f), &operands)?;
-    Ok(if channels_last { b.picture(id) } else { b.plain(id) })
+    Ok(if channels_last { b.nhwc(id) } else { b.plain(id) })
 }
 
 /// Softmax, or its logarithm.
@@ -275,7 +275,7 @@ pub(super) fn softmax(b: &mut Builder, call: &Call) -> Result<Value> {
     let axis = call.axis(call.int("axis")?.unwrap_or(if together { 1 } else { -1 }), rank)?;
     if together && axis + 1 < rank {
         let rows = x.dims[..axis].iter().product::<usize>();
-        let id = b.channels_second(&x)?;
+        let id = b.channels_first(&x)?;
         let flat = b.graph.reshape(id, [rows, x.dims[axis..].iter().product()])?;
         let flat = function(b, flat)?;
         let id = b.graph.reshape(flat, x.dims)?;

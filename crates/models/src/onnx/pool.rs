@@ -17,9 +17,9 @@ fn pooled(
     mut pool: impl FnMut(&mut Builder, NodeId, Window) -> Result<NodeId>,
 ) -> Result<Value> {
     if let Some(window) = Window::of(sides) {
-        let picture = b.lifted(call, x)?;
+        let picture = b.as_nhwc(call, x)?;
         let id = pool(b, picture, window)?;
-        return b.lowered(id, x.dims.len());
+        return b.with_rank(id, x.dims.len());
     }
     let rank = x.dims.len();
     let order: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();

@@ -53,7 +53,7 @@ pub(super) fn over(b: &mut Builder, x: &Traced, reducer: Reducer, axes: &[usize]
     let kept = b.like(x, id);
     match kept {
         Value::Node(y) if !keep => {
-            let id = b.channels_second(&y)?;
+            let id = b.channels_first(&y)?;
             let dims: Vec<usize> = (0..y.dims.len()).filter(|axis| !axes.contains(axis)).map(|a| y.dims[a]).collect();
             let id = b.graph.reshape(id, dims)?;
             Ok(b.plain(id))

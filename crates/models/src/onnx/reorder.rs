@@ -168,10 +168,10 @@ pub(super) fn expand(b: &mut Builder, call: &Call) -> Result<Value> {
         Value::Node(x) if x.channels_last && shape.len() == 4 => {
             let physical = [0, 2, 3, 1].map(|axis| shape[axis]);
             let id = layers::expand(&mut b.graph, x.id, physical)?;
-            Ok(b.picture(id))
+            Ok(b.nhwc(id))
         }
         Value::Node(x) => {
-            let id = b.channels_second(&x)?;
+            let id = b.channels_first(&x)?;
             let id = layers::expand(&mut b.graph, id, shape)?;
             Ok(b.plain(id))
         }
@@ -196,7 +196,7 @@ pub(super) fn tile(b: &mut Builder, call: &Call) -> Result<Value> {
             Ok(Value::Constant(c))
         }
         Value::Node(x) => {
-            let id = b.channels_second(&x)?;
+            let id = b.channels_first(&x)?;
             let apart: Vec<usize> = dims.iter().flat_map(|&n| [1, n]).collect();
             let repeated: Vec<usize> = dims.iter().zip(&repeats).flat_map(|(&n, &r)| [r, n]).collect();
             let id = b.graph.reshape(id, apart)?;
@@ -231,7 +231,7 @@ pub(super) fn depth_to_space(b: &mut Builder, call: &Call) -> Result<Value> {
     let id = b.graph.reshape(x, apart)?;
     let id = b.permute(id, &order)?;
     let id = b.graph.reshape(id, [s[0], s[1] * size, s[2] * size, channels])?;
-    Ok(b.picture(id))
+    Ok(b.nhwc(id))
 }
 
 /// Blocks of pixels become channels.
@@ -251,5 +251,5 @@ pub(super) fn space_to_depth(b: &mut Builder, call: &Call) -> Result<Value> {
     };
     let id = b.permute(id, &order)?;
     let id = b.graph.reshape(id, [s[0], s[1] / size, s[2] / size, size * size * s[3]])?;
-    Ok(b.picture(id))
+    Ok(b.nhwc(id))
 }

@@ -181,8 +181,8 @@ pub(super) fn resize(b: &mut Builder, call: &Call) -> Result<Value> {
     if !["nearest", "linear", "cubic"].contains(&method.mode) {
         return Err(call.unsupported("mode", method.mode));
     }
-    match as_picture(&x, &resized, &method) {
-        Some(pair) => picture(b, call, &x, pair, &method),
+    match as_image(&x, &resized, &method) {
+        Some(pair) => resize_image(b, call, &x, pair, &method),
         None => by_matrices(b, call, x, &resized, &method),
     }
 }
@@ -228,7 +228,7 @@ fn targets(b: &Builder, call: &Call, x: &Traced, axes: &[usize]) -> Result<Vec<A
 }
 
 /// Rows and columns, where nothing else changes and the kernels know how.
-fn as_picture(x: &Traced, axes: &[Axis], method: &Method) -> Option<[Axis; 2]> {
+fn as_image(x: &Traced, axes: &[Axis], method: &Method) -> Option<[Axis; 2]> {
     let known = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"].contains(&method.positions);
     let plain = known && !method.antialias && !method.exclude_outside && x.dims.len() == 4;
     let others_stay = axes.iter().all(|a| a.axis >= 2 || a.stays());
@@ -244,7 +244,7 @@ fn as_picture(x: &Traced, axes: &[Axis], method: &Method) -> Option<[Axis; 2]> {
     (plain && others_stay && pair.iter().all(whole)).then_some(pair)
 }
 
-fn picture(b: &mut Builder, call: &Call, x: &Traced, pair: [Axis; 2], method: &Method) -> Result<Value> {
+fn resize_image(b: &mut Builder, call: &Call, x: &Traced, pair: [Axis; 2], method: &Method) -> Result<Value> {
     let interpolation = match method.mode {
         "nearest" => Interpolation::Nearest(method.nearest),
         "linear" => Interpolation::Bilinear,
@@ -264,13 +264,13 @@ fn picture(b: &mut Builder, call: &Call, x: &Traced, pair: [Axis; 2], method: &M
                 let [tall, wide] = pair;
                 let x = resized(b, x, [tall, still(&wide, wide.input)], interpolation, rows)?;
                 let id = resized(b, x, [still(&tall, tall.output), wide], interpolation, columns)?;
-                return Ok(b.picture(id));
+                return Ok(b.nhwc(id));
             }
             rows
         }
     };
     let id = resized(b, x, pair, interpolation, coordinates)?;
-    Ok(b.picture(id))
+    Ok(b.nhwc(id))
 }
 
 fn resized(
@@ -351,7 +351,7 @@ fn by_matrices(b: &mut Builder, call: &Call, x: Traced, axes: &[Axis], method: &
     });
     let number = method.outside;
     let border = HostTensor::from_fn(shape.clone(), |i| inside.as_f32().map_or(0.0, |v| (1.0 - v[i]) * number));
-    let id = b.channels_second(&current)?;
+    let id = b.channels_first(&current)?;
     let inside = b.weight(call, DType::F32, shape.clone(), move || Ok(inside.clone()));
     let border = b.weight(call, DType::F32, shape, move || Ok(border.clone()));
     let id = b.graph.apply(Binary::mul(), &[id, inside])?;
@@ -390,8 +390,8 @@ fn by_factors(b: &mut Builder, call: &Call, x: &Traced, scales: &[f32]) -> Resul
         exclude_outside: false,
         outside: 0.0,
     };
-    match as_picture(x, &axes, &method) {
-        Some(pair) => picture(b, call, x, pair, &method),
+    match as_image(x, &axes, &method) {
+        Some(pair) => resize_image(b, call, x, pair, &method),
         None => by_matrices(b, call, x.clone(), &axes, &method),
     }
 }

@@ -168,8 +168,8 @@ impl Constant {
         Ok(Constant { dims, numbers })
     }
 
-    /// The elements walked by strides over new extents.
-    fn walked(&self, call: &Call, dims: Vec<usize>, strides: &[usize]) -> Result<Self> {
+    /// The elements at these strides over new extents.
+    fn strided(&self, call: &Call, dims: Vec<usize>, strides: &[usize]) -> Result<Self> {
         foldable(call, &dims)?;
         let indices: Vec<usize> = flat_offsets(&dims, strides);
         self.at(call, dims, &indices)
@@ -179,7 +179,7 @@ impl Constant {
     pub fn permuted(&self, call: &Call, order: &[usize]) -> Result<Self> {
         let strides = Shape::from(self.dims.as_slice()).strides();
         let own: Vec<usize> = order.iter().map(|&axis| strides[axis]).collect();
-        self.walked(call, order.iter().map(|&axis| self.dims[axis]).collect(), &own)
+        self.strided(call, order.iter().map(|&axis| self.dims[axis]).collect(), &own)
     }
 
     /// Repeated up to larger extents, by NumPy's rule.
@@ -187,7 +187,7 @@ impl Constant {
         let (from, to) = (Shape::from(self.dims.as_slice()), Shape::from(dims.as_slice()));
         let strides = from.broadcast_strides(&to);
         let strides = strides.ok_or_else(|| call.error(format!("{from} does not broadcast to {to}")))?;
-        self.walked(call, dims, &strides)
+        self.strided(call, dims, &strides)
     }
 
     /// A function of every element: integers stay integers.

@@ -4,7 +4,7 @@ use pulid_tensor::{Error, HostTensor, Result, TensorType};
 /// Rotary position embedding on interleaved pairs, as EVA02's: every head's pair (x[2j], x[2j+1]) turns by an angle that
 /// depends on position and j.
 ///
-/// Operands: x [B, T, H·D]; cos and sin, f32 [T, D] each (1 and 0 in rows that do not turn, such as the class token's).
+/// Operands: x [B, T, H·D]; cos and sin, f32 [T, D] each (1 and 0 in rows that are not rotated, such as the class token's).
 /// Result: x's type.
 #[derive(Clone, Debug)]
 pub struct Rotary {
