@@ -179,9 +179,9 @@ fn a_weight_that_cannot_be_read_fails_its_session_alone() {
 }
 
 /// Notes what is told, and cancels after some of it.
-struct Told(Mutex<Vec<(u64, u64)>>, usize);
+struct Recorder(Mutex<Vec<(u64, u64)>>, usize);
 
-impl Observer for Told {
+impl Observer for Recorder {
     fn cancelled(&self) -> bool {
         self.0.lock().unwrap().len() >= self.1
     }
@@ -196,11 +196,11 @@ fn what_is_compiled_ahead_is_not_compiled_again() {
     pollster::block_on(async {
         let device = device().await;
         let planned = network(&device, 8, 3);
-        let told = Told(Mutex::default(), usize::MAX);
-        device.precompile(&planned.plan, &told).await.unwrap();
+        let recorder = Recorder(Mutex::default(), usize::MAX);
+        device.precompile(&planned.plan, &recorder).await.unwrap();
         let compiled = device.memory().compiled_kernels;
-        let told = told.0.into_inner().unwrap();
-        assert_eq!(told.last(), Some(&(compiled, compiled)));
+        let recorder = recorder.0.into_inner().unwrap();
+        assert_eq!(recorder.last(), Some(&(compiled, compiled)));
         assert_eq!(device.memory().held(), 0);
         let mut session = Session::new(&device, &planned, &Silent).await.unwrap();
         run(&mut session, 8).await;
@@ -209,7 +209,7 @@ fn what_is_compiled_ahead_is_not_compiled_again() {
         assert_eq!(device.memory().compiled_kernels, compiled);
 
         let other = self::device().await;
-        let cancelled = other.precompile(&planned.plan, &Told(Mutex::default(), 0)).await;
+        let cancelled = other.precompile(&planned.plan, &Recorder(Mutex::default(), 0)).await;
         assert!(matches!(cancelled, Err(Error::Cancelled)));
         assert_eq!(other.memory().compiled_kernels, 0);
     });

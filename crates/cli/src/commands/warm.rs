@@ -40,10 +40,10 @@ impl Drop for Warming {
     }
 }
 
-/// Hears when to stop, and says nothing.
-struct Unseen(Arc<AtomicBool>);
+/// Passes cancellation on and reports nothing.
+struct CancelOnly(Arc<AtomicBool>);
 
-impl Observer for Unseen {
+impl Observer for CancelOnly {
     fn cancelled(&self) -> bool {
         cancelled() || self.0.load(Ordering::Relaxed)
     }
@@ -64,10 +64,10 @@ pub fn start(device: &DeviceArgs, pipeline: &Pipeline, storage: Storage, options
     }
     let (device, model) = (device.clone(), pipeline.model().clone());
     let stop = Arc::new(AtomicBool::new(false));
-    let unseen = Unseen(stop.clone());
+    let observer = CancelOnly(stop.clone());
     let work = move || {
         let compile =
-            async { Pipeline::open(device.open().await?, model, storage)?.precompile(&options, &unseen).await };
+            async { Pipeline::open(device.open().await?, model, storage)?.precompile(&options, &observer).await };
         let _ = pollster::block_on(compile);
     };
     let thread = std::thread::Builder::new().name("pulid-warm".into()).spawn(work).ok()?;

@@ -53,14 +53,14 @@ impl<'a> Trial<'a> {
             _ if much => variants.len() - 1,
             _ => variants.len(),
         };
-        let Some(yardstick) = self.yardstick(operator, inputs, &variants, much)? else { return Ok(None) };
+        let Some(expected) = self.expected(operator, inputs, &variants, much)? else { return Ok(None) };
         let mut right = Vec::new();
         for (i, variant) in variants.iter().enumerate() {
             // The slow ones only count where none of the others is right.
             if i >= timed && !right.is_empty() {
                 break;
             }
-            if self.equals(&yardstick, variant.name).await? {
+            if self.equals(&expected, variant.name).await? {
                 right.push(variant);
             }
         }
@@ -72,13 +72,13 @@ impl<'a> Trial<'a> {
     }
 
     /// What the reference makes of operands of these types, or of fewer where that would take long.
-    fn yardstick(
+    fn expected(
         &self,
         operator: &dyn Operator,
         inputs: &[TensorType],
         variants: &[Variant],
         much: bool,
-    ) -> Result<Option<Yardstick>> {
+    ) -> Result<Option<Expected>> {
         let types = match much {
             false => Some(inputs.to_vec()),
             true => smaller(operator, self.capabilities, inputs, variants, REFERENCE_FLOPS),
@@ -90,13 +90,13 @@ impl<'a> Trial<'a> {
             operands.iter().map(|t| if t.dtype() == DType::U32 { t.clone() } else { t.cast(DType::F32) }).collect();
         let want = operator.reference(&wide.iter().collect::<Vec<_>>())?.to_f32_vec();
         let variants = self.variants(operator, &types, &output)?;
-        Ok(Some(Yardstick { operands, output, variants, want }))
+        Ok(Some(Expected { operands, output, variants, want }))
     }
 
-    async fn equals(&self, yardstick: &Yardstick, variant: &str) -> Result<bool> {
-        let Some(variant) = yardstick.variants.iter().find(|v| v.name == variant) else { return Ok(false) };
-        let found = run(self.device, variant, &yardstick.operands, &yardstick.output, 0, self.kernel_of).await?;
-        Ok(found.stray_bytes == 0 && agrees(&found.output, &yardstick.want))
+    async fn equals(&self, expected: &Expected, variant: &str) -> Result<bool> {
+        let Some(variant) = expected.variants.iter().find(|v| v.name == variant) else { return Ok(false) };
+        let found = run(self.device, variant, &expected.operands, &expected.output, 0, self.kernel_of).await?;
+        Ok(found.stray_bytes == 0 && agrees(&found.output, &expected.want))
     }
 
     /// Times variants that are right by the reference. Where they disagree with each other at this size the plainest decides.
@@ -115,11 +115,11 @@ impl<'a> Trial<'a> {
         }
         let first = runs[0].1.output.to_f32_vec();
         if !runs.iter().all(|(_, r)| r.stray_bytes == 0 && agrees(&r.output, &first)) {
-            let judge = run(self.device, plain, &operands, output, 0, self.kernel_of).await?;
-            let want = judge.output.to_f32_vec();
+            let plainest = run(self.device, plain, &operands, output, 0, self.kernel_of).await?;
+            let want = plainest.output.to_f32_vec();
             runs.retain(|(_, r)| r.stray_bytes == 0 && agrees(&r.output, &want));
             if runs.is_empty() {
-                return Ok((judge.stray_bytes == 0).then_some(plain.name));
+                return Ok((plainest.stray_bytes == 0).then_some(plain.name));
             }
         }
         let seconds = |r: &SingleRun| r.seconds.iter().copied().fold(f64::INFINITY, f64::min);
@@ -128,7 +128,7 @@ impl<'a> Trial<'a> {
 }
 
 /// Operands and the reference's result.
-struct Yardstick {
+struct Expected {
     operands: Vec<HostTensor>,
     output: TensorType,
     variants: Vec<Variant>,

@@ -108,7 +108,7 @@ impl Case {
 }
 
 /// Holds what came of every case against the list of those that fail.
-pub fn judge(outcomes: &[(String, std::result::Result<(), String>)], also_failing: &[(&str, &str)]) {
+pub fn assert_passing(outcomes: &[(String, std::result::Result<(), String>)], also_failing: &[(&str, &str)]) {
     let passed = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
     println!("{passed} of {} node tests pass", outcomes.len());
     let listed: BTreeMap<&str, &str> = FAILING.iter().chain(also_failing).copied().collect();

@@ -108,7 +108,7 @@ pub async fn extract(
     for (reading, mask) in readings.iter().zip(&masks) {
         grays.push(gray_on_white(&reading.crop, mask)?);
     }
-    let features = see(runtime, &tower, &grays, embeddings, reporter).await?;
+    let features = vision_features(runtime, &tower, &grays, embeddings, reporter).await?;
     reporter.stage("encoding the identity");
     let tokens = encoder.tokens(runtime, &features, options.id_mix, reporter).await?;
 
@@ -259,7 +259,7 @@ async fn parse(
 }
 
 /// The vision tower's features of each gray face, beside the face embeddings.
-async fn see(
+async fn vision_features(
     runtime: &Runtime,
     tower: &EvaClip,
     grays: &[HostTensor],
