@@ -4,7 +4,7 @@
 //! cargo run -p pulid --example 3_run_a_network [PHOTO]
 //! ```
 //!
-//! writes `vae.png` and prints how many numbers the latents have:
+//! writes `vae.png` and prints how many elements the latents have:
 //!
 //! ```text
 //! 128 x 128 x 3 pixels as [1, 16, 16, 4] latents; vae.png shows them decoded

@@ -47,7 +47,7 @@ impl WeightKey {
     }
 }
 
-/// A weight of a graph: a name for people, a key, and a way to get the numbers. Nothing is read before [`Weight::load`].
+/// A weight of a graph: a name for people, a key, and a way to get the values. Nothing is read before [`Weight::load`].
 #[derive(Clone)]
 pub struct Weight {
     /// Checkpoint key or a description.

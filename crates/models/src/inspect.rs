@@ -34,7 +34,7 @@ pub struct Inspection {
     pub format: String,
     /// Which network it belongs to; `unknown` for all others.
     pub family: String,
-    /// Numbers in all tensors.
+    /// Parameters: the elements of all tensors.
     pub parameters: u64,
     /// Bytes of all tensors, shared ones as often as they are named.
     pub bytes: u64,

@@ -51,7 +51,7 @@ fn describe(found: &Inspection, keys: bool) -> String {
         let name = part.path.file_name().unwrap_or_default().to_string_lossy();
         line("part", format!("{name}: {}, {} tensors, {}", part.family, part.count, size(part.bytes)));
     }
-    line("tensors", format!("{} of {:.1} million numbers", found.count, found.parameters as f64 / 1e6));
+    line("tensors", format!("{} of {:.1} million parameters", found.count, found.parameters as f64 / 1e6));
     for (element, count) in &found.elements {
         line("elements", format!("{element}: {} tensors, {}", count.tensors, size(count.bytes)));
     }

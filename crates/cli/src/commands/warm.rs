@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Weights of a UNet, in numbers, up to which a step of it is a trifle on a CPU: the mini models have some five million.
+/// Parameters of a UNet up to which a step of it is cheap on a CPU: the mini models have some five million.
 const SMALL: usize = 50_000_000;
 
 /// Kernels that are being compiled. Dropped, it stops as soon as it can, and is waited for: a device must not outlive
@@ -75,8 +75,8 @@ pub fn start(device: &DeviceArgs, pipeline: &Pipeline, storage: Storage, options
 }
 
 fn is_small(model: &SdxlModel) -> bool {
-    let numbers = |weights: Checkpoint| {
+    let parameters = |weights: Checkpoint| {
         weights.keys().filter_map(|key| weights.info(key).ok()).map(|info| info.shape.count()).sum::<usize>()
     };
-    model.part(Part::Unet).is_ok_and(|files| numbers(files.weights) <= SMALL)
+    model.part(Part::Unet).is_ok_and(|files| parameters(files.weights) <= SMALL)
 }

@@ -52,21 +52,21 @@ impl RetinaFace {
         for (i, level) in levels.into_iter().enumerate() {
             contexts.push(vs.scope(g, format!("ssh{}", i + 1), |vs, g| self.context(vs, g, level))?);
         }
-        for (output, head, numbers) in
+        for (output, head, per_anchor) in
             [("loc", "BboxHead", 4), ("conf", "ClassHead", 2), ("landms", "LandmarkHead", 10)]
         {
             let mut parts = Vec::new();
             for (i, &x) in contexts.iter().enumerate() {
                 let name = format!("{head}.{i}.conv1x1");
                 let channels = vs.extent(&format!("{name}.weight"), 4, 0)?;
-                if channels == 0 || !channels.is_multiple_of(numbers) {
-                    let detail = format!("expected {numbers} outputs for each anchor, found {channels}");
+                if channels == 0 || !channels.is_multiple_of(per_anchor) {
+                    let detail = format!("expected {per_anchor} outputs for each anchor, found {channels}");
                     return Err(vs.error(&format!("{name}.weight"), detail));
                 }
                 let x = vs.conv2d(g, &name, x, channels, Conv::POINT)?;
                 // Channels last, a place's anchors already stand one after another.
-                let anchors = g.shape(x).count() / (batch * numbers);
-                parts.push(g.reshape(x, [batch, anchors, numbers])?);
+                let anchors = g.shape(x).count() / (batch * per_anchor);
+                parts.push(g.reshape(x, [batch, anchors, per_anchor])?);
             }
             let mut x = g.scoped(head, |g| concat(g, 1, &parts))?;
             if output == "conf" {

@@ -3,7 +3,7 @@
 use super::builder::Builder;
 use super::call::Call;
 use super::pointwise::{apply, combine};
-use super::value::{Constant, Numbers, Value, foldable};
+use super::value::{Constant, Elements, Value, foldable};
 use pulid_checkpoint::onnx::Attribute;
 use pulid_ops::{Activation, BinaryFunction, Select};
 use pulid_tensor::Result;
@@ -18,7 +18,7 @@ pub(super) fn constant(call: &Call) -> Result<Constant> {
         ("value", Attribute::Tensor(tensor)) => Constant::from_tensor(tensor)?,
         ("value_float", Attribute::Float(v)) => Constant::floats_of(vec![], vec![*v]),
         ("value_floats", Attribute::Floats(v)) => Constant::floats_of(vec![v.len()], v.clone()),
-        ("value_int", Attribute::Int(v)) => Constant { dims: vec![], numbers: Numbers::Ints(vec![*v]) },
+        ("value_int", Attribute::Int(v)) => Constant { dims: vec![], elements: Elements::Ints(vec![*v]) },
         ("value_ints", Attribute::Ints(v)) => Constant::ints_of(v.clone()),
         _ => return Err(call.error(format!("attribute `{name}` is not supported"))),
     })
@@ -45,19 +45,19 @@ pub(super) fn cast(b: &mut Builder, call: &Call) -> Result<Value> {
         call.int("to")?.ok_or_else(|| call.error("attribute `to` is missing"))?
     };
     let (float, integer) = (FLOATS.contains(&to), INTEGERS.contains(&to) || to == BOOL);
-    let numbers = match &value {
+    let elements = match &value {
         Value::Node(_) if float => return Ok(value),
         Value::Constant(c) if float && !c.is_integer() => return Ok(value),
-        Value::Constant(c) if float => Numbers::Floats(c.ints(call)?.iter().map(|&v| v as f32).collect()),
+        Value::Constant(c) if float => Elements::Floats(c.ints(call)?.iter().map(|&v| v as f32).collect()),
         Value::Constant(c) if integer && c.is_integer() => {
-            Numbers::Ints(c.ints(call)?.iter().map(|&v| if to == BOOL { i64::from(v != 0) } else { v }).collect())
+            Elements::Ints(c.ints(call)?.iter().map(|&v| if to == BOOL { i64::from(v != 0) } else { v }).collect())
         }
-        Value::Constant(c) if integer => Numbers::Ints(
+        Value::Constant(c) if integer => Elements::Ints(
             c.floats(call)?.iter().map(|&v| if to == BOOL { i64::from(v != 0.0) } else { v as i64 }).collect(),
         ),
         _ => return Err(call.unsupported("to", format!("{to} (of TensorProto.DataType)"))),
     };
-    Ok(Value::Constant(Constant { dims: value.dims().to_vec(), numbers }))
+    Ok(Value::Constant(Constant { dims: value.dims().to_vec(), elements }))
 }
 
 pub(super) fn shape(b: &mut Builder, call: &Call) -> Result<Value> {
@@ -74,7 +74,7 @@ pub(super) fn shape(b: &mut Builder, call: &Call) -> Result<Value> {
 pub(super) fn size(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&[])?;
     let count = b.value(call, 0)?.dims().iter().product::<usize>();
-    Ok(Value::Constant(Constant { dims: vec![], numbers: Numbers::Ints(vec![count as i64]) }))
+    Ok(Value::Constant(Constant { dims: vec![], elements: Elements::Ints(vec![count as i64]) }))
 }
 
 pub(super) fn range(b: &mut Builder, call: &Call) -> Result<Value> {
@@ -94,7 +94,7 @@ pub(super) fn range(b: &mut Builder, call: &Call) -> Result<Value> {
     if start.is_integer() {
         let one = |c: &Constant| match c.ints(call)?[..] {
             [v] => Ok(v),
-            _ => Err(call.error("start, limit and step must be single numbers")),
+            _ => Err(call.error("start, limit and step must be scalars")),
         };
         let (start, limit, delta) = (one(&start)?, one(&limit)?, one(&delta)?);
         let n = count(limit as f64 - start as f64, delta as f64)?;
@@ -103,7 +103,7 @@ pub(super) fn range(b: &mut Builder, call: &Call) -> Result<Value> {
     }
     let one = |c: &Constant| match c.floats(call)?[..] {
         [v] => Ok(f64::from(v)),
-        _ => Err(call.error("start, limit and step must be single numbers")),
+        _ => Err(call.error("start, limit and step must be scalars")),
     };
     let (start, limit, delta) = (one(&start)?, one(&limit)?, one(&delta)?);
     let n = count(limit - start, delta)?;
@@ -121,7 +121,7 @@ pub(super) fn constant_of_shape(b: &mut Builder, call: &Call) -> Result<Value> {
         Some(_) => return Err(call.error("attribute `value` has the wrong type")),
     };
     if one.count() != 1 {
-        return Err(call.error(format!("attribute `value` must hold one number, got {:?}", one.dims)));
+        return Err(call.error(format!("attribute `value` must hold a scalar, got {:?}", one.dims)));
     }
     one.reshaped(vec![])?.expanded(call, dims).map(Value::Constant)
 }
@@ -135,7 +135,7 @@ pub(super) fn extents(call: &Call, values: &[i64]) -> Result<Vec<usize>> {
 pub(super) fn cumulative_sum(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["exclusive", "reverse"])?;
     let (x, axis) = (b.needed_constant(call, 0)?, b.needed_constant(call, 1)?);
-    let [axis] = axis.ints(call)?[..] else { return Err(call.error("the axis must be one number")) };
+    let [axis] = axis.ints(call)?[..] else { return Err(call.error("the axis must be a scalar")) };
     let axis = call.axis(axis, x.dims.len())?;
     let (exclusive, reverse) = (call.flag("exclusive")?, call.flag("reverse")?);
     let (extent, inner) = (x.dims[axis], x.dims[axis + 1..].iter().product::<usize>());
@@ -161,11 +161,11 @@ pub(super) fn cumulative_sum(b: &mut Builder, call: &Call) -> Result<Value> {
         }
         values
     }
-    let numbers = match x.is_integer() {
-        true => Numbers::Ints(sums(x.ints(call)?, rows, extent, exclusive, at, i64::saturating_add)),
-        false => Numbers::Floats(sums(x.floats(call)?, rows, extent, exclusive, at, |a, b| a + b)),
+    let elements = match x.is_integer() {
+        true => Elements::Ints(sums(x.ints(call)?, rows, extent, exclusive, at, i64::saturating_add)),
+        false => Elements::Floats(sums(x.floats(call)?, rows, extent, exclusive, at, |a, b| a + b)),
     };
-    Ok(Value::Constant(Constant { dims: x.dims, numbers }))
+    Ok(Value::Constant(Constant { dims: x.dims, elements }))
 }
 
 pub(super) fn modulo(b: &mut Builder, call: &Call) -> Result<Value> {
@@ -263,8 +263,8 @@ pub(super) fn not(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&[])?;
     match b.value(call, 0)? {
         Value::Constant(c) => {
-            let numbers = Numbers::Ints(c.truth(call)?.ints(call)?.iter().map(|&v| 1 - v).collect());
-            Ok(Value::Constant(Constant { dims: c.dims, numbers }))
+            let elements = Elements::Ints(c.truth(call)?.ints(call)?.iter().map(|&v| 1 - v).collect());
+            Ok(Value::Constant(Constant { dims: c.dims, elements }))
         }
         Value::Node(x) => apply(b, &x, Activation::Affine(-1.0, 1.0)),
     }
@@ -281,11 +281,11 @@ pub(super) fn choose(b: &mut Builder, call: &Call) -> Result<Value> {
         fn pick<T: Copy>(truth: &[i64], x: &[T], y: &[T]) -> Vec<T> {
             truth.iter().zip(x.iter().zip(y)).map(|(&t, (&x, &y))| if t != 0 { x } else { y }).collect()
         }
-        let numbers = match x.is_integer() && y.is_integer() {
-            true => Numbers::Ints(pick(&truth, &x.ints(call)?, &y.ints(call)?)),
-            false => Numbers::Floats(pick(&truth, &x.floats(call)?, &y.floats(call)?)),
+        let elements = match x.is_integer() && y.is_integer() {
+            true => Elements::Ints(pick(&truth, &x.ints(call)?, &y.ints(call)?)),
+            false => Elements::Floats(pick(&truth, &x.floats(call)?, &y.floats(call)?)),
         };
-        return Ok(Value::Constant(Constant { dims: shape, numbers }));
+        return Ok(Value::Constant(Constant { dims: shape, elements }));
     }
     let operands = [b.truth(call, condition)?, b.materialize(call, x)?, b.materialize(call, y)?];
     let [c, x, y] = operands.map(|x| b.channels_first(&x));

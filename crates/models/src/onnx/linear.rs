@@ -46,7 +46,7 @@ pub(super) fn gemm(b: &mut Builder, call: &Call) -> Result<Value> {
     let columns = b.graph.shape(weight)[usize::from(!transpose_b)];
     if let Value::Constant(c) = &addend {
         let values = c.floats(call)?;
-        // One row of numbers, or one number, for all rows.
+        // One row of elements, or a scalar, for all rows.
         if values.len() == 1 || values.len() == columns && c.dims.last() == Some(&columns) {
             let row = (0..columns).map(|i| beta * values[if values.len() == 1 { 0 } else { i }]).collect();
             let row = HostTensor::from_f32([columns], row)?;
@@ -126,7 +126,7 @@ pub(super) fn matmul(b: &mut Builder, call: &Call) -> Result<Value> {
         }
     };
     if x.dims.is_empty() || dims.is_empty() {
-        return Err(call.error("takes no single numbers"));
+        return Err(call.error("takes no scalars"));
     }
     let (row, column) = (x.dims.len() == 1, dims.len() == 1);
     let a = b.channels_first(&x)?;

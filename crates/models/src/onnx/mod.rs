@@ -27,7 +27,7 @@ use pulid_checkpoint::{Source, unique_identity};
 use pulid_graph::Graph;
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::BTreeMap;
-use value::{Constant, Numbers};
+use value::{Constant, Elements};
 
 /// What is known of an input when a graph is built.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ impl OnnxNetwork {
     /// The graph for the given inputs.
     ///
     /// Inputs and outputs are f32, carry the file's names and have the file's axes (pictures [N, C, H, W]). Integer inputs
-    /// and single numbers are no inputs of the graph, which is built for their values. So it is for the values of float
+    /// and scalars are no inputs of the graph, which is built for their values. So it is for the values of float
     /// inputs that are given and that the file uses where only a constant will do; those stay inputs of the graph.
     ///
     /// # Errors
@@ -153,8 +153,8 @@ impl OnnxNetwork {
                     if dims.iter().product::<usize>() != values.len() {
                         return fail(format!("has {} elements, not those of {dims:?}", values.len()));
                     }
-                    let numbers = Numbers::Ints(values.clone());
-                    builder.constant_input(&info.name, Constant { dims: dims.clone(), numbers });
+                    let elements = Elements::Ints(values.clone());
+                    builder.constant_input(&info.name, Constant { dims: dims.clone(), elements });
                 }
                 // Whole numbers where floats are wanted are floats.
                 OnnxInput::Integers(dims, _) => builder.input(&info.name, dims, None)?,
@@ -164,7 +164,7 @@ impl OnnxNetwork {
                     return fail(format!("{} {detail}", self.model.name));
                 }
                 OnnxInput::Extents(dims) => builder.input(&info.name, dims, None)?,
-                // Single numbers decide the form of graphs as integers do, and of no elements there is nothing to compute.
+                // Scalars decide the form of graphs as integers do, and of no elements there is nothing to compute.
                 OnnxInput::Floats(t) if t.shape().rank() == 0 || t.shape().count() == 0 => {
                     builder.constant_input(&info.name, Constant::floats_of(t.shape().to_vec(), t.to_f32_vec()));
                 }

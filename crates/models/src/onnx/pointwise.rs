@@ -60,27 +60,27 @@ pub(super) fn clip(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["min", "max"])?;
     let mut value = b.value(call, 0)?;
     let bounds = [(1, "min", BinaryFunction::Max), (2, "max", BinaryFunction::Min)];
-    let mut numbers = [f32::MIN, f32::MAX];
+    let mut limits = [f32::MIN, f32::MAX];
     for (index, name, f) in bounds {
         let bound = match (b.optional(call, index)?, call.float(name)?) {
             (Some(Value::Constant(c)), _) if c.count() != 1 => {
-                return Err(call.error(format!("`{name}` must be one number, got {:?}", c.dims)));
+                return Err(call.error(format!("`{name}` must be a scalar, got {:?}", c.dims)));
             }
             (Some(bound), _) => bound,
             (None, Some(number)) => Value::Constant(Constant::floats_of(vec![], vec![number])),
             (None, None) => continue,
         };
         match (&value, bound) {
-            // Both numbers in one function, which joins what computes x.
-            (Value::Node(_), Value::Constant(c)) if !c.is_integer() => numbers[index - 1] = c.floats(call)?[0],
+            // Both bounds in one function, which joins what computes x.
+            (Value::Node(_), Value::Constant(c)) if !c.is_integer() => limits[index - 1] = c.floats(call)?[0],
             (_, bound) => value = combine(b, call, f, value, bound)?,
         }
     }
     // The upper bound comes last, so it decides where the bounds cross.
-    numbers[0] = numbers[0].min(numbers[1]);
+    limits[0] = limits[0].min(limits[1]);
     match value {
         // The standard's defaults are the ends of the type.
-        Value::Node(x) if numbers != [f32::MIN, f32::MAX] => apply(b, &x, Activation::Clamp(numbers[0], numbers[1])),
+        Value::Node(x) if limits != [f32::MIN, f32::MAX] => apply(b, &x, Activation::Clamp(limits[0], limits[1])),
         value => Ok(value),
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn pad(b: &mut Builder, call: &Call) -> Result<Value> {
     }
     let filling = match b.constant(call, 2) {
         Ok(Some(c)) if c.count() == 1 => c.floats(call)?[0],
-        Ok(Some(c)) => return Err(call.error(format!("the value must be one number, got {:?}", c.dims))),
+        Ok(Some(c)) => return Err(call.error(format!("the value must be a scalar, got {:?}", c.dims))),
         Ok(None) => call.float("value")?.unwrap_or(0.0),
         Err(_) => return padded_by_value(b, call, &x, &before, &after),
     };

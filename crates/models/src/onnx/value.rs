@@ -56,11 +56,11 @@ impl Traced {
 #[derive(Clone)]
 pub(super) struct Constant {
     pub dims: Vec<usize>,
-    pub numbers: Numbers,
+    pub elements: Elements,
 }
 
 #[derive(Clone)]
-pub(super) enum Numbers {
+pub(super) enum Elements {
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     /// Floats that stay in the file until they are asked for.
@@ -69,19 +69,19 @@ pub(super) enum Numbers {
 
 impl Constant {
     pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
-        let numbers = match tensor.element.is_float() {
-            true => Numbers::Stored(tensor.clone()),
-            false => Numbers::Ints(tensor.to_integers()?),
+        let elements = match tensor.element.is_float() {
+            true => Elements::Stored(tensor.clone()),
+            false => Elements::Ints(tensor.to_integers()?),
         };
-        Ok(Constant { dims: tensor.shape.to_vec(), numbers })
+        Ok(Constant { dims: tensor.shape.to_vec(), elements })
     }
 
     pub fn ints_of(values: Vec<i64>) -> Self {
-        Constant { dims: vec![values.len()], numbers: Numbers::Ints(values) }
+        Constant { dims: vec![values.len()], elements: Elements::Ints(values) }
     }
 
     pub fn floats_of(dims: Vec<usize>, values: Vec<f32>) -> Self {
-        Constant { dims, numbers: Numbers::Floats(values) }
+        Constant { dims, elements: Elements::Floats(values) }
     }
 
     pub fn count(&self) -> usize {
@@ -90,56 +90,56 @@ impl Constant {
 
     /// Whether it holds integers or booleans.
     pub fn is_integer(&self) -> bool {
-        matches!(self.numbers, Numbers::Ints(_))
+        matches!(self.elements, Elements::Ints(_))
     }
 
     /// Element type of a large weight as the file stores it.
     pub fn stored_dtype(&self) -> DType {
-        match &self.numbers {
-            Numbers::Stored(tensor) => tensor.element.dtype(),
+        match &self.elements {
+            Elements::Stored(tensor) => tensor.element.dtype(),
             _ => DType::F32,
         }
     }
 
     pub fn ints(&self, call: &Call) -> Result<Vec<i64>> {
-        match &self.numbers {
-            Numbers::Ints(values) => Ok(values.clone()),
+        match &self.elements {
+            Elements::Ints(values) => Ok(values.clone()),
             _ => Err(call.error("an operand holds floats where integers are expected")),
         }
     }
 
     /// Integers as truth values, 1 and 0.
     pub fn truth(&self, call: &Call) -> Result<Self> {
-        let numbers = Numbers::Ints(self.ints(call)?.iter().map(|&v| i64::from(v != 0)).collect());
-        Ok(Constant { dims: self.dims.clone(), numbers })
+        let elements = Elements::Ints(self.ints(call)?.iter().map(|&v| i64::from(v != 0)).collect());
+        Ok(Constant { dims: self.dims.clone(), elements })
     }
 
     /// Floats, f16 where they are stored so.
     pub fn host(&self) -> Result<HostTensor> {
-        match &self.numbers {
-            Numbers::Stored(tensor) => tensor.to_host(),
-            Numbers::Floats(values) => HostTensor::from_f32(self.dims.clone(), values.clone()),
-            Numbers::Ints(values) => {
+        match &self.elements {
+            Elements::Stored(tensor) => tensor.to_host(),
+            Elements::Floats(values) => HostTensor::from_f32(self.dims.clone(), values.clone()),
+            Elements::Ints(values) => {
                 HostTensor::from_f32(self.dims.clone(), values.iter().map(|&v| v as f32).collect())
             }
         }
     }
 
     pub fn floats(&self, call: &Call) -> Result<Vec<f32>> {
-        match &self.numbers {
-            Numbers::Ints(_) => Err(call.error("an operand holds integers where floats are expected")),
+        match &self.elements {
+            Elements::Ints(_) => Err(call.error("an operand holds integers where floats are expected")),
             _ => Ok(self.host()?.to_f32_vec()),
         }
     }
 
     /// The same elements under other extents.
     pub fn reshaped(&self, dims: Vec<usize>) -> Result<Self> {
-        let numbers = match &self.numbers {
+        let elements = match &self.elements {
             // A stored tensor carries its own extents.
-            Numbers::Stored(_) => Numbers::Floats(self.host()?.to_f32_vec()),
+            Elements::Stored(_) => Elements::Floats(self.host()?.to_f32_vec()),
             other => other.clone(),
         };
-        Ok(Constant { dims, numbers })
+        Ok(Constant { dims, elements })
     }
 
     /// Positions along one axis.
@@ -158,14 +158,14 @@ impl Constant {
 
     /// The elements at flat positions, under new extents.
     fn at(&self, call: &Call, dims: Vec<usize>, indices: &[usize]) -> Result<Self> {
-        let numbers = match &self.numbers {
-            Numbers::Ints(values) => Numbers::Ints(indices.iter().map(|&i| values[i]).collect()),
+        let elements = match &self.elements {
+            Elements::Ints(values) => Elements::Ints(indices.iter().map(|&i| values[i]).collect()),
             _ => {
                 let values = self.floats(call)?;
-                Numbers::Floats(indices.iter().map(|&i| values[i]).collect())
+                Elements::Floats(indices.iter().map(|&i| values[i]).collect())
             }
         };
-        Ok(Constant { dims, numbers })
+        Ok(Constant { dims, elements })
     }
 
     /// The elements at these strides over new extents.
@@ -192,17 +192,17 @@ impl Constant {
 
     /// A function of every element: integers stay integers.
     pub fn map(&self, ints: impl Fn(i64) -> Option<i64>, floats: impl Fn(f64) -> f64) -> Result<Option<Self>> {
-        let numbers = match &self.numbers {
-            Numbers::Ints(values) => match values.iter().map(|&v| ints(v)).collect() {
-                Some(values) => Numbers::Ints(values),
+        let elements = match &self.elements {
+            Elements::Ints(values) => match values.iter().map(|&v| ints(v)).collect() {
+                Some(values) => Elements::Ints(values),
                 None => return Ok(None),
             },
             _ => {
                 let values = self.host()?.to_f32_vec();
-                Numbers::Floats(values.into_iter().map(|v| floats(f64::from(v)) as f32).collect())
+                Elements::Floats(values.into_iter().map(|v| floats(f64::from(v)) as f32).collect())
             }
         };
-        Ok(Some(Constant { dims: self.dims.clone(), numbers }))
+        Ok(Some(Constant { dims: self.dims.clone(), elements }))
     }
 
     /// Whether a condition holds for two constants, element by element.
@@ -215,11 +215,11 @@ impl Constant {
     ) -> Result<Self> {
         let both =
             Self::zip(call, a, b, |x, y| Some(i64::from(ints(&x, &y))), |x, y| if floats(&x, &y) { 1.0 } else { 0.0 })?;
-        let numbers = match both.numbers {
-            Numbers::Floats(values) => Numbers::Ints(values.into_iter().map(|v| i64::from(v != 0.0)).collect()),
+        let elements = match both.elements {
+            Elements::Floats(values) => Elements::Ints(values.into_iter().map(|v| i64::from(v != 0.0)).collect()),
             other => other,
         };
-        Ok(Constant { numbers, ..both })
+        Ok(Constant { elements, ..both })
     }
 
     /// Constants one after the other along an axis; they agree along the others.
@@ -235,14 +235,14 @@ impl Constant {
                 .collect()
         }
         let run = |p: &Constant| p.dims[axis..].iter().product::<usize>();
-        let numbers = if parts.iter().all(Constant::is_integer) {
+        let elements = if parts.iter().all(Constant::is_integer) {
             let parts: Result<Vec<_>> = parts.iter().map(|p| Ok((p.ints(call)?, run(p)))).collect();
-            Numbers::Ints(join(&parts?, outer))
+            Elements::Ints(join(&parts?, outer))
         } else {
             let parts: Result<Vec<_>> = parts.iter().map(|p| Ok((p.floats(call)?, run(p)))).collect();
-            Numbers::Floats(join(&parts?, outer))
+            Elements::Floats(join(&parts?, outer))
         };
-        Ok(Constant { dims, numbers })
+        Ok(Constant { dims, elements })
     }
 
     /// Two constants element by element, by NumPy's broadcasting.
@@ -266,15 +266,15 @@ impl Constant {
             (0..strides.len()).map(|axis| (i / strides[axis]) % shape[axis] * own[axis]).sum()
         };
         let pairs = (0..shape.count()).map(|i| (at(i, &ta), at(i, &tb)));
-        let numbers = if a.is_integer() && b.is_integer() {
+        let elements = if a.is_integer() && b.is_integer() {
             let (va, vb) = (a.ints(call)?, b.ints(call)?);
             let values: Option<Vec<i64>> = pairs.map(|(i, j)| ints(va[i], vb[j])).collect();
-            Numbers::Ints(values.ok_or_else(|| call.error("an integer overflows or is divided by zero"))?)
+            Elements::Ints(values.ok_or_else(|| call.error("an integer overflows or is divided by zero"))?)
         } else {
             let (va, vb) = (a.floats(call)?, b.floats(call)?);
-            Numbers::Floats(pairs.map(|(i, j)| floats(va[i], vb[j])).collect())
+            Elements::Floats(pairs.map(|(i, j)| floats(va[i], vb[j])).collect())
         };
-        Ok(Constant { dims: shape.to_vec(), numbers })
+        Ok(Constant { dims: shape.to_vec(), elements })
     }
 }
 

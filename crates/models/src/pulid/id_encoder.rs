@@ -39,7 +39,7 @@ impl IdEncoder {
         })
     }
 
-    /// Numbers in the identity condition of a photo: face embedding and vision tower's class embedding.
+    /// Dimension of the identity condition of a photo: face embedding and vision tower's class embedding.
     pub fn condition_dim(&self) -> usize {
         self.condition
     }

@@ -68,7 +68,7 @@ impl IdFormer {
         Ok(IdFormer { vars, sizes })
     }
 
-    /// Numbers in the identity condition of a photo: face embedding and vision tower's class embedding.
+    /// Dimension of the identity condition of a photo: face embedding and vision tower's class embedding.
     pub fn condition_dim(&self) -> usize {
         self.sizes.condition
     }

@@ -64,7 +64,7 @@ fn even_depth(file: &Checkpoint, blocks: &[String]) -> Result<()> {
 
 impl UnetConfig {
     /// The configuration of a UNet by diffusers' names: sizes from its tensors; heads of 64 channels, 32 groups and sizes
-    /// embedded in 256 numbers as in SDXL.
+    /// embedded in 256 dimensions as in SDXL.
     ///
     /// # Errors
     /// When a tensor that tells a size is missing, or channels do not divide into SDXL's heads.
@@ -92,7 +92,7 @@ impl UnetConfig {
         let mut head_counts = Vec::new();
         for (i, &width) in widths.iter().enumerate() {
             even_depth(file, &[format!("down_blocks.{i}"), format!("up_blocks.{}", levels - 1 - i)])?;
-            // The lowest level's numbers are the middle's too, which attends in any case.
+            // The lowest level's configuration is the mid block's too, which attends in any case.
             let lowest = if i + 1 == levels { depth("mid_block") } else { 0 };
             let attends = depth(&format!("down_blocks.{i}")).max(lowest);
             depths.push(attends.max(1));

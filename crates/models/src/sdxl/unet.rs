@@ -40,7 +40,7 @@ pub struct UnetConfig {
     /// `text_time`, or `None` for a UNet without size conditioning.
     #[serde(default)]
     pub addition_embed_type: Option<String>,
-    /// Length of the embedding of each of the six size numbers.
+    /// Length of the embedding of each of the six time ids.
     #[serde(default)]
     pub addition_time_embed_dim: Option<usize>,
     /// Length of pooled text and size embeddings together.
@@ -92,7 +92,7 @@ fn yes() -> bool {
 }
 
 impl UnetConfig {
-    /// Numbers of SDXL's size conditioning: original size, crop, target size.
+    /// Time ids of SDXL's size conditioning: original size, crop, target size.
     pub const TIME_IDS: usize = 6;
 
     /// Reads a configuration; `name` is the file, for messages.
@@ -182,7 +182,7 @@ impl UnetConfig {
     }
 }
 
-/// One level's numbers.
+/// One level's configuration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     pub channels: usize,

@@ -9,7 +9,7 @@ pub const RETINAFACE_SCORE_THRESHOLD: f32 = 0.97;
 /// For each level the pixels between neighbouring anchors, and the sides of the anchors at each place.
 const LEVELS: [(usize, [f64; 2]); 3] = [(8, [16.0, 32.0]), (16, [64.0, 128.0]), (32, [256.0, 512.0])];
 
-/// What the network's numbers are multiplied with: offsets in sides of the anchor, and logarithms of sizes.
+/// What the network's outputs are multiplied with: offsets in sides of the anchor, and logarithms of sizes.
 const VARIANCES: [f32; 2] = [0.1, 0.2];
 
 /// What is subtracted from blue, green and red.

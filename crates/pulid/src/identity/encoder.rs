@@ -39,7 +39,7 @@ impl Encoder {
         }
     }
 
-    /// Numbers in the identity condition of a photo.
+    /// Dimension of the identity condition of a photo.
     pub fn condition_dim(&self) -> usize {
         match self {
             Encoder::V1(encoder) => encoder.condition_dim(),

@@ -25,7 +25,7 @@ use std::path::Path;
 /// Photos of a person that are read together at most, as in the official demonstration.
 pub const MAX_PHOTOS: usize = 4;
 
-/// Numbers in the recogniser's embedding.
+/// Dimension of the recogniser's embedding.
 const FACE_EMBEDDING: usize = 512;
 
 /// A crop of which the parser calls less than this share a face shows none.
@@ -94,7 +94,7 @@ pub async fn extract(
     let condition = FACE_EMBEDDING + tower.output_dim();
     if encoder.condition_dim() != condition {
         let detail = format!(
-            "takes {} numbers of each photo, the face networks in {} give {condition}; use those it was trained with",
+            "takes {} dimensions of each photo, the face networks in {} give {condition}; use those it was trained with",
             encoder.condition_dim(),
             models.path().display()
         );
@@ -224,7 +224,7 @@ async fn recognise(
         };
         let embedding = network.run_single(&tensor_from_rgb(&crop, &Normalization::SYMMETRIC), reporter).await?;
         if embedding.shape().count() != FACE_EMBEDDING {
-            let detail = format!("gives {}, expected an embedding of {FACE_EMBEDDING} numbers", embedding.shape());
+            let detail = format!("gives {}, expected an embedding of {FACE_EMBEDDING} dimensions", embedding.shape());
             return Err(Error::file(path, detail));
         }
         embeddings.push(embedding.reshape([1, FACE_EMBEDDING])?);

@@ -262,7 +262,7 @@ impl Sampler {
         let mut moved = combine(down / sigma, &self.latents, 1.0 - down / sigma, target);
         let noise = self.noise.between(sigma, next);
         if noise.len() != moved.len() {
-            return Err(Error::invalid("step noise", format!("{} numbers for {} latents", noise.len(), moved.len())));
+            return Err(Error::invalid("step noise", format!("{} values for {} latents", noise.len(), moved.len())));
         }
         for (x, n) in moved.iter_mut().zip(noise) {
             *x = (f64::from(*x) + up * n) as f32;
