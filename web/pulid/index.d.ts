@@ -103,7 +103,7 @@ export interface Settings extends Partial<ModelSettings> {
 export interface GenerateOptions extends CallOptions, Settings {
   /** What the picture shows. */
   prompt: string;
-  /** 1 to 4 photos of one person. Without these and without an identity the picture shows nobody in particular. */
+  /** 1 to 4 photos of one person. Without these and without an identity no identity enters the picture. */
   photos?: Photo | readonly Photo[];
   /** A person as `embed` returned it, or as `pulid embed` writes it. */
   identity?: Photo;

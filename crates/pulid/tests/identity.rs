@@ -91,7 +91,7 @@ fn a_person_is_read_from_one_and_from_several_photos() {
     assert_eq!(tokens.id_embedding.shape().rank(), 3);
     assert_eq!(tokens.id_embedding.shape(), three.tokens.id_embedding.shape());
     assert_eq!(tokens.id_embedding.shape(), tokens.uncond_id_embedding.shape());
-    // Nobody is not the person, and more photos say more than one.
+    // The unconditional tokens are not the person's, and more photos say more than one.
     assert_ne!(tokens.id_embedding, tokens.uncond_id_embedding);
     assert_ne!(tokens.id_embedding, three.tokens.id_embedding);
     assert_eq!(three.photos, ["ada.jpg", "another.png", "ben.jpg"]);

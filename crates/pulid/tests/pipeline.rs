@@ -73,13 +73,13 @@ fn the_second_image_loads_and_compiles_nothing() {
         assert!(late != first && late != stronger);
         assert_eq!(memory(&pipeline), after);
 
-        // Nobody's image takes the graph without identity: its weights are there already.
-        let nobody = image(&pipeline, &options(None, StepWindow::ALL)).await;
+        // The image without identity takes the graph without it: its weights are there already.
+        let without_identity = image(&pipeline, &options(None, StepWindow::ALL)).await;
         assert_eq!(memory(&pipeline).uploaded_bytes, after.uploaded_bytes);
         assert_eq!(memory(&pipeline).weight_bytes, after.weight_bytes);
         // Strength 0, and a part without steps, give it byte for byte, on either graph.
-        assert!(image(&pipeline, &options(Some(0.0), StepWindow::ALL)).await == nobody);
-        assert!(image(&pipeline, &options(Some(0.8), StepWindow::new(1.0, 1.0).unwrap())).await == nobody);
+        assert!(image(&pipeline, &options(Some(0.0), StepWindow::ALL)).await == without_identity);
+        assert!(image(&pipeline, &options(Some(0.8), StepWindow::new(1.0, 1.0).unwrap())).await == without_identity);
     });
 }
 

@@ -24,7 +24,7 @@ pub struct Args {
     /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
     #[arg(long, num_args = 1.., value_name = "PHOTO", conflicts_with = "identity")]
     id: Vec<PathBuf>,
-    /// An identity file, as `pulid embed` writes it; with neither this nor photos the picture shows nobody in particular
+    /// An identity file, as `pulid embed` writes it; with neither this nor photos no identity enters the picture
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
     /// What the picture shows

@@ -66,10 +66,10 @@ impl Encoder {
         }
     }
 
-    /// Tokens of the person, and of nobody: the encoder's answer to zeros.
+    /// Tokens of the person, and unconditional ones: the encoder's answer to zeros.
     ///
     /// As in the official applications. v1: the tokens of the first photo, then of each further one the first five, or all
-    /// with `id_mix`; nobody's stand as many times. v1.1: one answer to all photos; nobody is shown in one photo, however
+    /// with `id_mix`; as many unconditional ones. v1.1: one answer to all photos; the unconditional one to a single photo, however
     /// many there are of the person.
     pub async fn tokens(
         &self,
@@ -84,15 +84,14 @@ impl Encoder {
             Encoder::V1(encoder) => {
                 let mut network = runtime.load(&encoder.graph(1, states)?, reporter).await?;
                 let flat = |inputs| flat_condition(inputs, encoder.condition_dim());
-                let nobody = answer(&mut network, &flat(zeros(&first))?, reporter).await?;
-                let mut persons = Vec::with_capacity(photos.len());
+                let uncond = answer(&mut network, &flat(zeros(&first))?, reporter).await?;
+                let mut conds = Vec::with_capacity(photos.len());
                 for photo in photos {
                     let inputs = flat(encoder_inputs(std::slice::from_ref(photo))?)?;
-                    persons.push(answer(&mut network, &inputs, reporter).await?);
+                    conds.push(answer(&mut network, &inputs, reporter).await?);
                 }
-                let nobodies = vec![nobody; photos.len()];
-                let [id_embedding, uncond_id_embedding] =
-                    [persons, nobodies].map(|each| append_auxiliary(each, id_mix));
+                let unconds = vec![uncond; photos.len()];
+                let [id_embedding, uncond_id_embedding] = [conds, unconds].map(|each| append_auxiliary(each, id_mix));
                 Ok(IdentityTokens { id_embedding: id_embedding?, uncond_id_embedding: uncond_id_embedding? })
             }
             Encoder::V1_1(former) => {

@@ -10,7 +10,7 @@ use std::path::Path;
 /// A person as PuLID's networks see them.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Tokens of the person and of nobody, [1, N, E] each.
+    /// Conditional and unconditional identity tokens, [1, N, E] each.
     pub tokens: IdentityTokens,
     /// The recogniser's raw embedding of each photo, [n, 512]; comparing two people takes the cosine.
     pub face_embedding: HostTensor,

@@ -27,7 +27,7 @@ impl Default for Storage {
 pub struct IdentityTokens {
     /// [1, N, E] of the person.
     pub id_embedding: HostTensor,
-    /// [1, N, E] of nobody: the identity encoder's answer to zeros.
+    /// [1, N, E], unconditional: the identity encoder's answer to zeros.
     pub uncond_id_embedding: HostTensor,
 }
 
