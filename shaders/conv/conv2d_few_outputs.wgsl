@@ -1,5 +1,5 @@
 // y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
-// p counts the pixels of all pictures; one group, I a multiple of 4, any O: a matrix product whose rows are gathered.
+// p counts the pixels of all images; one group, I a multiple of 4, any O: a matrix product whose rows are gathered.
 //   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) elements, may be packed halves
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) elements
 // Each invocation computes one pixel x 4 or 8 (WIDE) channels: last layers, whose few output channels do not fill a
@@ -78,7 +78,7 @@ fn conv2d_few_outputs(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_in
         let row = top + ky * params.dilation_y;
         for (var kx = 0u; kx < params.kernel_width; kx++) {
             let column = left + kx * params.dilation_x;
-            // Rows and columns above the picture have wrapped: one comparison catches both edges.
+            // Rows and columns above the image have wrapped: one comparison catches both edges.
             let inside = row < params.height && column < params.width;
             let from_pixel = select(0u, ((first_row + row) * params.width + column) * params.in_channels, inside);
             let step = (ky * params.kernel_width + kx) * params.in_channels * 4u;

@@ -1,5 +1,5 @@
 // y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
-// p counts the pixels of all pictures; one group, I and O multiples of 4: a matrix product whose rows are gathered.
+// p counts the pixels of all images; one group, I and O multiples of 4: a matrix product whose rows are gathered.
 //   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves or quantised
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // Each invocation computes 4 pixels x 4 channels in registers and reads straight from global memory: on a CPU device

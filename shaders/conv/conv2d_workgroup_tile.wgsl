@@ -1,5 +1,5 @@
 // y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
-// p counts the pixels of all pictures; one group, I and O multiples of 4: a matrix product whose rows are gathered.
+// p counts the pixels of all images; one group, I and O multiples of 4: a matrix product whose rows are gathered.
 //   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves or quantised
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // A workgroup computes 64 pixels x 64 channels, see shared/workgroup_tile. Taps and input channels form one inner axis of
@@ -17,7 +17,7 @@ import package::shared::workgroup_tile::multiply;
 
 @if(f16) enable f16;
 
-// The input vec4 at step `s4` of the inner axis of the window at c; zero outside the picture or past the axis.
+// The input vec4 at step `s4` of the inner axis of the window at c; zero outside the image or past the axis.
 fn load_input(c: vec3<u32>, s4: u32) -> vec4<f32> {
     let tap = s4 / params.in_channels;
     let iy = c.x + tap / params.kernel_width * params.dilation_y;

@@ -1,7 +1,7 @@
 // scale[n, c] = gain[c] / sqrt(variance[n, g] + eps), shift[n, c] = bias[c] - mean[n, g] * scale[n, c] for the channels c
 // of group g, from the statistics of chunks.
 //   mean, squares: (N, chunks, C) f32, see group_norm_partial     gain, bias: (C) f32     scale, shift: (2, N, C) f32
-// One workgroup combines one group of one picture: first the mean of the means, then the squares around it (Chan et al.).
+// One workgroup combines one group of one image: first the mean of the means, then the squares around it (Chan et al.).
 
 import package::shared::group_statistics::{group_at, rate_of, square_share, store, value_share};
 import package::shared::reduce::workgroup_sum;

@@ -1,5 +1,5 @@
 // y[n, h, w, c] = sum over i, j of x[n, h * stride_y + i - pad_top, w * stride_x + j - pad_left, c] / count, over the taps
-// inside the picture. PADDED: count is that of the taps inside the padded picture, else of those inside the picture.
+// inside the image. PADDED: count is that of the taps inside the padded image, else of those inside the image.
 //   x: (N, H, W, C)      y: (N, OH, OW, C)
 // Each invocation computes one element of y.
 // permutation: f16

@@ -1,5 +1,5 @@
 // y[n, h, w, c] = max over i, j of x[n, h * stride_y + i * dilation_y - pad_top, w * stride_x + j * dilation_x - pad_left,
-// c], over the taps inside the picture.
+// c], over the taps inside the image.
 //   x: (N, H, W, C)      y: (N, OH, OW, C)
 // Each invocation computes one element of y.
 // permutation: f16

@@ -1,7 +1,7 @@
 // y[n, h, w, c] = sum over taps i, j of weight_y(h, i) * weight_x(w, j) * x[n, row(h, i), column(w, j), c].
 //   x: (N, H, W, C)      y: (N, OH, OW, C)
 // An output position d lies at input position (scale * d + offset) / divisor, never below -1: the whole part selects the
-// taps (clamped to the picture), the remainder the weights. MODE: 0 nearest (offset already rounds), 1 bilinear,
+// taps (clamped to the image), the remainder the weights. MODE: 0 nearest (offset already rounds), 1 bilinear,
 // 2 bicubic with Keys' coefficient `cubic`. Each invocation computes one element of y.
 // permutation: f16
 
@@ -53,7 +53,7 @@ fn cubic_weights(t: f32) -> vec4<f32> {
     return vec4(f.x, n.x, n.y, f.y);
 }
 
-// Value at (row, column) of picture n, the nearest border pixel outside.
+// Value at (row, column) of image n, the nearest border pixel outside.
 fn load(n: u32, row: i32, column: i32, c: u32) -> f32 {
     let r = u32(clamp(row, 0, i32(params.height) - 1));
     let q = u32(clamp(column, 0, i32(params.width) - 1));

@@ -27,7 +27,7 @@ fn upsample_nearest(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_w
     }
     let c = i % params.channels;
     let column = (i / params.channels) % (params.width * params.factor) / params.factor;
-    // Counts the rows of all pictures: their height does not matter.
+    // Counts the rows of all images: their height does not matter.
     let row = i / (params.channels * params.width * params.factor) / params.factor;
     y[i] = x[(row * params.width + column) * params.channels + c];
 }

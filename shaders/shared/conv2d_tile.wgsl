@@ -38,7 +38,7 @@ fn extents(in_channels: u32) -> Extents {
     return Extents(params.kernel_height * params.kernel_width * in_channels, params.out_channels);
 }
 
-// Top left corner of pixel p's window (below zero by the padding, wrapped) and its picture. Pixels past the end read
+// Top left corner of pixel p's window (below zero by the padding, wrapped) and its image. Pixels past the end read
 // the last one again and are not stored.
 fn corner(p: u32) -> vec3<u32> {
     let q = min(p, params.pixels - 1u);
@@ -48,7 +48,7 @@ fn corner(p: u32) -> vec3<u32> {
     return vec3(row * params.stride_y - params.pad_top, column * params.stride_x - params.pad_left, n);
 }
 
-// Whether tap (dy, dx) of the window at c is inside the picture.
+// Whether tap (dy, dx) of the window at c is inside the image.
 fn inside(c: vec3<u32>, dy: u32, dx: u32) -> bool {
     return c.x + dy < params.height && c.y + dx < params.width;
 }

@@ -1,5 +1,5 @@
 // What both ways to combine the statistics of chunks share (see group_norm_combine): Chan et al.'s sums over the partial
-// results of one group of channels of one picture, and what is stored of them.
+// results of one group of channels of one image, and what is stored of them.
 
 struct Params {
     rows: u32,
@@ -8,7 +8,7 @@ struct Params {
     chunk_rows: u32,
     groups: u32,
     eps: f32,
-    // Groups of all pictures.
+    // Groups of all images.
     count: u32,
 }
 
@@ -22,7 +22,7 @@ override BIAS: u32 = 0u;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read_write> affine: array<f32>;
 
-// One group of channels of one picture.
+// One group of channels of one image.
 struct Group {
     picture: u32,
     first: u32,
@@ -72,7 +72,7 @@ fn rate_of(g: Group, square: f32) -> f32 {
     return inverseSqrt(square / g.count + params.eps);
 }
 
-// Stores scale and shift of channel j of a group: all pictures' scales, then all shifts.
+// Stores scale and shift of channel j of a group: all images' scales, then all shifts.
 fn store(g: Group, j: u32, offset: f32, rate: f32) {
     let c = g.first + j;
     var factor = rate;

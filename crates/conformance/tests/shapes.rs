@@ -93,7 +93,7 @@ fn matmul() {
 #[test]
 fn conv2d() {
     agree(convolutions());
-    // So few workgroups that they fold into layers, as those of pictures of a megapixel do: the last layer is not full.
+    // So few workgroups that they fold into layers, as those of images of a megapixel do: the last layer is not full.
     agree_within(&Capabilities { max_workgroups: 3, ..device().capabilities().clone() }, convolutions());
 }
 
@@ -377,7 +377,7 @@ fn norms_of_other_kinds() {
         let operator = BatchNorm { activation, ..BatchNorm::new(1e-5) };
         Case::new(format!("{shape:?} {operator:?}"), operator, operands, Tolerance::Transcendental)
     }));
-    // Bands of one height but for the last, of one picture; or whole pictures.
+    // Bands of one height but for the last, of one image; or whole images.
     let bands = (1..4usize, 1..12usize, 0..12usize, 1..9usize, 1..5usize, 1..9usize);
     agree(bands.prop_map(|(count, height, last, w, groups, each)| {
         let channels = groups * each;

@@ -7,7 +7,7 @@ use pulid_models::{ClipTokenizer, Precision, TokenizerFiles, family};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Pixels of the largest picture that is decoded here: enough for every path, and quick.
+/// Pixels of the largest image that is decoded here: enough for every path, and quick.
 const MAX_PIXELS: u64 = 1 << 20;
 
 /// Extents that unknown ones of an ONNX graph's inputs get.

@@ -69,7 +69,7 @@ impl Search<'_> {
     }
 
     /// What an extent is cut to, and the types then: the most of the range that `to` gives for it with which the kernels stay the
-    /// same. Where it only changes together with another one, as a picture's with that of half of it, both are cut.
+    /// same. Where it only changes together with another one, as an image's with that of half of it, both are cut.
     fn cut(
         &self,
         types: &[TensorType],

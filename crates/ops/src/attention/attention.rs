@@ -46,7 +46,7 @@ struct Sizes {
     tq: usize,
     tk: usize,
     width: usize,
-    /// Elements between pictures and between heads of the mask, 0 where it is shared.
+    /// Elements between images and between heads of the mask, 0 where it is shared.
     mask_batch: usize,
     mask_head: usize,
 }

@@ -1,18 +1,18 @@
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
 
-/// Two-dimensional convolution (cross-correlation) over channels-last pictures:
+/// Two-dimensional convolution (cross-correlation) over channels-last images:
 /// y[n, h, w, o] = f(Σ x[n, h·s + i·d - p, .., c] · weight[i, j, c, o] + bias[o]) + residual[n, h, w, o].
 ///
 /// Operands: x [N, H, W, I]; weight [KH, KW, I / groups, O] (checkpoints store OIHW and are permuted when loaded); then
-/// `bias` [O] in f32 and `residual` of the result's shape where the flags ask for them. Outside the picture x is zero.
+/// `bias` [O] in f32 and `residual` of the result's shape where the flags ask for them. Outside the image x is zero.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     /// Step between windows, rows and columns.
     pub stride: [usize; 2],
     /// Step between the taps of a window, rows and columns.
     pub dilation: [usize; 2],
-    /// Zero rows and columns around the picture: top, left, bottom, right.
+    /// Zero rows and columns around the image: top, left, bottom, right.
     pub padding: [usize; 4],
     /// Number of independent channel groups; I for a depthwise convolution.
     pub groups: usize,
@@ -431,8 +431,8 @@ mod tests {
     }
 
     #[test]
-    fn reference_of_a_hand_computed_picture() {
-        // A 2x2 picture under a 2x2 kernel with one row of padding on top: column sums weighted by rows.
+    fn reference_of_a_hand_computed_image() {
+        // A 2x2 image under a 2x2 kernel with one row of padding on top: column sums weighted by rows.
         let x = HostTensor::from_f32([1, 2, 2, 1], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
         let w = HostTensor::from_f32([2, 2, 1, 1], vec![1.0, 10.0, 100.0, 1000.0]).unwrap();
         let op = Conv2d { padding: [1, 0, 0, 0], ..Conv2d::default() };

@@ -59,7 +59,7 @@ impl Window {
     /// Rows and columns that pooling x [N, H, W, C] gives.
     ///
     /// # Errors
-    /// As [`Window::output`]; also when x is no picture, or a window could lie in the padding altogether.
+    /// As [`Window::output`]; also when x is no image, or a window could lie in the padding altogether.
     pub fn pooled(&self, operator: &str, x: &TensorType, ceil_mode: bool) -> Result<[usize; 2]> {
         if x.shape.rank() != 4 || x.shape.count() == 0 {
             return Err(Error::operator(operator, format!("takes a picture [N, H, W, C] with pixels, got {x}")));
@@ -69,7 +69,7 @@ impl Window {
         if !(covers(0, 0) && covers(1, 1) && covers(0, 2) && covers(1, 3)) {
             return Err(Error::operator(operator, format!("the padding must be less than a window: {self:?}")));
         }
-        // A window that begins before the picture could reach over it.
+        // A window that begins before the image could reach over it.
         if (0..2).any(|axis| self.padding[axis] > 0 && self.dilation[axis] > x.shape[1 + axis]) {
             let why =
                 format!("the taps of a padded window are further apart than the picture of {x} is wide: {self:?}");
@@ -78,7 +78,7 @@ impl Window {
         Ok(output)
     }
 
-    /// Calls `f` for every window of [N, H, W, C] pictures in the result's order, with the window's row and column and
+    /// Calls `f` for every window of [N, H, W, C] images in the result's order, with the window's row and column and
     /// the flat indices of the input pixels under it.
     pub fn for_each(&self, input: &TensorType, output: &TensorType, mut f: impl FnMut([usize; 2], &[usize])) {
         let (height, width) = (input.shape[1], input.shape[2]);

@@ -2,7 +2,7 @@ use super::group_statistics::cells;
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 
-/// y = f(x·scale + shift), scale and shift per picture and channel: the second half of a group norm.
+/// y = f(x·scale + shift), scale and shift per image and channel: the second half of a group norm.
 ///
 /// Operands: x [N, .., C]; affine f32 [2, N, C], scales before shifts, as [`GroupStatistics`] gives it. Result: x's type.
 #[derive(Clone, Debug)]
@@ -85,9 +85,9 @@ impl Operator for GroupApply {
         let (batch, channels) = (output.shape[0], output.shape.last());
         let (x, affine) = (inputs[0].as_f32()?, inputs[1].as_f32()?);
         let (scale, shift) = affine.split_at(batch * channels);
-        let picture = x.len() / batch;
+        let image = x.len() / batch;
         let value = |(i, &v): (usize, &f32)| {
-            let at = i / picture * channels + i % channels;
+            let at = i / image * channels + i % channels;
             self.activation.apply(f64::from(v) * f64::from(scale[at]) + f64::from(shift[at])) as f32
         };
         HostTensor::from_f32(output.shape, x.iter().enumerate().map(value).collect())

@@ -3,7 +3,7 @@ use super::group_statistics::Bands;
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 
-/// y = f((x - mean) / sqrt(variance + eps)·gain + bias), statistics per picture and group of consecutive channels.
+/// y = f((x - mean) / sqrt(variance + eps)·gain + bias), statistics per image and group of consecutive channels.
 ///
 /// Operands: x [N, .., C], channels last; then gain f32 [C] and bias f32 [C] where `affine` is set. Result: x's type.
 #[derive(Clone, Debug)]
@@ -84,12 +84,12 @@ impl Operator for GroupNorm {
         let x = inputs[0].as_f32()?;
         let affine = if self.affine { Some((inputs[1].as_f32()?, inputs[2].as_f32()?)) } else { None };
         let mut y = vec![0f32; x.len()];
-        let picture = x.len() / batch;
+        let image = x.len() / batch;
         for n in 0..batch {
-            let (x, y) = (&x[n * picture..][..picture], &mut y[n * picture..][..picture]);
+            let (x, y) = (&x[n * image..][..image], &mut y[n * image..][..image]);
             for g in 0..self.groups {
                 let elements = || x.chunks_exact(channels).flat_map(|row| &row[g * width..][..width]);
-                let count = (picture / self.groups) as f64;
+                let count = (image / self.groups) as f64;
                 let mean = elements().map(|&v| f64::from(v)).sum::<f64>() / count;
                 let variance = elements().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
                 let scale = 1.0 / (variance + f64::from(self.eps)).sqrt();

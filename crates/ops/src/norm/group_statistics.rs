@@ -1,12 +1,12 @@
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 
-/// The affine map that group norm amounts to: scale = gain / sqrt(variance + eps), shift = bias - mean·scale, for each picture
-/// and channel, with statistics over groups of consecutive channels of all bands of the picture.
+/// The affine map that group norm amounts to: scale = gain / sqrt(variance + eps), shift = bias - mean·scale, for each image
+/// and channel, with statistics over groups of consecutive channels of all bands of the image.
 ///
-/// Operands: the bands, one or more x [N, .., C] that differ in their second axis only, several of them for one picture only
+/// Operands: the bands, one or more x [N, .., C] that differ in their second axis only, several of them for one image only
 /// (N = 1), all but the last of the same size; then gain f32 [C] and bias f32 [C]. Result: f32 [2, N, C], scales before
-/// shifts, for [`GroupApply`]. With it a picture too large for one binding is normalised as a whole.
+/// shifts, for [`GroupApply`]. With it an image too large for one binding is normalised as a whole.
 #[derive(Clone, Debug)]
 pub struct GroupStatistics {
     /// Number of groups; divides C.
@@ -198,9 +198,9 @@ impl Operator for GroupStatistics {
         for n in 0..batch {
             for g in 0..self.groups {
                 let elements = || {
-                    let picture =
+                    let image =
                         bands.iter().flat_map(|x| x[n * (x.len() / batch)..][..x.len() / batch].chunks_exact(channels));
-                    picture.flat_map(|row| &row[g * width..][..width]).map(|&v| f64::from(v))
+                    image.flat_map(|row| &row[g * width..][..width]).map(|&v| f64::from(v))
                 };
                 let count = elements().count() as f64;
                 let mean = elements().sum::<f64>() / count;

@@ -9,7 +9,7 @@ pub struct AveragePool2d {
     pub kernel: [usize; 2],
     /// Step between windows.
     pub stride: [usize; 2],
-    /// Rows and columns around the picture: top, left, bottom, right. Less than a window, so that every window covers
+    /// Rows and columns around the image: top, left, bottom, right. Less than a window, so that every window covers
     /// some pixel.
     pub padding: [usize; 4],
     /// Whether a last, partly covered window counts.
@@ -100,7 +100,7 @@ impl Operator for AveragePool2d {
         let output = self.infer(std::slice::from_ref(&input))?;
         let x = inputs[0].as_f32()?;
         let channels = input.shape[3];
-        // Rows or columns of a window inside the padded picture.
+        // Rows or columns of a window inside the padded image.
         let covered = |axis: usize, window: usize| {
             let start = window * self.stride[axis];
             let padded = input.shape[1 + axis] + self.padding[axis] + self.padding[axis + 2];

@@ -2,16 +2,16 @@ use crate::conv::Window;
 use crate::*;
 use pulid_tensor::{HostTensor, Result, TensorType};
 
-/// The largest value under each window of x [N, H, W, C]; outside the picture counts as minus infinity.
+/// The largest value under each window of x [N, H, W, C]; outside the image counts as minus infinity.
 #[derive(Clone, Debug)]
 pub struct MaxPool2d {
     /// Rows and columns of a window.
     pub kernel: [usize; 2],
     /// Step between windows.
     pub stride: [usize; 2],
-    /// Step between the taps of a window. No more than the picture's extent where there is padding.
+    /// Step between the taps of a window. No more than the image's extent where there is padding.
     pub dilation: [usize; 2],
-    /// Rows and columns around the picture: top, left, bottom, right. Less than a window, so that every window covers
+    /// Rows and columns around the image: top, left, bottom, right. Less than a window, so that every window covers
     /// some pixel.
     pub padding: [usize; 4],
     /// Whether a last, partly covered window counts.
@@ -159,7 +159,7 @@ mod tests {
     fn windows_in_the_padding_are_refused() {
         let error = MaxPool2d::square(2, 1, 2).infer(&[TensorType::f32([1, 4, 4, 1])]).unwrap_err();
         assert!(error.to_string().contains("padding"), "{error}");
-        // Taps at rows -3, -1 and 1 of a picture of one.
+        // Taps at rows -3, -1 and 1 of an image of one.
         let over = MaxPool2d { kernel: [3, 1], dilation: [2, 1], padding: [3, 0, 1, 0], ..MaxPool2d::square(1, 1, 0) };
         let error = over.infer(&[TensorType::f32([1, 1, 1, 1])]).unwrap_err();
         assert!(error.to_string().contains("further apart"), "{error}");

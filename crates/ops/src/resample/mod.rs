@@ -1,4 +1,4 @@
-//! Pooling and resizing of channels-last pictures.
+//! Pooling and resizing of channels-last images.
 
 mod average_pool2d;
 mod coordinate;
