@@ -1,7 +1,7 @@
 //! The EVA02-CLIP vision tower, with the hidden states that PuLID's identity encoders read.
 //!
 //! Published sizes (EVA02-CLIP-L-14-336): 24 blocks, width 1024, 16 heads, feed-forward 2730, patches of 14 pixels,
-//! pictures of 336, output 768. All are read from the tensors here.
+//! images of 336, output 768. All are read from the tensors here.
 
 use crate::layers::{Attend, Conv, add, attention, concat, expand, rotary, slice};
 use crate::{Precision, Vars};
@@ -83,12 +83,12 @@ impl EvaClip {
         Ok(EvaClip { vars, settings, width, heads, patch, grid, depth, output })
     }
 
-    /// Side of the pictures it takes, in pixels.
+    /// Side of the images it takes, in pixels.
     pub fn image_size(&self) -> usize {
         self.grid * self.patch
     }
 
-    /// Tokens of a picture: the class token and the patches.
+    /// Tokens of an image: the class token and the patches.
     pub fn tokens(&self) -> usize {
         self.grid * self.grid + 1
     }
@@ -103,7 +103,7 @@ impl EvaClip {
         self.output
     }
 
-    /// The graph of `batch` pictures.
+    /// The graph of `batch` images.
     ///
     /// Input: `image` f32 [B, S, S, 3], normalised with CLIP's mean and deviation. Outputs: `cls` [B, D], not L2-normalised;
     /// `hidden_0` .. `hidden_4` [B, tokens, W], the stream after 1/6 .. 5/6 of the blocks, without a norm.

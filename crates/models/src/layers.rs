@@ -9,24 +9,24 @@ use pulid_ops::{
 };
 use pulid_tensor::{DType, HostTensor, Result, Shape, TensorType};
 
-/// Geometry of a convolution over channels-last pictures.
+/// Geometry of a convolution over channels-last images.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv {
     /// Rows and columns of the window.
     pub kernel: usize,
     /// Step between windows.
     pub stride: usize,
-    /// Zeros around the picture: top, left, bottom, right.
+    /// Zeros around the image: top, left, bottom, right.
     pub padding: [usize; 4],
 }
 
 impl Conv {
     /// A window over one pixel.
     pub const POINT: Conv = Conv { kernel: 1, stride: 1, padding: [0; 4] };
-    /// 3 x 3, the result as large as the picture.
+    /// 3 x 3, the result as large as the image.
     pub const SAME_3: Conv = Conv { kernel: 3, stride: 1, padding: [1; 4] };
 
-    /// A window of odd size, the result as large as the picture.
+    /// A window of odd size, the result as large as the image.
     pub const fn same(kernel: usize) -> Conv {
         Conv { kernel, stride: 1, padding: [kernel / 2; 4] }
     }
@@ -225,7 +225,7 @@ pub fn add(g: &mut Graph, a: NodeId, b: NodeId) -> Result<NodeId> {
 /// Nearest neighbour to a size: the way up of UNet and VAE doubles, or stops one row or column short of it.
 ///
 /// # Errors
-/// When x is no picture.
+/// When x is no image.
 pub fn upsample_nearest(g: &mut Graph, x: NodeId, size: [usize; 2]) -> Result<NodeId> {
     let shape = g.shape(x);
     if shape.rank() == 4 && [2 * shape[1], 2 * shape[2]] == size {
@@ -237,7 +237,7 @@ pub fn upsample_nearest(g: &mut Graph, x: NodeId, size: [usize; 2]) -> Result<No
 /// Bilinear to a size, the corner pixels staying corner pixels.
 ///
 /// # Errors
-/// When x is no picture.
+/// When x is no image.
 pub fn resize_bilinear_aligned(g: &mut Graph, x: NodeId, size: [usize; 2]) -> Result<NodeId> {
     g.apply(Resize2d::bilinear(size, true), &[x])
 }
@@ -300,10 +300,10 @@ pub fn mean_of_rows(g: &mut Graph, x: NodeId) -> Result<NodeId> {
     g.apply(Reduce::mean([1]), &[x])
 }
 
-/// The mean of a picture [N, H, W, C], as [N, 1, 1, C].
+/// The mean of an image [N, H, W, C], as [N, 1, 1, C].
 ///
 /// # Errors
-/// When x is no picture.
+/// When x is no image.
 pub fn global_average(g: &mut Graph, x: NodeId) -> Result<NodeId> {
     g.apply(Reduce::mean([1, 2]), &[x])
 }

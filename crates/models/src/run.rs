@@ -1,6 +1,6 @@
 //! One network alone, by name: the contract of `pulid run`.
 //!
-//! Tensors of the contract are f32 in PyTorch's layout (pictures and latents [N, C, H, W], indices as integers). A
+//! Tensors of the contract are f32 in PyTorch's layout (images and latents [N, C, H, W], indices as integers). A
 //! network prepares a graph and that graph's inputs from them; whoever executes the graph hands the results to
 //! [`GraphRun::finish`], which gives the contract's outputs.
 
@@ -235,7 +235,7 @@ fn floats(inputs: &Tensors, name: &str, rank: usize) -> Result<HostTensor> {
     Ok(value.cast(DType::F32))
 }
 
-/// A picture or latent, [N, C, H, W] to [N, H, W, C].
+/// An image or latent, [N, C, H, W] to [N, H, W, C].
 fn nhwc(inputs: &Tensors, name: &str) -> Result<HostTensor> {
     floats(inputs, name, 4)?.nchw_to_nhwc()
 }
@@ -257,7 +257,7 @@ fn as_they_are(outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
     Ok(outputs.into_iter().collect())
 }
 
-/// Pictures to [N, C, H, W].
+/// Images to [N, C, H, W].
 fn channels_first(outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
     outputs.into_iter().map(|(name, value)| Ok((name, value.nhwc_to_nchw()?))).collect()
 }

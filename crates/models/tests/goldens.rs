@@ -172,7 +172,7 @@ fn graph_run(network: &str, options: &RunOptions, inputs: &Tensors) -> Result<Gr
     }
 }
 
-/// A scale of 0 must give the very picture without identity, so it must give the very graph.
+/// A scale of 0 must give the very image without identity, so it must give the very graph.
 #[test]
 fn identity_of_scale_0_is_no_identity() {
     let (with, mut inputs) = case("unet", "id-zero-scale");

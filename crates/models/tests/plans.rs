@@ -33,7 +33,7 @@ fn identity_adapter() -> Graph {
     adapter.graph(&layers, 2, id_tokens(Precision::F32)).unwrap()
 }
 
-/// Both guidance passes of one picture, with identity.
+/// Both guidance passes of one image, with identity.
 fn unet(precision: Precision) -> Graph {
     let identity = IdentitySettings::default().inputs(id_tokens(precision));
     let unet = Unet::open(mini("sdxl/unet"), precision).unwrap();

@@ -150,7 +150,7 @@ fn vae() {
         planned(&decoder, precision);
         planned(&encoder, precision);
     }
-    // It always computes in f32: whole pictures, in bands.
+    // It always computes in f32: whole images, in bands.
     let limit = Capabilities::baseline(DeviceKind::Discrete).max_binding_bytes as usize;
     let network = Vae::new(config, vae.checkpoint, Precision::F32);
     for (height, width) in [(1024, 1024), (1152, 896)] {

@@ -31,13 +31,13 @@ impl BiSeNet {
         self.classes
     }
 
-    /// The graph of pictures of one size.
+    /// The graph of images of one size.
     ///
     /// Input: `image` f32 [B, H, W, 3], normalised with ImageNet's mean and deviation. Output: `logits`
     /// [B, H, W, classes].
     ///
     /// # Errors
-    /// When a weight is missing or mismatched, or the picture is too small.
+    /// When a weight is missing or mismatched, or the image is too small.
     pub fn graph(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, height, width))
     }
@@ -70,7 +70,7 @@ fn conv_relu(vs: &Vars, g: &mut Graph, name: &str, x: NodeId, conv: Conv) -> Res
     })
 }
 
-/// `ContextPath`: features at an eighth, those of the picture's detail and those that know the whole face.
+/// `ContextPath`: features at an eighth, those of the image's detail and those that know the whole face.
 fn context_path(vs: &Vars, g: &mut Graph, image: NodeId) -> Result<(NodeId, NodeId)> {
     let [eighth, sixteenth, thirty_second] = vs.scope(g, "resnet", |vs, g| resnet(vs, g, image))?;
     let whole = global_average(g, thirty_second)?;
@@ -89,13 +89,13 @@ fn context_path(vs: &Vars, g: &mut Graph, image: NodeId) -> Result<(NodeId, Node
     Ok((eighth, mid))
 }
 
-/// Nearest neighbour to the size of another picture.
+/// Nearest neighbour to the size of another image.
 fn enlarge(g: &mut Graph, x: NodeId, like: NodeId) -> Result<NodeId> {
     let size = [g.shape(like)[1], g.shape(like)[2]];
     upsample_nearest(g, x, size)
 }
 
-/// `AttentionRefinementModule`: channels weighted by a gate that sees the whole picture.
+/// `AttentionRefinementModule`: channels weighted by a gate that sees the whole image.
 fn attention_refinement(vs: &Vars, g: &mut Graph, x: NodeId) -> Result<NodeId> {
     let x = conv_relu(vs, g, "conv", x, Conv::SAME_3)?;
     let gate = global_average(g, x)?;

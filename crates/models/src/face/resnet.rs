@@ -9,7 +9,7 @@ use pulid_tensor::Result;
 /// A residual network without its head; keys `conv1`, `bn1`, `layer1` to `layer4`. Blocks of two 3 x 3 convolutions
 /// (ResNet-18) and of three, 1 x 1 around 3 x 3 (ResNet-50), are told apart by their tensors.
 ///
-/// The results stand at an eighth, a sixteenth and a thirty-second of the picture's size.
+/// The results stand at an eighth, a sixteenth and a thirty-second of the image's size.
 pub(super) fn resnet(vs: &Vars, g: &mut Graph, image: NodeId) -> Result<[NodeId; 3]> {
     let x = vs.conv2d_batch_norm(g, "conv1", "bn1", image, Conv::same(7).every(2))?;
     let x = activation(g, Activation::Relu, x)?;

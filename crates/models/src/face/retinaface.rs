@@ -26,14 +26,14 @@ impl RetinaFace {
         Ok(RetinaFace { vars, channels })
     }
 
-    /// The graph of pictures of one size.
+    /// The graph of images of one size.
     ///
     /// Input: `image` f32 [B, H, W, 3] in BGR order, 104, 117 and 123 subtracted. Outputs for A anchors, those of the
     /// finest level first, two at each place: `loc` [B, A, 4], `conf` [B, A, 2] (probabilities of background and face),
     /// `landms` [B, A, 10].
     ///
     /// # Errors
-    /// When a weight is missing or mismatched, or the picture is too small.
+    /// When a weight is missing or mismatched, or the image is too small.
     pub fn graph(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, height, width))
     }

@@ -1,4 +1,4 @@
-//! The graph under construction: values by name, and pictures in either order of axes.
+//! The graph under construction: values by name, and images in either order of axes.
 
 use super::call::Call;
 use super::dispatch::dispatch;
@@ -26,7 +26,7 @@ pub(super) struct Builder<'a> {
     readers: HashMap<&'a str, Vec<usize>>,
     /// Nodes that an earlier one has taken in.
     done: HashSet<usize>,
-    /// Each picture's node in the other order of axes, if there is one already.
+    /// Each image's node in the other order of axes, if there is one already.
     permuted: HashMap<NodeId, NodeId>,
 }
 
@@ -264,7 +264,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A picture's node as [N, H, W, C].
+    /// An image's node as [N, H, W, C].
     pub fn channels_last(&mut self, call: &Call, x: &Traced) -> Result<NodeId> {
         match x.dims[..] {
             _ if x.channels_last => Ok(x.id),
@@ -311,7 +311,7 @@ impl<'a> Builder<'a> {
         Value::Node(Traced { id, dims: vec![s[0], s[3], s[1], s[2]], channels_last: true })
     }
 
-    /// A value [N, C, L] or [N, C, H, W] as a picture [N, H, W, C]; rows of elements become pictures of height 1.
+    /// A value [N, C, L] or [N, C, H, W] as an image [N, H, W, C]; rows of elements become images of height 1.
     pub fn as_nhwc(&mut self, call: &Call, x: &Traced) -> Result<NodeId> {
         match x.dims[..] {
             [n, c, length] => {
@@ -323,7 +323,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A picture as a value with as many axes as [`Builder::as_nhwc`] was given.
+    /// An image as a value with as many axes as [`Builder::as_nhwc`] was given.
     pub fn with_rank(&mut self, id: NodeId, rank: usize) -> Result<Value> {
         if rank != 3 {
             return Ok(self.nhwc(id));

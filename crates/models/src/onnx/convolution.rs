@@ -1,4 +1,4 @@
-//! Convolutions over rows of elements and pictures.
+//! Convolutions over rows of elements and images.
 
 use super::builder::Builder;
 use super::call::Call;
@@ -59,7 +59,7 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
         return conv_over_three(b, call, &x, filters, &sides, groups);
     };
     let [rows, columns] = kernel_2d(&kernel);
-    let picture = b.as_nhwc(call, &x)?;
+    let image = b.as_nhwc(call, &x)?;
     let mut operator = Conv2d {
         stride: window.stride,
         dilation: window.dilation,
@@ -73,7 +73,7 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
         let id = b.channels_first(&w)?;
         let id = b.graph.reshape(id, [out, inputs, rows, columns])?;
         let weight = b.permute(id, &[2, 3, 1, 0])?;
-        let mut operands = vec![picture, weight];
+        let mut operands = vec![image, weight];
         operator.bias = call.input(2).is_some();
         if operator.bias {
             operands.push(b.vector(call, 2, out)?);
@@ -107,7 +107,7 @@ pub(super) fn conv<'a>(b: &mut Builder<'a>, call: &Call<'a>) -> Result<Value> {
         let scaled = filters.as_f32()?.iter().enumerate().map(|(i, w)| w * scale[i % out]).collect();
         HostTensor::from_f32(filters.shape().clone(), scaled)
     });
-    let mut operands = vec![picture, weight];
+    let mut operands = vec![image, weight];
     operator.bias = bias.is_some() || computed_bias;
     if let Some(bias) = bias {
         let bias = HostTensor::from_f32([out], bias)?;
@@ -242,8 +242,8 @@ pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     let two = |values: &[usize], one: usize| if axes == 1 { [one, values[0]] } else { [values[0], values[1]] };
     let (stride, dilation) = (two(&stride, 1), two(&dilation, 1));
     let margins = if axes == 1 { vec![(0, 0), margins[0]] } else { margins };
-    let picture = b.as_nhwc(call, &x)?;
-    let spread = zeros_between(b, picture, stride)?;
+    let image = b.as_nhwc(call, &x)?;
+    let spread = zeros_between(b, image, stride)?;
     // Negative margins are cut off the input, and it is as if those elements were not there.
     let spread = crop(b, spread, &margins)?;
     let [rows, columns] = kernel_2d(&kernel);
@@ -264,7 +264,7 @@ pub(super) fn conv_transpose(b: &mut Builder, call: &Call) -> Result<Value> {
     b.with_rank(id, x.dims.len())
 }
 
-/// Zeros between the rows and columns of a picture.
+/// Zeros between the rows and columns of an image.
 fn zeros_between(b: &mut Builder, x: NodeId, stride: [usize; 2]) -> Result<NodeId> {
     if stride == [1, 1] {
         return Ok(x);
@@ -278,7 +278,7 @@ fn zeros_between(b: &mut Builder, x: NodeId, stride: [usize; 2]) -> Result<NodeI
     b.graph.apply(Slice::new([0; 4], sizes), &[id])
 }
 
-/// A picture without the rows and columns that negative margins take away.
+/// An image without the rows and columns that negative margins take away.
 fn crop(b: &mut Builder, x: NodeId, margins: &[(i64, i64)]) -> Result<NodeId> {
     if margins.iter().all(|m| m.0 >= 0 && m.1 >= 0) {
         return Ok(x);

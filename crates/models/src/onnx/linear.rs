@@ -67,7 +67,7 @@ pub(super) fn gemm(b: &mut Builder, call: &Call) -> Result<Value> {
 /// Bytes that every device binds: WebGPU's default.
 const LARGEST: usize = 128 << 20;
 
-/// A product with a matrix larger than devices bind, as the first layer behind VGG's pictures is: part by part.
+/// A product with a matrix larger than devices bind, as the first layer behind VGG's images is: part by part.
 fn gemm_by_columns(
     b: &mut Builder,
     call: &Call,

@@ -1,7 +1,7 @@
 //! ONNX files as graphs: the operators that convolutional classifiers and face networks are exported with.
 //!
 //! The graph is built for concrete extents, so everything a file computes from shapes is known while importing and folds
-//! away. Pictures run channels last from their first convolution on; values are transposed back where a file counts on
+//! away. Images run channels last from their first convolution on; values are transposed back where a file counts on
 //! channels coming second (reshaping, outputs).
 
 mod builder;
@@ -110,7 +110,7 @@ impl OnnxNetwork {
 
     /// The graph for the given inputs.
     ///
-    /// Inputs and outputs are f32, carry the file's names and have the file's axes (pictures [N, C, H, W]). Integer inputs
+    /// Inputs and outputs are f32, carry the file's names and have the file's axes (images [N, C, H, W]). Integer inputs
     /// and scalars are no inputs of the graph, which is built for their values. So it is for the values of float
     /// inputs that are given and that the file uses where only a constant will do; those stay inputs of the graph.
     ///

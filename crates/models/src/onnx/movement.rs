@@ -148,8 +148,8 @@ pub(super) fn concat(b: &mut Builder, call: &Call) -> Result<Value> {
     }
     let parts = parts.into_iter().filter(|part| !part.dims().contains(&0));
     let parts = parts.map(|part| b.materialize(call, part)).collect::<Result<Vec<_>>>()?;
-    if let Some(picture) = parts.iter().find(|part| part.channels_last) {
-        let axis = picture.physical(axis);
+    if let Some(image) = parts.iter().find(|part| part.channels_last) {
+        let axis = image.physical(axis);
         let ids = parts.iter().map(|part| b.channels_last(call, part)).collect::<Result<Vec<_>>>()?;
         let id = b.graph.apply(Concat::new(axis), &ids)?;
         return Ok(b.nhwc(id));

@@ -127,7 +127,7 @@ fn batch_norm_training(b: &mut Builder, call: &Call, x: &Traced, eps: f32) -> Re
     Ok(results)
 }
 
-/// Statistics per picture and channel.
+/// Statistics per image and channel.
 pub(super) fn instance_norm(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["epsilon", "consumed_inputs"])?;
     let x = b.traced(call, 0)?;
@@ -135,7 +135,7 @@ pub(super) fn instance_norm(b: &mut Builder, call: &Call) -> Result<Value> {
     grouped(b, call, &x, channels, epsilon(call, "epsilon")?)
 }
 
-/// Statistics per picture and group of channels.
+/// Statistics per image and group of channels.
 pub(super) fn group_norm(b: &mut Builder, call: &Call) -> Result<Value> {
     call.known(&["epsilon", "num_groups", "stash_type"])?;
     let x = b.traced(call, 0)?;
@@ -297,8 +297,8 @@ pub(super) fn local_response_norm(b: &mut Builder, call: &Call) -> Result<Value>
         let channels = dims[dims.len() - 1];
         let squares = b.graph.apply(Binary::mul(), &[x, x])?;
         let rows = dims[..dims.len() - 1].iter().product::<usize>();
-        // The channels as a picture of one row each: a mean that counts the padding is the sum over `size`.
-        let picture = b.graph.reshape(squares, [1, rows, channels, 1])?;
+        // The channels as an image of one row each: a mean that counts the padding is the sum over `size`.
+        let image = b.graph.reshape(squares, [1, rows, channels, 1])?;
         let pool = AveragePool2d {
             kernel: [1, size],
             stride: [1, 1],
@@ -306,7 +306,7 @@ pub(super) fn local_response_norm(b: &mut Builder, call: &Call) -> Result<Value>
             ceil_mode: false,
             count_include_pad: true,
         };
-        let mean = b.graph.apply(pool, &[picture])?;
+        let mean = b.graph.apply(pool, &[image])?;
         let mean = b.graph.reshape(mean, dims)?;
         let base = b.graph.apply(Unary(Activation::Affine(alpha, bias)), &[mean])?;
         // A positive base to the power -beta.

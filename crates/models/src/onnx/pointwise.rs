@@ -177,7 +177,7 @@ pub(super) fn combine(b: &mut Builder, call: &Call, f: BinaryFunction, x: Value,
     }
 }
 
-/// An operand of at most four axes as a picture.
+/// An operand of at most four axes as an image.
 fn operand(b: &mut Builder, call: &Call, x: &Traced) -> Result<NodeId> {
     if x.dims.len() == 4 {
         return b.channels_last(call, x);

@@ -8,7 +8,7 @@ use pulid_graph::NodeId;
 use pulid_ops::{Activation, AveragePool2d, Binary, BinaryFunction, MaxPool2d, Unary};
 use pulid_tensor::{DType, HostTensor, Result};
 
-/// Pools the axes behind the channels of x by a function over pictures.
+/// Pools the axes behind the channels of x by a function over images.
 fn pooled(
     b: &mut Builder,
     call: &Call,
@@ -17,8 +17,8 @@ fn pooled(
     mut pool: impl FnMut(&mut Builder, NodeId, Window) -> Result<NodeId>,
 ) -> Result<Value> {
     if let Some(window) = Window::of(sides) {
-        let picture = b.as_nhwc(call, x)?;
-        let id = pool(b, picture, window)?;
+        let image = b.as_nhwc(call, x)?;
+        let id = pool(b, image, window)?;
         return b.with_rank(id, x.dims.len());
     }
     let rank = x.dims.len();
@@ -28,9 +28,9 @@ fn pooled(
         let mut dims = b.graph.shape(id).to_vec();
         let rows = axis + 1;
         let columns: usize = dims[rows + 1..rank - 1].iter().product();
-        let picture = [dims[..rows].iter().product(), dims[rows], columns, dims[rank - 1]];
-        let picture = b.graph.reshape(id, picture)?;
-        let y = pool(b, picture, Window::new(side, Side::ONE))?;
+        let image = [dims[..rows].iter().product(), dims[rows], columns, dims[rank - 1]];
+        let image = b.graph.reshape(id, image)?;
+        let y = pool(b, image, Window::new(side, Side::ONE))?;
         dims[rows] = b.graph.shape(y)[1];
         id = b.graph.reshape(y, dims)?;
     }

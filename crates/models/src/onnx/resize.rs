@@ -1,4 +1,4 @@
-//! Resizing. Rows and columns of pictures have kernels of their own; every other kind of resizing is a matrix for each axis,
+//! Resizing. Rows and columns of images have kernels of their own; every other kind of resizing is a matrix for each axis,
 //! computed while importing.
 
 use super::builder::Builder;

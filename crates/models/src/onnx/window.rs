@@ -47,7 +47,7 @@ impl Window {
         }
     }
 
-    /// The window over pictures: of two axes, or of one that becomes the columns.
+    /// The window over images: of two axes, or of one that becomes the columns.
     pub fn of(sides: &[Side]) -> Option<Self> {
         match *sides {
             [columns] => Some(Window::new(Side::ONE, columns)),

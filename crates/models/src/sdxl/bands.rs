@@ -1,6 +1,6 @@
-//! Pictures in bands of rows, for networks whose values exceed a device's binding.
+//! Images in bands of rows, for networks whose values exceed a device's binding.
 //!
-//! Every operator still sees the whole picture: a convolution fetches the rows around its band from the neighbours, a group
+//! Every operator still sees the whole image: a convolution fetches the rows around its band from the neighbours, a group
 //! norm takes its statistics from all bands. So there is no seam. Normalisation and upsampling wait until rows are fetched
 //! and then happen on these alone; neither is ever stored as a whole.
 
@@ -21,9 +21,9 @@ enum Pending {
     Upsample,
 }
 
-/// A picture [N, H, W, C] as consecutive bands of rows; more than one only where N = 1.
+/// An image [N, H, W, C] as consecutive bands of rows; more than one only where N = 1.
 #[derive(Clone, Debug)]
-pub(super) struct Picture {
+pub(super) struct BandedImage {
     bands: Vec<NodeId>,
     pending: Pending,
     batch: usize,
@@ -32,12 +32,12 @@ pub(super) struct Picture {
     channels: usize,
 }
 
-impl Picture {
+impl BandedImage {
     /// A value of the graph, [N, H, W, C].
-    pub(super) fn new(g: &Graph, x: NodeId) -> Picture {
+    pub(super) fn new(g: &Graph, x: NodeId) -> BandedImage {
         let s = g.shape(x);
         let (batch, height, width, channels) = (s[0], s[1], s[2], s[3]);
-        Picture { bands: vec![x], pending: Pending::Nothing, batch, height, width, channels }
+        BandedImage { bands: vec![x], pending: Pending::Nothing, batch, height, width, channels }
     }
 
     pub(super) fn channels(&self) -> usize {
@@ -88,7 +88,7 @@ impl Picture {
     }
 }
 
-/// Cuts pictures so that no value takes more than a number of bytes.
+/// Cuts images so that no value takes more than a number of bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Banding {
     /// Bytes that one value may take.
@@ -98,25 +98,25 @@ pub(super) struct Banding {
 }
 
 impl Banding {
-    fn fits(&self, p: &Picture) -> bool {
+    fn fits(&self, p: &BandedImage) -> bool {
         let row = p.width.saturating_mul(p.channels).saturating_mul(self.element);
         p.batch.saturating_mul(p.height).saturating_mul(row) <= self.limit
     }
 
-    /// `name`'s convolution of x, and if given a picture of the result's size added to it.
+    /// `name`'s convolution of x, and if given an image of the result's size added to it.
     pub(super) fn conv2d(
         &self,
         vs: &Vars,
         g: &mut Graph,
         name: &str,
-        x: &Picture,
+        x: &BandedImage,
         out: usize,
         conv: Conv,
-        residual: Option<&Picture>,
-    ) -> Result<Picture> {
+        residual: Option<&BandedImage>,
+    ) -> Result<BandedImage> {
         let [top, left, bottom, right] = conv.padding;
         let size = |length: usize, padding: usize| (length + padding).saturating_sub(conv.kernel) / conv.stride + 1;
-        let mut y = Picture {
+        let mut y = BandedImage {
             bands: Vec::new(),
             pending: Pending::Nothing,
             batch: x.batch,
@@ -131,7 +131,7 @@ impl Banding {
                 let residual = residual.whole(g)?;
                 whole = g.scoped(name, |g| add(g, residual, whole))?;
             }
-            return Ok(Picture::new(g, whole));
+            return Ok(BandedImage::new(g, whole));
         }
         vs.scope(g, name, |vs, g| {
             let weight = vs.filters(g, "weight", [out, x.channels, conv.kernel, conv.kernel])?;
@@ -158,8 +158,8 @@ impl Banding {
 
     /// Rows of a band of y such that it and the rows of x that it needs stay below the limit. A single row may still
     /// exceed it; the planner then says so.
-    fn rows_of(&self, x: &Picture, y: &Picture, conv: Conv) -> usize {
-        let row = |p: &Picture| (p.width * p.channels * self.element).max(1);
+    fn rows_of(&self, x: &BandedImage, y: &BandedImage, conv: Conv) -> usize {
+        let row = |p: &BandedImage| (p.width * p.channels * self.element).max(1);
         // Upsampling makes whole pairs of rows, one more at either end.
         let pairs = if matches!(x.pending, Pending::Upsample) { 2 } else { 0 };
         let fetched = (self.limit / row(x)).saturating_sub(conv.kernel + pairs) / conv.stride;
@@ -172,16 +172,16 @@ impl Banding {
         vs: &Vars,
         g: &mut Graph,
         name: &str,
-        x: &Picture,
+        x: &BandedImage,
         groups: usize,
         eps: f32,
         f: Activation,
-    ) -> Result<Picture> {
+    ) -> Result<BandedImage> {
         if let [band] = x.bands[..]
             && self.fits(x)
         {
             let y = vs.group_norm(g, name, band, groups, eps, f)?;
-            return Ok(Picture::new(g, y));
+            return Ok(BandedImage::new(g, y));
         }
         let map = vs.scope(g, name, |vs, g| {
             let gain = vs.parameter(g, "weight", [x.channels])?;
@@ -189,15 +189,15 @@ impl Banding {
             let operands: Vec<NodeId> = x.bands.iter().copied().chain([gain, bias]).collect();
             g.apply(GroupStatistics { groups, eps }, &operands)
         })?;
-        Ok(Picture { pending: Pending::Norm(map, f), ..x.clone() })
+        Ok(BandedImage { pending: Pending::Norm(map, f), ..x.clone() })
     }
 
     /// Twice as high and wide.
-    pub(super) fn upsample(&self, g: &mut Graph, x: &Picture) -> Result<Picture> {
-        let larger = Picture { pending: Pending::Upsample, height: 2 * x.height, width: 2 * x.width, ..x.clone() };
+    pub(super) fn upsample(&self, g: &mut Graph, x: &BandedImage) -> Result<BandedImage> {
+        let larger = BandedImage { pending: Pending::Upsample, height: 2 * x.height, width: 2 * x.width, ..x.clone() };
         if self.fits(&larger) {
             let whole = larger.whole(g)?;
-            return Ok(Picture::new(g, whole));
+            return Ok(BandedImage::new(g, whole));
         }
         Ok(larger)
     }

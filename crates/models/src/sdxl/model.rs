@@ -156,7 +156,7 @@ impl SdxlModel {
         self.config.as_deref()
     }
 
-    /// The folder whose defaults for making pictures apply.
+    /// The folder whose defaults for making images apply.
     pub fn folder(&self) -> &Path {
         match &self.config {
             Some(folder) => folder,

@@ -82,7 +82,7 @@ enum Block {
 }
 
 /// The new name and the kind of each block. The file counts blocks through all levels; where a level ends is told by the
-/// layers that halve or double the picture.
+/// layers that halve or double the image.
 fn unet_blocks(file: &Checkpoint) -> BTreeMap<String, (String, Block)> {
     let mut blocks = BTreeMap::new();
     let resnet = |block: &str| file.contains(&format!("{block}.in_layers.0.weight"));
@@ -168,7 +168,7 @@ fn vae_key(key: &str, levels: usize) -> Option<String> {
     let new = match parts.as_slice() {
         ["norm_out", rest @ ..] => format!("conv_norm_out.{}", rest.join(".")),
         [direction @ ("down" | "up"), level, rest @ ..] => {
-            // Diffusers counts the decoder's levels from the latent, the file from the picture.
+            // Diffusers counts the decoder's levels from the latent, the file from the image.
             let level: usize = level.parse().ok()?;
             let level = if *direction == "up" { levels.checked_sub(level + 1)? } else { level };
             match rest {

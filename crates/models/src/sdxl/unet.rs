@@ -55,7 +55,7 @@ pub struct UnetConfig {
     /// Epsilon of the residual blocks' group norms.
     #[serde(default = "unet_eps")]
     pub norm_eps: f32,
-    /// Zeros around the picture before it is halved.
+    /// Zeros around the image before it is halved.
     #[serde(default = "one_number")]
     pub downsample_padding: usize,
     /// Cosines before sines in the time embedding.
@@ -337,7 +337,7 @@ impl Unet {
         };
 
         let levels = config.block_out_channels.len();
-        // The finest level's layers are few and small, but what they lose is lost in the picture: they take two thirds of
+        // The finest level's layers are few and small, but what they lose is lost in the image: they take two thirds of
         // the error of 8 bits with them, for half a percent of SDXL's weights.
         let finest = vs.unquantized();
         let mut cx = Conditioning { config, time, text, identity, layer: 0 };

@@ -9,7 +9,7 @@ use pulid_ops::{Activation, GeGlu};
 use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
 
-/// What all blocks read beside the picture.
+/// What all blocks read beside the image.
 pub(super) struct Conditioning<'a> {
     pub config: &'a UnetConfig,
     /// SiLU of the time embedding [B, 4·C].
@@ -61,7 +61,7 @@ pub(super) fn mid_block(
     vs.scope(g, "resnets.1", |vs, g| resnet(vs, g, cx, x, level.channels))
 }
 
-/// `UpBlock2D` and `CrossAttnUpBlock2D`. The picture grows to the size of the next skip, which is one row or column
+/// `UpBlock2D` and `CrossAttnUpBlock2D`. The image grows to the size of the next skip, which is one row or column
 /// short of twice the size where the way down met an odd number.
 pub(super) fn up_block(
     vs: &Vars,
@@ -111,10 +111,10 @@ fn resnet(vs: &Vars, g: &mut Graph, cx: &Conditioning<'_>, x: NodeId, channels: 
     g.scoped("conv2", |g| add(g, shortcut, h))
 }
 
-/// `Transformer2DModel` over the pixels of a picture.
-fn transformer(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, picture: NodeId, level: Level) -> Result<NodeId> {
-    let &[batch, height, width, channels] = g.shape(picture).extents() else {
-        return Err(Error::operator("transformer", format!("expected a picture, got {}", g.shape(picture))));
+/// `Transformer2DModel` over the pixels of an image.
+fn transformer(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, image: NodeId, level: Level) -> Result<NodeId> {
+    let &[batch, height, width, channels] = g.shape(image).extents() else {
+        return Err(Error::operator("transformer", format!("expected a picture, got {}", g.shape(image))));
     };
     if !channels.is_multiple_of(level.heads) {
         let detail = format!("{channels} channels do not divide into {} heads", level.heads);
@@ -124,9 +124,9 @@ fn transformer(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, picture: Nod
         true => vs.linear(g, name, x, channels),
         false => vs.conv2d(g, name, x, channels, Conv::POINT),
     };
-    // Channels last, a picture and its list of pixels are the same bytes.
+    // Channels last, an image and its list of pixels are the same bytes.
     let pixels = [batch, height * width, channels];
-    let x = vs.group_norm(g, "norm", picture, cx.config.norm_num_groups, 1e-6, Activation::None)?;
+    let x = vs.group_norm(g, "norm", image, cx.config.norm_num_groups, 1e-6, Activation::None)?;
     let x = project(g, "proj_in", x)?;
     let mut x = g.reshape(x, pixels)?;
     for i in 0..level.depth {
@@ -134,7 +134,7 @@ fn transformer(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, picture: Nod
     }
     let x = g.reshape(x, [batch, height, width, channels])?;
     let x = project(g, "proj_out", x)?;
-    g.scoped("proj_out", |g| add(g, picture, x))
+    g.scoped("proj_out", |g| add(g, image, x))
 }
 
 /// `BasicTransformerBlock`: self-attention, attention on the text (and identity), gated feed-forward.

@@ -1,6 +1,6 @@
-//! AutoencoderKL: pictures to latents and back.
+//! AutoencoderKL: images to latents and back.
 
-use super::bands::{Banding, Picture};
+use super::bands::{BandedImage, Banding};
 use crate::config::Config;
 use crate::layers::{Attend, Conv, activation, add, attention, attention_in_rows, concat, slice};
 use crate::{Precision, Vars};
@@ -18,16 +18,16 @@ const FUSED_HEAD: usize = 160;
 /// A diffusers `vae/config.json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct VaeConfig {
-    /// Channels of a picture.
+    /// Channels of an image.
     #[serde(default = "three")]
     pub in_channels: usize,
-    /// Channels of a decoded picture.
+    /// Channels of a decoded image.
     #[serde(default = "three")]
     pub out_channels: usize,
     /// Channels of a latent.
     #[serde(default = "four")]
     pub latent_channels: usize,
-    /// Channels of each level, the picture's first.
+    /// Channels of each level, the image's first.
     pub block_out_channels: Vec<usize>,
     /// Residual blocks of each level of the encoder; the decoder has one more.
     #[serde(default = "one")]
@@ -105,7 +105,7 @@ impl VaeConfig {
         Ok(config)
     }
 
-    /// Pixels of a picture per pixel of its latent, along each side.
+    /// Pixels of an image per pixel of its latent, along each side.
     pub fn factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
@@ -149,7 +149,7 @@ impl Vae {
 
     /// The decoder: `latent` [B, h, w, C], already divided by the scaling factor, to `sample` [B, H, W, 3] of about
     /// -1 to 1. Channels last, f32. No value takes more than `limit` bytes: larger ones are computed in bands of rows, and
-    /// the pictures of a batch then one by one.
+    /// the images of a batch then one by one.
     ///
     /// # Errors
     /// When a weight is missing or mismatched.
@@ -163,7 +163,7 @@ impl Vae {
         let x = self.vars.input(g, "latent", [batch, height, width, config.latent_channels], Rate::Step)?;
         let f = config.factor();
         let x = self.one_by_one(g, x, [height * f, width * f], limit, |vs, g, bands, x| {
-            let mut x = Picture::new(g, x);
+            let mut x = BandedImage::new(g, x);
             if config.use_post_quant_conv {
                 x = bands.conv2d(vs, g, "post_quant_conv", &x, config.latent_channels, Conv::POINT, None)?;
             }
@@ -199,7 +199,7 @@ impl Vae {
     /// [`Vae::decoder`].
     ///
     /// # Errors
-    /// When a weight is missing or mismatched, or the picture is too small.
+    /// When a weight is missing or mismatched, or the image is too small.
     pub fn encoder(&self, batch: usize, height: usize, width: usize, limit: usize) -> Result<Graph> {
         self.vars.complete(|| self.build_encoder(batch, height, width, limit))
     }
@@ -210,7 +210,7 @@ impl Vae {
         let x = self.vars.input(g, "sample", [batch, height, width, config.in_channels], Rate::Step)?;
         let moments = 2 * config.latent_channels;
         let x = self.one_by_one(g, x, [height, width], limit, |vs, g, bands, x| {
-            let x = Picture::new(g, x);
+            let x = BandedImage::new(g, x);
             let x = vs.scope(g, "encoder", |vs, g| {
                 let levels = config.block_out_channels.len();
                 let mut x = bands.conv2d(vs, g, "conv_in", &x, config.block_out_channels[0], Conv::SAME_3, None)?;
@@ -244,7 +244,7 @@ impl Vae {
         Ok(graph)
     }
 
-    /// Builds a network over a batch, or where its values would exceed the limit over each picture of the batch.
+    /// Builds a network over a batch, or where its values would exceed the limit over each image of the batch.
     fn one_by_one(
         &self,
         g: &mut Graph,
@@ -255,26 +255,33 @@ impl Vae {
     ) -> Result<NodeId> {
         let bands = Banding { limit, element: 4 };
         let batch = g.shape(x)[0];
-        // The widest level of all, at the picture's own size: more than any value takes.
+        // The widest level of all, at the image's own size: more than any value takes.
         let widest = self.config.block_out_channels.iter().copied().max().unwrap_or(1);
         let most = [batch, height, width, widest, bands.element].iter().fold(1usize, |n, &d| n.saturating_mul(d));
         if batch == 1 || most <= limit {
             return build(&self.vars, g, bands, x);
         }
-        let pictures = (0..batch)
+        let images = (0..batch)
             .map(|i| {
                 let one = slice(g, x, 0, i, 1)?;
                 build(&self.vars, g, bands, one)
             })
             .collect::<Result<Vec<_>>>()?;
-        concat(g, 0, &pictures)
+        concat(g, 0, &images)
     }
 
-    fn norm_out(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &Picture) -> Result<Picture> {
+    fn norm_out(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &BandedImage) -> Result<BandedImage> {
         bands.group_norm(vs, g, "conv_norm_out", x, self.config.norm_num_groups, EPS, Activation::Silu)
     }
 
-    fn resnet(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &Picture, channels: usize) -> Result<Picture> {
+    fn resnet(
+        &self,
+        vs: &Vars,
+        g: &mut Graph,
+        bands: Banding,
+        x: &BandedImage,
+        channels: usize,
+    ) -> Result<BandedImage> {
         let groups = self.config.norm_num_groups;
         let h = bands.group_norm(vs, g, "norm1", x, groups, EPS, Activation::Silu)?;
         let h = bands.conv2d(vs, g, "conv1", &h, channels, Conv::SAME_3, None)?;
@@ -286,7 +293,7 @@ impl Vae {
         bands.conv2d(vs, g, "conv2", &h, channels, Conv::SAME_3, Some(&shortcut))
     }
 
-    fn mid_block(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &Picture) -> Result<Picture> {
+    fn mid_block(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &BandedImage) -> Result<BandedImage> {
         let channels = x.channels();
         let mut x = vs.scope(g, "resnets.0", |vs, g| self.resnet(vs, g, bands, x, channels))?;
         if self.config.mid_block_add_attention {
@@ -296,7 +303,7 @@ impl Vae {
     }
 
     /// Attention of one head over all pixels.
-    fn attention(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &Picture) -> Result<Picture> {
+    fn attention(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &BandedImage) -> Result<BandedImage> {
         let x = x.whole(g)?;
         let shape = g.shape(x).clone();
         let channels = shape.last();
@@ -315,6 +322,6 @@ impl Vae {
         let h = vs.linear(g, name("to_out.0", "proj_attn"), h, channels)?;
         let h = g.reshape(h, shape)?;
         let y = add(g, x, h)?;
-        Ok(Picture::new(g, y))
+        Ok(BandedImage::new(g, y))
     }
 }
