@@ -32,7 +32,7 @@ pub trait Reporter: Observer {
         false
     }
 
-    /// How the first picture of the batch looks so far, a pixel for each latent, after each denoising call.
+    /// How the first image of the batch looks so far, a pixel for each latent, after each denoising call.
     fn preview(&self, image: &RgbImage) {
         let _ = image;
     }

@@ -1,4 +1,4 @@
-//! A VAE in bands of rows gives the picture that it gives in one piece, on a device and on the reference.
+//! A VAE in bands of rows gives the image that it gives in one piece, on a device and on the reference.
 
 use pulid::runtime::Runtime;
 use pulid_engine::{DeviceOptions, Silent};
@@ -50,12 +50,12 @@ fn agree(input: &str, value: &HostTensor, limits: &[usize], build: impl Fn(usize
 #[test]
 fn decoding_in_bands_has_no_seam() {
     let latent = HostTensor::from_fn([1, 9, 7, 4], |i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 2.0);
-    // The picture itself, an output, takes 48 KB. The last level is 72 x 56 x 16 f32: 258 KB. Odd heights meet the upsampling in mid-pixel.
+    // The image itself, an output, takes 48 KB. The last level is 72 x 56 x 16 f32: 258 KB. Odd heights meet the upsampling in mid-pixel.
     agree("latent", &latent, &[100_000, 61_000, 49_000], |limit| vae().decoder(1, 9, 7, limit));
 }
 
 #[test]
-fn a_batch_in_bands_is_decoded_picture_by_picture() {
+fn a_batch_in_bands_is_decoded_image_by_image() {
     let latent = HostTensor::from_fn([2, 5, 4, 4], |i| (i * 53 % 97) as f32 / 40.0 - 1.2);
     agree("latent", &latent, &[40_000], |limit| vae().decoder(2, 5, 4, limit));
 }

@@ -45,7 +45,7 @@ impl Tensors {
         self.get(name).to_f32_vec()
     }
 
-    /// A picture [H, W, 3] of unsigned bytes.
+    /// An image [H, W, 3] of unsigned bytes.
     fn picture(&self, name: &str) -> RgbImage {
         let tensor = self.get(name);
         let (height, width) = (tensor.shape()[0] as u32, tensor.shape()[1] as u32);
@@ -232,7 +232,7 @@ fn crops_lie_between_opencv_4_and_exact_interpolation() {
         let each: Vec<f32> = warped.iter().zip(&exact).map(|(&x, e)| (f32::from(x) - e).abs()).collect();
         let mean = each.iter().sum::<f32>() / each.len() as f32;
         let worst = each.iter().copied().fold(0.0, f32::max);
-        // Rounding positions to 1/32 pixel moves them by 1/64 at most; the border's edge is 150 high in these pictures.
+        // Rounding positions to 1/32 pixel moves them by 1/64 at most; the border's edge is 150 high in these images.
         assert!(mean < 0.5 && worst < 5.0, "{}: mean {mean}, worst {worst}", case["name"]);
     }
 }
@@ -290,7 +290,7 @@ fn detections_are_scrfd_s() {
 }
 
 #[test]
-fn the_vision_tower_s_picture_is_pulid_s() {
+fn the_vision_tower_s_image_is_pulid_s() {
     let folder = folder("face");
     let tensors = Tensors::open(&folder, "features");
     let labels = LabelMap::from_logits(&tensors.get("logits").nchw_to_nhwc().unwrap()).unwrap();

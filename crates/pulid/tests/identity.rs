@@ -1,7 +1,7 @@
 //! Photos to identities with the mini models. `PULID_MODELS` names another folder of the same layout.
 
 use pulid::face::Face;
-use pulid::identity::{DetectOptions, ExtractOptions, FaceModels, Identity, debug_picture_names, detect, extract};
+use pulid::identity::{DetectOptions, ExtractOptions, FaceModels, Identity, debug_image_names, detect, extract};
 use pulid::image::{PngMetadata, RgbImage, decode_photo, encode_png};
 use pulid::runtime::Runtime;
 use pulid_checkpoint::Checkpoint;
@@ -97,13 +97,13 @@ fn a_person_is_read_from_one_and_from_several_photos() {
     assert_eq!(three.photos, ["ada.jpg", "another.png", "ben.jpg"]);
 
     // The mini models have no facexlib detector, which would draw one more.
-    let drawn: Vec<_> = one.pictures.iter().map(|p| p.name.clone()).collect();
-    let expected = debug_picture_names(1).into_iter().filter(|name| name != "1_faces_retinaface.png");
+    let drawn: Vec<_> = one.debug_images.iter().map(|p| p.name.clone()).collect();
+    let expected = debug_image_names(1).into_iter().filter(|name| name != "1_faces_retinaface.png");
     assert_eq!(drawn, expected.collect::<Vec<_>>());
     assert_eq!(drawn.len(), 9);
-    assert!(three.pictures.is_empty(), "nobody asked for them");
+    assert!(three.debug_images.is_empty(), "nobody asked for them");
     let read = |name: &str| {
-        let picture = one.pictures.iter().find(|p| p.name == name).unwrap();
+        let picture = one.debug_images.iter().find(|p| p.name == name).unwrap();
         decode_photo(name, &picture.to_png().unwrap()).unwrap()
     };
     let (crop, gray) = (read("1_crop.png"), read("1_gray.png"));

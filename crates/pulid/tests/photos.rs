@@ -40,7 +40,7 @@ struct Detection {
 
 impl Case {
     fn photo(&self) -> RgbImage {
-        picture(&self.photo)
+        image(&self.photo)
     }
 
     fn landmarks(&self) -> &Landmarks {
@@ -57,7 +57,7 @@ fn cases() -> Vec<Case> {
     serde_json::from_str::<Golden>(&text).unwrap().cases
 }
 
-fn picture(file: &str) -> RgbImage {
+fn image(file: &str) -> RgbImage {
     decode_photo(file, &std::fs::read(folder().join(file)).unwrap()).unwrap()
 }
 
@@ -135,8 +135,8 @@ fn crops_are_opencv_s() {
         }
         let crop = facexlib_crop(&case.name, &photo, landmarks, 512).unwrap();
         let sparse = RgbImage::from_fn(128, 128, |x, y| *crop.get_pixel(4 * x + 2, 4 * y + 1));
-        assert_crop(&sparse, &picture(&format!("{}-facexlib.png", case.name)), &format!("{} facexlib", case.name));
+        assert_crop(&sparse, &image(&format!("{}-facexlib.png", case.name)), &format!("{} facexlib", case.name));
         let crop = arcface_crop(&case.name, &photo, landmarks).unwrap();
-        assert_crop(&crop, &picture(&format!("{}-arcface.png", case.name)), &format!("{} arcface", case.name));
+        assert_crop(&crop, &image(&format!("{}-arcface.png", case.name)), &format!("{} arcface", case.name));
     }
 }

@@ -1,4 +1,4 @@
-use super::identity::{claim_pictures, read_photos, write_pictures};
+use super::identity::{claim_debug_images, read_photos, write_debug_images};
 use super::models::ModelsArgs;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut files = FileSet::new();
     files.claim(&args.output)?;
     if let Some(folder) = &args.debug_dir {
-        claim_pictures(&mut files, folder, args.photos.len())?;
+        claim_debug_images(&mut files, folder, args.photos.len())?;
     }
     let models = args.models.open(None, None)?;
     let faces = models.face_models()?;
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
     let seconds = terminal.finish();
     files.write_bytes(&args.output, &identity.to_bytes()?)?;
     if let Some(folder) = &args.debug_dir {
-        write_pictures(&mut files, folder, &identity.pictures)?;
+        write_debug_images(&mut files, folder, &identity.debug_images)?;
     }
     files.commit()?;
     remember_choices(&runtime);

@@ -1,10 +1,10 @@
-use super::identity::{claim_pictures, read_photos, write_pictures};
+use super::identity::{claim_debug_images, read_photos, write_debug_images};
 use super::models::{Models, ModelsArgs};
 use super::settings::{SettingsArgs, as_flags};
 use super::warm;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::{DebugPicture, ExtractOptions, FaceModels, Identity, blank_tokens};
+use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens};
 use pulid::image::{PngMetadata, encode_png};
 use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options};
 use pulid::preset::Preset;
@@ -105,7 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
         files.claim(path)?;
     }
     if let Some(folder) = &args.debug_dir {
-        claim_pictures(&mut files, folder, args.id.len())?;
+        claim_debug_images(&mut files, folder, args.id.len())?;
     }
     let person = Person::open(args, &models, &settings)?;
     let terminal = Terminal::new(args.json);
@@ -141,7 +141,7 @@ pub fn run(args: &Args) -> Result<()> {
         files.write_bytes(path, &safetensors::to_bytes([("latents", &made.latents)], &BTreeMap::new())?)?;
     }
     if let Some(folder) = &args.debug_dir {
-        write_pictures(&mut files, folder, &seen)?;
+        write_debug_images(&mut files, folder, &seen)?;
     }
     files.commit()?;
     remember_choices(pipeline.runtime());
@@ -225,13 +225,13 @@ impl Person {
     }
 
     /// The person for the UNet, and what the networks saw if that is wanted.
-    async fn read(self, pipeline: &Pipeline, terminal: &Terminal) -> Result<(IdentityUse, Vec<DebugPicture>)> {
+    async fn read(self, pipeline: &Pipeline, terminal: &Terminal) -> Result<(IdentityUse, Vec<DebugImage>)> {
         let Person { source, adapter, settings, window } = self;
         let (tokens, seen) = match source {
             Source::Tokens(tokens) => (tokens, Vec::new()),
             Source::Photos { models, photos, options } => {
                 let read = pipeline.identify(&models, &adapter, &photos, &options, terminal).await?;
-                (read.tokens, read.pictures)
+                (read.tokens, read.debug_images)
             }
         };
         Ok((IdentityUse { tokens, adapter, settings, window }, seen))

@@ -1,6 +1,6 @@
 //! Flags and steps shared by the commands that read photos.
 
-use pulid::identity::{DebugPicture, MAX_PHOTOS, debug_picture_names};
+use pulid::identity::{DebugImage, MAX_PHOTOS, debug_image_names};
 use pulid_checkpoint::FileSet;
 use pulid_tensor::{Error, Result};
 use std::io::Read;
@@ -37,13 +37,13 @@ pub fn read_photo(path: &Path) -> Result<(String, Vec<u8>)> {
 }
 
 /// Claims every picture that `--debug-dir` may hold in the end.
-pub fn claim_pictures(files: &mut FileSet, folder: &Path, photos: usize) -> Result<()> {
+pub fn claim_debug_images(files: &mut FileSet, folder: &Path, photos: usize) -> Result<()> {
     files.claim_folder(folder)?;
-    debug_picture_names(photos).iter().try_for_each(|name| files.claim(folder.join(name)))
+    debug_image_names(photos).iter().try_for_each(|name| files.claim(folder.join(name)))
 }
 
 /// Puts the pictures among the files to be written.
-pub fn write_pictures(files: &mut FileSet, folder: &Path, pictures: &[DebugPicture]) -> Result<()> {
+pub fn write_debug_images(files: &mut FileSet, folder: &Path, pictures: &[DebugImage]) -> Result<()> {
     pictures.iter().try_for_each(|picture| files.write_bytes(folder.join(&picture.name), &picture.to_png()?))
 }
 
@@ -68,12 +68,12 @@ mod tests {
     fn pictures_may_go_to_a_new_folder_but_not_over_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        assert!(claim_pictures(&mut FileSet::new(), &at("new/and/deeper"), 4).is_ok());
+        assert!(claim_debug_images(&mut FileSet::new(), &at("new/and/deeper"), 4).is_ok());
         std::fs::write(at("file"), b"").unwrap();
-        assert!(claim_pictures(&mut FileSet::new(), &at("file"), 1).is_err());
+        assert!(claim_debug_images(&mut FileSet::new(), &at("file"), 1).is_err());
         std::fs::create_dir_all(at("there/2_mask.png")).unwrap();
-        assert!(claim_pictures(&mut FileSet::new(), &at("there"), 1).is_ok());
-        let message = claim_pictures(&mut FileSet::new(), &at("there"), 2).unwrap_err().to_string();
+        assert!(claim_debug_images(&mut FileSet::new(), &at("there"), 1).is_ok());
+        let message = claim_debug_images(&mut FileSet::new(), &at("there"), 2).unwrap_err().to_string();
         assert!(message.contains("2_mask.png"), "{message}");
         assert!(!at("new").exists());
     }

@@ -1,4 +1,4 @@
-//! Pictures of what happens between photo and identity, for people to look at.
+//! Images of what happens between photo and identity, for people to look at.
 
 use super::{Face, LABELS, LabelMap};
 use crate::image::RgbImage;
@@ -43,8 +43,8 @@ pub fn color_labels(labels: &LabelMap) -> RgbImage {
 
 /// The Euclidean norm of each patch's features as a heat map of `pixels` x `pixels` squares, dark to bright.
 ///
-/// `features` are one picture's tokens [1, n, C], n a square number of patches, or one more: then the first is the
-/// class token and is left out. The colours span the least to the greatest norm of this picture.
+/// `features` are one image's tokens [1, n, C], n a square number of patches, or one more: then the first is the
+/// class token and is left out. The colours span the least to the greatest norm of this image.
 ///
 /// # Errors
 /// [`Error::Invalid`] for another shape or type, or NaN or infinity among the features.
@@ -103,7 +103,7 @@ pub fn draw_faces(photo: &RgbImage, faces: &[Face]) -> RgbImage {
     image
 }
 
-/// Fills left..right by top..bottom, as far as it lies inside the picture.
+/// Fills left..right by top..bottom, as far as it lies inside the image.
 fn fill(image: &mut RgbImage, [left, top, right, bottom]: [i64; 4], color: [u8; 3]) {
     let inside = |low: i64, high: i64, size: u32| low.clamp(0, size.into()) as u32..high.clamp(0, size.into()) as u32;
     for y in inside(top, bottom, image.height()) {

@@ -34,7 +34,7 @@ pub fn decode_retinaface(outputs: [&HostTensor; 3], size: (u32, u32), threshold:
 
 /// All detections in RetinaFace's outputs that score above `threshold`, in pixels of its input, best score first.
 ///
-/// `loc` [1, A, 4], `conf` [1, A, 2] (background, face) and `landms` [1, A, 10] are the network's outputs for a picture
+/// `loc` [1, A, 4], `conf` [1, A, 2] (background, face) and `landms` [1, A, 10] are the network's outputs for an image
 /// of `size` (width, height), A two anchors at each place of the levels of 8, 16 and 32 pixels, the finest first. In
 /// f32, operation by operation as facexlib decodes them.
 ///
@@ -82,7 +82,7 @@ pub fn retinaface_candidates(
     Ok(faces)
 }
 
-/// The number of the face whose box's middle is nearest to the middle of a picture of `size` (width, height), the first
+/// The number of the face whose box's middle is nearest to the middle of an image of `size` (width, height), the first
 /// of equals: facexlib's `only_center_face`.
 pub fn centre_most_face(faces: &[Face], size: (u32, u32)) -> Option<usize> {
     let (x, y) = (f64::from(size.0) / 2.0, f64::from(size.1) / 2.0);
@@ -93,7 +93,7 @@ pub fn centre_most_face(faces: &[Face], size: (u32, u32)) -> Option<usize> {
     (0..faces.len()).min_by(|&a, &b| distance(&faces[a]).total_cmp(&distance(&faces[b])))
 }
 
-/// Centre and sides of every anchor, in fractions of the picture.
+/// Centre and sides of every anchor, in fractions of the image.
 fn anchors((width, height): (u32, u32)) -> Vec<[f32; 4]> {
     let (width, height) = (width as usize, height as usize);
     let mut anchors = Vec::new();
@@ -113,7 +113,7 @@ fn anchors((width, height): (u32, u32)) -> Vec<[f32; 4]> {
 mod tests {
     use super::*;
 
-    /// Outputs of a picture of 70 x 40 pixels in which the given anchors score so.
+    /// Outputs of an image of 70 x 40 pixels in which the given anchors score so.
     fn outputs(scores: &[(usize, f32)]) -> ([HostTensor; 3], (u32, u32)) {
         let size = (70, 40);
         let count = anchors(size).len();

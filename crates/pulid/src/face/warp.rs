@@ -8,9 +8,9 @@ const COORDINATE_BITS: u32 = 10;
 const FRACTION_BITS: u32 = 5;
 const FRACTION: i64 = 1 << FRACTION_BITS;
 
-/// Moves a picture by `transform` onto a `width` x `height` canvas, with `border` where the picture does not reach.
+/// Moves an image by `transform` onto a `width` x `height` canvas, with `border` where the image does not reach.
 ///
-/// Bit for bit OpenCV 4's `warpAffine(flags=INTER_LINEAR, borderMode=BORDER_CONSTANT)` for 8-bit pictures, which
+/// Bit for bit OpenCV 4's `warpAffine(flags=INTER_LINEAR, borderMode=BORDER_CONSTANT)` for 8-bit images, which
 /// interpolates at multiples of 1/32 pixel. (OpenCV 5 interpolates at full precision; the two differ by up to 1/64
 /// pixel.)
 ///
@@ -38,7 +38,7 @@ pub fn warp(image: &RgbImage, transform: &Similarity, width: u32, height: u32, b
     }))
 }
 
-/// The picture at a position in 1/32 pixels.
+/// The image at a position in 1/32 pixels.
 fn interpolate(image: &RgbImage, x: i64, y: i64, border: [u8; 3]) -> [u8; 3] {
     let (column, row) = (x >> FRACTION_BITS, y >> FRACTION_BITS);
     let (right, below) = (x & (FRACTION - 1), y & (FRACTION - 1));

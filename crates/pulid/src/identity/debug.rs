@@ -1,15 +1,15 @@
-//! Pictures of what the networks saw.
+//! Images of what the networks saw.
 
 use super::condition::HIDDEN_STATES;
 use crate::face::{Face, LabelMap, color_labels, draw_faces, feature_heat_map};
 use crate::image::{PngMetadata, RgbImage, encode_png, rgb_from_unit_tensor};
 use pulid_tensor::{HostTensor, Result};
 
-/// Side of the picture of a feature map, about.
+/// Side of the image of a feature map, about.
 const FEATURES_SIDE: usize = 448;
 
 /// What is shown of one photo.
-pub(super) struct PhotoPictures<'a> {
+pub(super) struct PhotoImages<'a> {
     /// The photo as the detector saw it.
     pub photo: &'a RgbImage,
     /// Its faces, the person's first.
@@ -26,17 +26,17 @@ pub(super) struct PhotoPictures<'a> {
     pub hidden: &'a [HostTensor],
 }
 
-/// A picture of what the networks saw.
+/// An image of what the networks saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DebugPicture {
-    /// Its file's name, for example `1_crop.png`; one of [`debug_picture_names`].
+pub struct DebugImage {
+    /// Its file's name, for example `1_crop.png`; one of [`debug_image_names`].
     pub name: String,
-    /// The picture.
+    /// The image.
     pub image: RgbImage,
 }
 
-impl DebugPicture {
-    /// The picture as a PNG file.
+impl DebugImage {
+    /// The image as a PNG file.
     ///
     /// # Errors
     /// When it has no pixels.
@@ -45,10 +45,10 @@ impl DebugPicture {
     }
 }
 
-/// Names of every [`DebugPicture`] that so many photos may give: `1_faces.png`, `1_faces_retinaface.png` (with facexlib's
+/// Names of every [`DebugImage`] that so many photos may give: `1_faces.png`, `1_faces_retinaface.png` (with facexlib's
 /// detector only), `1_crop.png`, `1_mask.png`, `1_gray.png` and `1_features_1.png` .. `1_features_5.png` of the first photo,
 /// and so on.
-pub fn debug_picture_names(photos: usize) -> Vec<String> {
+pub fn debug_image_names(photos: usize) -> Vec<String> {
     let kinds = [FACES, FACES_RETINAFACE, CROP, MASK, GRAY].map(str::to_owned);
     let kinds: Vec<_> = kinds.into_iter().chain((0..HIDDEN_STATES).map(features)).collect();
     (0..photos).flat_map(|photo| kinds.iter().map(move |kind| file_name(photo, kind))).collect()
@@ -68,14 +68,14 @@ fn file_name(photo: usize, kind: &str) -> String {
     format!("{}_{kind}.png", photo + 1)
 }
 
-/// Draws the pictures of every photo, named as [`debug_picture_names`] says.
+/// Draws the images of every photo, named as [`debug_image_names`] says.
 ///
 /// # Errors
 /// When the features hold NaN or are not a square of patches.
-pub(super) fn draw_pictures(photos: &[PhotoPictures<'_>]) -> Result<Vec<DebugPicture>> {
-    let mut pictures = Vec::new();
+pub(super) fn draw_debug_images(photos: &[PhotoImages<'_>]) -> Result<Vec<DebugImage>> {
+    let mut debug_images = Vec::new();
     for (i, photo) in photos.iter().enumerate() {
-        let mut add = |kind: &str, image: RgbImage| pictures.push(DebugPicture { name: file_name(i, kind), image });
+        let mut add = |kind: &str, image: RgbImage| debug_images.push(DebugImage { name: file_name(i, kind), image });
         add(FACES, draw_faces(photo.photo, photo.faces));
         if !photo.aligned.is_empty() {
             add(FACES_RETINAFACE, draw_faces(photo.photo, photo.aligned));
@@ -91,5 +91,5 @@ pub(super) fn draw_pictures(photos: &[PhotoPictures<'_>]) -> Result<Vec<DebugPic
             add(&features(k), feature_heat_map(hidden, pixels as u32)?);
         }
     }
-    Ok(pictures)
+    Ok(debug_images)
 }

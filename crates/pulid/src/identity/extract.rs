@@ -2,7 +2,7 @@
 
 use super::aligner::Aligner;
 use super::condition::{HIDDEN_STATES, PhotoFeatures, conditions};
-use super::debug::{PhotoPictures, draw_pictures};
+use super::debug::{PhotoImages, draw_debug_images};
 use super::detect::{Detector, LONG_SIDE, usable_face};
 use super::encoder::Encoder;
 use super::network::OnnxRunner;
@@ -36,7 +36,7 @@ const MIN_FACE_SHARE: f64 = 0.01;
 pub struct ExtractOptions {
     /// PuLID v1: further photos show further people, who are mixed. Without it they show the same person again.
     pub id_mix: bool,
-    /// Whether to draw what the networks saw, for [`Identity::pictures`].
+    /// Whether to draw what the networks saw, for [`Identity::debug_images`].
     pub debug: bool,
 }
 
@@ -55,7 +55,7 @@ struct Reading {
 ///
 /// The published parser was trained on crops of 512, which go with the published tower of 336. The mini family's tower is
 /// smaller, and its parser was trained on crops of 128. The tower's size tells the families apart, since a parser's
-/// weights fit any size of picture.
+/// weights fit any size of image.
 pub fn crop_side(tower_image_size: usize) -> u32 {
     if tower_image_size == 336 { 512 } else { 128 }
 }
@@ -64,7 +64,7 @@ pub fn crop_side(tower_image_size: usize) -> u32 {
 ///
 /// `adapter` is a PuLID v1 or v1.1 file with its identity encoder, which tells the version. Where `options` ask for it, faces,
 /// crop, parsing, gray face and features of each photo are drawn, too. Nothing is written. All runs in f32: it is done once
-/// for a person, and every picture inherits its errors.
+/// for a person, and every image inherits its errors.
 ///
 /// As in the official pipelines, the recogniser sees insightface's largest face, parser and tower see facexlib's face
 /// nearest to the photo's middle, and where insightface finds none the recogniser sees facexlib's. In families without
@@ -112,14 +112,14 @@ pub async fn extract(
     reporter.stage("encoding the identity");
     let tokens = encoder.tokens(runtime, &features, options.id_mix, reporter).await?;
 
-    let mut pictures = Vec::new();
+    let mut debug_images = Vec::new();
     if options.debug {
         let mut seen = Vec::new();
         for (((reading, mask), gray), features) in readings.iter().zip(&masks).zip(&grays).zip(&features) {
             let Reading { photo, faces, aligned, crop, .. } = reading;
-            seen.push(PhotoPictures { photo, faces, aligned, crop, mask, gray, hidden: &features.hidden });
+            seen.push(PhotoImages { photo, faces, aligned, crop, mask, gray, hidden: &features.hidden });
         }
-        pictures = draw_pictures(&seen)?;
+        debug_images = draw_debug_images(&seen)?;
     }
     let faces = features.iter().map(|f| f.face.as_f32()).collect::<Result<Vec<_>>>()?.concat();
     Ok(Identity {
@@ -128,7 +128,7 @@ pub async fn extract(
         id_cond: conditions(&features)?.reshape([photos.len(), condition])?,
         adapter_sha256: sha256_file(adapter)?,
         photos: photos.iter().map(|(name, _)| name.clone()).collect(),
-        pictures,
+        debug_images,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Identities as files.
 
-use super::DebugPicture;
+use super::DebugImage;
 use crate::pipeline::IdentityTokens;
 use pulid_checkpoint::{Checkpoint, safetensors};
 use pulid_tensor::{DType, Error, HostTensor, Result};
@@ -22,7 +22,7 @@ pub struct Identity {
     /// Names of the photos, in order.
     pub photos: Vec<String>,
     /// What the networks saw, where it was asked for. Not kept in the file.
-    pub pictures: Vec<DebugPicture>,
+    pub debug_images: Vec<DebugImage>,
 }
 
 impl Identity {
@@ -97,7 +97,7 @@ mod tests {
             id_cond: HostTensor::zeros([2, 512 + 768]),
             adapter_sha256: "ab".repeat(32),
             photos: vec!["a \"quoted\".jpg".into(), "b.png".into()],
-            pictures: Vec::new(),
+            debug_images: Vec::new(),
         }
     }
 

@@ -14,7 +14,7 @@ mod file;
 mod models;
 mod network;
 
-pub use debug::{DebugPicture, debug_picture_names};
+pub use debug::{DebugImage, debug_image_names};
 pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detect};
 pub use extract::{ExtractOptions, MAX_PHOTOS, blank_tokens, crop, crop_side, extract};
 pub use file::Identity;

@@ -1,4 +1,4 @@
-//! Running the face networks on one picture at a time.
+//! Running the face networks on one image at a time.
 
 use crate::pipeline::take;
 use crate::runtime::{Loaded, Reporter, Runtime};
@@ -8,14 +8,14 @@ use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// An ONNX network with one picture for its input, ready to run again and again.
+/// An ONNX network with one image for its input, ready to run again and again.
 pub(super) struct OnnxRunner {
     loaded: Loaded,
     input: String,
 }
 
 impl OnnxRunner {
-    /// Loads the network for RGB pictures of the given height and width.
+    /// Loads the network for RGB images of the given height and width.
     pub async fn load(
         runtime: &Runtime,
         path: &Path,
@@ -33,7 +33,7 @@ impl OnnxRunner {
         Ok(OnnxRunner { loaded: runtime.load(&graph, reporter).await?, input })
     }
 
-    /// All outputs for a picture [1, H, W, 3].
+    /// All outputs for an image [1, H, W, 3].
     pub async fn run(&mut self, image: &HostTensor, reporter: &dyn Reporter) -> Result<HashMap<String, HostTensor>> {
         self.loaded.write(&self.input, &image.nhwc_to_nchw()?)?;
         self.loaded.run(reporter).await

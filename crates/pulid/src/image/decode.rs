@@ -19,7 +19,7 @@ const DECODER_TABLES: u64 = 64 << 20;
 /// rounded to 8; of an animation the first frame counts. `name` is the photo's name for messages.
 ///
 /// # Errors
-/// [`Error::Photo`] for other formats, broken or truncated files, and pictures above [`MAX_PIXELS`] or below
+/// [`Error::Photo`] for other formats, broken or truncated files, and images above [`MAX_PIXELS`] or below
 /// [`MIN_SIDE`].
 pub fn decode_photo(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     decode_photo_within(name, bytes, MAX_PIXELS)

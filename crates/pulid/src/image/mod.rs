@@ -1,6 +1,6 @@
-//! Pictures in and out: photos from bytes, resizing as OpenCV and PyTorch do it, tensors, PNG with metadata.
+//! Images in and out: photos from bytes, resizing as OpenCV and PyTorch do it, tensors, PNG with metadata.
 //!
-//! A picture is an [`RgbImage`], 8 bits a channel; as a tensor it is [1, H, W, 3] with channels last.
+//! An image is an [`RgbImage`], 8 bits a channel; as a tensor it is [1, H, W, 3] with channels last.
 
 mod bicubic;
 mod decode;

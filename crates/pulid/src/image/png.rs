@@ -5,21 +5,21 @@ use std::fmt::Write;
 /// IPTC's digital source type for media that a trained model made.
 const DIGITAL_SOURCE_TYPE: &str = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia";
 
-/// What a written picture says about itself.
+/// What a written image says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PngMetadata {
-    /// Text of the `parameters` chunk that viewers of generated pictures show; see [`parameters_text`].
+    /// Text of the `parameters` chunk that viewers of generated images show; see [`parameters_text`].
     pub parameters: Option<String>,
-    /// Whether to mark the picture as generated media, in IPTC's words in an XMP packet.
+    /// Whether to mark the image as generated media, in IPTC's words in an XMP packet.
     pub generated: bool,
 }
 
-/// The picture as a PNG file with its metadata.
+/// The image as a PNG file with its metadata.
 ///
 /// `parameters` is a `tEXt` chunk, or `iTXt` where it does not fit Latin-1 or holds a NUL.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a picture without pixels.
+/// [`Error::Invalid`] for an image without pixels.
 pub fn encode_png(image: &RgbImage, metadata: &PngMetadata) -> Result<Vec<u8>> {
     let failed = |e: png::EncodingError| Error::invalid("PNG", e.to_string());
     if image.width() == 0 || image.height() == 0 {

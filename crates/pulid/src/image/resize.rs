@@ -55,7 +55,7 @@ fn check(image: &RgbImage, width: u32, height: u32) -> Result<()> {
 /// Resizes as OpenCV's `INTER_LANCZOS4` does: eight taps a side, without widening the kernel when shrinking.
 ///
 /// # Errors
-/// [`Error::Invalid`] when either picture has no pixels.
+/// [`Error::Invalid`] when either image has no pixels.
 pub fn resize_lanczos4(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage> {
     check(image, width, height)?;
     let horizontal = Taps::new(image.width(), width, lanczos4);
@@ -73,10 +73,10 @@ pub fn resize_lanczos4(image: &RgbImage, width: u32, height: u32) -> Result<RgbI
     Ok(out)
 }
 
-/// Resizes as OpenCV's `INTER_LINEAR` does for 8-bit pictures, to the last bit.
+/// Resizes as OpenCV's `INTER_LINEAR` does for 8-bit images, to the last bit.
 ///
 /// # Errors
-/// [`Error::Invalid`] when either picture has no pixels.
+/// [`Error::Invalid`] when either image has no pixels.
 pub fn resize_bilinear(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage> {
     check(image, width, height)?;
     let linear = |f: f64| [1.0 - f, f];
@@ -103,7 +103,7 @@ pub fn resize_bilinear(image: &RgbImage, width: u32, height: u32) -> Result<RgbI
     Ok(out)
 }
 
-/// Shrinks with Lanczos so that the longer side is at most `long_side`; a smaller picture is returned as it is.
+/// Shrinks with Lanczos so that the longer side is at most `long_side`; a smaller image is returned as it is.
 ///
 /// # Errors
 /// [`Error::Invalid`] when `long_side` is 0.
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_pictures_are_refused() {
+    fn empty_images_are_refused() {
         assert!(resize_bilinear(&RgbImage::new(4, 4), 0, 3).is_err());
         assert!(resize_lanczos4(&RgbImage::new(0, 4), 3, 3).is_err());
     }

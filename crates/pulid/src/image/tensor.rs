@@ -42,7 +42,7 @@ impl Normalization {
     }
 }
 
-/// A picture as a tensor [1, H, W, 3] of normalised values; `nhwc_to_nchw` gives PyTorch's layout.
+/// An image as a tensor [1, H, W, 3] of normalised values; `nhwc_to_nchw` gives PyTorch's layout.
 pub fn tensor_from_rgb(image: &RgbImage, normalization: &Normalization) -> HostTensor {
     // One entry per 8-bit value and channel: the same arithmetic as pixel by pixel.
     let table: Vec<[f32; 3]> = (0..=255u8).map(|v| normalization.pixel([f32::from(v) / 255.0; 3])).collect();
@@ -50,7 +50,7 @@ pub fn tensor_from_rgb(image: &RgbImage, normalization: &Normalization) -> HostT
     HostTensor::from_fn([1, image.height() as usize, image.width() as usize, 3], |i| table[raw[i] as usize][i % 3])
 }
 
-/// Pictures from the VAE's output: [B, H, W, 3] with values in -1..1, clamped.
+/// Images from the VAE's output: [B, H, W, 3] with values in -1..1, clamped.
 ///
 /// # Errors
 /// [`Error::NotFinite`] for NaN or infinity, [`Error::Invalid`] for another shape or type.
@@ -58,7 +58,7 @@ pub fn rgb_from_tensor(decoded: &HostTensor) -> Result<Vec<RgbImage>> {
     convert(decoded, |x| x * 0.5 + 0.5)
 }
 
-/// Pictures from a tensor [B, H, W, 3] with values in 0..1, clamped.
+/// Images from a tensor [B, H, W, 3] with values in 0..1, clamped.
 ///
 /// # Errors
 /// As [`rgb_from_tensor`].
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn nan_is_an_error_not_a_black_picture() {
+    fn nan_is_an_error_not_a_black_image() {
         let tensor = HostTensor::from_f32([1, 1, 1, 3], vec![0.0, f32::NAN, f32::INFINITY]).unwrap();
         let error = rgb_from_tensor(&tensor).unwrap_err();
         assert!(matches!(&error, Error::NotFinite { .. }) && error.to_string().contains("2 of 3"), "{error}");

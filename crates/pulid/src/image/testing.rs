@@ -1,9 +1,9 @@
-//! Reading the pictures in `tests/data/*.json`.
+//! Reading the images in `tests/data/*.json`.
 
 use ::image::RgbImage;
 use serde::Deserialize;
 
-/// A picture as the generator script writes it.
+/// An image as the generator script writes it.
 #[derive(Deserialize)]
 pub(crate) struct Hexed {
     width: u32,

@@ -31,7 +31,7 @@ pub struct IdentityTokens {
     pub uncond_id_embedding: HostTensor,
 }
 
-/// How identity enters a picture.
+/// How identity enters an image.
 #[derive(Clone, Debug)]
 pub struct IdentityUse {
     /// The tokens.
@@ -47,7 +47,7 @@ pub struct IdentityUse {
 /// What to make.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
-    /// What the picture shows.
+    /// What the image shows.
     pub prompt: String,
     /// What it does not show.
     pub negative_prompt: String,
@@ -55,7 +55,7 @@ pub struct GenerateOptions {
     pub width: usize,
     /// Pixels, a multiple of the VAE's factor.
     pub height: usize,
-    /// Pictures at once.
+    /// Images at once.
     pub batch: usize,
     /// Classifier-free guidance; 1 leaves out the unconditional pass.
     pub guidance: f32,
@@ -68,7 +68,7 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// What a picture's file says of how it was made, for [`PngMetadata`](crate::image::PngMetadata). `model` is where the model lies.
+    /// What an image's file says of how it was made, for [`PngMetadata`](crate::image::PngMetadata). `model` is where the model lies.
     pub fn parameters(&self, model: &Path) -> String {
         let mut settings = vec![
             ("Steps", self.sampler.steps.to_string()),
@@ -79,7 +79,7 @@ impl GenerateOptions {
             ("Size", format!("{}x{}", self.width, self.height)),
             ("Model", model.file_name().unwrap_or_default().to_string_lossy().into_owned()),
         ];
-        // At scale 0 the picture is the one without identity, and its file is too.
+        // At scale 0 the image is the one without identity, and its file is too.
         if let Some(identity) = self.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
             let s = identity.settings;
             settings.push(("PuLID scale", s.id_scale.to_string()));
@@ -94,7 +94,7 @@ impl GenerateOptions {
 /// What was made.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// One picture per batch member.
+    /// One image per batch member.
     pub images: Vec<RgbImage>,
     /// [B, 4, h, w] as the sampler leaves them, before the scaling factor.
     pub latents: HostTensor,

@@ -1,4 +1,4 @@
-//! Random numbers: the draws of PyTorch's CPU generator, so that a seed means the same picture as there.
+//! Random numbers: the draws of PyTorch's CPU generator, so that a seed means the same image as there.
 
 mod generator;
 mod mt19937;

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_begins_with_the_path_of_a_single_picture() {
+    fn a_batch_begins_with_the_path_of_a_single_image() {
         let schedule = schedule();
         let single = BrownianPath::new(&schedule, 64, 9).value(2.0);
         assert_eq!(BrownianPath::new(&schedule, 128, 9).value(2.0)[..64], single);

@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn stochastic_runs_of_different_length_approach_one_picture() {
+    fn stochastic_runs_of_different_length_approach_one_image() {
         let latents = |steps, seed| {
             let options = SamplerOptions { seed, ..SamplerOptions::new(SamplerKind::DpmPpSde, steps) };
             run(Sampler::new(&sdxl(), &options, TorchGenerator::new(1).randn(1024)).unwrap(), gaussian)

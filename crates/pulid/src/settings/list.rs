@@ -138,7 +138,7 @@ settings! {
         ..PICTURE
     };
 
-    /// Projection of the identity features, which keeps them from disturbing the rest of the picture: off, v1 or v2
+    /// Projection of the identity features, which keeps them from disturbing the rest of the image: off, v1 or v2
     ortho: Ortho = Ortho::V2, Setting { range: names!(Ortho), file_key: Some("ortho"), ..PICTURE };
 
     /// Fraction of the steps at which the identity sets in
@@ -147,22 +147,22 @@ settings! {
     /// Fraction of the steps at which the identity ends
     id_end: f64 = 1.0, Setting { range: FRACTION, ..Setting::PLAIN };
 
-    /// What the picture does not show
+    /// What the image does not show
     negative_prompt: String = String::new(), Setting { file_key: Some("negative_prompt"), ..Setting::PLAIN };
 
-    /// The same seed gives the same picture, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1
+    /// The same seed gives the same image, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1
     seed: u64 = 0, Setting {
         range: Range::Whole { least: i64::MIN as i128, most: u64::MAX as i128 },
         ..Setting::PLAIN
     };
 
-    // The page shows one picture.
-    /// Pictures at once
+    // The page shows one image.
+    /// Images at once
     batch: usize = 1, Setting { range: Range::Whole { least: 1, most: 64 }, page: false, ..Setting::PLAIN };
 
     /// Storage type: f16 halves the memory
     dtype: DType = DType::F32, Setting { range: Range::Choices(&["f32", "f16"]), ..Setting::PLAIN };
 
-    /// Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another picture)
+    /// Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another image)
     quantize: Option<DType> = None, Setting { range: Range::Choices(&["none", "q8", "q4"]), ..Setting::PLAIN };
 }

@@ -1,4 +1,4 @@
-//! What a picture is made with: every setting once, in [`LIST`].
+//! What an image is made with: every setting once, in [`LIST`].
 //!
 //! The command line's flags, the options of JavaScript, presets, a model's `generation_defaults.json`, the page's fields and the
 //! documentation are all made from the list, or held to it by a test. To add a setting is to add it there, and to use it: a field

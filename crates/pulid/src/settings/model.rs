@@ -1,4 +1,4 @@
-//! What a model says of how its pictures are made.
+//! What a model says of how its images are made.
 
 use super::{Choices, LIST};
 use pulid_checkpoint::files;
@@ -11,7 +11,7 @@ use std::path::Path;
 pub struct ModelDefaults {
     /// Its settings.
     pub choices: Choices,
-    /// For each latent channel what it adds to red, green and blue in -1..1; then what is added to all: pictures while they form.
+    /// For each latent channel what it adds to red, green and blue in -1..1; then what is added to all: images while they form.
     pub latent_rgb: Option<[[f32; 3]; 5]>,
 }
 
