@@ -41,8 +41,8 @@ fn main() -> Result<()> {
         let shape = latent.shape().clone();
         let decoder = vae.decoder(1, 16, 16, limit)?;
         let decoded = runtime.run(&decoder, &HashMap::from([("latent".into(), latent)]), &Silent).await?;
-        for picture in rgb_from_tensor(&decoded["sample"])? {
-            write_atomically(Path::new("vae.png"), &encode_png(&picture, &PngMetadata::default())?)?;
+        for image in rgb_from_tensor(&decoded["sample"])? {
+            write_atomically(Path::new("vae.png"), &encode_png(&image, &PngMetadata::default())?)?;
         }
         println!("128 x 128 x 3 pixels as {shape} latents; vae.png shows them decoded");
         Ok(())

@@ -1,4 +1,4 @@
-//! The whole library: a photo of a person and a prompt in, a picture of that person out.
+//! The whole library: a photo of a person and a prompt in, an image of that person out.
 //!
 //! ```text
 //! cargo run --release -p pulid --example 4_picture_of_a_person [PHOTO [PROMPT]]

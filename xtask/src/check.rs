@@ -92,7 +92,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("xtask", &["pulid-checkpoint"]),
 ];
 
-/// What tests alone reach beyond that: the page's are about the same pictures and kernels as the native ones.
+/// What tests alone reach beyond that: the page's are about the same images and kernels as the native ones.
 const TESTS_ALONE: [(&str, &[&str]); 1] = [("pulid-site", &["pulid", "pulid-conformance"])];
 
 /// One package's need of another.

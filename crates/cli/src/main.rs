@@ -9,7 +9,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use pulid_tensor::Error;
 use std::process::ExitCode;
 
-/// Pictures of a person from a photo and a prompt, on any GPU.
+/// Images of a person from a photo and a prompt, on any GPU.
 #[derive(Parser)]
 #[command(name = "pulid", version, arg_required_else_help = true)]
 struct Cli {
@@ -19,7 +19,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a picture from a prompt, of a person if an identity is given
+    /// Make an image from a prompt, of a person if an identity is given
     Generate(Box<commands::generate::Args>),
     /// Read a person from photos into a file that `generate --identity` takes
     Embed(commands::embed::Args),

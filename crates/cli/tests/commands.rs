@@ -41,7 +41,7 @@ fn every_portrait_shows_its_face() {
 }
 
 #[test]
-fn an_identity_file_gives_the_picture_of_its_photos() {
+fn an_identity_file_gives_the_image_of_its_photos() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let photos = [portrait("ada.jpg"), portrait("ben.jpg")];
@@ -72,7 +72,7 @@ fn an_identity_file_gives_the_picture_of_its_photos() {
 }
 
 #[test]
-fn scale_zero_is_the_picture_without_identity_byte_for_byte() {
+fn scale_zero_is_the_image_without_identity_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str, person: &[&str]| {
         let settings = ["--prompt", "an oil painting of a person", "--steps", "3", "--guidance", "2.5", "--seed", "9"];
@@ -219,7 +219,7 @@ fn flags_that_cannot_be_followed_are_refused() {
     refuse(folder.path(), &["generate", "--prompt", "a person", "--output", "no/folder/x.png"]);
 }
 
-/// Mean of a channel-wise function over a part of a picture, the part given in fractions of its sides.
+/// Mean of a channel-wise function over a part of an image, the part given in fractions of its sides.
 fn mean(picture: &RgbImage, [x0, y0, x1, y1]: [f64; 4], value: impl Fn(&Rgb<u8>) -> f64) -> f64 {
     let (w, h) = (f64::from(picture.width()), f64::from(picture.height()));
     let columns = (x0 * w) as u32..(x1 * w) as u32;
@@ -229,7 +229,7 @@ fn mean(picture: &RgbImage, [x0, y0, x1, y1]: [f64; 4], value: impl Fn(&Rgb<u8>)
         / count
 }
 
-/// The recogniser's embedding of the largest face in a picture, at unit length; `None` where no face is found.
+/// The recogniser's embedding of the largest face in an image, at unit length; `None` where no face is found.
 fn face_embedding(folder: &Path, picture: &str) -> Option<Vec<f32>> {
     let output = pulid(folder, &["embed", picture, "--output", "face.safetensors"]);
     if !output.status.success() {
@@ -241,8 +241,8 @@ fn face_embedding(folder: &Path, picture: &str) -> Option<Vec<f32>> {
     Some(values.iter().map(|v| v / length).collect())
 }
 
-/// What the mini models must keep of a person and of the base model's picture: the face is nearer to its own photo than to
-/// the others' photos, and the background is that of the picture without identity. Many more pictures, and a recogniser that
+/// What the mini models must keep of a person and of the base model's image: the face is nearer to its own photo than to
+/// the others' photos, and the background is that of the image without identity. Many more images, and a recogniser that
 /// no training saw, are behind the figures of models/mini/MODEL_CARD.md.
 #[test]
 fn pictures_show_the_person_and_keep_the_background() {
@@ -429,7 +429,7 @@ fn the_help_says_where_defaults_come_from() {
 }
 
 #[test]
-fn bench_measures_whole_pictures() {
+fn bench_measures_whole_images() {
     let folder = tempfile::tempdir().unwrap();
     let report: Value = serde_json::from_str(&succeed(folder.path(), &["bench", "--picture", "--json"])).unwrap();
     let figure = |name: &str| report["picture"][name].as_f64();

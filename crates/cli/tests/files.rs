@@ -15,8 +15,8 @@ fn pulid(arguments: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// The file of the picture that a model makes.
-fn picture(output: &Path, model: &[&str]) -> Vec<u8> {
+/// The file of the image that a model makes.
+fn image(output: &Path, model: &[&str]) -> Vec<u8> {
     let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
     let settings = [
         "--prompt",
@@ -44,13 +44,13 @@ fn picture(output: &Path, model: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn one_file_gives_the_folder_s_picture_byte_for_byte() {
+fn one_file_gives_the_folder_s_image_byte_for_byte() {
     let temporary = tempfile::tempdir().unwrap();
     let at = |name: &str| temporary.path().join(name);
     let (folder, file) = (golden("pipeline/model"), golden("single-file/sdxl.safetensors"));
-    let want = picture(&at("folder.png"), &["--model", &folder]);
+    let want = image(&at("folder.png"), &["--model", &folder]);
     assert!(
-        want == picture(&at("file.png"), &["--model", &file, "--config", &folder]),
+        want == image(&at("file.png"), &["--model", &file, "--config", &folder]),
         "a named folder of configurations"
     );
 
@@ -66,20 +66,20 @@ fn one_file_gives_the_folder_s_picture_byte_for_byte() {
             }
         }
     }
-    assert!(want == picture(&at("beside.png"), &["--model", &beside.to_string_lossy()]), "a folder beside the file");
+    assert!(want == image(&at("beside.png"), &["--model", &beside.to_string_lossy()]), "a folder beside the file");
 
     // A UNet alone, from a file of its own and from a whole model, over the folder and over the file.
     let unet = at("unet.safetensors");
     std::fs::copy(Path::new(&folder).join("unet/diffusion_pytorch_model.safetensors"), &unet).unwrap();
     let unet = unet.to_string_lossy();
-    assert!(want == picture(&at("unet-1.png"), &["--model", &folder, "--unet", &unet]), "a UNet over a folder");
+    assert!(want == image(&at("unet-1.png"), &["--model", &folder, "--unet", &unet]), "a UNet over a folder");
     let over_file = ["--model", &file, "--config", &folder, "--unet", &unet];
-    assert!(want == picture(&at("unet-2.png"), &over_file), "a UNet over a file");
-    assert!(want == picture(&at("unet-3.png"), &["--model", &folder, "--unet", &file]), "a whole file's UNet");
+    assert!(want == image(&at("unet-2.png"), &over_file), "a UNet over a file");
+    assert!(want == image(&at("unet-3.png"), &["--model", &folder, "--unet", &file]), "a whole file's UNet");
 }
 
 #[test]
-fn another_unet_gives_another_picture() {
+fn another_unet_gives_another_image() {
     let temporary = tempfile::tempdir().unwrap();
     let at = |name: &str| temporary.path().join(name);
     let folder = golden("pipeline/model");
@@ -89,9 +89,9 @@ fn another_unet_gives_another_picture() {
     let length = bytes.len();
     bytes[length - 4000..].iter_mut().skip(1).step_by(2).for_each(|high| *high ^= 0x80);
     std::fs::write(at("other.safetensors"), bytes).unwrap();
-    let want = picture(&at("folder.png"), &["--model", &folder]);
+    let want = image(&at("folder.png"), &["--model", &folder]);
     let other = at("other.safetensors");
-    assert!(want != picture(&at("other.png"), &["--model", &folder, "--unet", &other.to_string_lossy()]));
+    assert!(want != image(&at("other.png"), &["--model", &folder, "--unet", &other.to_string_lossy()]));
 }
 
 #[test]

@@ -158,11 +158,11 @@ fn network(case: &Path, golden: &Value, way: Way) -> Outcome {
     Ok(std::fs::remove_dir_all(&folder)?)
 }
 
-/// Latents to 1e-3 of their standard deviation and the picture to 3 of 255 per channel.
+/// Latents to 1e-3 of their standard deviation and the image to 3 of 255 per channel.
 fn pipeline(case: &Path, golden: &Value) -> Outcome {
     let folder = std::env::temp_dir().join(format!("pulid-pipeline-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let (picture, latents) = (folder.join("picture.png"), folder.join("latents.safetensors"));
+    let (image, latents) = (folder.join("picture.png"), folder.join("latents.safetensors"));
     let mut arguments = vec!["generate".to_owned()];
     let mut flag = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -175,7 +175,7 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
     for (key, value) in golden["arguments"].as_object().into_iter().flatten() {
         flag(&format!("--{key}"), Some(text(value)));
     }
-    flag("--output", Some(picture.to_string_lossy().into_owned()));
+    flag("--output", Some(image.to_string_lossy().into_owned()));
     flag("--save-latents", Some(latents.to_string_lossy().into_owned()));
     pulid(&arguments, Way::F32)?;
     let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
@@ -187,7 +187,7 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
     }
     let open = |p: &Path| image::open(p).map(|i| i.to_rgb8()).map_err(|e| Failed::from(e.to_string()));
     let got = match golden["arguments"]["batch"].as_u64() {
-        None => open(&picture)?,
+        None => open(&image)?,
         Some(count) => stacked((0..count).map(|i| open(&folder.join(format!("picture-{i}.png")))))?,
     };
     let want = open(&case.join(text(&golden["picture"])))?;
@@ -201,14 +201,14 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
     Ok(std::fs::remove_dir_all(&folder)?)
 }
 
-/// Pictures of one width, one above the other, as a batch's golden has them.
-fn stacked(pictures: impl Iterator<Item = Result<RgbImage, Failed>>) -> Result<RgbImage, Failed> {
+/// Images of one width, one above the other, as a batch's golden has them.
+fn stacked(images: impl Iterator<Item = Result<RgbImage, Failed>>) -> Result<RgbImage, Failed> {
     let (mut width, mut height, mut bytes) = (0, 0, Vec::new());
-    for picture in pictures {
-        let picture = picture?;
-        width = picture.width();
-        height += picture.height();
-        bytes.extend(picture.into_raw());
+    for image in images {
+        let image = image?;
+        width = image.width();
+        height += image.height();
+        bytes.extend(image.into_raw());
     }
     RgbImage::from_raw(width, height, bytes).ok_or_else(|| "the pictures of a batch differ in size".into())
 }

@@ -1,4 +1,4 @@
-//! Budgets of device memory: the same picture with weights that stream, and an error before any work where nothing helps.
+//! Budgets of device memory: the same image with weights that stream, and an error before any work where nothing helps.
 
 mod support;
 
@@ -21,22 +21,22 @@ fn streaming_changes_nothing_but_the_memory() {
     let identity = [("id_embedding", tokens(0.9)), ("uncond_id_embedding", tokens(0.3))];
     let identity = identity.iter().map(|(name, tensor)| (*name, tensor));
     write_safetensors(folder.path().join("somebody.safetensors"), identity, &BTreeMap::new()).unwrap();
-    let picture = |name: &str, more: &[&str]| {
+    let image = |name: &str, more: &[&str]| {
         let output =
             generate(folder.path(), &[&["--identity", "somebody.safetensors", "--output", name], more].concat());
         assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
         (std::fs::read(folder.path().join(name)).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (whole, quiet) = picture("whole.png", &[]);
+    let (whole, quiet) = image("whole.png", &[]);
     assert!(!quiet.contains("stream"), "{quiet}");
     // All of the mini UNet is 16 MiB: some of it, then nearly all of it streams.
     for budget in ["12MiB", "9MiB"] {
-        let (streamed, log) = picture("streamed.png", &["--memory", budget]);
+        let (streamed, log) = image("streamed.png", &["--memory", budget]);
         assert!(streamed == whole, "{budget}: the pictures differ");
         assert!(log.contains("unet: ") && log.contains(" MiB of weights stream"), "{budget}: {log}");
     }
-    let (whole, _) = picture("whole.png", &["--quantize", "q4", "--dtype", "f16"]);
-    let (streamed, _) = picture("streamed.png", &["--quantize", "q4", "--dtype", "f16", "--memory", "9MiB"]);
+    let (whole, _) = image("whole.png", &["--quantize", "q4", "--dtype", "f16"]);
+    let (streamed, _) = image("streamed.png", &["--quantize", "q4", "--dtype", "f16", "--memory", "9MiB"]);
     assert!(streamed == whole, "q4: the pictures differ");
 }
 

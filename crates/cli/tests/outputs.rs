@@ -1,4 +1,4 @@
-//! What the program leaves on the disk: all the files of a command, or none; and what its pictures and its log say.
+//! What the program leaves on the disk: all the files of a command, or none; and what its images and its log say.
 
 mod support;
 
@@ -192,10 +192,10 @@ fn pictures_say_what_made_them_and_logs_what_was_done() {
     assert!(!log.contains("denoising"), "a report takes the place of the log: {log}");
     assert_eq!(text(&without, "parameters"), "");
     assert!(text(&without, "XML:com.adobe.xmp").contains(source), "{without:?}");
-    let pictured = pixels(without);
-    assert!(!pictured.is_empty() && pictured == pixels(with));
+    let image_data = pixels(without);
+    assert!(!image_data.is_empty() && image_data == pixels(with));
     let (other, _) = make(&["--seed", "1", "--negative-prompt", "a hat", "--guidance", "2.5"]);
-    assert!(pixels(other) != pictured, "the seed counts");
+    assert!(pixels(other) != image_data, "the seed counts");
 
     for seed in ["18446744073709551616", "-9223372036854775809", "1.5"] {
         let message = refuse(folder.path(), &[&GENERATE[..], &["--output", "b.png", "--seed", seed]].concat());
@@ -215,10 +215,10 @@ fn all_files_of_a_command_are_there_in_the_end() {
     let flags = ["--output", "a.png", "--batch", "2", "--save-latents", "a.safetensors", "--id", &ada];
     let printed = succeed(folder.path(), &[&GENERATE[..], &flags, &["--debug-dir", "seen/today"]].concat());
     assert_eq!(printed, "a-0.png\na-1.png\n");
-    let pictures =
+    let images =
         ["crop", "faces", "features_1", "features_2", "features_3", "features_4", "features_5", "gray", "mask"];
     let mut expected = ["a-0.png", "a-1.png", "a.safetensors", "seen", "seen/today"].map(str::to_owned).to_vec();
-    expected.extend(pictures.map(|name| format!("seen/today/1_{name}.png")));
+    expected.extend(images.map(|name| format!("seen/today/1_{name}.png")));
     assert_eq!(names(), expected);
     assert!(image::open(folder.path().join("a-0.png")).is_ok(), "the older file was replaced");
 }

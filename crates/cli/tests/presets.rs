@@ -53,7 +53,7 @@ impl Person {
         report["parameters"].as_str().unwrap().to_owned()
     }
 
-    /// The message of what must fail by the user's fault and leave no picture.
+    /// The message of what must fail by the user's fault and leave no image.
     fn refused(&self, flags: &[&str]) -> String {
         let made = self.generate("refused.png", flags);
         let message = String::from_utf8_lossy(&made.stderr).into_owned();

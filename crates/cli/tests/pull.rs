@@ -1,4 +1,4 @@
-//! From `pulid pull` to a picture, against a stand-in for the hub that serves the mini models under the published names.
+//! From `pulid pull` to an image, against a stand-in for the hub that serves the mini models under the published names.
 
 #[path = "../../hub/tests/server/mod.rs"]
 mod server;
@@ -100,8 +100,8 @@ impl Home {
         message
     }
 
-    /// The picture that these flags give.
-    fn picture(&self, name: &str, flags: &[&str]) -> Vec<u8> {
+    /// The image that these flags give.
+    fn image(&self, name: &str, flags: &[&str]) -> Vec<u8> {
         let ada = repository("examples/faces/ada.jpg");
         let same = ["generate", "--id", ada.to_str().unwrap(), "--prompt", "a photo of a person", "--output", name];
         let small = ["--steps", "2", "--width", "128", "--height", "128", "--no-metadata", "--autotune", "off"];
@@ -111,7 +111,7 @@ impl Home {
 }
 
 #[test]
-fn what_was_pulled_makes_the_picture_of_its_preset_without_a_network() {
+fn what_was_pulled_makes_the_image_of_its_preset_without_a_network() {
     let tower = "/QuanSun/EVA-CLIP/resolve/main/EVA02_CLIP_L_336_psz14_s6B.pt";
     let home = Home::new(|path, file| match path {
         p if p == tower => file.cuts = vec![1_000_000, 2_000_000],
@@ -133,8 +133,8 @@ fn what_was_pulled_makes_the_picture_of_its_preset_without_a_network() {
     let listed = home.server.seen.lock().unwrap().iter().filter(|seen| seen.0 == "GET").count() - fetched;
     assert_eq!(listed, 1, "the listing alone is asked for again");
 
-    // The preset finds base, adapter and face networks in the cache: the picture is that of the same files by name.
-    let preset = home.picture("preset.png", &["--preset", "v1.1-base"]);
+    // The preset finds base, adapter and face networks in the cache: the image is that of the same files by name.
+    let preset = home.image("preset.png", &["--preset", "v1.1-base"]);
     let flat = home.folder.path().join("flat");
     std::fs::create_dir(&flat).unwrap();
     for (path, file) in FILES {
@@ -146,9 +146,9 @@ fn what_was_pulled_makes_the_picture_of_its_preset_without_a_network() {
     }
     let sdxl = mini("sdxl");
     let named = ["--preset", "v1.1-base", "--models-dir", "flat", "--model", sdxl.to_str().unwrap()];
-    assert!(preset == home.picture("named.png", &named), "the cache's files give another picture");
-    assert!(preset == home.picture("model.png", &["--preset", "v1.1-base", "--model", "juggernaut"]));
-    assert!(preset == home.picture("layout.png", &["--preset", "v1.1-base", "--models-dir", "hf/hub"]));
+    assert!(preset == home.image("named.png", &named), "the cache's files give another picture");
+    assert!(preset == home.image("model.png", &["--preset", "v1.1-base", "--model", "juggernaut"]));
+    assert!(preset == home.image("layout.png", &["--preset", "v1.1-base", "--models-dir", "hf/hub"]));
 
     let doctor: Value = serde_json::from_str(&home.succeed(&["doctor", "--json"], false)).unwrap();
     let juggernaut = doctor["bases"].as_array().unwrap().iter().find(|base| base["name"] == "juggernaut").unwrap();

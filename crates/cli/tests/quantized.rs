@@ -1,4 +1,4 @@
-//! Quantised weights: the same picture ahead of time and at load, and close to half precision.
+//! Quantised weights: the same image ahead of time and at load, and close to half precision.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn succeed(folder: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn weights_quantised_ahead_and_at_load_give_the_same_picture() {
+fn weights_quantised_ahead_and_at_load_give_the_same_image() {
     let folder = tempfile::tempdir().unwrap();
     for to in ["q8", "q4"] {
         let report = succeed(folder.path(), &["quantize", "--to", to, "--output", to, "--json"]);
@@ -45,16 +45,16 @@ fn weights_quantised_ahead_and_at_load_give_the_same_picture() {
         let info = file.info(key).unwrap();
         assert_eq!((info.shape, info.dtype.name()), (plain.shape, to));
 
-        let picture = |more: &[&str], name: &str| {
+        let image = |more: &[&str], name: &str| {
             let same =
                 ["generate", "--prompt", "a comic picture of a person", "--steps", "2", "--width", "128", "--height"];
             let rest = ["128", "--no-metadata", "--autotune", "off", "--output", name];
             succeed(folder.path(), &[&same[..], &rest, more].concat());
             std::fs::read(folder.path().join(name)).unwrap()
         };
-        let ahead = picture(&["--model", to, "--guidance", "1.8"], "ahead.png");
-        let at_load = picture(&["--quantize", to, "--guidance", "1.8"], "load.png");
-        let plain = picture(&["--guidance", "1.8"], "plain.png");
+        let ahead = image(&["--model", to, "--guidance", "1.8"], "ahead.png");
+        let at_load = image(&["--quantize", to, "--guidance", "1.8"], "load.png");
+        let plain = image(&["--guidance", "1.8"], "plain.png");
         assert!(ahead == at_load, "{to}: the pictures differ");
         assert!(ahead != plain, "{to}: nothing was quantised");
     }
@@ -73,21 +73,21 @@ fn a_single_file_becomes_a_folder_that_stands_for_itself() {
         folder.path(),
         &["quantize", "--model", &file, "--config", &config, "--to", "q8", "--output", "ahead", "--json"],
     );
-    let picture = |name: &str, more: &[&str]| {
+    let image = |name: &str, more: &[&str]| {
         let same = ["generate", "--prompt", "a portrait of a woman", "--width", "64", "--height", "64", "--steps", "2"];
         let rest = ["--guidance", "2", "--no-metadata", "--autotune", "off", "--output", name];
         succeed(folder.path(), &[&same[..], &rest, more].concat());
         std::fs::read(folder.path().join(name)).unwrap()
     };
-    let at_load = picture("load.png", &["--model", &file, "--config", &config, "--quantize", "q8"]);
-    assert!(picture("ahead.png", &["--model", "ahead"]) == at_load, "the pictures differ");
+    let at_load = image("load.png", &["--model", &file, "--config", &config, "--quantize", "q8"]);
+    assert!(image("ahead.png", &["--model", "ahead"]) == at_load, "the pictures differ");
     // Another model's UNet over it is the one that is quantised.
     let unet = repository("tests/goldens/pipeline/model/unet").to_string_lossy().into_owned();
     succeed(
         folder.path(),
         &["quantize", "--model", "ahead", "--unet", &unet, "--to", "q4", "--output", "over", "--json"],
     );
-    let over = picture("over.png", &["--model", "over"]);
+    let over = image("over.png", &["--model", "over"]);
     assert!(over != at_load, "the UNet was not taken");
     // What the tensors tell, and SDXL's own tokenizers and schedule: the heads of this small one are none of SDXL's.
     let refused = pulid(folder.path(), &["quantize", "--model", &file, "--to", "q8", "--output", "alone"]);

@@ -7,11 +7,11 @@ use pulid_ops::{Capabilities, DeviceKind};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
-use support::{Browser, Outcome, Server, largest_difference, native_identity, native_picture, portrait, site};
+use support::{Browser, Outcome, Server, largest_difference, native_identity, native_image, portrait, site};
 
 const PROMPT: &str = "an oil painting of a person, smiling, in a garden, warm light";
 
-/// Levels of 255 by which two devices' pictures may differ.
+/// Levels of 255 by which two devices' images may differ.
 const LEVELS: u8 = 3;
 
 fn main() {
@@ -76,7 +76,7 @@ fn whole_visit() -> Outcome {
         browser.state(&["idle"]).await?;
         ensure(server.weights() > 10, format!("only {} requests for weights", server.weights()))?;
 
-        generates_the_native_picture(&browser, &native_picture(&ada, PROMPT, 12, 0)?).await?;
+        generates_the_native_image(&browser, &native_image(&ada, PROMPT, 12, 0)?).await?;
         cancels(&browser).await?;
         refuses_bad_photos(&browser).await?;
 
@@ -86,13 +86,13 @@ fn whole_visit() -> Outcome {
         ensure(server.weights() == fetched, format!("{} downloads after a reload", server.weights() - fetched))?;
         browser.until("return document.getElementById('kept').textContent.includes('MB')").await?;
 
-        takes_a_saved_identity(&browser, &ada.to_bytes()?, &native_picture(&ada, PROMPT, 3, 5)?).await?;
+        takes_a_saved_identity(&browser, &ada.to_bytes()?, &native_image(&ada, PROMPT, 3, 5)?).await?;
         browser.end().await
     })
 }
 
 /// A photo from a person's hand, through every network, with the model's own settings.
-async fn generates_the_native_picture(browser: &Browser, native: &pulid::image::RgbImage) -> Outcome {
+async fn generates_the_native_image(browser: &Browser, native: &pulid::image::RgbImage) -> Outcome {
     browser.choose("photos", &portrait("ada.jpg")).await?;
     browser.until("return Boolean(document.querySelector('#crops img'))").await?;
     let watch = "window.longest = 0; window.previews = 0; \

@@ -111,7 +111,7 @@ impl Engine {
         self.runtime.clear();
     }
 
-    /// The settings that a model's pictures have where nobody says otherwise.
+    /// The settings that a model's images have where nobody says otherwise.
     ///
     /// # Errors
     /// `ModelError` for malformed defaults.
@@ -162,7 +162,7 @@ impl Engine {
         Ok(js_sys::Uint8Array::from(bytes.as_slice()))
     }
 
-    /// Makes pictures; gives PNG files with their parameters.
+    /// Makes images; gives PNG files with their parameters.
     ///
     /// # Errors
     /// `SettingsError`, `PhotoError`, `ModelError`, `DeviceError`, `NotFiniteError` or `AbortError`.

@@ -1,4 +1,4 @@
-//! Options as JavaScript gives them: the list of settings in camel case, and what a picture shows.
+//! Options as JavaScript gives them: the list of settings in camel case, and what an image shows.
 
 use crate::error::{Outcome, thrown};
 use pulid::settings::{Choices, LIST, Settings, Spelling};
@@ -53,7 +53,7 @@ pub struct Named {
     pub bytes: ByteBuf,
 }
 
-/// What a picture shows.
+/// What an image shows.
 #[derive(Deserialize)]
 pub struct Shown {
     #[serde(default)]
@@ -66,7 +66,7 @@ pub struct Shown {
 /// The options of [`Shown`], which are no settings.
 const SHOWN: [&str; 3] = ["prompt", "photos", "identity"];
 
-/// What to make: what the picture shows, and the settings that are given. The others are the model's.
+/// What to make: what the image shows, and the settings that are given. The others are the model's.
 ///
 /// # Errors
 /// `SettingsError` for an option that does not exist or has another type.

@@ -1,4 +1,4 @@
-//! `pulid bench`: kernels at real network sizes, the UNet of a model, and whole pictures.
+//! `pulid bench`: kernels at real network sizes, the UNet of a model, and whole images.
 
 mod kernels;
 mod network;
@@ -27,7 +27,7 @@ pub struct Args {
     /// Time the UNet of this folder in diffusers' SDXL layout instead, and show where its time goes
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Time `pulid generate` from its start to the written picture instead: with empty caches, and again
+    /// Time `pulid generate` from its start to the written image instead: with empty caches, and again
     #[arg(long, conflicts_with_all = ["filter", "variants", "size", "repeats"])]
     picture: bool,
     /// With --picture: a photo of the person in it
@@ -71,7 +71,7 @@ struct Report {
     picture: Option<picture::Figures>,
 }
 
-/// Times the benchmark cases, a model's UNet or whole pictures.
+/// Times the benchmark cases, a model's UNet or whole images.
 pub fn run(args: &Args) -> Result<()> {
     pollster::block_on(async {
         let runtime = args.device.open().await?;

@@ -31,7 +31,7 @@ pub struct Args {
     /// show the first one's person again and add five tokens each
     #[arg(long)]
     id_mix: bool,
-    /// Write pictures of the faces, crop, mask and features into this folder
+    /// Write images of the faces, crop, mask and features into this folder
     #[arg(long, value_name = "DIR")]
     debug_dir: Option<PathBuf>,
     #[command(flatten)]

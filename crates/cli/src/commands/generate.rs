@@ -24,10 +24,10 @@ pub struct Args {
     /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
     #[arg(long, num_args = 1.., value_name = "PHOTO", conflicts_with = "identity")]
     id: Vec<PathBuf>,
-    /// An identity file, as `pulid embed` writes it; with neither this nor photos no identity enters the picture
+    /// An identity file, as `pulid embed` writes it; with neither this nor photos no identity enters the image
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
-    /// What the picture shows
+    /// What the image shows
     #[arg(long)]
     prompt: String,
     /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt), or what
@@ -58,7 +58,7 @@ pub struct Args {
     settings: SettingsArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// With --id: write pictures of the faces, crop, mask and features into this folder
+    /// With --id: write images of the faces, crop, mask and features into this folder
     #[arg(long, value_name = "DIR", requires = "id")]
     debug_dir: Option<PathBuf>,
     /// Also write the latents [B, 4, h, w] as the sampler leaves them (safetensors)
@@ -91,7 +91,7 @@ fn after_help() -> String {
     text + "v1-* take a PuLID v1 file and SDXL-Lightning, v1.1-* a v1.1 file; v1.1-lightning a distilled SDXL."
 }
 
-/// Makes pictures.
+/// Makes images.
 pub fn run(args: &Args) -> Result<()> {
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
@@ -99,9 +99,9 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults)?;
     let mut options = settings.options(&args.prompt);
     check_options(&model, &options)?;
-    let pictures = picture_paths(&args.output, options.batch);
+    let images = image_paths(&args.output, options.batch);
     let mut files = FileSet::new();
-    for path in pictures.iter().chain(&args.save_latents) {
+    for path in images.iter().chain(&args.save_latents) {
         files.claim(path)?;
     }
     if let Some(folder) = &args.debug_dir {
@@ -134,7 +134,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let parameters = options.parameters(pipeline.model().path());
     let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
-    for (path, image) in pictures.iter().zip(&made.images) {
+    for (path, image) in images.iter().zip(&made.images) {
         files.write_bytes(path, &encode_png(image, &metadata)?)?;
     }
     if let Some(path) = &args.save_latents {
@@ -148,7 +148,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.json {
         let report = serde_json::json!({
             "device": pipeline.runtime().name(),
-            "files": pictures,
+            "files": images,
             "latents": args.save_latents,
             "uploaded_bytes": memory.uploaded_bytes,
             "compiled_kernels": memory.compiled_kernels,
@@ -157,7 +157,7 @@ pub fn run(args: &Args) -> Result<()> {
         });
         say!("{report}");
     } else {
-        for path in pictures {
+        for path in images {
             say!("{}", path.display());
         }
     }
@@ -238,8 +238,8 @@ impl Person {
     }
 }
 
-/// Where the pictures go: one has the name as it was given, several are numbered.
-fn picture_paths(output: &Path, batch: usize) -> Vec<PathBuf> {
+/// Where the images go: one has the name as it was given, several are numbered.
+fn image_paths(output: &Path, batch: usize) -> Vec<PathBuf> {
     match batch {
         1 => vec![output.to_owned()],
         several => (0..several).map(|index| numbered(output, index)).collect(),

@@ -36,15 +36,15 @@ pub fn read_photo(path: &Path) -> Result<(String, Vec<u8>)> {
     Ok((name, bytes))
 }
 
-/// Claims every picture that `--debug-dir` may hold in the end.
+/// Claims every image that `--debug-dir` may hold in the end.
 pub fn claim_debug_images(files: &mut FileSet, folder: &Path, photos: usize) -> Result<()> {
     files.claim_folder(folder)?;
     debug_image_names(photos).iter().try_for_each(|name| files.claim(folder.join(name)))
 }
 
-/// Puts the pictures among the files to be written.
-pub fn write_debug_images(files: &mut FileSet, folder: &Path, pictures: &[DebugImage]) -> Result<()> {
-    pictures.iter().try_for_each(|picture| files.write_bytes(folder.join(&picture.name), &picture.to_png()?))
+/// Puts the images among the files to be written.
+pub fn write_debug_images(files: &mut FileSet, folder: &Path, images: &[DebugImage]) -> Result<()> {
+    images.iter().try_for_each(|image| files.write_bytes(folder.join(&image.name), &image.to_png()?))
 }
 
 #[cfg(test)]

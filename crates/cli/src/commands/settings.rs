@@ -32,7 +32,7 @@ impl FromArgMatches for SettingsArgs {
     }
 }
 
-/// The settings of how networks are stored, for commands that run one without making a picture.
+/// The settings of how networks are stored, for commands that run one without making an image.
 #[derive(Clone, Copy, Debug)]
 pub struct StorageArgs {
     /// Storage type.

@@ -180,7 +180,7 @@ impl Browser {
         Ok(())
     }
 
-    /// The last picture's file.
+    /// The last image's file.
     pub async fn png(&self) -> Outcome<Vec<u8>> {
         let bytes = self
             .run_async("return [...new Uint8Array(await window.pulidPage.lastResult.images[0].arrayBuffer())]")
@@ -221,8 +221,8 @@ pub fn native_identity(portrait: &Path) -> Outcome<Identity> {
     })?)
 }
 
-/// The picture that the command line would make with the mini models' own settings.
-pub fn native_picture(identity: &Identity, prompt: &str, steps: usize, seed: u64) -> Outcome<RgbImage> {
+/// The image that the command line would make with the mini models' own settings.
+pub fn native_image(identity: &Identity, prompt: &str, steps: usize, seed: u64) -> Outcome<RgbImage> {
     let models = root().join("models/mini");
     let model = SdxlModel::open(models.join("sdxl"))?;
     let own = Choices { steps: Some(steps), seed: Some(seed), ..Choices::default() };

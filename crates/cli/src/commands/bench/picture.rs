@@ -41,7 +41,7 @@ struct Image {
     compiled_kernels: u64,
 }
 
-/// Makes two pictures in a folder of their own.
+/// Makes two images in a folder of their own.
 pub(super) async fn measure(args: &Args, runtime: Runtime) -> Result<Figures> {
     let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let (first, first_peak) = run(args, folder.path())?;
