@@ -55,11 +55,11 @@ function own(bytes) {
 function plain(error) {
   if (error instanceof WebAssembly.RuntimeError) {
     return { name: 'EngineError', message: `The engine stopped unexpectedly (${error.message}). Start anew; if it happens again, `
-      + 'try a smaller picture.' };
+      + 'try a smaller image.' };
   }
   // What allocation fails with in JavaScript and in WebAssembly.
   if (error instanceof RangeError) {
-    return { name: 'DeviceError', message: `The memory did not suffice (${error.message}): out of memory. Try a smaller picture, `
+    return { name: 'DeviceError', message: `The memory did not suffice (${error.message}): out of memory. Try a smaller image, `
       + '8 bits (quantize q8), or close other tabs.' };
   }
   return { name: error?.name ?? 'Error', message: error?.message ?? String(error) };

@@ -18,7 +18,7 @@ usage: cargo xtask COMMAND [--yes]
 
   --yes   install what is missing through sudo without asking; so does the environment variable CI
 
-  demo    make a picture with the models in the repository
+  demo    make an image with the models in the repository
   test    every test: format, lints, layering, wasm, unit tests, every kernel, every network, the page in a browser
   web [PORT | build]
           build the page as a static site in target/web, and serve it on loopback (port 8080), or only build it

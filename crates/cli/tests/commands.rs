@@ -67,8 +67,8 @@ fn an_identity_file_gives_the_image_of_its_photos() {
     };
     let from_file = make("file.png", &["--identity", "both.safetensors"]);
     let from_photos = make("photos.png", &["--id", &photos[0], &photos[1]]);
-    assert!(from_file == from_photos, "the same person gives the same picture");
-    assert!(make("nobody.png", &[]) != from_file, "the identity changes the picture");
+    assert!(from_file == from_photos, "the same person gives the same image");
+    assert!(make("nobody.png", &[]) != from_file, "the identity changes the image");
 }
 
 #[test]

@@ -192,11 +192,11 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
     };
     let want = open(&case.join(text(&golden["picture"])))?;
     if got.dimensions() != want.dimensions() {
-        return Err(format!("the picture is {:?}, expected {:?}", got.dimensions(), want.dimensions()).into());
+        return Err(format!("the image is {:?}, expected {:?}", got.dimensions(), want.dimensions()).into());
     }
     let worst = got.as_raw().iter().zip(want.as_raw()).map(|(&a, &b)| a.abs_diff(b)).max().unwrap_or(0);
     if worst > 3 {
-        return Err(format!("the picture differs by {worst} of 255").into());
+        return Err(format!("the image differs by {worst} of 255").into());
     }
     Ok(std::fs::remove_dir_all(&folder)?)
 }
@@ -210,7 +210,7 @@ fn stacked(images: impl Iterator<Item = Result<RgbImage, Failed>>) -> Result<Rgb
         height += image.height();
         bytes.extend(image.into_raw());
     }
-    RgbImage::from_raw(width, height, bytes).ok_or_else(|| "the pictures of a batch differ in size".into())
+    RgbImage::from_raw(width, height, bytes).ok_or_else(|| "the images of a batch differ in size".into())
 }
 
 /// Identity tokens and face embeddings of photos. The tolerance is wider than a network's: pixels of crop and mask are

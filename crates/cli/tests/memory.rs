@@ -32,12 +32,12 @@ fn streaming_changes_nothing_but_the_memory() {
     // All of the mini UNet is 16 MiB: some of it, then nearly all of it streams.
     for budget in ["12MiB", "9MiB"] {
         let (streamed, log) = image("streamed.png", &["--memory", budget]);
-        assert!(streamed == whole, "{budget}: the pictures differ");
+        assert!(streamed == whole, "{budget}: the images differ");
         assert!(log.contains("unet: ") && log.contains(" MiB of weights stream"), "{budget}: {log}");
     }
     let (whole, _) = image("whole.png", &["--quantize", "q4", "--dtype", "f16"]);
     let (streamed, _) = image("streamed.png", &["--quantize", "q4", "--dtype", "f16", "--memory", "9MiB"]);
-    assert!(streamed == whole, "q4: the pictures differ");
+    assert!(streamed == whole, "q4: the images differ");
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn what_was_pulled_makes_the_image_of_its_preset_without_a_network() {
     }
     let sdxl = mini("sdxl");
     let named = ["--preset", "v1.1-base", "--models-dir", "flat", "--model", sdxl.to_str().unwrap()];
-    assert!(preset == home.image("named.png", &named), "the cache's files give another picture");
+    assert!(preset == home.image("named.png", &named), "the cache's files give another image");
     assert!(preset == home.image("model.png", &["--preset", "v1.1-base", "--model", "juggernaut"]));
     assert!(preset == home.image("layout.png", &["--preset", "v1.1-base", "--models-dir", "hf/hub"]));
 

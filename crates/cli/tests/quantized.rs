@@ -55,7 +55,7 @@ fn weights_quantised_ahead_and_at_load_give_the_same_image() {
         let ahead = image(&["--model", to, "--guidance", "1.8"], "ahead.png");
         let at_load = image(&["--quantize", to, "--guidance", "1.8"], "load.png");
         let plain = image(&["--guidance", "1.8"], "plain.png");
-        assert!(ahead == at_load, "{to}: the pictures differ");
+        assert!(ahead == at_load, "{to}: the images differ");
         assert!(ahead != plain, "{to}: nothing was quantised");
     }
     // A second time the folder is in the way, and stays as it is.
@@ -80,7 +80,7 @@ fn a_single_file_becomes_a_folder_that_stands_for_itself() {
         std::fs::read(folder.path().join(name)).unwrap()
     };
     let at_load = image("load.png", &["--model", &file, "--config", &config, "--quantize", "q8"]);
-    assert!(image("ahead.png", &["--model", "ahead"]) == at_load, "the pictures differ");
+    assert!(image("ahead.png", &["--model", "ahead"]) == at_load, "the images differ");
     // Another model's UNet over it is the one that is quantised.
     let unet = repository("tests/goldens/pipeline/model/unet").to_string_lossy().into_owned();
     succeed(

@@ -75,7 +75,7 @@ const FAULTS: [Fault; 48] = [
     ),
     fault("values are their own gates", "matmul_strided", "column + width, g", "column, g"),
     fault("strides are swapped", "conv2d_direct", "out_y * params.stride_y", "out_y * params.stride_x"),
-    fault("one row below the picture counts", "conv2d_direct", "in_y >= params.height", "in_y > params.height"),
+    fault("one row below the image counts", "conv2d_direct", "in_y >= params.height", "in_y > params.height"),
     fault("windows of negative values have a largest value of 0", "max_pool2d", "v, unseen", "max(v, 0.0), unseen"),
     fault("no barrier between the levels of a sum", "softmax_workgroup", BARRIER_IN_SUM, NO_BARRIER_IN_SUM),
     fault("the largest value is not taken out", "softmax_workgroup", "let top = ", "let top = 0.0 * "),
@@ -109,7 +109,7 @@ const FAULTS: [Fault; 48] = [
         "subgroupBroadcast(own, 3u)",
         "subgroupBroadcast(own, 2u)",
     ),
-    fault("pixels beside the picture count", "conv2d_subgroup_tile", ", low_in)", ", true)"),
+    fault("pixels beside the image count", "conv2d_subgroup_tile", ", low_in)", ", true)"),
     fault(
         "the upper half of a tall tile is the lower",
         "conv2d_subgroup_tile",

@@ -101,7 +101,7 @@ fn convolutions() -> impl Strategy<Value = Case> {
     let sizes = (1..3usize, 1..14usize, 1..14usize, 1..4usize, 1..9usize, 1..9usize);
     let window = (1..4usize, 1..4usize, 1..3usize, 1..3usize, any::<[u8; 4]>());
     let flags = (any::<[bool; 3]>(), activation());
-    (sizes, window, flags).prop_filter_map("the window is larger than the picture", |(sizes, window, flags)| {
+    (sizes, window, flags).prop_filter_map("the window is larger than the image", |(sizes, window, flags)| {
         let (batch, h, w, groups, ci, co) = sizes;
         let (kh, kw, stride, dilation, padding) = window;
         let ([bias, residual, quads], activation) = flags;
@@ -262,7 +262,7 @@ fn pools() {
     let sizes = (1..3usize, 1..14usize, 1..14usize, 1..9usize);
     let window = (1..4usize, 1..4usize, 1..4usize, 1..4usize, 1..3usize, any::<[u8; 4]>());
     let flags = any::<[bool; 3]>();
-    agree((sizes, window, flags).prop_filter_map("the window is larger than the picture", |(sizes, window, flags)| {
+    agree((sizes, window, flags).prop_filter_map("the window is larger than the image", |(sizes, window, flags)| {
         let (b, h, w, c) = sizes;
         let (kh, kw, sy, sx, dilation, padding) = window;
         let [largest, ceil_mode, count_include_pad] = flags;

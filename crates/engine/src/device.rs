@@ -124,7 +124,7 @@ const NO_ADAPTER: &str = "this browser offers no WebGPU; use a current Chrome, E
 fn explain(error: &wgpu::Error) -> String {
     let advice = match error {
         wgpu::Error::OutOfMemory { .. } => {
-            "the device is out of memory; try a smaller picture, `dtype` f16, `quantize` q8 or a budget of `memory`: "
+            "the device is out of memory; try a smaller image, `dtype` f16, `quantize` q8 or a budget of `memory`: "
         }
         _ => "",
     };
@@ -141,7 +141,7 @@ pub(crate) fn explained(error: &wgpu::Error) -> Error {
 
 /// What to say of a device that went away.
 fn lost(why: &str) -> String {
-    format!("the device was lost ({why}); start again, with a smaller picture if it happens again")
+    format!("the device was lost ({why}); start again, with a smaller image if it happens again")
 }
 
 /// Notes a failure. The first one explains the rest.

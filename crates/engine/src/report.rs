@@ -44,7 +44,7 @@ impl AdapterReport {
         }
         if self.max_binding_bytes < ENOUGH_BINDING {
             let mib = self.max_binding_bytes >> 20;
-            remarks.push(format!("sees {mib} MiB at once, where large pictures may want 128; try smaller ones"));
+            remarks.push(format!("sees {mib} MiB at once, where large images may want 128; try smaller ones"));
         }
         if self.summary.backend == "gl" {
             remarks.push("OpenGL: a Vulkan, Metal or DX12 driver is faster and better tested".into());

@@ -285,7 +285,7 @@ impl<'a> Planner<'a> {
         if padded as u64 > limit {
             return Err(Error::Device(format!(
                 "{}: a tensor at `{label}` takes {bytes} bytes, but a binding of this device holds {limit}; \
-                 use a smaller picture or batch",
+                 use a smaller image or batch",
                 self.graph.name
             )));
         }

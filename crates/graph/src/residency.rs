@@ -38,7 +38,7 @@ pub fn fit(planned: PlannedGraph, budget: u64) -> Result<PlannedGraph> {
     }
     Err(Error::Device(format!(
         "{} does not fit a budget of {} of device memory: it needs {}, of which values between operators take {}; raise \
-         `memory`, choose a smaller picture or quantise the weights",
+         `memory`, choose a smaller image or quantise the weights",
         planned.plan.network,
         bytes(budget as usize),
         bytes(smallest),

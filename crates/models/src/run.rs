@@ -87,13 +87,13 @@ pub static NETWORKS: &[Network] = &[
     },
     Network {
         name: "vae-decoder",
-        summary: "Latents to pictures: a diffusers vae/ folder, a VAE's file or a whole SDXL in one file",
+        summary: "Latents to images: a diffusers vae/ folder, a VAE's file or a whole SDXL in one file",
         settings: &[],
         prepare: vae_decoder,
     },
     Network {
         name: "vae-encoder",
-        summary: "Pictures to latents: a diffusers vae/ folder, a VAE's file or a whole SDXL in one file",
+        summary: "Images to latents: a diffusers vae/ folder, a VAE's file or a whole SDXL in one file",
         settings: &[],
         prepare: vae_encoder,
     },

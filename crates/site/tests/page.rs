@@ -114,8 +114,8 @@ async fn generates_the_native_image(browser: &Browser, native: &pulid::image::Rg
     let text = String::from_utf8_lossy(&png).into_owned();
     ensure(text.contains("Steps: 12"), "the file lacks its parameters".into())?;
     let difference = largest_difference(&png, native)?;
-    println!("largest difference from the native picture: {difference} of 255");
-    ensure(difference <= LEVELS, format!("{difference} of 255 from the native picture, allowed are {LEVELS}"))?;
+    println!("largest difference from the native image: {difference} of 255");
+    ensure(difference <= LEVELS, format!("{difference} of 255 from the native image, allowed are {LEVELS}"))?;
 
     // The networks are still there for the next image.
     const COST: &str = "const { uploadedBytes, compiledKernels } = window.pulidPage.lastResult; return [uploadedBytes, compiledKernels]";
@@ -139,7 +139,7 @@ async fn cancels(browser: &Browser) -> Outcome {
     browser.press("cancel").await?;
     browser.state(&["cancelled"]).await?;
     let after = browser.run("return document.getElementById('result').src").await?;
-    ensure(before == after, "a cancelled picture took the other's place".into())
+    ensure(before == after, "a cancelled image took the other's place".into())
 }
 
 async fn refuses_bad_photos(browser: &Browser) -> Outcome {
@@ -171,7 +171,7 @@ async fn takes_a_saved_identity(browser: &Browser, file: &[u8], native: &pulid::
     browser.press("generate").await?;
     browser.state(&["done"]).await?;
     let difference = largest_difference(&browser.png().await?, native)?;
-    ensure(difference <= LEVELS, format!("{difference} of 255 from the native picture with the same identity"))?;
+    ensure(difference <= LEVELS, format!("{difference} of 255 from the native image with the same identity"))?;
     // What the page saves is that file again: the photos' names and the adapter's hash too.
     let saved = browser
         .run_async(

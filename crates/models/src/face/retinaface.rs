@@ -40,7 +40,7 @@ impl RetinaFace {
 
     fn build(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         if batch == 0 || height < 32 || width < 32 {
-            let detail = format!("{batch} pictures of {height} x {width} pixels; at least 32 x 32 are needed");
+            let detail = format!("{batch} images of {height} x {width} pixels; at least 32 x 32 are needed");
             return Err(Error::invalid("image", detail));
         }
         let mut graph = Graph::new("retinaface");

@@ -269,7 +269,7 @@ impl<'a> Builder<'a> {
         match x.dims[..] {
             _ if x.channels_last => Ok(x.id),
             [_, _, _, _] => self.permuted(x.id, &[0, 2, 3, 1]),
-            _ => Err(call.error(format!("takes pictures [N, C, H, W], got {:?}", x.dims))),
+            _ => Err(call.error(format!("takes images [N, C, H, W], got {:?}", x.dims))),
         }
     }
 

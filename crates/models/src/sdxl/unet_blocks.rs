@@ -114,7 +114,7 @@ fn resnet(vs: &Vars, g: &mut Graph, cx: &Conditioning<'_>, x: NodeId, channels: 
 /// `Transformer2DModel` over the pixels of an image.
 fn transformer(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, image: NodeId, level: Level) -> Result<NodeId> {
     let &[batch, height, width, channels] = g.shape(image).extents() else {
-        return Err(Error::operator("transformer", format!("expected a picture, got {}", g.shape(image))));
+        return Err(Error::operator("transformer", format!("expected an image, got {}", g.shape(image))));
     };
     if !channels.is_multiple_of(level.heads) {
         let detail = format!("{channels} channels do not divide into {} heads", level.heads);

@@ -427,7 +427,7 @@ mod tests {
         let error = Conv2d::default().infer(&inputs).unwrap_err();
         assert!(error.to_string().contains("f32[1, 8, 8, 3] x f32[3, 3, 4, 8]"), "{error}");
         let inputs = [TensorType::f32([1, 2, 8, 3]), TensorType::f32([3, 3, 3, 8])];
-        assert!(Conv2d::default().infer(&inputs).is_err(), "the kernel is larger than the picture");
+        assert!(Conv2d::default().infer(&inputs).is_err(), "the kernel is larger than the image");
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Window {
     /// As [`Window::output`]; also when x is no image, or a window could lie in the padding altogether.
     pub fn pooled(&self, operator: &str, x: &TensorType, ceil_mode: bool) -> Result<[usize; 2]> {
         if x.shape.rank() != 4 || x.shape.count() == 0 {
-            return Err(Error::operator(operator, format!("takes a picture [N, H, W, C] with pixels, got {x}")));
+            return Err(Error::operator(operator, format!("takes an image [N, H, W, C] with pixels, got {x}")));
         }
         let output = self.output(operator, x.shape[1], x.shape[2], ceil_mode)?;
         let covers = |axis: usize, side: usize| self.padding[side] < (self.kernel[axis] - 1) * self.dilation[axis] + 1;
@@ -71,8 +71,7 @@ impl Window {
         }
         // A window that begins before the image could reach over it.
         if (0..2).any(|axis| self.padding[axis] > 0 && self.dilation[axis] > x.shape[1 + axis]) {
-            let why =
-                format!("the taps of a padded window are further apart than the picture of {x} is wide: {self:?}");
+            let why = format!("the taps of a padded window are further apart than the image of {x} is wide: {self:?}");
             return Err(Error::operator(operator, why));
         }
         Ok(output)

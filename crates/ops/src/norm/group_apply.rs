@@ -45,7 +45,7 @@ impl GroupApply {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "group_apply",
-        summary: "Scale and shift per picture and channel, with activation: the second half of a group norm",
+        summary: "Scale and shift per image and channel, with activation: the second half of a group norm",
         shaders: &["group_norm_apply"],
         cases,
     };

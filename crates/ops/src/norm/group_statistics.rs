@@ -122,7 +122,7 @@ impl GroupStatistics {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "group_statistics",
-        summary: "Scale and shift of a group norm, from all bands of a picture",
+        summary: "Scale and shift of a group norm, from all bands of an image",
         shaders: &["group_norm_partial", "group_norm_combine", "group_norm_combine_serial"],
         cases,
     };
@@ -165,7 +165,7 @@ impl Operator for GroupStatistics {
                     && s[2..] == first[2..]
             };
             if !bands.iter().all(alike) {
-                return Err(fail("several bands must be of one picture and differ in height only".into()));
+                return Err(fail("several bands must be of one image and differ in height only".into()));
             }
             let (last, others) = (bands[bands.len() - 1].shape[1], &bands[..bands.len() - 1]);
             if others.iter().any(|b| b.shape[1] != first[1]) || last > first[1] {

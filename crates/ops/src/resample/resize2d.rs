@@ -110,7 +110,7 @@ impl Operator for Resize2d {
         expect_operands("resize2d", inputs, 1)?;
         let x = &inputs[0];
         if x.shape.rank() != 4 || x.shape.count() == 0 || self.size.contains(&0) {
-            let why = format!("takes a picture [N, H, W, C] with pixels, got {x} to {:?}", self.size);
+            let why = format!("takes an image [N, H, W, C] with pixels, got {x} to {:?}", self.size);
             return Err(Error::operator("resize2d", why));
         }
         self.fractions(x)?;

@@ -35,7 +35,7 @@ impl Operator for UpsampleNearest {
         expect_operands("upsample_nearest", inputs, 1)?;
         let x = &inputs[0];
         if x.shape.rank() != 4 || x.shape.count() == 0 || self.factor == 0 {
-            let why = format!("takes a picture [N, H, W, C] and a positive factor, got {x} and {}", self.factor);
+            let why = format!("takes an image [N, H, W, C] and a positive factor, got {x} and {}", self.factor);
             return Err(Error::operator("upsample_nearest", why));
         }
         let [height, width] = [x.shape[1], x.shape[2]].map(|n| n.saturating_mul(self.factor));

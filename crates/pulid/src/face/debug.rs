@@ -49,7 +49,7 @@ pub fn color_labels(labels: &LabelMap) -> RgbImage {
 /// # Errors
 /// [`Error::Invalid`] for another shape or type, or NaN or infinity among the features.
 pub fn feature_heat_map(features: &HostTensor, pixels: u32) -> Result<RgbImage> {
-    let wrong = |detail: String| Error::invalid("feature picture", detail);
+    let wrong = |detail: String| Error::invalid("feature image", detail);
     let &[1, tokens, channels] = features.shape().extents() else {
         return Err(wrong(format!("{} is not [1, tokens, channels]", features.shape())));
     };

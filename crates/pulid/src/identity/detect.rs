@@ -92,7 +92,7 @@ impl Detector {
         let side = match network.input_names().first().and_then(|name| network.input_extents(name)).as_deref() {
             Some(&[_, _, Some(height), Some(width)]) if height == width => height,
             Some(&[_, _, Some(height), Some(width)]) => {
-                return Err(Error::file(path, format!("takes pictures of {height} x {width}; a square is needed")));
+                return Err(Error::file(path, format!("takes images of {height} x {width}; a square is needed")));
             }
             _ => DETECTOR_SIDE,
         };

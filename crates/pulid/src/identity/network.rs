@@ -24,7 +24,7 @@ impl OnnxRunner {
         reporter: &dyn Reporter,
     ) -> Result<OnnxRunner> {
         let &[input] = network.input_names().as_slice() else {
-            let detail = format!("has {} inputs, expected one picture", network.input_names().len());
+            let detail = format!("has {} inputs, expected one image", network.input_names().len());
             return Err(Error::file(path, detail));
         };
         let input = input.to_owned();

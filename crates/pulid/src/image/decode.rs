@@ -121,12 +121,12 @@ fn explain(format: ImageFormat, error: &ImageError) -> String {
 fn unknown_format(bytes: &[u8]) -> String {
     let brand = bytes.get(4..12).unwrap_or_default();
     let kind = match brand {
-        b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftypmsf1" => "a HEIC picture",
-        b"ftypavif" => "an AVIF picture",
-        _ if bytes.starts_with(b"GIF8") => "a GIF picture",
+        b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftypmsf1" => "a HEIC image",
+        b"ftypavif" => "an AVIF image",
+        _ if bytes.starts_with(b"GIF8") => "a GIF image",
         _ if bytes.starts_with(b"%PDF") => "a PDF document",
-        _ if bytes.starts_with(b"II*\0") || bytes.starts_with(b"MM\0*") => "a TIFF or raw picture",
-        _ => "no picture that can be read",
+        _ if bytes.starts_with(b"II*\0") || bytes.starts_with(b"MM\0*") => "a TIFF or raw image",
+        _ => "no image that can be read",
     };
     format!("it is {kind}; save it as JPEG, PNG or WebP")
 }
@@ -134,7 +134,7 @@ fn unknown_format(bytes: &[u8]) -> String {
 /// What is wrong with a file that its decoder would not notice, or would notice too late.
 fn damage(format: ImageFormat, bytes: &[u8]) -> Option<&'static str> {
     match format {
-        ImageFormat::Jpeg if jpeg_is_truncated(bytes) => Some("the JPEG file ends before its picture does"),
+        ImageFormat::Jpeg if jpeg_is_truncated(bytes) => Some("the JPEG file ends before its image does"),
         ImageFormat::WebP if webp_is_truncated(bytes) => Some("the WebP file is broken (it ends within a part of it)"),
         ImageFormat::Png if png_palette_is_broken(bytes) => {
             Some("the PNG file is broken (its palette ends within a colour)")

@@ -23,7 +23,7 @@ pub struct PngMetadata {
 pub fn encode_png(image: &RgbImage, metadata: &PngMetadata) -> Result<Vec<u8>> {
     let failed = |e: png::EncodingError| Error::invalid("PNG", e.to_string());
     if image.width() == 0 || image.height() == 0 {
-        return Err(Error::invalid("PNG", "the picture has no pixels"));
+        return Err(Error::invalid("PNG", "the image has no pixels"));
     }
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());

@@ -20,7 +20,7 @@ pub fn rgb_from_latents(latents: &HostTensor, map: &[[f32; 3]; 5]) -> Result<Rgb
     };
     let pixels = (0..plane).flat_map(pixel).collect();
     RgbImage::from_raw(width as u32, height as u32, pixels)
-        .ok_or_else(|| Error::invalid("latents", "have more pixels than a picture can"))
+        .ok_or_else(|| Error::invalid("latents", "have more pixels than an image can"))
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub fn rgb_from_unit_tensor(image: &HostTensor) -> Result<Vec<RgbImage>> {
 
 fn convert(image: &HostTensor, to_unit: impl Fn(f32) -> f32) -> Result<Vec<RgbImage>> {
     let shape = image.shape();
-    let wrong = || Error::invalid("picture", format!("{shape} is not [B, H, W, 3]"));
+    let wrong = || Error::invalid("image", format!("{shape} is not [B, H, W, 3]"));
     let &[_, height, width, 3] = shape.extents() else {
         return Err(wrong());
     };
@@ -78,7 +78,7 @@ fn convert(image: &HostTensor, to_unit: impl Fn(f32) -> f32) -> Result<Vec<RgbIm
         return Err(Error::NotFinite {
             network: "vae-decoder".into(),
             operator: "output".into(),
-            detail: format!("{broken} of {} values of the picture; try `dtype` f32", values.len()),
+            detail: format!("{broken} of {} values of the image; try `dtype` f32", values.len()),
         });
     }
     let (w, h) = (u32::try_from(width).map_err(|_| wrong())?, u32::try_from(height).map_err(|_| wrong())?);

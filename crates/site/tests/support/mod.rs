@@ -238,7 +238,7 @@ pub fn native_image(identity: &Identity, prompt: &str, steps: usize, seed: u64) 
         let runtime = Runtime::open("auto", DeviceOptions::default()).await?;
         Pipeline::open(runtime, model, Storage::default())?.generate(&options, &Silent).await
     })?;
-    Ok(made.images.into_iter().next().ok_or("no picture")?)
+    Ok(made.images.into_iter().next().ok_or("no image")?)
 }
 
 /// The largest difference of any channel of any pixel.

@@ -54,7 +54,7 @@ pub(super) async fn measure(args: &Args, runtime: Runtime) -> Result<Figures> {
         pipeline: in_one_pipeline(args, runtime).await?,
     };
     if !args.json {
-        say!("{:>10.2} s the first picture, with empty caches", figures.first_seconds);
+        say!("{:>10.2} s the first image, with empty caches", figures.first_seconds);
         say!("{:>10.2} s the next", figures.again_seconds);
         match figures.peak_resident_bytes {
             Some(bytes) => say!("{:>10.1} MB of memory at its peak", bytes as f64 / 1e6),
