@@ -28,7 +28,7 @@ let models = {};
 let starting = null;
 /** Cancels what runs. */
 let abort = null;
-/** The embedded person of the photos that are there: reading a person anew for every picture would be wasted time. */
+/** The embedded person of the photos that are there: reading a person anew for every image would be wasted time. */
 let person = null;
 
 /** The engine, started if it is not. */
@@ -147,7 +147,7 @@ const people = faces({
     element('save-identity').disabled = element('generate').disabled || !(people.photos().length || people.identity());
   },
   failed: (error) => {
-    // While a picture is being made its own status stays.
+    // While an image is being made its own status stays.
     if (abort && !abort.signal.aborted && element('generate').disabled) trouble.show(error, { photo: () => element('photos').click() });
     else failed(error);
   },
@@ -193,7 +193,7 @@ async function run() {
   }
   const compare = element('compare').checked;
   await busy(async (pulid, signal) => {
-    // On a phone the picture is below the form; beside it, it may be partly out of sight.
+    // On a phone the image is below the form; beside it, it may be partly out of sight.
     if (matchMedia('(max-width: 899px)').matches) element('picture').scrollIntoView({ block: 'start' });
     else element('frame').scrollIntoView({ block: 'nearest' });
     for (const id of ['frame-without', 'with-caption']) element(id).hidden = true;

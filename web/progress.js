@@ -1,4 +1,4 @@
-// The status line: stage, how far, how long still, and the picture forming.
+// The status line: stage, how far, how long still, and the image forming.
 
 const element = (id) => document.getElementById(id);
 
@@ -24,7 +24,7 @@ export function state(name, text, detail = '') {
   if (!busy) element('preview').hidden = true;
 }
 
-/** A listener for the events of one call. `prefix` says which of several pictures is being made. */
+/** A listener for the events of one call. `prefix` says which of several images is being made. */
 export function listener(prefix = '') {
   let began = 0;
   let first = 0;

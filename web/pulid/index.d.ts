@@ -1,6 +1,6 @@
 /**
- * pulid-wgpu in the browser: a photo of a face and a prompt in, a picture of that person out, on WebGPU. Photos, prompts and
- * pictures stay on the machine; the network is used for the weights alone, and only until they are kept.
+ * pulid-wgpu in the browser: a photo of a face and a prompt in, an image of that person out, on WebGPU. Photos, prompts and
+ * images stay on the machine; the network is used for the weights alone, and only until they are kept.
  */
 
 /** A photo: JPEG, PNG or WebP. A `File`'s name appears in messages. */
@@ -75,9 +75,9 @@ export interface ModelSettings {
   idScale: number;
   /** Zero tokens that draw attention away from the identity: more follow the prompt more. */
   numZero: number;
-  /** Projection of the identity features, which keeps them from disturbing the rest of the picture: off, v1 or v2. */
+  /** Projection of the identity features, which keeps them from disturbing the rest of the image: off, v1 or v2. */
   ortho: Ortho;
-  /** What the picture does not show. */
+  /** What the image does not show. */
   negativePrompt: string;
 }
 
@@ -89,21 +89,21 @@ export interface Settings extends Partial<ModelSettings> {
   idStart?: number;
   /** Fraction of the steps at which the identity ends. */
   idEnd?: number;
-  /** The same seed gives the same picture, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1. */
+  /** The same seed gives the same image, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1. */
   seed?: number;
-  /** Pictures at once. */
+  /** Images at once. */
   batch?: number;
   /** Storage type: f16 halves the memory. */
   dtype?: Dtype;
-  /** Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another picture). */
+  /** Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another image). */
   quantize?: Quantize;
 }
 // End of settings.
 
 export interface GenerateOptions extends CallOptions, Settings {
-  /** What the picture shows. */
+  /** What the image shows. */
   prompt: string;
-  /** 1 to 4 photos of one person. Without these and without an identity no identity enters the picture. */
+  /** 1 to 4 photos of one person. Without these and without an identity no identity enters the image. */
   photos?: Photo | readonly Photo[];
   /** A person as `embed` returned it, or as `pulid embed` writes it. */
   identity?: Photo;
@@ -142,7 +142,7 @@ export interface AmountEvent { type: 'progress'; done: number; total: number; st
 export interface NoteEvent { type: 'note'; text: string }
 /** A denoising step is done; they count from 1. */
 export interface StepEvent { type: 'step'; step: number; steps: number }
-/** The picture so far at the latents' resolution, an eighth of the picture's: show it scaled up. */
+/** The image so far at the latents' resolution, an eighth of the image's: show it scaled up. */
 export interface PreviewEvent { type: 'preview'; width: number; height: number; rgba: Uint8Array }
 export type PulidEvent = StageEvent | AmountEvent | NoteEvent | StepEvent | PreviewEvent;
 
@@ -192,7 +192,7 @@ export class Pulid extends EventTarget {
   /** What the model takes for settings that are not given. */
   readonly defaults: Partial<ModelSettings>;
 
-  /** Makes pictures. */
+  /** Makes images. */
   generate(options: GenerateOptions): Promise<Generated>;
   /** Reads a person from 1 to 4 photos, to be kept or given to `generate`: a safetensors file, as `pulid embed` writes it. */
   embed(photos: Photo | readonly Photo[], options?: CallOptions): Promise<Blob>;

@@ -1,4 +1,4 @@
-// pulid-wgpu in the browser: a face photo and a prompt in, a picture of that person out. See README.md and index.d.ts.
+// pulid-wgpu in the browser: a face photo and a prompt in, an image of that person out. See README.md and index.d.ts.
 
 import { fail } from './errors.js';
 import { PulidStore as Kept } from './store.js';
@@ -123,7 +123,7 @@ export class Pulid extends EventTarget {
     return pulid;
   }
 
-  /** Makes pictures. */
+  /** Makes images. */
   async generate({ signal, onProgress, photos, identity, ...settings } = {}) {
     const options = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
     if (photos && photos.length !== 0) options.photos = named(photos);
