@@ -1,7 +1,7 @@
 //! The safetensors format: eight bytes of header length, a JSON header, then the tensors one after another.
 //!
 //! The `safetensors` crate keeps offsets in `usize` and wants the whole file as one slice; neither works for an SDXL
-//! UNet in a browser, where `usize` has 32 bits. So the header is read here, and the crate is the tests' witness.
+//! UNet in a browser, where `usize` has 32 bits. So the header is read here, and the crate is the tests' reference.
 
 use crate::{ElementType, Entry, Index, Source};
 use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};

@@ -76,11 +76,11 @@ fn the_format_reads_what_is_written() {
 
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(header.metadata().as_ref().unwrap()["photos"], metadata["photos"]);
-    let witness = SafeTensors::deserialize(&bytes).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
     let c = Checkpoint::open(&path).unwrap();
-    assert_eq!(witness.len(), tensors.len());
+    assert_eq!(reference.len(), tensors.len());
     for (key, tensor) in &tensors {
-        let view = witness.tensor(key).unwrap();
+        let view = reference.tensor(key).unwrap();
         assert_eq!((view.shape(), view.data()), (tensor.shape().extents(), tensor.bytes()), "{key}");
         assert_eq!(&c.tensor(key).unwrap(), tensor);
     }
@@ -192,9 +192,9 @@ proptest! {
         bytes[at] = to;
         // What the format refuses is refused here; the reverse need not hold, since twice the same key is refused only here.
         if let Ok(c) = open(bytes.clone()) {
-            let witness = SafeTensors::deserialize(&bytes);
-            prop_assert!(witness.is_ok(), "{:?}", witness.err());
-            prop_assert_eq!(witness.unwrap().len(), c.len());
+            let reference = SafeTensors::deserialize(&bytes);
+            prop_assert!(reference.is_ok(), "{:?}", reference.err());
+            prop_assert_eq!(reference.unwrap().len(), c.len());
         }
     }
 

@@ -112,7 +112,7 @@ fn schedules_are_the_published_ones() {
                 levels.sigmas[..levels.sigmas.len() - 1].iter().map(|&s| schedule.timestep(s) as f64).collect();
             assert_eq!(timesteps, numbers(&case["timesteps"]), "{spacing}");
             for (a, b) in levels.sigmas.iter().zip(numbers(&case["sigmas"])) {
-                // The Karras witness squares its betas in f64, diffusers in f32: up to 1e-4 apart at the lowest levels.
+                // The Karras reference squares its betas in f64, diffusers in f32: up to 1e-4 apart at the lowest levels.
                 assert!((a - b).abs() <= 1e-4 * b, "{spacing}: {a} for {b}");
             }
         }
@@ -129,7 +129,7 @@ impl StepNoise for Recorded {
 }
 
 #[test]
-fn trajectories_are_those_of_the_witnesses() {
+fn trajectories_are_those_of_the_references() {
     let folder = folder("samplers");
     let (golden, tensors) = (json(&folder, "trajectories"), Tensors::open(&folder, "trajectories"));
     let (a, b) = (golden["a"].as_f64().unwrap(), golden["b"].as_f64().unwrap());

@@ -178,9 +178,9 @@ fn another_file_is_no_adapter() {
     assert!(message.contains("missing.safetensors"), "{message}");
 }
 
-/// What the encoder is told of a photo beside hidden states, by the largest difference over the witness' deviation.
+/// What the encoder is told of a photo beside hidden states, by the largest difference over the reference's deviation.
 #[test]
-fn conditions_are_those_of_the_witness() {
+fn conditions_are_those_of_the_reference() {
     let goldens = repository("tests/goldens");
     let folder = tempfile::tempdir().unwrap();
     let names = ["antelopev2/scrfd_10g_bnkps.onnx", "antelopev2/glintr100.onnx", "parsing_bisenet.safetensors"];

@@ -1,7 +1,7 @@
 use super::RgbImage;
 use pulid_tensor::{Error, HostTensor, Result};
 
-/// A glance at latents [B, 4, h, w] without the VAE: the first image, a pixel each, by a linear map from latents to red, green
+/// A preview of latents [B, 4, h, w] without the VAE: the first image, a pixel each, by a linear map from latents to red, green
 /// and blue in -1..1 whose last row is added to all.
 ///
 /// # Errors
