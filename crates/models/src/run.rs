@@ -279,7 +279,7 @@ fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
         None => None,
     };
     // The input is optional. Without it this is the plain UNet, yet an adapter that is none is a mistake all the same.
-    let adapter = adapter.filter(|_| wants_identity);
+    let adapter = adapter.filter(|_| wants_identity && settings.id_scale != 0.0);
     let unet = Unet::open(&options.weights, options.precision)?;
     let sample = nhwc(inputs, "sample")?;
     let text = floats(inputs, "encoder_hidden_states", 3)?;
