@@ -95,6 +95,12 @@ impl DeviceTensor {
     }
 }
 
+/// Floating-point operations of one submission on a CPU device: a tenth of a second at 40 GFLOP/s, which two cores reach.
+const CPU_PORTION: u64 = 4_000_000_000;
+
+/// The same on a GPU: a tenth of a second at 2 TFLOP/s, and far below a driver's watchdog (two seconds and more) on slower ones.
+const GPU_PORTION: u64 = 200_000_000_000;
+
 /// Weights are handed to the queue in portions of this size, so that its staging memory stays small.
 const UPLOAD_PORTION: usize = 32 << 20;
 
@@ -272,9 +278,9 @@ impl Session {
         units.retain(|u| !u.recorded.is_empty());
         let total = units.iter().flat_map(|u| &u.recorded).map(|r| r.flops).sum();
         // Short enough for progress, cancel and driver watchdogs; long enough to hide the cost of a submission.
-        let portion: u64 = match self.device.capabilities().kind {
-            DeviceKind::Cpu => 4_000_000_000,
-            _ => 200_000_000_000,
+        let portion = match self.device.capabilities().kind {
+            DeviceKind::Cpu => CPU_PORTION,
+            _ => GPU_PORTION,
         };
         let mut done = 0u64;
         if let Some(first) = units.first() {

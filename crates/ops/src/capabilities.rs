@@ -37,14 +37,28 @@ pub struct Capabilities {
     pub subgroup_lanes: u32,
 }
 
+/// Workgroups along one dimension that every device takes: WebGPU's `maxComputeWorkgroupsPerDimension`.
+pub const MAX_WORKGROUPS: u32 = 65_535;
+
+/// Bytes that the tiles of `shaders/shared/workgroup_tile.wgsl` take: 320 and 256 vec4 of f32.
+const WORKGROUP_TILE_BYTES: u32 = (320 + 256) * 16;
+
+/// Invocations of a workgroup there: 16 x 16.
+const WORKGROUP_TILE_INVOCATIONS: u32 = 256;
+
 impl Capabilities {
+    /// Whether the workgroup tiles of matrix products and convolutions fit the device.
+    pub const fn holds_workgroup_tile(&self) -> bool {
+        self.max_invocations >= WORKGROUP_TILE_INVOCATIONS && self.max_workgroup_bytes >= WORKGROUP_TILE_BYTES
+    }
+
     /// WebGPU's guaranteed limits on a device of the given kind: what plans and snapshots assume.
     pub const fn baseline(kind: DeviceKind) -> Self {
         Capabilities {
             kind,
             shader_f16: false,
             max_binding_bytes: 128 << 20,
-            max_workgroups: 65_535,
+            max_workgroups: MAX_WORKGROUPS,
             max_workgroup_bytes: 16 << 10,
             max_invocations: 256,
             max_storage_bindings: 8,

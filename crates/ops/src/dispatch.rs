@@ -1,7 +1,7 @@
 //! What an operator lowers to: dispatches as plain data.
 
-use crate::Activation;
 use crate::shader::{Shader, shader};
+use crate::{Activation, MAX_WORKGROUPS};
 use pulid_tensor::{DType, Error, Result};
 use serde::Serialize;
 
@@ -168,14 +168,14 @@ impl Dispatch {
     pub fn over(mut self, count: usize) -> Self {
         let size = self.shader_info().map_or(64, |s| s.workgroup_size[0] as usize);
         let groups = count.div_ceil(size).max(1);
-        let rows = groups.div_ceil(65_535);
+        let rows = groups.div_ceil(MAX_WORKGROUPS as usize);
         self.grid = [groups.div_ceil(rows) as u32, rows as u32, 1];
         self
     }
 
     /// One workgroup per item, folded into two dimensions when one is too short: item `group.y * groups.x + group.x`.
     pub fn groups(mut self, count: usize) -> Self {
-        let rows = count.div_ceil(65_535).max(1);
+        let rows = count.div_ceil(MAX_WORKGROUPS as usize).max(1);
         self.grid = [count.div_ceil(rows).max(1) as u32, rows as u32, 1];
         self
     }

@@ -21,7 +21,7 @@ mod strided;
 
 pub use activation::Activation;
 pub use attention::*;
-pub use capabilities::{Capabilities, DeviceKind};
+pub use capabilities::{Capabilities, DeviceKind, MAX_WORKGROUPS};
 pub use case::{Case, Fill, LARGEST_BINDING, Operand, Role, Storage, Tolerance};
 pub use conv::*;
 pub use dispatch::{Dispatch, LONG, Slot, Variant};

@@ -194,7 +194,7 @@ impl Operator for MatMul {
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
-            let workgroup = fits(64) && limits.max_invocations >= 256 && limits.max_workgroup_bytes >= 9216;
+            let workgroup = fits(64) && limits.holds_workgroup_tile();
             let workgroup = workgroup.then(|| tile("workgroup_tile", "matmul_workgroup_tile", columns, 64));
             variants.extend(match limits.kind {
                 DeviceKind::Cpu => [subgroup, register, workgroup].into_iter().flatten(),

@@ -84,6 +84,12 @@ impl Reduce {
     }
 }
 
+/// Elements of a result from which a workgroup of 64 shares them: four for each invocation.
+const WORTH_SHARING: usize = 256;
+
+/// Results that do not occupy a GPU by one invocation each: large ones keep tens of thousands in flight.
+const FEW_RESULTS: usize = 16_384;
+
 impl Operator for Reduce {
     fn name(&self) -> &'static str {
         "reduce"
@@ -151,8 +157,7 @@ impl Operator for Reduce {
             return Ok(variants);
         }
         variants.push(Variant::single("workgroup", dispatch("reduce_workgroup").groups(walk.count())));
-        // Too few results to occupy a GPU, and enough work in each to share.
-        if cx.capabilities.kind != DeviceKind::Cpu && length >= 256 && walk.count() < 16_384 {
+        if cx.capabilities.kind != DeviceKind::Cpu && length >= WORTH_SHARING && walk.count() < FEW_RESULTS {
             variants.reverse();
         }
         Ok(variants)
