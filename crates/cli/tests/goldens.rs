@@ -5,7 +5,7 @@
 use image::RgbImage;
 use libtest_mimic::{Arguments, Failed, Trial};
 use pulid_checkpoint::Checkpoint;
-use pulid_tensor::{DType, HostTensor};
+use pulid_tensor::DType;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -101,21 +101,6 @@ fn path(case: &Path, value: &Value) -> Option<String> {
     Some(case.join(value.as_str()?).to_string_lossy().into_owned())
 }
 
-/// Largest difference over the standard deviation of the expected values.
-fn difference(got: &HostTensor, want: &HostTensor) -> Result<f64, Failed> {
-    if got.shape() != want.shape() {
-        return Err(format!("shape {}, expected {}", got.shape(), want.shape()).into());
-    }
-    let (got, want) = (got.to_f32_vec(), want.to_f32_vec());
-    let mean = want.iter().map(|&x| f64::from(x)).sum::<f64>() / want.len() as f64;
-    let variance = want.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / want.len() as f64;
-    if got.iter().any(|x| !x.is_finite()) {
-        return Err("the result holds NaN or infinity".into());
-    }
-    let worst = got.iter().zip(&want).map(|(&a, &b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    Ok(worst / variance.sqrt())
-}
-
 fn network(case: &Path, golden: &Value, way: Way) -> Outcome {
     let folder = std::env::temp_dir().join(format!("pulid-golden-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
@@ -146,7 +131,7 @@ fn network(case: &Path, golden: &Value, way: Way) -> Outcome {
             }
             continue;
         }
-        let error = difference(&got, &want)?;
+        let error = got.deviation_from(&want);
         if error > limit {
             let name = case.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy());
             let name = name.collect::<Vec<_>>();
@@ -180,8 +165,8 @@ fn pipeline(case: &Path, golden: &Value) -> Outcome {
     pulid(&arguments, Way::F32)?;
     let want = Checkpoint::open(case.join(text(&golden["outputs"]))).map_err(Failed::from)?;
     let got = Checkpoint::open(&latents).map_err(Failed::from)?;
-    let error =
-        difference(&got.tensor("latents").map_err(Failed::from)?, &want.tensor("latents").map_err(Failed::from)?)?;
+    let latents = |file: &Checkpoint| file.tensor("latents").map_err(Failed::from);
+    let error = latents(&got)?.deviation_from(&latents(&want)?);
     if error > 1e-3 {
         return Err(format!("latents differ by {error:.2e} standard deviations").into());
     }
@@ -271,7 +256,7 @@ fn embed(case: &Path, photos: &Value, outputs: &Value, models: &Path, flags: &[S
     let got = Checkpoint::open(&file).map_err(Failed::from)?;
     for key in ["face_embedding", "id_embedding", "uncond_id_embedding"] {
         let (got, want) = (got.tensor(key).map_err(Failed::from)?, want.tensor(key).map_err(Failed::from)?);
-        let error = difference(&got, &want)?;
+        let error = got.deviation_from(&want);
         if error > 1e-2 {
             return Err(format!("{key} differs by {error:.2e} standard deviations").into());
         }

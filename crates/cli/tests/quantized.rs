@@ -96,15 +96,6 @@ fn a_single_file_becomes_a_folder_that_stands_for_itself() {
     assert!(!folder.path().join("alone").exists());
 }
 
-/// Largest difference over the standard deviation of the second.
-fn distance(a: &HostTensor, b: &HostTensor) -> f64 {
-    let (a, b) = (a.to_f32_vec(), b.to_f32_vec());
-    let mean = b.iter().map(|&v| f64::from(v)).sum::<f64>() / b.len() as f64;
-    let variance = b.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / b.len() as f64;
-    let largest = a.iter().zip(&b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    largest / variance.sqrt()
-}
-
 #[test]
 fn eight_bits_are_close_to_half_precision_on_every_device() {
     let folder = tempfile::tempdir().unwrap();
@@ -139,8 +130,17 @@ fn eight_bits_are_close_to_half_precision_on_every_device() {
     let four = sample(&["--dtype", "f16", "--quantize", "q4"]);
     let reference = sample(&["--device", "reference", "--quantize", "q8"]);
     let single = sample(&["--quantize", "q8"]);
-    println!("q8 {} q4 {} f32 {}", distance(&eight, &half), distance(&four, &half), distance(&single, &reference));
-    assert!(distance(&eight, &half) < 2e-2, "q8 is {} from f16", distance(&eight, &half));
-    assert!(distance(&four, &half) < 0.5, "q4 is {} from f16", distance(&four, &half));
-    assert!(distance(&single, &reference) < 1e-3, "kernels are {} from the reference", distance(&single, &reference));
+    println!(
+        "q8 {} q4 {} f32 {}",
+        eight.deviation_from(&half),
+        four.deviation_from(&half),
+        single.deviation_from(&reference)
+    );
+    assert!(eight.deviation_from(&half) < 2e-2, "q8 is {} from f16", eight.deviation_from(&half));
+    assert!(four.deviation_from(&half) < 0.5, "q4 is {} from f16", four.deviation_from(&half));
+    assert!(
+        single.deviation_from(&reference) < 1e-3,
+        "kernels are {} from the reference",
+        single.deviation_from(&reference)
+    );
 }

@@ -8,7 +8,7 @@ use pulid::random::TorchGenerator;
 use pulid::sampler::{
     FinalSigma, NoiseSchedule, Sampler, SamplerKind, SamplerOptions, SchedulerConfig, Spacing, StepNoise,
 };
-use pulid_tensor::HostTensor;
+use pulid_tensor::{HostTensor, deviation};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -73,16 +73,6 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 fn points(value: &Value) -> Vec<[f64; 2]> {
     numbers(value).as_chunks().0.to_vec()
-}
-
-/// max |a - b| over the deviation of `reference`.
-fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
-    assert_eq!(ours.len(), reference.len());
-    let n = reference.len() as f64;
-    let mean = reference.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-    let variance = reference.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
-    let worst = ours.iter().zip(reference).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    worst / variance.sqrt()
 }
 
 #[test]
@@ -172,7 +162,7 @@ fn trajectories_are_those_of_the_references() {
             let next = sampler.levels().sigmas[done];
             let scale = if preserving { 1.0 / (next * next + 1.0).sqrt() } else { 1.0 };
             let ours: Vec<f32> = sampler.latents().iter().map(|&x| (f64::from(x) * scale) as f32).collect();
-            let error = relative_error(&ours, states[done]);
+            let error = deviation(&ours, states[done]);
             // The two schedules differ by up to 1e-4, see above.
             assert!(error < 2e-4, "{} after step {done}: {error:.1e}", case["name"]);
         }
@@ -250,7 +240,7 @@ fn resizing_is_pytorch_s_and_opencv_s() {
                 let image = tensors.get(from).nchw_to_nhwc().unwrap();
                 let resized = resize_bicubic(&image, height as usize, width as usize).unwrap();
                 let ours = resized.nhwc_to_nchw().unwrap();
-                assert!(relative_error(ours.as_f32().unwrap(), &tensors.values(to)) < 3e-5, "{from}");
+                assert!(deviation(ours.as_f32().unwrap(), &tensors.values(to)) < 3e-5, "{from}");
             }
             "bilinear" => {
                 assert_eq!(resize_bilinear(&tensors.picture(from), width, height).unwrap(), tensors.picture(to))
@@ -298,7 +288,7 @@ fn the_vision_tower_s_image_is_pulid_s() {
     assert_eq!(ours, tensors.values("labels"));
     let crop = tensors.get("crop").nchw_to_nhwc().unwrap();
     let near = |tensor: &HostTensor, name: &str, tolerance: f64| {
-        let error = relative_error(tensor.nhwc_to_nchw().unwrap().as_f32().unwrap(), &tensors.values(name));
+        let error = deviation(tensor.nhwc_to_nchw().unwrap().as_f32().unwrap(), &tensors.values(name));
         assert!(error < tolerance, "{name}: {error:.1e}");
     };
     near(&Normalization::IMAGENET.apply(&crop).unwrap(), "parser_input", 1e-5);

@@ -5,7 +5,7 @@ use pulid::runtime::Runtime;
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::{DeviceOptions, Silent};
 use pulid_models::run::{Prepared, RunOptions, prepare};
-use pulid_tensor::{DType, HostTensor};
+use pulid_tensor::DType;
 use serde_json::Value;
 use std::path::Path;
 
@@ -28,16 +28,6 @@ fn runtime() -> Runtime {
     let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
     let options = DeviceOptions { shader_f16: false, ..DeviceOptions::default() };
     pollster::block_on(Runtime::open(&device, options)).unwrap()
-}
-
-fn difference(got: &HostTensor, want: &HostTensor) -> f64 {
-    assert_eq!(got.shape(), want.shape());
-    let (got, want) = (got.to_f32_vec(), want.to_f32_vec());
-    let mean = want.iter().map(|&x| f64::from(x)).sum::<f64>() / want.len() as f64;
-    let variance = want.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / want.len() as f64;
-    let errors = got.iter().zip(&want).map(|(&a, &b)| f64::from((a - b).abs()));
-    // NaN is as wrong as can be.
-    errors.map(|e| if e.is_nan() { f64::INFINITY } else { e }).fold(0.0, f64::max) / variance.sqrt()
 }
 
 #[test]
@@ -76,7 +66,7 @@ fn networks_agree_where_only_weights_are_halves() {
             let (got, want) = (&outputs[key], want.tensor(key).unwrap());
             match want.dtype() {
                 DType::U32 => assert_eq!(got.cast(DType::U32), want, "{name}: {key}"),
-                _ => worst = worst.max(difference(got, &want)),
+                _ => worst = worst.max(got.deviation_from(&want)),
             }
         }
         assert!(worst <= LIMIT, "{name} is {worst:.1e} standard deviations off");

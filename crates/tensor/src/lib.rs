@@ -2,6 +2,7 @@
 //!
 //! This crate depends on nothing else in the workspace.
 
+mod deviation;
 mod dtype;
 mod error;
 mod host;
@@ -9,6 +10,7 @@ mod quantized;
 mod shape;
 mod threads;
 
+pub use deviation::{deviation, standard_deviation};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use half::f16;

@@ -15,7 +15,7 @@ use pulid_engine::Silent;
 use pulid_models::Precision;
 use pulid_models::onnx::{OnnxInput, OnnxNetwork};
 use pulid_models::run::{Prepared, RunOptions, prepare};
-use pulid_tensor::{DType, Error, HostTensor, Result};
+use pulid_tensor::{DType, Error, HostTensor, Result, standard_deviation};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -107,11 +107,8 @@ impl Worst {
 
     /// The same for a network's output: so many of the answer's deviations.
     fn deviations(&mut self, name: &str, got: &HostTensor, want: &HostTensor, limit: f64) -> Result<()> {
-        let values = want.to_f32_vec();
-        let n = values.len().max(1) as f64;
-        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
-        self.compare(name, got, want, |_| limit * variance.sqrt())
+        let deviation = standard_deviation(&want.to_f32_vec());
+        self.compare(name, got, want, |_| limit * deviation)
     }
 }
 
