@@ -8,10 +8,10 @@ use pulid_tensor::{DType, HostTensor, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Largest accepted absolute difference over the expected tensor's standard deviation.
-const LIMIT: f64 = 1e-3;
+/// Largest accepted [`HostTensor::deviation_from`] the expected tensor; measured are 8.7e-6 at most (a VAE's decoder).
+const LIMIT: f64 = 3e-5;
 
-/// The same in half precision. The reference rounds weights and casts only, so this is no measure of f16 kernels: it shows
+/// The same in half precision, measured 1.1e-2 at most (onnx's functions, an exponential). The reference rounds weights and casts only, so this is no measure of f16 kernels: it shows
 /// that the graphs are built in half precision and read every weight in it.
 const HALF_LIMIT: f64 = 3e-2;
 
