@@ -111,7 +111,7 @@ impl<T> Shared<T> {
         known.get(&(key.clone(), ty.clone())).and_then(Weak::upgrade)
     }
 
-    /// Makes a value the one of its key. Where another was faster it is that one which all share from now on.
+    /// Makes a value the one of its key, in place of one that another thread may have made meanwhile.
     pub fn insert(&self, key: &Arc<WeightKey>, ty: &TensorType, value: Arc<T>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, value| value.strong_count() > 0);

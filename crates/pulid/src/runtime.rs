@@ -352,7 +352,7 @@ impl Loaded {
         let Loaded::Session(session) = self else {
             return Ok(self.run(observer).await?.into_iter().map(|(name, t)| (name, Tensor::Host(t))).collect());
         };
-        session.run(observer).await?;
+        run_session(session, observer).await?;
         let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
         let mut outputs = HashMap::new();
         for name in names {
@@ -369,12 +369,7 @@ impl Loaded {
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<HashMap<String, HostTensor>> {
         match self {
             Loaded::Session(session) => {
-                if let Err(error) = session.run(observer).await {
-                    if !matches!(error, Error::Cancelled) {
-                        session.abandon();
-                    }
-                    return Err(error);
-                }
+                run_session(session, observer).await?;
                 let mut outputs = HashMap::new();
                 let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
                 for name in names {
@@ -397,6 +392,15 @@ impl Loaded {
             }),
         }
     }
+}
+
+/// Runs a session, which is not used again after an error of its own.
+async fn run_session(session: &mut Lease, observer: &dyn Observer) -> Result<()> {
+    let ran = session.run(observer).await;
+    if !matches!(ran, Ok(()) | Err(Error::Cancelled)) {
+        session.abandon();
+    }
+    ran
 }
 
 fn not_finite(network: &str, output: &str) -> Error {
