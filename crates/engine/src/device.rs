@@ -332,8 +332,8 @@ impl Device {
         self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
-    /// The compiled kernel, from the cache where it was used before. For work within [`Device::scoped`]: where that fails, nothing of
-    /// it may be used again, so that what was compiled is forgotten by [`Device::forget`].
+    /// The compiled kernel, from the cache where it was used before. For work within
+    /// [`Device::scoped_compiling`].
     pub(crate) fn kernel(&self, key: KernelKey) -> Result<Arc<Kernel>> {
         if let Some(kernel) = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(kernel.clone());
@@ -345,20 +345,25 @@ impl Device {
         Ok(kernels.entry(key).or_insert(kernel).clone())
     }
 
-    /// Forgets kernels, which did not compile.
-    pub(crate) fn forget(&self, keys: impl IntoIterator<Item = KernelKey>) {
-        let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.into_iter().for_each(|key| drop(kernels.remove(&key)));
-    }
-
     /// [`Device::kernel`] in a scope of its own.
     pub(crate) async fn kernel_scoped(&self, key: KernelKey) -> Result<Arc<Kernel>> {
-        let known = self.has_kernel(&key);
-        let kernel = self.scoped(|| self.kernel(key.clone())).await;
-        if kernel.is_err() && !known {
-            self.forget([key]);
+        self.scoped_compiling([key.clone()], || self.kernel(key)).await
+    }
+
+    /// [`Device::scoped`] for work that takes these kernels. Where it fails, those that it compiled are forgotten: each may be what
+    /// failed.
+    pub(crate) async fn scoped_compiling<T>(
+        &self,
+        keys: impl IntoIterator<Item = KernelKey>,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let unknown: Vec<_> = keys.into_iter().filter(|key| !self.has_kernel(key)).collect();
+        let result = self.scoped(work).await;
+        if result.is_err() {
+            let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+            unknown.iter().for_each(|key| drop(kernels.remove(key)));
         }
-        kernel
+        result
     }
 
     /// A buffer for storage bindings. For work within [`Device::scoped`], which reports what fails.

@@ -114,8 +114,7 @@ impl Session {
         let weights = upload_weights(device, planned, observer).await?;
         let zero = vec![true; plan.inputs.len()];
         let keys = plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches).map(kernel_key);
-        let unknown: Vec<_> = keys.filter(|key| !device.has_kernel(key)).collect();
-        let recorded = device.scoped(|| {
+        let recorded = device.scoped_compiling(keys, || {
             let mut buffers = Vec::with_capacity(plan.buffers.len());
             for (i, b) in plan.buffers.iter().enumerate() {
                 buffers.push(match weights.resident.get(&i) {
@@ -133,14 +132,7 @@ impl Session {
             device.inner.queue.submit([]);
             Ok((buffers, params, prologue, steps))
         });
-        let (buffers, params, prologue, steps) = match recorded.await {
-            Ok(recorded) => recorded,
-            Err(error) => {
-                // Whatever was compiled within the scope may be what failed.
-                device.forget(unknown);
-                return Err(error);
-            }
-        };
+        let (buffers, params, prologue, steps) = recorded.await?;
         device.finished().await?;
         let bytes = |slots: bool| -> u64 {
             let own = plan.buffers.iter().enumerate().filter(|(i, _)| !weights.resident.contains_key(i));

@@ -115,9 +115,8 @@ pub(crate) async fn run(
     kernel_of: &dyn Fn(KernelKey) -> Result<Arc<Kernel>>,
 ) -> Result<SingleRun> {
     let gpu = &device.inner;
-    let keys = || variant.dispatches.iter().map(|d| KernelKey::new(d.shader, &d.features, &d.constants));
-    let unknown: Vec<_> = keys().filter(|key| !device.has_kernel(key)).collect();
-    let prepared = device.scoped(|| {
+    let keys = variant.dispatches.iter().map(|d| KernelKey::new(d.shader, &d.features, &d.constants));
+    let prepared = device.scoped_compiling(keys, || {
         let mut operands = Vec::with_capacity(inputs.len());
         for tensor in inputs {
             let buffer = device.create_buffer("operand", tensor.bytes().len());
@@ -157,13 +156,7 @@ pub(crate) async fn run(
         }
         Ok((result, scratch, recorded))
     });
-    let (result, scratch, recorded) = match prepared.await {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            device.forget(unknown);
-            return Err(error);
-        }
-    };
+    let (result, scratch, recorded) = prepared.await?;
 
     let mut seconds = Vec::with_capacity(repeats);
     for repeat in 0..=repeats {

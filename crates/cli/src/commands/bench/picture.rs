@@ -1,6 +1,7 @@
 //! Whole images: as `pulid generate` makes them, from its start to the written file, and one after another in one pipeline.
 
 use super::Args;
+use crate::commands::identity::read_photos;
 use crate::progress::cancelled;
 use pulid::identity::ExtractOptions;
 use pulid::pipeline::{IdentityUse, Pipeline, SdxlModel};
@@ -76,12 +77,7 @@ async fn in_one_pipeline(args: &Args, runtime: Runtime) -> Result<[Image; 2]> {
     let models = args.models()?;
     let model = SdxlModel::open(models.model(args.model.as_deref())?.0)?;
     let settings = Settings::merge(Choices::default(), None, ModelDefaults::read(model.folder())?.choices)?;
-    let photo = args
-        .id
-        .as_slice()
-        .iter()
-        .map(|path| Ok((path.display().to_string(), read(path)?)))
-        .collect::<Result<Vec<_>>>()?;
+    let photo = args.id.as_ref().map_or(Ok(Vec::new()), |path| read_photos(std::slice::from_ref(path)))?;
     let pipeline = Pipeline::open(runtime.keeping(Keep::Fitting), model, settings.storage())?;
     let image = async || {
         let (start, before) = (Instant::now(), pipeline.runtime().device_memory());
@@ -102,10 +98,6 @@ async fn in_one_pipeline(args: &Args, runtime: Runtime) -> Result<[Image; 2]> {
         })
     };
     Ok([image().await?, image().await?])
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, e))
 }
 
 fn run(args: &Args, folder: &Path) -> Result<(Duration, Option<u64>)> {
