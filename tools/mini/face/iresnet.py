@@ -85,3 +85,61 @@ class CosFace(nn.Module):
         cosine = F.linear(F.normalize(x.float()), F.normalize(self.weight.float()))
         cosine = cosine - self.margin * F.one_hot(target, cosine.shape[1])
         return F.cross_entropy(self.scale * cosine, target)
+
+
+def published(path):
+    """The network of a published `.onnx` file. The exporter folds a batch norm that follows a convolution into it, and keeps the names of the other norms."""
+    import numpy as np
+    import onnx
+
+    graph = onnx.load(path).graph
+    tensors = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).astype(np.float32)) for t in graph.initializer}
+    model = IResNet().eval()
+    # Both lists are in the order of execution.
+    layers = []
+    hooks = [
+        m.register_forward_hook(lambda m, *_, name=name: layers.append((name, m)))
+        for name, m in model.named_modules()
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.PReLU, torch.nn.Linear, torch.nn.BatchNorm1d))
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 112, 112))
+    for hook in hooks:
+        hook.remove()
+    nodes = iter([n for n in graph.node if n.op_type in ("Conv", "BatchNormalization", "PRelu", "Gemm")])
+    node = next(nodes, None)
+    previous = None
+    for name, layer in layers:
+        if isinstance(layer, (torch.nn.BatchNorm2d, torch.nn.BatchNorm1d)):
+            if node is not None and node.op_type == "BatchNormalization" and node.input[1] == f"{name}.weight":
+                scale, bias, mean, variance = (tensors[i] for i in node.input[1:])
+                node = next(nodes, None)
+            else:  # folded: what is left of it is the convolution's bias
+                count = layer.num_features
+                scale, mean, variance = torch.ones(count), torch.zeros(count), torch.ones(count) - layer.eps
+                bias = previous
+            layer.weight.data, layer.bias.data = scale.clone(), bias.clone()
+            layer.running_mean, layer.running_var = mean.clone(), variance.clone()
+            continue
+        values = [tensors[i] for i in node.input if i in tensors]
+        node = next(nodes, None)
+        if isinstance(layer, torch.nn.PReLU):
+            layer.weight.data = values[0].reshape(-1).clone()
+            continue
+        assert values[0].shape == layer.weight.shape, (layer, values[0].shape)
+        layer.weight.data = values[0].clone()
+        if isinstance(layer, torch.nn.Linear):
+            layer.bias.data = values[1].clone()
+        previous = values[1] if len(values) > 1 else None
+    if node is not None:
+        raise ValueError("the graph has layers that the network lacks")
+    import onnxruntime
+
+    x = torch.randn(2, 3, 112, 112)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        difference = (torch.from_numpy(session.run(None, {"input.1": x.numpy()})[0]) - model(x)).abs().max()
+    print(f"recogniser: largest difference to the file {float(difference):.1e}")
+    if difference > 1e-3:
+        raise ValueError("the recovered recogniser differs from the file")
+    return model
