@@ -31,11 +31,19 @@ pub struct DeviceOptions {
     /// Most bytes of one binding, where the adapter offers as many. WebGPU's guarantee unless set, so that a plan that was made on
     /// one device fits every other.
     pub max_binding_bytes: u64,
+    /// Let the device tell times of its own, where the adapter can, for [`time_single`](crate::time_single) and
+    /// [`Session::profile`](crate::Session::profile).
+    pub timestamps: bool,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        DeviceOptions { bounds_checks: false, shader_f16: true, max_binding_bytes: LARGEST_BINDING as u64 }
+        DeviceOptions {
+            bounds_checks: false,
+            shader_f16: true,
+            max_binding_bytes: LARGEST_BINDING as u64,
+            timestamps: false,
+        }
     }
 }
 
@@ -205,6 +213,10 @@ impl Device {
         let one_size = info.subgroup_min_size == info.subgroup_max_size;
         let subgroups = one_size && offered.contains(wgpu::Features::SUBGROUP);
         features.set(wgpu::Features::SUBGROUP, subgroups);
+        features.set(
+            wgpu::Features::TIMESTAMP_QUERY,
+            options.timestamps && offered.contains(wgpu::Features::TIMESTAMP_QUERY),
+        );
         // The adapter's own limits, which plans check sizes against, but for bindings: the device itself refuses larger ones.
         let mut limits = adapter.limits();
         let binding = largest_binding(&limits, options);

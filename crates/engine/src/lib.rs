@@ -13,6 +13,7 @@ mod report;
 mod session;
 mod single;
 mod time;
+mod timing;
 
 pub use autotune::{Autotune, TuneBudget, signature, tune};
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
@@ -23,3 +24,4 @@ pub use report::{AdapterReport, adapter_reports};
 pub use session::{DeviceTensor, Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
 pub use time::Instant;
+pub use timing::{Timing, time_single};

@@ -3,6 +3,7 @@ use crate::loader::Loader;
 use crate::memory::{DeviceWeight, Held};
 use crate::observer::{Observer, check};
 use crate::time::Instant;
+use crate::timing::Clock;
 use crate::{Device, Silent};
 use pulid_graph::PlannedGraph;
 use pulid_graph::plan::{BufferKind, Plan, PlannedDispatch, Port, Stage, Step};
@@ -65,7 +66,7 @@ pub struct StepProfile {
     pub operator: String,
     /// Kernel variant.
     pub variant: &'static str,
-    /// Median wall time in seconds, submission included.
+    /// Median time in seconds; submission included where the device's clock does not tell.
     pub seconds: f64,
     /// Work.
     pub cost: pulid_ops::Cost,
@@ -382,34 +383,73 @@ impl Session {
         Ok(())
     }
 
-    /// Times each operator alone, `repeats` times after one warm-up. Inputs hold whatever was written last.
+    /// Times each operator, `repeats` times after one warm-up: by the device's own clock, in the order and company of a call, where
+    /// it was opened for that ([`DeviceOptions::timestamps`](crate::DeviceOptions)) and no weights stream; else alone, each waited for.
+    /// Inputs hold whatever was written last.
     ///
     /// # Errors
     /// A lost device.
     pub async fn profile(&mut self, repeats: usize) -> Result<Vec<StepProfile>> {
         self.run(&Silent).await?;
-        let mut profiles = Vec::with_capacity(self.steps.len());
-        for (i, (step, recorded)) in self.plan.steps.iter().zip(&self.steps).enumerate() {
-            self.upload_at(&self.plan.stages, i);
-            if !self.is_needed(step) {
-                continue;
-            }
-            let mut seconds = Vec::with_capacity(repeats);
+        let needed: Vec<usize> = (0..self.steps.len()).filter(|&i| self.is_needed(&self.plan.steps[i])).collect();
+        let clocked = self.device.capabilities().kind != DeviceKind::Cpu && self.plan.stages.is_empty();
+        let clock = if clocked { Clock::new(&self.device, Clock::MOST).await? } else { None };
+        let mut seconds = vec![Vec::with_capacity(repeats); needed.len()];
+        if let Some(clock) = clock {
             for _ in 0..repeats.max(1) {
-                let start = Instant::now();
-                self.submit(recorded).await?;
-                seconds.push(start.elapsed().as_secs_f64());
+                let mut done = 0;
+                while done < needed.len() {
+                    let times = self.clocked(&needed[done..], &clock).await?;
+                    times.iter().zip(&mut seconds[done..]).for_each(|(time, all)| all.push(*time));
+                    done += times.len();
+                }
             }
+        } else {
+            for (&i, seconds) in needed.iter().zip(&mut seconds) {
+                self.upload_at(&self.plan.stages, i);
+                for _ in 0..repeats.max(1) {
+                    let start = Instant::now();
+                    self.submit(&self.steps[i]).await?;
+                    seconds.push(start.elapsed().as_secs_f64());
+                }
+            }
+        }
+        let profile = |(&i, mut seconds): (&usize, Vec<f64>)| {
+            let step = &self.plan.steps[i];
             seconds.sort_by(f64::total_cmp);
-            profiles.push(StepProfile {
+            StepProfile {
                 label: step.label.clone(),
                 operator: step.operator.clone(),
                 variant: step.variant,
                 seconds: seconds[seconds.len() / 2],
                 cost: step.cost,
-            });
+            }
+        };
+        Ok(needed.iter().zip(seconds).map(profile).collect())
+    }
+
+    /// Runs the first of these steps, as many as make a submission, each in a pass of its own; their seconds by the device's clock.
+    async fn clocked(&self, steps: &[usize], clock: &Clock) -> Result<Vec<f64>> {
+        let mut flops = 0;
+        let mut count = 0;
+        while count < steps.len().min(Clock::MOST) && flops < GPU_PORTION {
+            flops += self.steps[steps[count]].flops;
+            count += 1;
         }
-        Ok(profiles)
+        let submission = self.device.scoped(|| {
+            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+            for (pass, &i) in steps[..count].iter().enumerate() {
+                let timestamp_writes = Some(clock.around(pass));
+                let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                encode(&mut encoder.begin_compute_pass(&descriptor), &self.steps[i]);
+            }
+            clock.resolve(&mut encoder, count);
+            self.device.inner.queue.submit([encoder.finish()]);
+            Ok(())
+        });
+        submission.await?;
+        self.device.finished().await?;
+        clock.read(&self.device, count).await
     }
 
     /// Bytes allocated on the device for everything but weights.

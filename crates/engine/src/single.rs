@@ -61,7 +61,7 @@ pub(crate) fn edited(device: &Device, key: &KernelKey, edit: &dyn Fn(&str, &str)
 }
 
 /// A buffer for a result, between guard regions.
-struct Guarded {
+pub(crate) struct Guarded {
     buffer: wgpu::Buffer,
     /// Bytes of all.
     size: usize,
@@ -72,7 +72,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(device: &Device, used: usize) -> Guarded {
+    pub(crate) fn new(device: &Device, used: usize) -> Guarded {
         let start = GUARD.next_multiple_of(device.inner.storage_alignment as usize);
         let size = start + used.next_multiple_of(16) + GUARD;
         let buffer = device.create_buffer("guarded", size);
@@ -105,6 +105,68 @@ fn strays(bytes: &[u8], start: usize, used: usize) -> usize {
     changed(&bytes[..start]) + changed(&bytes[start + used..])
 }
 
+/// A dispatch with its buffers.
+pub(crate) type Bound = (Arc<Kernel>, wgpu::BindGroup, [u32; 3]);
+
+/// Operands on the device. For work within [`Device::scoped`].
+pub(crate) fn upload(device: &Device, inputs: &[HostTensor]) -> Vec<wgpu::Buffer> {
+    let one = |tensor: &HostTensor| {
+        let buffer = device.create_buffer("operand", tensor.bytes().len());
+        device.write_buffer(&buffer, tensor.bytes());
+        buffer
+    };
+    inputs.iter().map(one).collect()
+}
+
+/// A variant's dispatches on these buffers. For work within [`Device::scoped_compiling`].
+pub(crate) fn bind(
+    device: &Device,
+    variant: &Variant,
+    operands: &[wgpu::Buffer],
+    result: &Guarded,
+    scratch: &[Guarded],
+    kernel_of: &dyn Fn(KernelKey) -> Result<Arc<Kernel>>,
+) -> Result<Vec<Bound>> {
+    let gpu = &device.inner;
+    let mut recorded = Vec::with_capacity(variant.dispatches.len());
+    for d in &variant.dispatches {
+        let kernel = kernel_of(KernelKey::new(d.shader, &d.features, &d.constants))?;
+        let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size: (d.params.len() as u64).next_multiple_of(16),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        gpu.queue.write_buffer(&params, 0, &d.params);
+        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() }];
+        for (i, slot) in d.bindings.iter().enumerate() {
+            // Exactly the operand: a kernel that reads past a binding is the device's to stop.
+            let resource = match *slot {
+                Slot::Input(i) => operands[i].as_entire_binding(),
+                Slot::Output => result.binding(),
+                Slot::Scratch(i) => scratch[i].binding(),
+                Slot::Unused => operands[0].as_entire_binding(),
+            };
+            entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
+        }
+        let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(d.shader),
+            layout: &kernel.layout,
+            entries: &entries,
+        });
+        recorded.push((kernel, group, d.grid));
+    }
+    Ok(recorded)
+}
+
+pub(crate) fn encode(pass: &mut wgpu::ComputePass<'_>, recorded: &[Bound]) {
+    for (kernel, group, [x, y, z]) in recorded {
+        pass.set_pipeline(&kernel.pipeline);
+        pass.set_bind_group(0, group, &[]);
+        pass.dispatch_workgroups(*x, *y, *z);
+    }
+}
+
 /// Runs a variant with the kernels that `kernel_of` gives; see [`run_single`].
 pub(crate) async fn run(
     device: &Device,
@@ -117,43 +179,11 @@ pub(crate) async fn run(
     let gpu = &device.inner;
     let keys = variant.dispatches.iter().map(|d| KernelKey::new(d.shader, &d.features, &d.constants));
     let prepared = device.scoped_compiling(keys, || {
-        let mut operands = Vec::with_capacity(inputs.len());
-        for tensor in inputs {
-            let buffer = device.create_buffer("operand", tensor.bytes().len());
-            device.write_buffer(&buffer, tensor.bytes());
-            operands.push(buffer);
-        }
+        let operands = upload(device, inputs);
         let result = Guarded::new(device, output.bytes());
         let scratch: Vec<_> = variant.scratch.iter().map(|&b| Guarded::new(device, b)).collect();
 
-        let mut recorded = Vec::with_capacity(variant.dispatches.len());
-        for d in &variant.dispatches {
-            let kernel = kernel_of(KernelKey::new(d.shader, &d.features, &d.constants))?;
-            let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("parameters"),
-                size: (d.params.len() as u64).next_multiple_of(16),
-                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-            gpu.queue.write_buffer(&params, 0, &d.params);
-            let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() }];
-            for (i, slot) in d.bindings.iter().enumerate() {
-                // Exactly the operand: a kernel that reads past a binding is the device's to stop.
-                let resource = match *slot {
-                    Slot::Input(i) => operands[i].as_entire_binding(),
-                    Slot::Output => result.binding(),
-                    Slot::Scratch(i) => scratch[i].binding(),
-                    Slot::Unused => operands[0].as_entire_binding(),
-                };
-                entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource });
-            }
-            let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(d.shader),
-                layout: &kernel.layout,
-                entries: &entries,
-            });
-            recorded.push((kernel, group, d.grid));
-        }
+        let recorded = bind(device, variant, &operands, &result, &scratch, kernel_of)?;
         Ok((result, scratch, recorded))
     });
     let (result, scratch, recorded) = prepared.await?;
@@ -165,11 +195,7 @@ pub(crate) async fn run(
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                for (kernel, group, [x, y, z]) in &recorded {
-                    pass.set_pipeline(&kernel.pipeline);
-                    pass.set_bind_group(0, group, &[]);
-                    pass.dispatch_workgroups(*x, *y, *z);
-                }
+                encode(&mut pass, &recorded);
             }
             gpu.queue.submit([encoder.finish()]);
             Ok(())

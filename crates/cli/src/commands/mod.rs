@@ -52,8 +52,13 @@ fn parse_memory(text: &str) -> std::result::Result<u64, String> {
 impl DeviceArgs {
     /// Opens what the flags ask for.
     pub async fn open(&self) -> Result<Runtime> {
+        self.open_with(DeviceOptions::default()).await
+    }
+
+    /// [`DeviceArgs::open`] with a device of these options.
+    pub async fn open_with(&self, options: DeviceOptions) -> Result<Runtime> {
         // One command uses most networks once.
-        let runtime = Runtime::open(&self.device, DeviceOptions::default()).await?;
+        let runtime = Runtime::open(&self.device, options).await?;
         let runtime = runtime.with_memory(self.memory).keeping(Keep::Nothing);
         if self.autotune == "off" {
             return Ok(runtime);

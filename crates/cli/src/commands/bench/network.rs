@@ -1,13 +1,14 @@
 //! One call of a model's UNet: its plan's sizes, its time, and where that goes.
 
-use super::{Args, median};
+use super::{Args, median, sizes};
 use pulid::runtime::{Loaded, Runtime};
 use pulid::settings::ModelDefaults;
 use pulid_engine::Silent;
 use pulid_models::Precision;
 use pulid_models::pulid::IdentitySettings;
 use pulid_models::sdxl::{SdxlModel, UnetSize};
-use pulid_tensor::{Error, HostTensor, Result};
+use pulid_ops::Storage;
+use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -17,10 +18,12 @@ const TEXT_TOKENS: usize = 77;
 /// Tokens of a PuLID v1.1 identity.
 const ID_TOKENS: usize = 32;
 
-/// Figures of one UNet call, the two guidance passes as a batch of two.
+/// Figures of one call: of the UNet, the two guidance passes as a batch of two, or of the VAE's decoder.
 #[derive(serde::Serialize)]
 pub(super) struct Figures {
     network: String,
+    batch: usize,
+    dtype: &'static str,
     pixels: usize,
     /// Seconds from a graph to a session that can run: planning, measuring variants, weights, shaders.
     load_seconds: f64,
@@ -33,7 +36,7 @@ pub(super) struct Figures {
     weight_bytes: usize,
     /// Bytes of everything but weights: the plan's peak.
     working_bytes: usize,
-    /// Time by operator and variant, each dispatch waited for by itself.
+    /// Time by operator and variant: by the device's clock, or where it has none each operator waited for by itself.
     operators: Vec<Share>,
 }
 
@@ -47,17 +50,30 @@ struct Share {
     gflops: f64,
 }
 
-/// Measures the UNet of an SDXL model.
+/// Measures the UNet of an SDXL model, or its VAE's decoder.
 pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Result<Figures> {
     let pixels = args.size.or(ModelDefaults::read(model)?.choices.width).unwrap_or(1024);
     if pixels == 0 || pixels % 8 != 0 || pixels > 4096 {
         return Err(Error::invalid("--size", format!("{pixels} is not a multiple of 8 up to 4096")));
     }
-    let unet = SdxlModel::open(model)?.unet(Precision::F32)?;
+    let storage = args.dtype[0];
+    let precision = precision(runtime, storage);
     let identity = args.identity.then(|| IdentitySettings::default().inputs(ID_TOKENS));
     let side = pixels / 8;
-    let size = UnetSize { batch: 2, height: side, width: side, text_tokens: TEXT_TOKENS, identity };
-    let graph = unet.graph(size)?;
+    let (model, batch) = (SdxlModel::open(model)?, if args.decoder { 1 } else { 2 });
+    let graph = if args.decoder {
+        // The VAE computes in f32, whatever its weights are.
+        let precision = Precision { activations: DType::F32, ..precision };
+        model.vae(precision)?.decoder(batch, side, side, runtime.max_tensor_bytes())?
+    } else {
+        model.unet(precision)?.graph(UnetSize {
+            batch,
+            height: side,
+            width: side,
+            text_tokens: TEXT_TOKENS,
+            identity,
+        })?
+    };
     let start = Instant::now();
     let Loaded::Session(mut session) = runtime.load(&graph, &Silent).await? else {
         return Err(Error::invalid("--device", "the reference is no device to measure"));
@@ -65,6 +81,13 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
     let load_seconds = start.elapsed().as_secs_f64();
     if identity.is_some() {
         session.write("id_scale", &HostTensor::from_fn([2], |_| IdentitySettings::default().id_scale))?;
+    }
+    // Zeros are easier on hardware than what a network sees.
+    let ports: Vec<_> = session.plan().inputs.iter().map(|p| (p.name.clone(), p.ty.clone())).collect();
+    for (salt, (name, ty)) in ports.iter().enumerate() {
+        if ["sample", "latent", "encoder_hidden_states", "text_embeds"].contains(&name.as_str()) {
+            session.write(name, &sizes::noise(ty, salt as u64))?;
+        }
     }
     let start = Instant::now();
     session.run(&Silent).await?;
@@ -91,6 +114,8 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
     operators.sort_by(|a, b| b.milliseconds.total_cmp(&a.milliseconds));
     let summary = session.plan().summary();
     let figures = Figures {
+        batch,
+        dtype: storage.name(),
         network: session.plan().network.clone(),
         pixels,
         load_seconds,
@@ -109,8 +134,15 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
     Ok(figures)
 }
 
+/// How the network's values and weights are stored.
+fn precision(runtime: &Runtime, storage: Storage) -> Precision {
+    let dtype = if storage.half_activations() { DType::F16 } else { DType::F32 };
+    let weights = if storage == Storage::PackedWeights { Some(DType::F16) } else { storage.quantized() };
+    runtime.precision(dtype, weights)
+}
+
 fn print(f: &Figures) {
-    say!("{} at {} x {} pixels, a batch of two", f.network, f.pixels, f.pixels);
+    say!("{} in {} at {} x {} pixels, a batch of {}", f.network, f.dtype, f.pixels, f.pixels, f.batch);
     say!("{:>10.1} ms a call, {:.1} GFLOP/s", f.call_milliseconds, f.call_gflops);
     say!("{:>10.1} ms the first call, after {:.2} s of loading", f.first_call_milliseconds, f.load_seconds);
     say!("{:>10} dispatches a call, {} before the first", f.dispatches, f.prologue_dispatches);
@@ -120,7 +152,7 @@ fn print(f: &Figures) {
         mib(f.weight_bytes),
         mib(f.working_bytes)
     );
-    say!("{:>10} {:>9} {:>6}  operator, each waited for by itself", "ms", "GFLOP/s", "count");
+    say!("{:>10} {:>9} {:>6}  operator", "ms", "GFLOP/s", "count");
     for s in &f.operators {
         say!("{:>10.3} {:>9.2} {:>6}  {} {}", s.milliseconds, s.gflops, s.count, s.operator, s.variant);
     }
