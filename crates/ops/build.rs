@@ -1,7 +1,7 @@
 //! Turns `shaders/**/*.wgsl` into validated WGSL, one text per permutation, with what reflection knows of each.
 //!
 //! A shader names its permutations in its header, one feature set a line: `// permutation: f16` (an empty set is
-//! always built). Imports and `@if` are resolved by WESL; naga validates every result and reflects bindings, parameter
+//! built too, unless the lines say `// only permutation: f16`). Imports and `@if` are resolved by WESL; naga validates every result and reflects bindings, parameter
 //! layout, overrides and workgroup size, so that Rust never repeats what the shader says.
 
 use std::collections::BTreeMap;
@@ -68,21 +68,23 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The feature sets a shader's header asks for; the empty set comes first.
+/// The feature sets a shader's header asks for; the empty set comes first, unless the header says `// only permutation:`.
 fn permutations(text: &str) -> Vec<Vec<String>> {
-    let mut sets = vec![Vec::new()];
-    for line in text.lines() {
-        if let Some(list) = line.trim().strip_prefix("// permutation:") {
+    let sets = |prefix: &str| {
+        let lists = text.lines().filter_map(|line| line.trim().strip_prefix(prefix));
+        let set = |list: &str| {
             let mut set: Vec<String> = list.split_whitespace().map(str::to_owned).collect();
             set.sort();
-            sets.push(set);
-        }
-    }
-    sets
+            set
+        };
+        lists.map(set).collect::<Vec<_>>()
+    };
+    let only = sets("// only permutation:");
+    if only.is_empty() { [vec![Vec::new()], sets("// permutation:")].concat() } else { only }
 }
 
 /// Every feature any shader uses; WESL wants each named, set or not.
-const FEATURES: &[&str] = &["f16", "vec4", "w16", "w4", "w8", "wide"];
+const FEATURES: &[&str] = &["coop16", "coop8", "f16", "vec4", "w16", "w4", "w8", "wide"];
 
 fn translate(root: &Path, name: &str, features: &[String]) -> Result<String, String> {
     for feature in features {
@@ -91,6 +93,9 @@ fn translate(root: &Path, name: &str, features: &[String]) -> Result<String, Str
         }
     }
     let mut compiler = wesl::Wesl::new(root);
+    // WESL does not know the names of cooperative matrices; naga, which does, checks the result.
+    let validate = !features.iter().any(|f| f.starts_with("coop"));
+    compiler.set_options(wesl::CompileOptions { validate, ..Default::default() });
     for feature in FEATURES {
         compiler.set_feature(feature, features.iter().any(|f| f == feature));
     }
@@ -114,7 +119,8 @@ fn reflect(stem: &str, wgsl: &str) -> Result<Reflection, String> {
     // `unpack2x16float` is core WGSL; naga asks for a capability because some old GLSL lacks it.
     let capabilities = naga::valid::Capabilities::SHADER_FLOAT16
         | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
-        | naga::valid::Capabilities::SUBGROUP;
+        | naga::valid::Capabilities::SUBGROUP
+        | naga::valid::Capabilities::COOPERATIVE_MATRIX;
     naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|e| e.emit_to_string(wgsl))?;

@@ -28,6 +28,11 @@ pub struct DeviceOptions {
     pub bounds_checks: bool,
     /// Use `shader-f16` when present; switch off to see how a device without it behaves.
     pub shader_f16: bool,
+    /// Use matrices that a subgroup multiplies together when present; switch off to see how a device without them behaves.
+    pub cooperative_matrices: bool,
+    /// Take it that cooperative matrices of this size work, though the driver does not list it: for checks of kernels on drivers
+    /// that are known to compute more than they promise.
+    pub unlisted_cooperative_size: Option<u32>,
     /// Most bytes of one binding, where the adapter offers as many. WebGPU's guarantee unless set, so that a plan that was made on
     /// one device fits every other.
     pub max_binding_bytes: u64,
@@ -41,6 +46,8 @@ impl Default for DeviceOptions {
         DeviceOptions {
             bounds_checks: false,
             shader_f16: true,
+            cooperative_matrices: true,
+            unlisted_cooperative_size: None,
             max_binding_bytes: LARGEST_BINDING as u64,
             timestamps: false,
         }
@@ -181,6 +188,19 @@ fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
     limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(options.max_binding_bytes)
 }
 
+/// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none.
+fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
+    if !options.cooperative_matrices || !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return 0;
+    }
+    let (half, full) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+    let listed = adapter.cooperative_matrix_properties().into_iter().filter(|p| {
+        p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == half && p.cr_type == full && !p.saturating_accumulation
+    });
+    let largest = listed.map(|p| p.m_size).filter(|size| matches!(size, 8 | 16)).max();
+    options.unlisted_cooperative_size.or(largest).unwrap_or(0)
+}
+
 impl Device {
     /// Opens the best device whose name, driver or backend contains `selector` (any case); `auto` takes the best.
     ///
@@ -217,6 +237,14 @@ impl Device {
             wgpu::Features::TIMESTAMP_QUERY,
             options.timestamps && offered.contains(wgpu::Features::TIMESTAMP_QUERY),
         );
+        let cooperative_size = if shader_f16 && subgroups { cooperative_size(adapter, options) } else { 0 };
+        features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, cooperative_size > 0);
+        let experimental_features = match cooperative_size {
+            0 => wgpu::ExperimentalFeatures::disabled(),
+            // SAFETY: wgpu does not check what cooperative matrices load and store; the kernels pad or stage all of it, as they
+            // guard every other access.
+            _ => unsafe { wgpu::ExperimentalFeatures::enabled() },
+        };
         // The adapter's own limits, which plans check sizes against, but for bindings: the device itself refuses larger ones.
         let mut limits = adapter.limits();
         let binding = largest_binding(&limits, options);
@@ -225,6 +253,7 @@ impl Device {
             label: Some("pulid"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
@@ -248,6 +277,7 @@ impl Device {
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
             subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
+            cooperative_size,
         };
         let poller = Poller::new(device.clone()).map_err(|e| Error::Device(format!("no thread for callbacks: {e}")))?;
         Ok(Device {

@@ -35,6 +35,9 @@ pub struct Capabilities {
     pub max_storage_bindings: u32,
     /// Lanes of every subgroup where shaders may use subgroup operations and the size never varies; otherwise 0.
     pub subgroup_lanes: u32,
+    /// Rows and columns of the matrices that a subgroup multiplies together, f16 by f16 with f32 sums: 8 or 16; 0 where it
+    /// cannot. Then `shader_f16` is on and `subgroup_lanes` is known.
+    pub cooperative_size: u32,
 }
 
 /// Workgroups along one dimension that every device takes: WebGPU's `maxComputeWorkgroupsPerDimension`.
@@ -63,6 +66,7 @@ impl Capabilities {
             max_invocations: 256,
             max_storage_bindings: 8,
             subgroup_lanes: 0,
+            cooperative_size: 0,
         }
     }
 }

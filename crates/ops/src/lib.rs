@@ -8,6 +8,7 @@ pub mod attention;
 pub mod capabilities;
 pub mod case;
 pub mod conv;
+mod cooperative;
 pub mod dispatch;
 pub mod elementwise;
 pub mod matmul;

@@ -30,12 +30,19 @@ fn dispatches_match_their_shaders() {
     for (_, info) in operators() {
         for case in (info.cases)() {
             for storage in case.storages() {
-                for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
+                for (kind, cooperative_size) in
+                    [(DeviceKind::Cpu, 0), (DeviceKind::Cpu, 8), (DeviceKind::Discrete, 16)]
+                {
                     let id = format!("{}/{} {}", info.name, case.name, storage.name());
                     let inputs = case.types(storage);
                     let output = case.operator.infer(&inputs).unwrap_or_else(|e| panic!("{id}: {e}"));
-                    let capabilities =
-                        Capabilities { shader_f16: true, subgroup_lanes: 8, ..Capabilities::baseline(kind) };
+                    let capabilities = Capabilities {
+                        shader_f16: true,
+                        subgroup_lanes: 8,
+                        cooperative_size,
+                        max_workgroup_bytes: 48 << 10,
+                        ..Capabilities::baseline(kind)
+                    };
                     let cx = LowerContext { capabilities: &capabilities, inputs: &inputs, output: &output };
                     let variants = case.operator.lower(&cx).unwrap_or_else(|e| panic!("{id}: {e}"));
                     assert!(!variants.is_empty(), "{id} has no variant");

@@ -29,6 +29,9 @@ pub struct Args {
     /// `auto` or a part of a device's name, driver or backend
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Check kernels with cooperative matrices of SIZE x SIZE, 8 or 16, though the driver may not list it; 0 leaves them out
+    #[arg(long, value_name = "SIZE", value_parser = clap::builder::PossibleValuesParser::new(["0", "8", "16"]))]
+    cooperative: Option<String>,
     /// Write the report here: FILE.json or FILE.html; may be given twice
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
@@ -55,6 +58,18 @@ pub struct Args {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    fn device_options(&self) -> DeviceOptions {
+        let size = self.cooperative.as_deref().and_then(|size| size.parse().ok());
+        let usual = DeviceOptions::default();
+        match size {
+            None => usual,
+            Some(0) => DeviceOptions { cooperative_matrices: false, ..usual },
+            size => DeviceOptions { unlisted_cooperative_size: size, ..usual },
+        }
+    }
 }
 
 /// Runs the suite.
@@ -129,7 +144,7 @@ fn export(args: &Args, folder: &Path, expected: &Expectations) -> Result<()> {
 }
 
 async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
-    let mut runtime = Runtime::open(&args.device, DeviceOptions::default()).await?;
+    let mut runtime = Runtime::open(&args.device, args.device_options()).await?;
     let device = device_of(&runtime)?;
     let checks = items(args, device.capabilities())?;
     if args.list {
@@ -156,7 +171,7 @@ async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
             }
             // A kernel may take the device with it; the others deserve a fresh one.
             if entry.worst.is_none() {
-                runtime = Runtime::open(&args.device, DeviceOptions::default()).await?;
+                runtime = Runtime::open(&args.device, args.device_options()).await?;
             }
         }
         report.push(entry);

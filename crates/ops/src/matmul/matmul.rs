@@ -1,3 +1,4 @@
+use crate::cooperative::CooperativeTile;
 use crate::*;
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 
@@ -68,7 +69,7 @@ impl MatMul {
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "matmul",
         summary: "Matrix product, plain, batched or transposed, with bias, activation, gate and residual",
-        shaders: &["matmul_workgroup_tile", "matmul_subgroup_tile", "matmul_register_tile", "matmul_strided"],
+        shaders: &["matmul_cooperative", "matmul_workgroup_tile", "matmul_subgroup_tile", "matmul_register_tile", "matmul_strided"],
         cases,
     };
 
@@ -169,16 +170,16 @@ impl Operator for MatMul {
             if self.gated { d.constant("GATED", 1) } else { d }
         };
         let mut variants = Vec::new();
+        let params = TileParams {
+            m: s.m as u32,
+            n4: (s.n / 4) as u32,
+            k4: (s.k / 4) as u32,
+            a_batch4: (s.m * s.k / 4) as u32,
+            b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
+            alpha: self.alpha,
+        };
         // Workgroups of `columns` x `rows` elements of the result.
         let tile = |name, shader, columns: usize, rows: usize| {
-            let params = TileParams {
-                m: s.m as u32,
-                n4: (s.n / 4) as u32,
-                k4: (s.k / 4) as u32,
-                a_batch4: (s.m * s.k / 4) as u32,
-                b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
-                alpha: self.alpha,
-            };
             let dispatch = finish(Dispatch::new(shader, params));
             let (columns, rows) = (s.width.div_ceil(columns), s.m.div_ceil(rows));
             // Register tiles run along M first: all rows meet the same columns of b while those are cached.
@@ -199,6 +200,12 @@ impl Operator for MatMul {
             variants.extend(match limits.kind {
                 DeviceKind::Cpu => [subgroup, register, workgroup].into_iter().flatten(),
                 _ => [workgroup, register, None].into_iter().flatten(),
+            });
+        }
+        if a == DType::F16 && !self.transpose_b && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
+            variants = CooperativeTile::offer(variants, limits, [s.m, s.n], |t| {
+                let dispatch = t.apply(finish(Dispatch::new("matmul_cooperative", params)));
+                Variant::single(t.name, dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
             });
         }
         if b.is_quantized() {
@@ -323,12 +330,17 @@ fn cases() -> Vec<Case> {
     for (m, k, n) in edges {
         cases.push(case(&format!("m={m};k={k};n={n};edge"), MatMul::default(), &[m, k], weight(k, n), vec![]));
     }
+    // Whole eights around the edges of cooperative tiles: 32, 64 and 128 rows and columns, steps of 32.
+    for (m, k, n) in [(33, 40, 72), (64, 32, 64), (129, 72, 136), (130, 96, 264)] {
+        let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
+        cases.push(case(&format!("b=2;m={m};k={k};n={n};eights"), all.clone(), &[2, m, k], weight(k, n), more));
+    }
     let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };
     cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
     // Around the tiles' edges with half of the columns gates: 16 and 32 columns of the result.
     let gated = MatMul { activation: Activation::Gelu, gated: true, ..MatMul::linear() };
     for (m, k, n) in
-        [(1, 4, 8), (9, 20, 24), (13, 32, 40), (65, 64, 72), (8, 12, 64), (70, 96, 136), (5, 7, 6), (6, 8, 4)]
+        [(1, 4, 8), (9, 20, 24), (13, 32, 40), (65, 64, 72), (8, 12, 64), (70, 96, 136), (5, 7, 6), (6, 8, 4), (131, 64, 272)]
     {
         let name = format!("m={m};k={k};n={n};bias;gelu;gated");
         cases.push(case(&name, gated.clone(), &[m, k], weight(k, n), vec![Operand::parameter([n])]));
@@ -342,7 +354,7 @@ fn cases() -> Vec<Case> {
     let op = MatMul { bias: false, ..gated.clone() };
     let b = Operand::activation([3, 8, 24]);
     cases.push(case("batched=3;m=5;k=8;n=24;gelu;gated", op, &[3, 5, 8], b, vec![]));
-    for (m, k, n) in [(6, 8, 12), (65, 20, 72), (5, 3, 7)] {
+    for (m, k, n) in [(6, 8, 12), (65, 20, 72), (5, 3, 7), (67, 40, 72)] {
         let b = Operand::activation([2, 3, k, n]);
         cases.push(case(&format!("batched=2x3;m={m};k={k};n={n}"), MatMul::default(), &[2, 3, m, k], b, vec![]));
         let b = Operand::activation([2, 3, n, k]);

@@ -1,0 +1,167 @@
+// What the products of cooperative matrices share: a workgroup computes ROWS x COLUMNS elements of the result, each of its
+// subgroups SPAN x SPAN of them as 2 x 2 or 4 x 4 matrices of f32 sums. STEP steps of the inner axis at a time, the workgroup
+// copies both operands to workgroup memory in f16, eight at a time; what the next STEP needs is read from storage before the
+// arithmetic of this one, which hides the way. The matrices are named by constant indices: dynamic ones leave registers.
+// No branch around them may depend on the invocation, and what they load and store is not checked by the device.
+// Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s.
+
+@if(coop8) const SIZE: u32 = 8u;
+@else const SIZE: u32 = 16u;
+
+override ROWS: u32 = 128u;
+override COLUMNS: u32 = 128u;
+override SPAN: u32 = 64u;
+override STEP: u32 = 32u;
+// Lanes of a subgroup.
+override LANES: u32 = 32u;
+
+// Subgroups side by side, and invocations of all.
+override ACROSS: u32 = COLUMNS / SPAN;
+override INVOCATIONS: u32 = ROWS / SPAN * ACROSS * LANES;
+
+// Eights in a row of a tile. Invocation i copies eight i of the tile, then those that lie INVOCATIONS further on: always
+// in the same place of a row, so many rows further down.
+override LEFTWIDTH: u32 = STEP / 8u;
+override LEFTDOWN: u32 = INVOCATIONS / LEFTWIDTH;
+override LEFTCOPIES: u32 = ROWS / LEFTDOWN;
+override RIGHTWIDTH: u32 = COLUMNS / 8u;
+override RIGHTDOWN: u32 = INVOCATIONS / RIGHTWIDTH;
+override RIGHTCOPIES: u32 = STEP / RIGHTDOWN;
+
+// 16 bytes of padding per row spread the rows over the banks.
+override LEFTSTRIDE: u32 = (STEP + 8u) / UNIT;
+override RIGHTSTRIDE: u32 = (COLUMNS + 8u) / UNIT;
+// Two matrices side by side, for each subgroup.
+const PAIR_STRIDE: u32 = (2u * SIZE + 4u) / UNIT;
+
+// What the left and the right operand, and sums on their way out, lie in.
+@if(coop8) const UNIT: u32 = 1u;
+@else const UNIT: u32 = 4u;
+@if(coop8) alias half_unit = f16;
+@else alias half_unit = vec4<f16>;
+@if(coop8) alias sum_unit = f32;
+@else alias sum_unit = vec4<f32>;
+// naga takes a name for the length of an array, no expression.
+override LEFTUNITS: u32 = ROWS * LEFTSTRIDE;
+override RIGHTUNITS: u32 = STEP * RIGHTSTRIDE;
+override PAIRUNITS: u32 = INVOCATIONS / LANES * SIZE * PAIR_STRIDE;
+var<workgroup> left_tile: array<half_unit, LEFTUNITS>;
+var<workgroup> right_tile: array<half_unit, RIGHTUNITS>;
+var<workgroup> pairs: array<sum_unit, PAIRUNITS>;
+
+@if(coop8) alias Left = coop_mat8x8<f16, A>;
+@else alias Left = coop_mat16x16<f16, A>;
+@if(coop8) alias Right = coop_mat8x8<f16, B>;
+@else alias Right = coop_mat16x16<f16, B>;
+@if(coop8) alias Sum = coop_mat8x8<f32, C>;
+@else alias Sum = coop_mat16x16<f32, C>;
+
+// Row by row; of 2 x 2 matrices the first two rows' first two count.
+alias Sums = array<Sum, 16>;
+
+// 16 bytes, so that they are read at once.
+struct Eight {
+    low: vec4<f16>,
+    high: vec4<f16>,
+}
+
+@if(coop8) fn put_left(at: u32, e: Eight) {
+    left_tile[at] = e.low.x;
+    left_tile[at + 1u] = e.low.y;
+    left_tile[at + 2u] = e.low.z;
+    left_tile[at + 3u] = e.low.w;
+    left_tile[at + 4u] = e.high.x;
+    left_tile[at + 5u] = e.high.y;
+    left_tile[at + 6u] = e.high.z;
+    left_tile[at + 7u] = e.high.w;
+}
+@else fn put_left(at: u32, e: Eight) {
+    left_tile[at] = e.low;
+    left_tile[at + 1u] = e.high;
+}
+
+@if(coop8) fn put_right(at: u32, e: Eight) {
+    right_tile[at] = e.low.x;
+    right_tile[at + 1u] = e.low.y;
+    right_tile[at + 2u] = e.low.z;
+    right_tile[at + 3u] = e.low.w;
+    right_tile[at + 4u] = e.high.x;
+    right_tile[at + 5u] = e.high.y;
+    right_tile[at + 6u] = e.high.z;
+    right_tile[at + 7u] = e.high.w;
+}
+@else fn put_right(at: u32, e: Eight) {
+    right_tile[at] = e.low;
+    right_tile[at + 1u] = e.high;
+}
+
+// Writes copy i of invocation `index`.
+fn stage_left(index: u32, i: u32, e: Eight) {
+    put_left((index / LEFTWIDTH + i * LEFTDOWN) * LEFTSTRIDE + index % LEFTWIDTH * (8u / UNIT), e);
+}
+
+fn stage_right(index: u32, i: u32, e: Eight) {
+    put_right((index / RIGHTWIDTH + i * RIGHTDOWN) * RIGHTSTRIDE + index % RIGHTWIDTH * (8u / UNIT), e);
+}
+
+// Adds STEP steps to the sums of a subgroup, whose part of the tile begins at row `down` and column `across`.
+fn multiply(sums: ptr<function, Sums>, down: u32, across: u32) {
+    let left_stride = LEFTSTRIDE;
+    let right_stride = RIGHTSTRIDE;
+    for (var k = 0u; k < STEP; k += SIZE) {
+        let left0 = down * LEFTSTRIDE + k / UNIT;
+        let left1 = left0 + SIZE * LEFTSTRIDE;
+        let right0 = k * RIGHTSTRIDE + across / UNIT;
+        let right1 = right0 + SIZE / UNIT;
+        let a0 = coopLoadT<Left>(&left_tile[left0], left_stride);
+        let a1 = coopLoadT<Left>(&left_tile[left1], left_stride);
+        let b0 = coopLoadT<Right>(&right_tile[right0], right_stride);
+        let b1 = coopLoadT<Right>(&right_tile[right1], right_stride);
+        (*sums)[0] = coopMultiplyAdd(a0, b0, (*sums)[0]);
+        (*sums)[1] = coopMultiplyAdd(a0, b1, (*sums)[1]);
+        (*sums)[4] = coopMultiplyAdd(a1, b0, (*sums)[4]);
+        (*sums)[5] = coopMultiplyAdd(a1, b1, (*sums)[5]);
+        if SPAN > 2u * SIZE {
+            let left2 = left1 + SIZE * LEFTSTRIDE;
+            let left3 = left2 + SIZE * LEFTSTRIDE;
+            let right2 = right1 + SIZE / UNIT;
+            let right3 = right2 + SIZE / UNIT;
+            let b2 = coopLoadT<Right>(&right_tile[right2], right_stride);
+            let b3 = coopLoadT<Right>(&right_tile[right3], right_stride);
+            (*sums)[2] = coopMultiplyAdd(a0, b2, (*sums)[2]);
+            (*sums)[3] = coopMultiplyAdd(a0, b3, (*sums)[3]);
+            (*sums)[6] = coopMultiplyAdd(a1, b2, (*sums)[6]);
+            (*sums)[7] = coopMultiplyAdd(a1, b3, (*sums)[7]);
+            let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
+            let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
+            (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
+            (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
+            (*sums)[10] = coopMultiplyAdd(a2, b2, (*sums)[10]);
+            (*sums)[11] = coopMultiplyAdd(a2, b3, (*sums)[11]);
+            (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
+            (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
+            (*sums)[14] = coopMultiplyAdd(a3, b2, (*sums)[14]);
+            (*sums)[15] = coopMultiplyAdd(a3, b3, (*sums)[15]);
+        }
+    }
+}
+
+// Lays two matrices side by side where all lanes of their subgroup can read them. All invocations must call it together.
+fn stage_pair(p: Sum, q: Sum, subgroup: u32) {
+    let stride = PAIR_STRIDE;
+    let first = subgroup * SIZE * PAIR_STRIDE;
+    let second = first + SIZE / UNIT;
+    workgroupBarrier();
+    coopStoreT(p, &pairs[first], stride);
+    coopStoreT(q, &pairs[second], stride);
+    workgroupBarrier();
+}
+
+// Columns 4 * column4 .. + 3 of a row there.
+@if(coop8) fn staged(subgroup: u32, row: u32, column4: u32) -> vec4<f32> {
+    let at = (subgroup * SIZE + row) * PAIR_STRIDE + 4u * column4;
+    return vec4(pairs[at], pairs[at + 1u], pairs[at + 2u], pairs[at + 3u]);
+}
+@else fn staged(subgroup: u32, row: u32, column4: u32) -> vec4<f32> {
+    return pairs[(subgroup * SIZE + row) * PAIR_STRIDE + column4];
+}

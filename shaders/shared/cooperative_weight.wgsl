@@ -1,0 +1,119 @@
+// The weight of products of cooperative matrices: rows of the inner axis, eights of columns. What an invocation copies of a
+// STEP is read as it is stored and only made f16 when it goes to workgroup memory, so that nothing waits for it meanwhile.
+
+import package::shared::cooperative_tile::{Eight, RIGHTCOPIES, RIGHTDOWN, stage_right};
+import package::shared::weight::{bytes, Extents, nibbles};
+
+// Eight columns of a row (with w4, of a pair of rows), as stored.
+@if(w8 || w4) alias Stored = vec2<u32>;
+@else alias Stored = Eight;
+
+@group(0) @binding(2) var<storage, read> weight: array<Stored>;
+
+// An invocation's copies of a STEP. Those past the fourth are read where they are needed: no tile that is meant to be fast
+// has any.
+struct Rights {
+    s0: Stored,
+    s1: Stored,
+    s2: Stored,
+    s3: Stored,
+    // Scales of the eight columns, the same for all rows of a STEP.
+    @if(w8 || w4) scales: vec4<u32>,
+}
+
+// Where an invocation reads: its first row, the same within the tap or matrix, which has `rows` rows in all, and its eight
+// columns, of `e.width4 / 2`. `first` is the first eight of a batch (0 for a weight).
+struct Place {
+    first: u32,
+    row: u32,
+    within: u32,
+    rows: u32,
+    column8: u32,
+}
+
+// Copy i, zero past the rows and columns.
+@if(w4) fn stored(p: Place, i: u32, e: Extents) -> Stored {
+    var s = vec2(0u);
+    if p.within + i * RIGHTDOWN < p.rows && 2u * p.column8 < e.width4 {
+        s = weight[((p.row + i * RIGHTDOWN) >> 1u) * (e.width4 >> 1u) + p.column8];
+    }
+    return s;
+}
+@elif(w8) fn stored(p: Place, i: u32, e: Extents) -> Stored {
+    var s = vec2(0u);
+    if p.within + i * RIGHTDOWN < p.rows && 2u * p.column8 < e.width4 {
+        s = weight[(p.row + i * RIGHTDOWN) * (e.width4 >> 1u) + p.column8];
+    }
+    return s;
+}
+@else fn stored(p: Place, i: u32, e: Extents) -> Stored {
+    var s = Eight();
+    if p.within + i * RIGHTDOWN < p.rows && 2u * p.column8 < e.width4 {
+        s = weight[p.first + (p.row + i * RIGHTDOWN) * (e.width4 >> 1u) + p.column8];
+    }
+    return s;
+}
+
+// The scales of the block of rows; zero past the end, and so is what they multiply.
+@if(w8 || w4) fn stored_scales(p: Place, e: Extents) -> vec4<u32> {
+    var s = vec4(0u);
+    if p.within < p.rows && 2u * p.column8 < e.width4 {
+        // Behind all values, two words for four columns.
+        @if(w4) let values = (e.rows >> 2u) * e.width4;
+        @if(w8) let values = (e.rows >> 1u) * e.width4;
+        let at = values + (p.row >> 5u) * e.width4 + 2u * p.column8;
+        s = vec4(weight[at], weight[at + 1u]);
+    }
+    return s;
+}
+
+fn fetch_right(p: Place, e: Extents) -> Rights {
+    var r: Rights;
+    @if(w8 || w4) r.scales = stored_scales(p, e);
+    r.s0 = stored(p, 0u, e);
+    if RIGHTCOPIES > 1u {
+        r.s1 = stored(p, 1u, e);
+    }
+    if RIGHTCOPIES > 2u {
+        r.s2 = stored(p, 2u, e);
+    }
+    if RIGHTCOPIES > 3u {
+        r.s3 = stored(p, 3u, e);
+    }
+    return r;
+}
+
+// What is stored as f16; `row` decides between the rows of a pair.
+@if(w4) fn decode(s: Stored, r: Rights, row: u32) -> Eight {
+    let shift = 16u * (row & 1u);
+    return Eight(
+        vec4<f16>(nibbles(s.x >> shift) * vec4(unpack2x16float(r.scales.x), unpack2x16float(r.scales.y))),
+        vec4<f16>(nibbles(s.y >> shift) * vec4(unpack2x16float(r.scales.z), unpack2x16float(r.scales.w))),
+    );
+}
+@elif(w8) fn decode(s: Stored, r: Rights, row: u32) -> Eight {
+    return Eight(
+        vec4<f16>(bytes(s.x) * vec4(unpack2x16float(r.scales.x), unpack2x16float(r.scales.y))),
+        vec4<f16>(bytes(s.y) * vec4(unpack2x16float(r.scales.z), unpack2x16float(r.scales.w))),
+    );
+}
+@else fn decode(s: Stored, r: Rights, row: u32) -> Eight {
+    return s;
+}
+
+// Writes what was fetched from p to workgroup memory.
+fn put_rights(r: Rights, p: Place, e: Extents, index: u32) {
+    stage_right(index, 0u, decode(r.s0, r, p.row));
+    if RIGHTCOPIES > 1u {
+        stage_right(index, 1u, decode(r.s1, r, p.row + RIGHTDOWN));
+    }
+    if RIGHTCOPIES > 2u {
+        stage_right(index, 2u, decode(r.s2, r, p.row + 2u * RIGHTDOWN));
+    }
+    if RIGHTCOPIES > 3u {
+        stage_right(index, 3u, decode(r.s3, r, p.row + 3u * RIGHTDOWN));
+    }
+    for (var i = 4u; i < RIGHTCOPIES; i++) {
+        stage_right(index, i, decode(stored(p, i, e), r, p.row + i * RIGHTDOWN));
+    }
+}
