@@ -4,10 +4,10 @@
 // matrices while the workgroup runs over the keys, KEYS at a time, and copies keys and values to workgroup memory; what comes
 // next is read from storage before the arithmetic that does not need it. Matrices show no elements, so scores go through
 // workgroup memory to the lanes, a row each, and come back as weights in f16. A row's scores are taken relative to an earlier
-// maximum as long as its weights stay below 2^HEADROOM; only beyond that the subgroup takes its sums through workgroup memory
+// maximum as long as its weights stay below 2^HEADROOM; only beyond that the workgroup takes its sums through workgroup memory
 // to rescale them. Keys past the end and excluded ones get weight 0; queries past the end read the last one again and are not
-// stored. Matrices are named by constant indices once calls are inlined: dynamic ones leave registers. What depends on the
-// subgroup around them is a loop of at most one turn, since naga takes no branch there.
+// stored. Matrices are named by constant indices once calls are inlined: dynamic ones leave registers. What depends on
+// workgroup memory around them is a loop of at most one turn, since naga takes no branch there.
 // Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s.
 // Workgroups run along the queries in x, heads in y, the batch in z.
 // only permutation: coop16 f16
@@ -89,6 +89,9 @@ var<workgroup> scores: array<score_unit, STRIPS * ROWS * SCORE_PITCH>;
 var<workgroup> top: array<f32, STRIPS * ROWS>;
 var<workgroup> total: array<f32, STRIPS * ROWS>;
 var<workgroup> keep: array<f32, STRIPS * ROWS>;
+// The last keys whose scores ask some row of the workgroup to rescale. All subgroups do so together: lavapipe counts the
+// barriers of a workgroup's subgroups against each other.
+var<workgroup> grown: u32;
 
 @if(coop8) alias Left = coop_mat8x8<f16, A>;
 @else alias Left = coop_mat16x16<f16, A>;
@@ -428,8 +431,8 @@ fn weigh(at: u32, s: vec4<f32>, relative: f32) -> vec4<f32> {
     return vec4<f32>(w);
 }
 
-// Makes the weights of a row of its scores. Whether the sums must be rescaled.
-fn soften(r: u32, row: u32, first: u32, end: u32, mask_at: u32) -> bool {
+// Makes the weights of a row of its scores.
+fn soften(r: u32, row: u32, first: u32, end: u32, mask_at: u32) {
     // Weights are powers of two.
     let scale = params.scale * LOG2E;
     let at = r * SCORE_PITCH;
@@ -470,7 +473,9 @@ fn soften(r: u32, row: u32, first: u32, end: u32, mask_at: u32) -> bool {
     top[r] = next;
     keep[r] = factor;
     total[r] = total[r] * factor + dot(sum, vec4(1.0));
-    return high > limit && first > 0u;
+    if high > limit && first > 0u {
+        grown = first;
+    }
 }
 
 @compute @workgroup_size(LANES)
@@ -544,14 +549,13 @@ fn attention_cooperative(
             stage_values(held, index, first, k_at);
             held = hold_keys(index, first + KEYS, k_at);
             subgroupBarrier();
-            var grown = false;
             for (var r = lane; r < ROWS; r += lanes) {
-                grown = soften(p.area + r, min(p.row + r, last), first, end, mask_at) || grown;
+                soften(p.area + r, min(p.row + r, last), first, end, mask_at);
             }
             // The values are there, and all have used the keys.
             workgroupBarrier();
             stage_keys(held, index, first + KEYS, k_at);
-            for (var turn = subgroupAny(grown); turn; turn = false) {
+            for (var turn = subgroupAny(grown == first); turn; turn = false) {
                 rescale(&sums, p, 0u);
                 if 8u * EIGHTS > KEYS {
                     rescale(&sums, p, KEYS / SIZE);
