@@ -188,9 +188,12 @@ fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
     limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(options.max_binding_bytes)
 }
 
+/// What kernels with cooperative matrices use besides f16 and subgroups.
+const COOPERATIVE: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP_BARRIER);
+
 /// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none.
 fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
-    if !options.cooperative_matrices || !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+    if !options.cooperative_matrices || !adapter.features().contains(COOPERATIVE) {
         return 0;
     }
     let (half, full) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
@@ -238,7 +241,7 @@ impl Device {
             options.timestamps && offered.contains(wgpu::Features::TIMESTAMP_QUERY),
         );
         let cooperative_size = if shader_f16 && subgroups { cooperative_size(adapter, options) } else { 0 };
-        features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, cooperative_size > 0);
+        features.set(COOPERATIVE, cooperative_size > 0);
         let experimental_features = match cooperative_size {
             0 => wgpu::ExperimentalFeatures::disabled(),
             // SAFETY: wgpu does not check what cooperative matrices load and store; the kernels pad or stage all of it, as they

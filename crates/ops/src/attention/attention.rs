@@ -44,6 +44,7 @@ const TILE_SUMS: usize = 640;
 /// Extents, checked against each other.
 struct Sizes {
     batch: usize,
+    heads: usize,
     tq: usize,
     tk: usize,
     width: usize,
@@ -52,12 +53,68 @@ struct Sizes {
     mask_head: usize,
 }
 
+/// Keys that `attention_cooperative` takes at a time.
+const COOPERATIVE_KEYS: usize = 32;
+
+/// Workgroups that a GPU runs at once, about: fewer leave a part of it idle.
+const AT_ONCE: usize = 256;
+
+/// A workgroup of `attention_cooperative`.
+#[derive(Clone, Copy)]
+struct CooperativeTile {
+    /// Of the variant.
+    name: &'static str,
+    /// Subgroups, each with two rows of matrices.
+    strips: usize,
+    /// Rows and columns of a matrix.
+    size: usize,
+    /// Of a subgroup.
+    lanes: usize,
+}
+
+impl CooperativeTile {
+    /// Those that a device can run, the most promising first.
+    fn of(capabilities: &Capabilities, s: &Sizes) -> impl Iterator<Item = CooperativeTile> {
+        let (size, lanes) = (capabilities.cooperative_size as usize, capabilities.subgroup_lanes as usize);
+        let (bytes, invocations) = (capabilities.max_workgroup_bytes, capabilities.max_invocations);
+        let mut tiles = [("cooperative", 4), ("small_cooperative", 2)]
+            .map(|(name, strips)| CooperativeTile { name, strips, size, lanes });
+        if matches!(size, 8 | 16) && s.tq.div_ceil(tiles[0].queries()) * s.heads * s.batch < AT_ONCE {
+            tiles.reverse();
+        }
+        let able = capabilities.shader_f16 && matches!(size, 8 | 16) && lanes > 0;
+        let width = s.width;
+        tiles.into_iter().filter(move |t| {
+            able && t.strips * t.lanes <= invocations as usize && t.bytes(width) <= bytes as usize
+        })
+    }
+
+    fn queries(self) -> usize {
+        self.strips * 2 * self.size
+    }
+
+    /// Keys and values in f16, and for each query scores, their weights and three statistics; rows are padded by 16 bytes.
+    fn bytes(self, width: usize) -> usize {
+        let tile = COOPERATIVE_KEYS * 2 * (width.next_multiple_of(self.size) + 8);
+        2 * tile + self.queries() * (4 * (COOPERATIVE_KEYS + 4) + 2 * (COOPERATIVE_KEYS + 8) + 3 * 4)
+    }
+
+    /// The dispatch with the tile's permutation and constants.
+    fn apply(self, dispatch: Dispatch, s: &Sizes) -> Dispatch {
+        dispatch
+            .feature(if self.size == 8 { "coop8" } else { "coop16" }, true)
+            .constant("WIDTH", (s.width / 8) as u32)
+            .constant("STRIPS", self.strips as u32)
+            .constant("LANES", (self.strips * self.lanes) as u32)
+    }
+}
+
 impl Attention {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "attention",
         summary: "Fused softmax(q k^T) v: self, cross, causal, masked, with zero keys",
-        shaders: &["attention_serial", "attention_tile", "attention_subgroup_tile"],
+        shaders: &["attention_serial", "attention_tile", "attention_subgroup_tile", "attention_cooperative"],
         cases,
     };
 
@@ -92,7 +149,7 @@ impl Attention {
             mask_batch = if m[0] == 1 { 0 } else { m[1] * tq * tk };
             mask_head = if m[1] == 1 { 0 } else { tq * tk };
         }
-        Ok(Sizes { batch, tq, tk, width: row / self.heads, mask_batch, mask_head })
+        Ok(Sizes { batch, heads: self.heads, tq, tk, width: row / self.heads, mask_batch, mask_head })
     }
 
     fn scale_for(&self, width: usize) -> f64 {
@@ -135,17 +192,17 @@ impl Operator for Attention {
                 .bind([Slot::Input(0), Slot::Input(1), Slot::Input(2), mask, Slot::Output])
         };
         let mut variants = Vec::new();
+        let params = TileParams {
+            tq: s.tq as u32,
+            tk: s.tk as u32,
+            heads: self.heads as u32,
+            width: (s.width / 4) as u32,
+            mask_batch: s.mask_batch as u32,
+            mask_head: s.mask_head as u32,
+            scale,
+            zero_keys: self.zero_keys as f32,
+        };
         if s.width % 4 == 0 && s.width / 4 * 16 <= TILE_SUMS {
-            let params = TileParams {
-                tq: s.tq as u32,
-                tk: s.tk as u32,
-                heads: self.heads as u32,
-                width: (s.width / 4) as u32,
-                mask_batch: s.mask_batch as u32,
-                mask_head: s.mask_head as u32,
-                scale,
-                zero_keys: self.zero_keys as f32,
-            };
             let queries = if s.width / 4 * 32 <= TILE_SUMS { 32 } else { 16 };
             let tile = |name, lanes: u32| {
                 let dispatch = finish(Dispatch::new("attention_tile", params))
@@ -165,6 +222,15 @@ impl Operator for Attention {
                     .grid(s.tq.div_ceil(8), self.heads, s.batch);
                 variants.insert(0, Variant::single("subgroup_tile", dispatch));
             }
+        }
+        if storage == DType::F16 && s.width % 8 == 0 && s.width <= 64 {
+            let cooperative = CooperativeTile::of(cx.capabilities, &s).map(|tile| {
+                let dispatch = tile.apply(finish(Dispatch::new("attention_cooperative", params)), &s);
+                Variant::single(tile.name, dispatch.grid(s.tq.div_ceil(tile.queries()), self.heads, s.batch))
+            });
+            // Matrices that a CPU emulates save it nothing.
+            let at = if cx.capabilities.kind == DeviceKind::Cpu { variants.len() } else { 0 };
+            variants.splice(at..at, cooperative);
         }
         let params = SerialParams {
             batch: s.batch as u32,
@@ -271,6 +337,19 @@ fn cases() -> Vec<Case> {
     // Around the tiles' edges: 8 and 32 queries, 32 keys.
     for (tq, tk) in [(7, 32), (8, 31), (9, 33), (31, 33), (32, 32), (33, 31), (33, 64), (64, 63)] {
         cases.push(case(&format!("b=1;tq={tq};tk={tk};h=2;d=16;edge"), plain(2), [1, tq, tk, 16], None));
+    }
+    // Around the edges of cooperative matrices' tiles, 32 or 128 queries, and several of them.
+    for (tq, tk, d) in [(129, 77, 64), (70, 97, 64), (130, 40, 32), (64, 96, 48)] {
+        cases.push(case(&format!("b=2;tq={tq};tk={tk};h=2;d={d};edge"), plain(2), [2, tq, tk, d], None));
+    }
+    // Scores that grow from key to key: each block of keys exceeds the maximum of those before.
+    for (tq, tk, d) in [(40, 160, 64), (33, 100, 16)] {
+        let name = format!("b=1;tq={tq};tk={tk};h=1;d={d};growing");
+        let mut growing = case(&name, Attention { scale: Some(1.0), ..plain(1) }, [1, tq, tk, d], None);
+        let fill = |v: Vec<f32>| Fill::Values(v);
+        growing.operands[0] = growing.operands[0].clone().fill(fill((0..tq * d).map(|i| if i % d == 0 { 0.25 + (i / d % 8) as f32 } else { 0.0 }).collect()));
+        growing.operands[1] = growing.operands[1].clone().fill(fill((0..tk * d).map(|i| if i % d == 0 { (i / d) as f32 * 0.125 } else { 0.0 }).collect()));
+        cases.push(growing);
     }
     // PyTorch's masks exclude by minus infinity; a whole tile of keys may be excluded, too.
     let infinite = |count: usize| {
