@@ -38,7 +38,7 @@ def main():
     a.add_argument("--pictures", type=int, default=100_000, help="at most so many on the device")
     a.add_argument("--first", type=int, default=1500, help="pictures to wait for before the training begins")
     a.add_argument("--batch", type=int, default=512)
-    a.add_argument("--branch", type=int, default=32, help="pictures of the few-step branch per step")
+    a.add_argument("--branch", type=int, default=96, help="pictures of the few-step branch")
     a.add_argument("--lr", type=float, default=2e-3)
     a.add_argument("--compile", action="store_true")
     a.add_argument("--skip", nargs="*", default=[], choices=[*SHARES, "evaluation"])
@@ -60,7 +60,7 @@ def run(a, renderers, Reader, Store):
     import networks  # noqa: F401  (the paths first)
     import numpy as np
     import torch
-    from common import DEVICE, load, said, save, sheet  # noqa: F401
+    from common import DEVICE, load, said, save
     from evaluation import TEXTS, evaluate
     from faces import Faces
     from joint import Joint, person_sheet
@@ -73,7 +73,6 @@ def run(a, renderers, Reader, Store):
     torch.manual_seed(0)
     np.random.seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     shares = SHARES | {k: float(v) for k, v in (s.split("=") for s in a.shares.split(",") if s)}
     seconds = {k: 60 * a.minutes * v / sum(shares.values()) for k, v in shares.items()}
     said("device", torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU", "seconds", {k: round(v) for k, v in seconds.items()})
@@ -135,7 +134,11 @@ def run(a, renderers, Reader, Store):
     joint = Joint(net, adapter, settings, data, coder, watcher, faces, ids([""])[0])
     if a.compile:
         joint.noise_of = torch.compile(net, dynamic=False)
-    look = lambda name: person_sheet(joint, held, ids(TEXTS), a.out / f"{name}.jpg", 2 if a.tiny else 6)
+
+    def look(name):
+        person_sheet(joint, held, ids(TEXTS), a.out / f"{name}.jpg", 2 if a.tiny else 6)
+        if name.startswith("joint"):
+            keep()  # should the run be ended early
 
     def keep(name="adapter"):
         save(net.unet, a.out / "unet.safetensors", leave=".processor.")  # the identity layers are the adapter's
@@ -151,7 +154,7 @@ def run(a, renderers, Reader, Store):
         settings.ortho = "v2"
         if not a.tiny:
             renderers.stop()
-        joint.train_adapter(seconds["adapter"], a.batch // 4, a.branch, ids(["a photo of a person"])[0], a.lr / 10)
+        joint.train_adapter(seconds["adapter"], a.batch // 2, a.branch, ids(["a photo of a person"])[0], a.lr / 10)
         save(adapter, a.out / "adapter_aligned.safetensors")
     net.float(), adapter.float()
     settings.ortho = "v2"

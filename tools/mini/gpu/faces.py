@@ -18,6 +18,7 @@ from iresnet import published  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from train_tower import MEAN as TOWER_MEAN, STD as TOWER_STD, tower  # noqa: E402
 
+BATCH = 48
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -78,6 +79,14 @@ class Faces:
     @torch.no_grad()
     def __call__(self, images, landmarks, deviation=0.01):
         """images u8 [B,H,W,3], landmarks [B,5,2] -> condition [B,768] and hidden states [B,5,65,192]."""
+        count = len(images)
+        if count % BATCH:  # always the same batch: a new size costs a GPU's libraries a second search for kernels
+            more = torch.arange(count, count + BATCH - count % BATCH, device=images.device) % count
+            images, landmarks = torch.cat([images, images[more]]), torch.cat([landmarks, landmarks[more]])
+        parts = [self._batch(*part, deviation) for part in zip(images.split(BATCH), landmarks.split(BATCH))]
+        return torch.cat([p[0] for p in parts])[:count], torch.cat([p[1] for p in parts])[:count]
+
+    def _batch(self, images, landmarks, deviation):
         x = images.permute(0, 3, 1, 2).float()
         points = jittered(landmarks, deviation) if deviation else landmarks
         arc = self.recogniser((crop(x, points, ARCFACE_112, 112) - 127.5) / 127.5)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import DEVICE, HALF, Budget, autocast, perceived, said, sheet, to_u8
-from optimizer import Optimizer, averaged, flat_then_decay
+from optimizer import Optimizer, flat_then_decay
 from sampling import CUMULATIVE, SIGMAS, sample, trailing_times
 from watchers import roughened
 
@@ -24,7 +24,8 @@ PERSON = 3.0  # how much more a face counts than the background
 OFTEN = (0.0, 0.08, 0.92, 1.0), (0.0, 180.0, 860.0, 1000.0)
 # Above this noise (sigma) the estimate of the clean latents is a mean over faces, which no recogniser should judge.
 PERCEIVED_BELOW, DECODED_BELOW = 2.5, 1.0
-PERCEIVE, DECODE, IDENTIFY = 0.1, 0.05, 0.15
+PERCEIVE, DECODE, IDENTIFY = 0.1, 0.1, 0.3
+BRANCH_EVERY = 3  # steps: the few-step branch is many launches whatever its batch, so it runs seldom and with many pictures
 BRANCH_SPREAD = 120  # the branch's timesteps are drawn this far around 750, 500 and 250
 ALIGN_SEMANTIC, ALIGN_LAYOUT, ADAPTER_ID = 0.6, 0.1, 0.3
 
@@ -103,7 +104,7 @@ class Joint:
         total = total + PERCEIVE * apart.sum() / count
         shown["seen"] = apart.detach().mean()
         if branch:
-            close = (snr > DECODED_BELOW**-2).nonzero()[:, 0][: 2 * branch]
+            close = (snr > DECODED_BELOW**-2).nonzero()[:, 0][:branch]
             y, true = self.coder.decode(estimate[close]), s.pictures(rows[close])
             with autocast():
                 far = perceived(lambda p: self.faces.embedding(p, s.landmarks[rows[close]]), y, true)
@@ -152,11 +153,11 @@ class Joint:
         while not budget.over:
             if step % 40 == 0:
                 refresh()
-            loss = self.step(count, branch if budget.part >= branch_from else 0, shown)
+            loss = self.step(count, branch if budget.part >= branch_from and step % BRANCH_EVERY == 0 else 0, shown)
             loss.backward()
             norm = optimizer.step(flat_then_decay(step, budget.part, 60, decay_from))
             step += 1
-            if step % 100 == 0 or step in (1, 10):
+            if step % 50 == 0 or step in (1, 5, 20):
                 said(f"joint step {step} {budget.part:.0%} pictures {self.store.encoded} gradient {float(norm):.2f}", {k: round(float(v), 4) for k, v in shown.items()})
             if look and int(budget.part * 3) > last:
                 last = int(budget.part * 3)

@@ -99,7 +99,7 @@ def train(vae, store, refresh, faces, seconds, batch, sheets):
         total.backward()
         optimizer.step(flat_then_decay(step, budget.part, 30, 0.5, 0.03))
         step += 1
-        if step % 100 == 0:
+        if step % 50 == 0 or step in (1, 5, 20):
             shown |= {"L1": (y - x).abs().mean().detach(), "kl": kl.detach()}
             said(f"vae step {step} {budget.part:.0%} pictures {store.count}", {k: round(float(v), 4) for k, v in shown.items()})
     out = averaged(vae, optimizer)
