@@ -82,7 +82,7 @@ def run(a, renderers, Reader, Store):
     reader, held_reader = Reader(a.data / "train", tokenizers), Reader(a.data / "heldout", tokenizers)
     coder = None
 
-    def refresh(limit=4):
+    def refresh():
         for shard in held_reader.waiting():
             held.add(shard, faces)
         for shard in reader.waiting():
@@ -95,6 +95,11 @@ def run(a, renderers, Reader, Store):
         refresh()
         time.sleep(0.2)
     said(f"{data.count} pictures, {held.count} held out")
+    if DEVICE.type == "cuda":
+        begin = time.time()
+        refresh()
+        torch.cuda.synchronize()
+        said(f"taking in shards: {time.time() - begin:.2f} s for at most 8")
 
     start = a.start or a.out
     vae = fresh().to(memory_format=torch.channels_last)

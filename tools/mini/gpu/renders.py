@@ -120,12 +120,12 @@ class Reader(threading.Thread):
             if not new:
                 time.sleep(0.3)
 
-    def waiting(self):
-        """What has been read since, without waiting."""
-        found = []
-        while not self.queue.empty():
-            found.append(self.queue.get())
-        return found
+    def waiting(self, most: int = 4):
+        """At most so many shards of those that have been read since, without waiting."""
+        for _ in range(most):
+            if self.queue.empty():
+                return
+            yield self.queue.get()
 
 
 def tokens(tokenizer, texts) -> np.ndarray:
