@@ -41,9 +41,13 @@ const PAIR_STRIDE: u32 = (2u * SIZE + 4u) / UNIT;
 @else alias half_unit = vec4<f16>;
 @if(coop8) alias sum_unit = f32;
 @else alias sum_unit = vec4<f32>;
-var<workgroup> left_tile: array<half_unit, ROWS * LEFTSTRIDE>;
-var<workgroup> right_tile: array<half_unit, STEP * RIGHTSTRIDE>;
-var<workgroup> pairs: array<sum_unit, INVOCATIONS / LANES * SIZE * PAIR_STRIDE>;
+// naga takes a name for the length of an array, no expression.
+override LEFTUNITS: u32 = ROWS * LEFTSTRIDE;
+override RIGHTUNITS: u32 = STEP * RIGHTSTRIDE;
+override PAIRUNITS: u32 = INVOCATIONS / LANES * SIZE * PAIR_STRIDE;
+var<workgroup> left_tile: array<half_unit, LEFTUNITS>;
+var<workgroup> right_tile: array<half_unit, RIGHTUNITS>;
+var<workgroup> pairs: array<sum_unit, PAIRUNITS>;
 
 @if(coop8) alias Left = coop_mat8x8<f16, A>;
 @else alias Left = coop_mat16x16<f16, A>;

@@ -23,7 +23,7 @@ pub use matrix::{Adapter, Column, Count, matrix};
 pub use report::{Entry, Outcome, Report, Summary};
 
 use pulid_engine::{AdapterSummary, Device, GUARD, Instant, run_single};
-use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, Storage, Variant, operators};
+use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, Storage, Tolerance, Variant, operators};
 use pulid_tensor::{DType, HostTensor, Result, TensorType};
 
 /// Operator and storage of an id, `family/operator` and `f16`.
@@ -126,6 +126,16 @@ pub fn reference(case: &Case, inputs: &[HostTensor]) -> Result<HostTensor> {
 }
 
 impl Check {
+    /// What may come out otherwise. Cooperative matrices are of halves, so that their kernels round what they decode.
+    pub fn tolerance(&self) -> Tolerance {
+        let features = self.variant.dispatches.iter().flat_map(|d| &d.features);
+        let cooperative = features.clone().any(|f| f.starts_with("coop"));
+        match (self.case.tolerance, self.storage.quantized()) {
+            (Tolerance::Sum(n), Some(_)) if cooperative => Tolerance::RoundedSum(n),
+            (tolerance, _) => tolerance,
+        }
+    }
+
     /// Runs the check: kernel, reference, comparison, guard regions. Natively, operands and results of a failed comparison are
     /// kept where [`keep_failure`] says.
     ///
@@ -137,7 +147,7 @@ impl Check {
         let output = self.case.operator.infer(&types)?;
         let run = run_single(device, &self.variant, &inputs, &output, 0).await?;
         let want = reference(&self.case, &inputs)?;
-        let comparison = compare(&run.output, &want, self.case.tolerance, run.stray_bytes);
+        let comparison = compare(&run.output, &want, self.tolerance(), run.stray_bytes);
         #[cfg(not(target_arch = "wasm32"))]
         if !comparison.passed() {
             let names: Vec<String> = (0..inputs.len()).map(|i| format!("operand.{i}")).collect();

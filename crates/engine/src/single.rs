@@ -35,7 +35,22 @@ pub async fn run_single(
     output: &TensorType,
     repeats: usize,
 ) -> Result<SingleRun> {
-    run(device, variant, inputs, output, repeats, &|key| device.kernel(key)).await
+    run(device, variant, inputs, output, repeats, 1, &|key| device.kernel(key)).await
+}
+
+/// [`run_single`] where each timed repetition is the mean of `inner` runs that are handed over at once.
+///
+/// # Errors
+/// As there.
+pub async fn time_single(
+    device: &Device,
+    variant: &Variant,
+    inputs: &[HostTensor],
+    output: &TensorType,
+    repeats: usize,
+    inner: usize,
+) -> Result<SingleRun> {
+    run(device, variant, inputs, output, repeats, inner, &|key| device.kernel(key)).await
 }
 
 /// [`run_single`] once, with shaders as `edit` changes them: for faults that are planted to see whether they are noticed. The
@@ -50,7 +65,7 @@ pub async fn run_single_edited(
     output: &TensorType,
     edit: &dyn Fn(&str, &str) -> String,
 ) -> Result<SingleRun> {
-    run(device, variant, inputs, output, 0, &|key| edited(device, &key, edit)).await
+    run(device, variant, inputs, output, 0, 1, &|key| edited(device, &key, edit)).await
 }
 
 /// The kernel that [`run_single_edited`] runs.
@@ -112,6 +127,7 @@ pub(crate) async fn run(
     inputs: &[HostTensor],
     output: &TensorType,
     repeats: usize,
+    inner: usize,
     kernel_of: &dyn Fn(KernelKey) -> Result<Arc<Kernel>>,
 ) -> Result<SingleRun> {
     let gpu = &device.inner;
@@ -165,7 +181,7 @@ pub(crate) async fn run(
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                for (kernel, group, [x, y, z]) in &recorded {
+                for (kernel, group, [x, y, z]) in std::iter::repeat_n(&recorded, inner).flatten() {
                     pass.set_pipeline(&kernel.pipeline);
                     pass.set_bind_group(0, group, &[]);
                     pass.dispatch_workgroups(*x, *y, *z);
@@ -177,7 +193,7 @@ pub(crate) async fn run(
         submission.await?;
         device.finished().await?;
         if repeat > 0 {
-            seconds.push(start.elapsed().as_secs_f64());
+            seconds.push(start.elapsed().as_secs_f64() / inner as f64);
         }
     }
 

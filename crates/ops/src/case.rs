@@ -139,6 +139,17 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Every mode.
+    pub const ALL: [Storage; 7] = [
+        Storage::F32,
+        Storage::F16,
+        Storage::PackedWeights,
+        Storage::Q8Weights,
+        Storage::Q4Weights,
+        Storage::F16Q8Weights,
+        Storage::F16Q4Weights,
+    ];
+
     /// The name in case ids.
     pub const fn name(self) -> &'static str {
         match self {
@@ -179,6 +190,8 @@ pub enum Tolerance {
     Transcendental,
     /// A sum of this many products.
     Sum(usize),
+    /// A sum of this many products, one factor of which is rounded to half precision before.
+    RoundedSum(usize),
 }
 
 impl Tolerance {
@@ -193,6 +206,8 @@ impl Tolerance {
             Tolerance::Transcendental => 2f64.powi(-16),
             // Rounding errors of an f32 sum grow like the root of its length for random signs; 8 units of head room.
             Tolerance::Sum(n) => 8.0 * 2f64.powi(-23) * (n.max(1) as f64).sqrt() + 2f64.powi(-20),
+            // Half a unit in the last place of each product; both grow like the root of the length. 2 units of head room.
+            Tolerance::RoundedSum(n) => return Tolerance::Sum(n).relative(dtype) + 2f64.powi(-10),
         };
         storage + arithmetic
     }

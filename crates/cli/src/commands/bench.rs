@@ -7,6 +7,7 @@ mod picture;
 use super::models::{Models, ModelsArgs};
 use super::{DeviceArgs, remember_choices};
 use pulid::runtime::Runtime;
+use pulid_ops::Storage;
 use pulid_tensor::{Error, Result};
 use std::path::PathBuf;
 
@@ -39,6 +40,12 @@ pub struct Args {
     /// With --model: pixels of a side, from its `generation_defaults.json` or 1024 if not given
     #[arg(long, requires = "model")]
     size: Option<usize>,
+    /// How kernels' operands are stored: f32, f16, w16, q8, q4, f16+q8 or f16+q4; kernels that take no such operands are left out
+    #[arg(long, default_value = "f32", value_parser = parse_storage)]
+    storage: Storage,
+    /// Times that a kernel runs in each repetition, so that handing it over counts less
+    #[arg(long, default_value_t = 1)]
+    inner: usize,
     /// Timed repetitions, after one warm-up; the median counts
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -47,6 +54,10 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+fn parse_storage(text: &str) -> std::result::Result<Storage, String> {
+    Storage::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| "no such storage".to_owned())
 }
 
 impl Args {
@@ -83,7 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
         if !args.json {
             let how = match args.picture {
                 true => "whole runs of the program".to_owned(),
-                false => format!("median of {repeats} runs, f32"),
+                false => format!("median of {repeats} runs, {}", args.storage.name()),
             };
             say!("{} ({}, {}), {how}", s.name, s.driver, s.backend);
         }

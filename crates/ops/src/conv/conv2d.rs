@@ -1,3 +1,4 @@
+use crate::cooperative::CooperativeTile;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
 
@@ -70,6 +71,7 @@ impl Conv2d {
         summary: "Two-dimensional convolution: strided, dilated, grouped, padded on each side, with bias, activation and \
                   residual",
         shaders: &[
+            "conv2d_cooperative",
             "conv2d_workgroup_tile",
             "conv2d_subgroup_tile",
             "conv2d_register_tile",
@@ -196,7 +198,8 @@ impl Operator for Conv2d {
             let layers = rows.div_ceil(limit);
             let rows = rows.div_ceil(layers);
             // Register tiles run along pixels first: all pixels meet the same weights while those are cached.
-            let (x, y) = if name == "workgroup_tile" { (columns, rows) } else { (rows, columns) };
+            let by_columns = matches!(dispatch.shader, "conv2d_workgroup_tile" | "conv2d_cooperative");
+            let (x, y) = if by_columns { (columns, rows) } else { (rows, columns) };
             Variant::single(name, dispatch.grid(x, y, layers))
         };
         let mut variants = Vec::new();
@@ -237,6 +240,13 @@ impl Operator for Conv2d {
         }
         if self.groups == 1 && vec4 == (false, true) {
             variants.push(over(tile("few_inputs", "conv2d_few_inputs", 1, 4), 32, 4));
+        }
+        let eights = channels.is_multiple_of(8) && out_channels.is_multiple_of(8);
+        if x.dtype == DType::F16 && self.groups == 1 && eights {
+            variants = CooperativeTile::offer(variants, cx.capabilities, [pixels, out_channels], |t| {
+                let (name, dispatch) = tile(t.name, "conv2d_cooperative", 4, 4);
+                over((name, t.apply(dispatch)), t.columns(), t.rows())
+            });
         }
         if weight.dtype.is_quantized() {
             return Ok(variants);
@@ -398,6 +408,10 @@ fn cases() -> Vec<Case> {
         case(Conv2d::same(1), [1, 3, 5, 32], [3, 3], 4),
         case(Conv2d { stride: [2, 2], ..all(Activation::Silu) }, [2, 9, 7, 64], [3, 3], 68),
         case(all(Activation::None), [1, 4, 5, 96], [1, 1], 36),
+        // Whole eights of channels around the edges of cooperative tiles: 32 and 64 pixels and channels, steps of 32 channels.
+        case(all(Activation::Silu), [2, 5, 7, 40], [3, 3], 72),
+        case(Conv2d { stride: [2, 2], dilation: [2, 1], ..Conv2d::same(1) }, [1, 19, 23, 64], [3, 3], 136),
+        case(Conv2d { bias: false, residual: true, ..Conv2d::default() }, [1, 9, 15, 72], [1, 1], 264),
         // Groups.
         case(Conv2d { groups: 2, ..Conv2d::same(1) }, [1, 5, 6, 8], [3, 3], 12),
         case(Conv2d { groups: 6, ..all(Activation::Relu) }, [2, 5, 6, 6], [3, 3], 6),

@@ -4,8 +4,8 @@ use super::{Args, median};
 use crate::progress::cancelled;
 use pulid::runtime::Runtime;
 use pulid_conformance::variants;
-use pulid_engine::{GUARD, run_single};
-use pulid_ops::{Storage, operators};
+use pulid_engine::{GUARD, time_single};
+use pulid_ops::operators;
 use pulid_tensor::{Error, Result, TensorType};
 
 /// One kernel variant at one size.
@@ -34,7 +34,10 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
             if !kernel.contains(&args.filter) {
                 continue;
             }
-            let types = case.types(Storage::F32);
+            if !case.storages().contains(&args.storage) {
+                continue;
+            }
+            let types = case.types(args.storage);
             let output = case.operator.infer(&types)?;
             let largest = types.iter().chain([&output]).map(TensorType::bytes).max().unwrap_or(0) + GUARD;
             if largest as u64 > device.capabilities().max_binding_bytes {
@@ -42,9 +45,9 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
                 continue;
             }
             let cost = case.operator.cost(&types, &output);
-            let variants = variants(&case, Storage::F32, device.capabilities())?;
+            let variants = variants(&case, args.storage, device.capabilities())?;
             let chosen = runtime.choose(case.operator.as_ref(), &types, &output, &variants).await?;
-            let inputs = case.inputs(Storage::F32)?;
+            let inputs = case.inputs(args.storage)?;
             for (index, variant) in variants.iter().enumerate() {
                 let wanted = match args.variants.as_str() {
                     "chosen" => index == chosen,
@@ -57,7 +60,7 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
                 if cancelled() {
                     return Err(Error::Cancelled);
                 }
-                let run = run_single(device, variant, &inputs, &output, args.repeats.max(1)).await?;
+                let run = time_single(device, variant, &inputs, &output, args.repeats.max(1), args.inner.max(1)).await?;
                 let seconds = median(run.seconds);
                 let row = Row {
                     kernel: kernel.clone(),

@@ -1,0 +1,196 @@
+// y[p, o] = f(sum over taps t and channels c of x[pixel(p, t), c] * weight[t, c, o] + bias[o]) + residual[p, o], where
+// p counts the pixels of all images; one group, I and O multiples of 8: a matrix product whose rows are gathered.
+//   x: (N, H, W, I) as eights along I    weight: (KH, KW, I, O) as eights along O, may be quantised blocks
+//   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
+// A workgroup computes ROWS pixels x COLUMNS channels, see shared/cooperative_tile. A STEP is of one tap, so that the last one
+// of a tap may be short and nothing is divided on the way. Workgroups run along O in x and along pixels in y, then z.
+// only permutation: coop16 f16
+// only permutation: coop16 f16 w8
+// only permutation: coop16 f16 w4
+// only permutation: coop8 f16
+// only permutation: coop8 f16 w8
+// only permutation: coop8 f16 w4
+
+import package::shared::conv2d_tile::{corner, extents, params, store};
+import package::shared::cooperative_tile::{
+    ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE, SPAN,
+    stage_left, stage_pair, staged, STEP, Sum, Sums,
+};
+import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
+
+enable f16;
+enable wgpu_cooperative_matrix;
+
+@group(0) @binding(1) var<storage, read> x: array<Eight>;
+
+// An invocation's copies of a STEP of the input; more than four are read where they are needed.
+struct Lefts {
+    e0: Eight,
+    e1: Eight,
+    e2: Eight,
+    e3: Eight,
+}
+
+// A pixel's window: its corner, and where that lies in x with the place of this invocation's channels (wrapped below zero).
+struct Window {
+    y: u32,
+    x: u32,
+    at: u32,
+}
+
+// Those of an invocation's copies.
+struct Windows {
+    w0: Window,
+    w1: Window,
+    w2: Window,
+    w3: Window,
+}
+
+// Where a STEP is: the tap, what it adds to a window's place, and its first channel in eights.
+struct Tap {
+    dy: u32,
+    dx: u32,
+    at: u32,
+    channel8: u32,
+}
+
+fn window(p: u32, k8: u32) -> Window {
+    let c = corner(p);
+    return Window(c.x, c.y, ((c.z * params.height + c.x) * params.width + c.y) * (params.in_channels >> 1u) + k8);
+}
+
+// Eight channels under a tap; zero outside the image and past the channels.
+fn left(w: Window, t: Tap, k8: u32) -> Eight {
+    var e = Eight();
+    if w.y + t.dy < params.height && w.x + t.dx < params.width && 2u * (t.channel8 + k8) < params.in_channels {
+        e = x[w.at + t.at + t.channel8];
+    }
+    return e;
+}
+
+fn fetch_left(w: Windows, t: Tap, k8: u32) -> Lefts {
+    var l: Lefts;
+    l.e0 = left(w.w0, t, k8);
+    if LEFTCOPIES > 1u {
+        l.e1 = left(w.w1, t, k8);
+    }
+    if LEFTCOPIES > 2u {
+        l.e2 = left(w.w2, t, k8);
+    }
+    if LEFTCOPIES > 3u {
+        l.e3 = left(w.w3, t, k8);
+    }
+    return l;
+}
+
+fn put_lefts(l: Lefts, p: u32, t: Tap, k8: u32, index: u32) {
+    stage_left(index, 0u, l.e0);
+    if LEFTCOPIES > 1u {
+        stage_left(index, 1u, l.e1);
+    }
+    if LEFTCOPIES > 2u {
+        stage_left(index, 2u, l.e2);
+    }
+    if LEFTCOPIES > 3u {
+        stage_left(index, 3u, l.e3);
+    }
+    for (var i = 4u; i < LEFTCOPIES; i++) {
+        stage_left(index, i, left(window(p + i * LEFTDOWN, k8), t, k8));
+    }
+}
+
+// The next STEP: further along the channels, else the next tap.
+fn advance(t: Tap) -> Tap {
+    var next = t;
+    next.channel8 += STEP / 8u;
+    if 2u * next.channel8 >= params.in_channels {
+        next.channel8 = 0u;
+        next.dx += params.dilation_x;
+        if next.dx >= params.kernel_width * params.dilation_x {
+            next.dx = 0u;
+            next.dy += params.dilation_y;
+        }
+        next.at = (next.dy * params.width + next.dx) * (params.in_channels >> 1u);
+    }
+    return next;
+}
+
+// Where two matrices of sums go: the first pixel and vec4 of channels, and who stores them.
+struct Target {
+    pixel: u32,
+    o4: u32,
+    subgroup: u32,
+    lane: u32,
+}
+
+// Stores matrices p and q of a subgroup's sums, side by side: row i of its matrices, pair number `pair`.
+fn finish(p: Sum, q: Sum, t: Target, i: u32, pair: u32) {
+    stage_pair(p, q, t.subgroup);
+    for (var at = t.lane; at < SIZE * SIZE / 2u; at += LANES) {
+        let r = at / (SIZE / 2u);
+        let c = at % (SIZE / 2u);
+        store(t.pixel + i * SIZE + r, t.o4 + pair * (SIZE / 2u) + c, staged(t.subgroup, r, c));
+    }
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn conv2d_cooperative(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
+    let first = (group.z * groups.y + group.y) * ROWS;
+    // What this invocation copies.
+    let p = first + index / LEFTWIDTH;
+    let k8 = index % LEFTWIDTH;
+    let windows = Windows(
+        window(p, k8),
+        window(p + LEFTDOWN, k8),
+        window(p + 2u * LEFTDOWN, k8),
+        window(p + 3u * LEFTDOWN, k8),
+    );
+    let in_channels = 4u * params.in_channels;
+    let e = extents(in_channels);
+    let k_row = index / RIGHTWIDTH;
+    // What this subgroup computes. Subgroups take invocations in order.
+    let subgroup = index / LANES;
+    let down = subgroup / ACROSS * SPAN;
+    let across = subgroup % ACROSS * SPAN;
+    var sums = Sums();
+    var tap = Tap(0u, 0u, 0u, 0u);
+    // The weight's row at the tap's first channel.
+    var tap_row = 0u;
+    var place = Place(0u, k_row, k_row, in_channels, group.x * RIGHTWIDTH + index % RIGHTWIDTH);
+    var lefts = fetch_left(windows, tap, k8);
+    var rights = fetch_right(place, e);
+    let steps = params.kernel_height * params.kernel_width * ((in_channels + STEP - 1u) / STEP);
+    for (var step = 1u; step <= steps; step++) {
+        // All have read the tiles.
+        workgroupBarrier();
+        put_lefts(lefts, p, tap, k8, index);
+        put_rights(rights, place, e, index);
+        workgroupBarrier();
+        tap = advance(tap);
+        if tap.channel8 == 0u {
+            tap_row += in_channels;
+        }
+        place.within = 8u * tap.channel8 + k_row;
+        place.row = tap_row + place.within;
+        if step < steps {
+            lefts = fetch_left(windows, tap, k8);
+            rights = fetch_right(place, e);
+        }
+        multiply(&sums, down, across);
+    }
+    let t = Target(first + down, (group.x * COLUMNS + across) >> 2u, subgroup, index % LANES);
+    finish(sums[0], sums[1], t, 0u, 0u);
+    finish(sums[4], sums[5], t, 1u, 0u);
+    if SPAN > 2u * SIZE {
+        finish(sums[2], sums[3], t, 0u, 1u);
+        finish(sums[6], sums[7], t, 1u, 1u);
+        finish(sums[8], sums[9], t, 2u, 0u);
+        finish(sums[10], sums[11], t, 2u, 1u);
+        finish(sums[12], sums[13], t, 3u, 0u);
+        finish(sums[14], sums[15], t, 3u, 1u);
+    }
+}
