@@ -21,6 +21,7 @@ type Outcome<T = ()> = Result<T, String>;
 const CAPABILITIES: Capabilities = Capabilities::SHADER_FLOAT16
     .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
     .union(Capabilities::SUBGROUP)
+    .union(Capabilities::SUBGROUP_BARRIER)
     .union(Capabilities::COOPERATIVE_MATRIX);
 
 /// For a file extension: the program that checks such files, its arguments, and Debian's package of it.
