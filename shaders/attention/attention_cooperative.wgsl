@@ -65,6 +65,11 @@ override COPIES: u32 = (TILE + LANES - 1u) / LANES;
 override PITCH: u32 = (8u * EIGHTS + 8u) / UNIT;
 const WEIGHT_PITCH = (KEYS + 8u) / UNIT;
 const SCORE_PITCH = (KEYS + 4u) / UNIT;
+// naga takes a name for the length of an array, no expression.
+override TILEUNITS: u32 = KEYS * PITCH;
+override QUERIES: u32 = STRIPS * ROWS;
+override WEIGHTUNITS: u32 = QUERIES * WEIGHT_PITCH;
+override SCOREUNITS: u32 = QUERIES * SCORE_PITCH;
 
 // 16 bytes, so that they are read at once.
 struct Eight {
@@ -80,15 +85,15 @@ struct Eight {
 @else @group(0) @binding(4) var<storage, read> mask: array<f16>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f16>>;
 
-var<workgroup> keys: array<half_unit, KEYS * PITCH>;
-var<workgroup> values: array<half_unit, KEYS * PITCH>;
+var<workgroup> keys: array<half_unit, TILEUNITS>;
+var<workgroup> values: array<half_unit, TILEUNITS>;
 // Each subgroup has ROWS rows of these. Queries pass through `weights`, sums through `scores`.
-var<workgroup> weights: array<half_unit, STRIPS * ROWS * WEIGHT_PITCH>;
-var<workgroup> scores: array<score_unit, STRIPS * ROWS * SCORE_PITCH>;
+var<workgroup> weights: array<half_unit, WEIGHTUNITS>;
+var<workgroup> scores: array<score_unit, SCOREUNITS>;
 // Of each row: the score that others are relative to, the sum of weights, the factor of a rescaling.
-var<workgroup> top: array<f32, STRIPS * ROWS>;
-var<workgroup> total: array<f32, STRIPS * ROWS>;
-var<workgroup> keep: array<f32, STRIPS * ROWS>;
+var<workgroup> top: array<f32, QUERIES>;
+var<workgroup> total: array<f32, QUERIES>;
+var<workgroup> keep: array<f32, QUERIES>;
 // The last keys whose scores ask some row of the workgroup to rescale. All subgroups do so together: lavapipe counts the
 // barriers of a workgroup's subgroups against each other.
 var<workgroup> grown: u32;
@@ -425,50 +430,51 @@ fn largest(s: vec4<f32>) -> f32 {
 }
 
 // Stores four weights and gives them as they are stored.
-fn weigh(at: u32, s: vec4<f32>, relative: f32) -> vec4<f32> {
-    let w = vec4<f16>(exp2(s - relative));
+fn weigh(at: u32, exponent: vec4<f32>) -> vec4<f32> {
+    let w = vec4<f16>(exp2(exponent));
     put_weights(at, w);
     return vec4<f32>(w);
 }
 
 // Makes the weights of a row of its scores.
 fn soften(r: u32, row: u32, first: u32, end: u32, mask_at: u32) {
-    // Weights are powers of two.
-    let scale = params.scale * LOG2E;
     let at = r * SCORE_PITCH;
     const STEP = 4u / UNIT;
-    var s0 = score(at) * scale;
-    var s1 = score(at + STEP) * scale;
-    var s2 = score(at + 2u * STEP) * scale;
-    var s3 = score(at + 3u * STEP) * scale;
-    var s4 = score(at + 4u * STEP) * scale;
-    var s5 = score(at + 5u * STEP) * scale;
-    var s6 = score(at + 6u * STEP) * scale;
-    var s7 = score(at + 7u * STEP) * scale;
+    var s0 = score(at);
+    var s1 = score(at + STEP);
+    var s2 = score(at + 2u * STEP);
+    var s3 = score(at + 3u * STEP);
+    var s4 = score(at + 4u * STEP);
+    var s5 = score(at + 5u * STEP);
+    var s6 = score(at + 6u * STEP);
+    var s7 = score(at + 7u * STEP);
+    // Weights are powers of two. The scale is above 0, so that the largest score is the largest before it, too.
+    var scale = params.scale * LOG2E;
     if CAUSAL == 1u || MASK == 1u || first + KEYS > end {
-        s0 = masked(s0, row, first, end, mask_at);
-        s1 = masked(s1, row, first + 4u, end, mask_at);
-        s2 = masked(s2, row, first + 8u, end, mask_at);
-        s3 = masked(s3, row, first + 12u, end, mask_at);
-        s4 = masked(s4, row, first + 16u, end, mask_at);
-        s5 = masked(s5, row, first + 20u, end, mask_at);
-        s6 = masked(s6, row, first + 24u, end, mask_at);
-        s7 = masked(s7, row, first + 28u, end, mask_at);
+        s0 = masked(s0 * scale, row, first, end, mask_at);
+        s1 = masked(s1 * scale, row, first + 4u, end, mask_at);
+        s2 = masked(s2 * scale, row, first + 8u, end, mask_at);
+        s3 = masked(s3 * scale, row, first + 12u, end, mask_at);
+        s4 = masked(s4 * scale, row, first + 16u, end, mask_at);
+        s5 = masked(s5 * scale, row, first + 20u, end, mask_at);
+        s6 = masked(s6 * scale, row, first + 24u, end, mask_at);
+        s7 = masked(s7 * scale, row, first + 28u, end, mask_at);
+        scale = 1.0;
     }
-    let high = largest(max(max(max(s0, s1), max(s2, s3)), max(max(s4, s5), max(s6, s7))));
+    let high = scale * largest(max(max(max(s0, s1), max(s2, s3)), max(max(s4, s5), max(s6, s7))));
     let before = top[r];
     // The first keys set a row's maximum: there is nothing to rescale yet.
     let limit = before + select(HEADROOM, 0.0, first == 0u);
     let next = select(before, high, high > limit);
     let into = r * WEIGHT_PITCH;
-    var sum = weigh(into, s0, next);
-    sum += weigh(into + STEP, s1, next);
-    sum += weigh(into + 2u * STEP, s2, next);
-    sum += weigh(into + 3u * STEP, s3, next);
-    sum += weigh(into + 4u * STEP, s4, next);
-    sum += weigh(into + 5u * STEP, s5, next);
-    sum += weigh(into + 6u * STEP, s6, next);
-    sum += weigh(into + 7u * STEP, s7, next);
+    var sum = weigh(into, s0 * scale - next);
+    sum += weigh(into + STEP, s1 * scale - next);
+    sum += weigh(into + 2u * STEP, s2 * scale - next);
+    sum += weigh(into + 3u * STEP, s3 * scale - next);
+    sum += weigh(into + 4u * STEP, s4 * scale - next);
+    sum += weigh(into + 5u * STEP, s5 * scale - next);
+    sum += weigh(into + 6u * STEP, s6 * scale - next);
+    sum += weigh(into + 7u * STEP, s7 * scale - next);
     let factor = exp2(before - next);
     top[r] = next;
     keep[r] = factor;
@@ -489,13 +495,13 @@ fn attention_cooperative(
     let subgroup = subgroupBroadcastFirst(index / lanes);
     let subgroups = LANES / lanes;
     let row8 = params.heads * WIDTH;
-    let start = group.x * (STRIPS * ROWS);
+    let start = group.x * QUERIES;
     let last = params.tq - 1u;
     let q_at = group.z * params.tq * row8 + group.y * WIDTH;
     let k_at = group.z * params.tk * row8 + group.y * WIDTH;
     let mask_at = group.z * params.mask_batch + group.y * params.mask_head;
     // A causal block sees nothing past its last query.
-    let end = select(params.tk, min(params.tk, start + STRIPS * ROWS), CAUSAL == 1u);
+    let end = select(params.tk, min(params.tk, start + QUERIES), CAUSAL == 1u);
 
     for (var strip = 0u; strip < STRIPS; strip += subgroups) {
         let p = Place(subgroup * ROWS, start + (strip + subgroup) * ROWS, lane, lanes);

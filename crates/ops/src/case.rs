@@ -139,6 +139,17 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Every mode.
+    pub const ALL: [Storage; 7] = [
+        Storage::F32,
+        Storage::F16,
+        Storage::PackedWeights,
+        Storage::Q8Weights,
+        Storage::Q4Weights,
+        Storage::F16Q8Weights,
+        Storage::F16Q4Weights,
+    ];
+
     /// The name in case ids.
     pub const fn name(self) -> &'static str {
         match self {

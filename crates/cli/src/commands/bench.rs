@@ -69,11 +69,10 @@ pub struct Args {
 }
 
 fn parse_storage(text: &str) -> std::result::Result<Storage, String> {
-    use Storage::*;
-    let all = [F32, F16, PackedWeights, Q8Weights, Q4Weights, F16Q8Weights, F16Q4Weights];
-    all.into_iter()
+    Storage::ALL
+        .into_iter()
         .find(|s| s.name() == text)
-        .ok_or_else(|| format!("expected one of {}", all.map(Storage::name).join(", ")))
+        .ok_or_else(|| format!("expected one of {}", Storage::ALL.map(Storage::name).join(", ")))
 }
 
 impl Args {

@@ -223,7 +223,7 @@ impl Operator for Attention {
                 variants.insert(0, Variant::single("subgroup_tile", dispatch));
             }
         }
-        if storage == DType::F16 && s.width % 8 == 0 && s.width <= 64 {
+        if storage == DType::F16 && s.width % 8 == 0 && s.width <= 64 && scale > 0.0 {
             let cooperative = CooperativeTile::of(cx.capabilities, &s).map(|tile| {
                 let dispatch = tile.apply(finish(Dispatch::new("attention_cooperative", params)), &s);
                 Variant::single(tile.name, dispatch.grid(s.tq.div_ceil(tile.queries()), self.heads, s.batch))
