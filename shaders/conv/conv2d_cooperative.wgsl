@@ -13,8 +13,8 @@
 
 import package::shared::conv2d_tile::{corner, extents, params, store};
 import package::shared::cooperative_tile::{
-    ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE, SPAN,
-    stage_left, stage_pair, staged, STEP, Sum, Sums,
+    ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE,
+    SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
 
@@ -154,8 +154,8 @@ fn conv2d_cooperative(
     let k_row = index / RIGHTWIDTH;
     // What this subgroup computes. Subgroups take invocations in order.
     let subgroup = index / LANES;
-    let down = subgroup / ACROSS * SPAN;
-    let across = subgroup % ACROSS * SPAN;
+    let down = subgroup / ACROSS * SPANROWS;
+    let across = subgroup % ACROSS * SPANCOLUMNS;
     var sums = Sums();
     var tap = Tap(0u, 0u, 0u, 0u);
     // The weight's row at the tap's first channel.
@@ -185,12 +185,16 @@ fn conv2d_cooperative(
     let t = Target(first + down, (group.x * COLUMNS + across) >> 2u, subgroup, index % LANES);
     finish(sums[0], sums[1], t, 0u, 0u);
     finish(sums[4], sums[5], t, 1u, 0u);
-    if SPAN > 2u * SIZE {
+    if SPANCOLUMNS > 2u * SIZE {
         finish(sums[2], sums[3], t, 0u, 1u);
         finish(sums[6], sums[7], t, 1u, 1u);
+    }
+    if SPANROWS > 2u * SIZE {
         finish(sums[8], sums[9], t, 2u, 0u);
-        finish(sums[10], sums[11], t, 2u, 1u);
         finish(sums[12], sums[13], t, 3u, 0u);
+    }
+    if SPANROWS > 2u * SIZE && SPANCOLUMNS > 2u * SIZE {
+        finish(sums[10], sums[11], t, 2u, 1u);
         finish(sums[14], sums[15], t, 3u, 1u);
     }
 }

@@ -3,7 +3,7 @@
 //   a: (G, M, K) as eights along K    b: (K, N) or (G, K, N) as eights along N, weights may be quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // A workgroup computes ROWS x COLUMNS elements, see shared/cooperative_tile. Workgroups run along N in x, along M in y, over G
-// in z. With gates, the first half of each subgroup's SPAN columns are values and the second half their gates.
+// in z. With gates, the first half of each subgroup's columns are values and the second half their gates.
 // only permutation: coop16 f16
 // only permutation: coop16 f16 w8
 // only permutation: coop16 f16 w4
@@ -12,8 +12,8 @@
 // only permutation: coop8 f16 w4
 
 import package::shared::cooperative_tile::{
-    ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE, SPAN,
-    stage_left, stage_pair, staged, STEP, Sum, Sums,
+    ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE,
+    SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
 import package::shared::matmul_tile::{extents, GATED, params, store, store_gated, width4};
@@ -114,17 +114,17 @@ fn matmul_cooperative(
     let k8 = index % LEFTWIDTH;
     var column8 = group.x * RIGHTWIDTH + index % RIGHTWIDTH;
     if GATED == 1u {
-        let within = column8 % (SPAN / 8u);
-        column8 = column8 / (SPAN / 8u) * (SPAN / 16u) + within % (SPAN / 16u);
+        let within = column8 % (SPANCOLUMNS / 8u);
+        column8 = column8 / (SPANCOLUMNS / 8u) * (SPANCOLUMNS / 16u) + within % (SPANCOLUMNS / 16u);
         // Values past the last one would be gates.
-        column8 = select(params.n4, column8, 2u * column8 < width4()) + select(0u, width4() / 2u, within >= SPAN / 16u);
+        column8 = select(params.n4, column8, 2u * column8 < width4()) + select(0u, width4() / 2u, within >= SPANCOLUMNS / 16u);
     }
     let e = extents();
     let k_row = index / RIGHTWIDTH;
     // What this subgroup computes. Subgroups take invocations in order.
     let subgroup = index / LANES;
-    let down = subgroup / ACROSS * SPAN;
-    let across = subgroup % ACROSS * SPAN;
+    let down = subgroup / ACROSS * SPANROWS;
+    let across = subgroup % ACROSS * SPANCOLUMNS;
     var sums = Sums();
     var place = Place((g * params.b_batch4) >> 1u, k_row, k_row, 4u * params.k4, column8);
     var lefts = fetch_left(start, row, k8);
@@ -142,26 +142,34 @@ fn matmul_cooperative(
         multiply(&sums, down, across);
     }
     let t = Target(group.y * ROWS + down, (group.x * COLUMNS + across) >> (2u + GATED), g, subgroup, index % LANES);
-    if SPAN == 2u * SIZE {
+    if SPANCOLUMNS == 2u * SIZE {
         finish(sums[0], sums[1], t, 0u, 0u);
         finish(sums[4], sums[5], t, 1u, 0u);
+        if SPANROWS > 2u * SIZE {
+            finish(sums[8], sums[9], t, 2u, 0u);
+            finish(sums[12], sums[13], t, 3u, 0u);
+        }
     } else if GATED == 1u {
         finish(sums[0], sums[2], t, 0u, 0u);
         finish(sums[1], sums[3], t, 0u, 1u);
         finish(sums[4], sums[6], t, 1u, 0u);
         finish(sums[5], sums[7], t, 1u, 1u);
-        finish(sums[8], sums[10], t, 2u, 0u);
-        finish(sums[9], sums[11], t, 2u, 1u);
-        finish(sums[12], sums[14], t, 3u, 0u);
-        finish(sums[13], sums[15], t, 3u, 1u);
+        if SPANROWS > 2u * SIZE {
+            finish(sums[8], sums[10], t, 2u, 0u);
+            finish(sums[9], sums[11], t, 2u, 1u);
+            finish(sums[12], sums[14], t, 3u, 0u);
+            finish(sums[13], sums[15], t, 3u, 1u);
+        }
     } else {
         finish(sums[0], sums[1], t, 0u, 0u);
         finish(sums[2], sums[3], t, 0u, 1u);
         finish(sums[4], sums[5], t, 1u, 0u);
         finish(sums[6], sums[7], t, 1u, 1u);
-        finish(sums[8], sums[9], t, 2u, 0u);
-        finish(sums[10], sums[11], t, 2u, 1u);
-        finish(sums[12], sums[13], t, 3u, 0u);
-        finish(sums[14], sums[15], t, 3u, 1u);
+        if SPANROWS > 2u * SIZE {
+            finish(sums[8], sums[9], t, 2u, 0u);
+            finish(sums[10], sums[11], t, 2u, 1u);
+            finish(sums[12], sums[13], t, 3u, 0u);
+            finish(sums[14], sums[15], t, 3u, 1u);
+        }
     }
 }

@@ -1,5 +1,5 @@
 // What the products of cooperative matrices share: a workgroup computes ROWS x COLUMNS elements of the result, each of its
-// subgroups SPAN x SPAN of them as 2 x 2 or 4 x 4 matrices of f32 sums. STEP steps of the inner axis at a time, the workgroup
+// subgroups SPANROWS x SPANCOLUMNS of them as matrices of f32 sums, 2 or 4 of them down and across. STEP steps of the inner axis at a time, the workgroup
 // copies both operands to workgroup memory in f16, eight at a time; what the next STEP needs is read from storage before the
 // arithmetic of this one, which hides the way. The matrices are named by constant indices: dynamic ones leave registers.
 // No branch around them may depend on the invocation, and what they load and store is not checked by the device.
@@ -10,14 +10,15 @@
 
 override ROWS: u32 = 128u;
 override COLUMNS: u32 = 128u;
-override SPAN: u32 = 64u;
+override SPANROWS: u32 = 64u;
+override SPANCOLUMNS: u32 = 64u;
 override STEP: u32 = 32u;
 // Lanes of a subgroup.
 override LANES: u32 = 32u;
 
 // Subgroups side by side, and invocations of all.
-override ACROSS: u32 = COLUMNS / SPAN;
-override INVOCATIONS: u32 = ROWS / SPAN * ACROSS * LANES;
+override ACROSS: u32 = COLUMNS / SPANCOLUMNS;
+override INVOCATIONS: u32 = ROWS / SPANROWS * ACROSS * LANES;
 
 // Eights in a row of a tile. Invocation i copies eight i of the tile, then those that lie INVOCATIONS further on: always
 // in the same place of a row, so many rows further down.
@@ -56,7 +57,7 @@ var<workgroup> pairs: array<sum_unit, PAIRUNITS>;
 @if(coop8) alias Sum = coop_mat8x8<f32, C>;
 @else alias Sum = coop_mat16x16<f32, C>;
 
-// Row by row; of 2 x 2 matrices the first two rows' first two count.
+// Four rows of four; of fewer, the first ones count.
 alias Sums = array<Sum, 16>;
 
 // 16 bytes, so that they are read at once.
@@ -121,9 +122,18 @@ fn multiply(sums: ptr<function, Sums>, down: u32, across: u32) {
         (*sums)[1] = coopMultiplyAdd(a0, b1, (*sums)[1]);
         (*sums)[4] = coopMultiplyAdd(a1, b0, (*sums)[4]);
         (*sums)[5] = coopMultiplyAdd(a1, b1, (*sums)[5]);
-        if SPAN > 2u * SIZE {
-            let left2 = left1 + SIZE * LEFTSTRIDE;
-            let left3 = left2 + SIZE * LEFTSTRIDE;
+        let left2 = left1 + SIZE * LEFTSTRIDE;
+        let left3 = left2 + SIZE * LEFTSTRIDE;
+        if SPANCOLUMNS == 2u * SIZE {
+            if SPANROWS > 2u * SIZE {
+                let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
+                let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
+                (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
+                (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
+                (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
+                (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
+            }
+        } else {
             let right2 = right1 + SIZE / UNIT;
             let right3 = right2 + SIZE / UNIT;
             let b2 = coopLoadT<Right>(&right_tile[right2], right_stride);
@@ -132,16 +142,18 @@ fn multiply(sums: ptr<function, Sums>, down: u32, across: u32) {
             (*sums)[3] = coopMultiplyAdd(a0, b3, (*sums)[3]);
             (*sums)[6] = coopMultiplyAdd(a1, b2, (*sums)[6]);
             (*sums)[7] = coopMultiplyAdd(a1, b3, (*sums)[7]);
-            let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
-            let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
-            (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
-            (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
-            (*sums)[10] = coopMultiplyAdd(a2, b2, (*sums)[10]);
-            (*sums)[11] = coopMultiplyAdd(a2, b3, (*sums)[11]);
-            (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
-            (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
-            (*sums)[14] = coopMultiplyAdd(a3, b2, (*sums)[14]);
-            (*sums)[15] = coopMultiplyAdd(a3, b3, (*sums)[15]);
+            if SPANROWS > 2u * SIZE {
+                let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
+                let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
+                (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
+                (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
+                (*sums)[10] = coopMultiplyAdd(a2, b2, (*sums)[10]);
+                (*sums)[11] = coopMultiplyAdd(a2, b3, (*sums)[11]);
+                (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
+                (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
+                (*sums)[14] = coopMultiplyAdd(a3, b2, (*sums)[14]);
+                (*sums)[15] = coopMultiplyAdd(a3, b3, (*sums)[15]);
+            }
         }
     }
 }

@@ -12,9 +12,17 @@ fn row(table: &mut String, info: &OperatorInfo) {
     let mut names = BTreeSet::new();
     for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
         for case in &cases {
-            let capabilities = Capabilities { subgroup_lanes: 8, ..Capabilities::baseline(kind) };
-            for variant in variants(case, Storage::F32, &capabilities).expect("every case lowers") {
-                names.insert(variant.name.to_string());
+            let capabilities = Capabilities {
+                shader_f16: true,
+                subgroup_lanes: 8,
+                cooperative_size: 16,
+                max_workgroup_bytes: 48 << 10,
+                ..Capabilities::baseline(kind)
+            };
+            for storage in [Storage::F32, Storage::F16] {
+                for variant in variants(case, storage, &capabilities).expect("every case lowers") {
+                    names.insert(variant.name.to_string());
+                }
             }
         }
     }

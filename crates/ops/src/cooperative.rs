@@ -2,31 +2,43 @@
 
 use crate::{Capabilities, DeviceKind, Dispatch, Variant};
 
-/// Steps of the inner axis that a workgroup copies at a time.
-const STEP: u32 = 32;
-
-/// A workgroup's tile: subgroups two rows down, each with square sums of matrices.
+/// How a workgroup's tile is made up.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CooperativeTile {
+struct Shape {
     /// Of the variant.
-    pub name: &'static str,
-    /// Subgroups side by side.
-    across: u32,
-    /// Rows and columns of a subgroup's sums in matrices.
-    matrices: u32,
-    /// Rows and columns of a matrix.
-    size: u32,
-    lanes: u32,
+    name: &'static str,
+    /// Subgroups, down and across.
+    subgroups: [u32; 2],
+    /// Matrices of sums of a subgroup, 2 or 4 down and across.
+    matrices: [u32; 2],
+    /// Steps of the inner axis that are copied at a time.
+    step: u32,
+    /// What an element costs, next to those of the others.
+    slowness: usize,
 }
 
-/// Name, subgroups side by side and matrices of a subgroup, with 16 x 16 matrices for 128 x 256, 128 x 128 and 64 x 64 elements.
-const TILES: [(&str, u32, u32); 3] = [("wide_cooperative", 4, 4), ("cooperative", 2, 4), ("small_cooperative", 2, 2)];
+/// With 16 x 16 matrices 128 x 256, 128 x 128 and 64 x 64 elements. More sums to a subgroup are fewer reads of workgroup memory.
+const SHAPES: [Shape; 3] = [
+    Shape { name: "wide_cooperative", subgroups: [2, 4], matrices: [4, 4], step: 32, slowness: 4 },
+    Shape { name: "cooperative", subgroups: [2, 2], matrices: [4, 4], step: 32, slowness: 5 },
+    Shape { name: "small_cooperative", subgroups: [2, 2], matrices: [2, 2], step: 32, slowness: 7 },
+];
 
 /// Workgroups that a GPU runs at once, about: fewer leave a part of it idle.
 const AT_ONCE: usize = 128;
 
 /// Rows below which other kernels waste less.
 const FEW_ROWS: usize = 16;
+
+/// A workgroup's tile on a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CooperativeTile {
+    shape: Shape,
+    /// Rows and columns of a matrix.
+    size: u32,
+    /// Lanes of a subgroup.
+    lanes: u32,
+}
 
 impl CooperativeTile {
     /// Adds a variant for each tile that a device can run to the others: before them, the most promising first, where a GPU has
@@ -46,54 +58,71 @@ impl CooperativeTile {
         }
     }
 
-    /// About how long a result takes: what a tile computes past the edges counts, and that smaller ones read more often.
-    fn effort(self, rows: usize, columns: usize) -> usize {
-        let workgroups = rows.div_ceil(self.rows()) * columns.div_ceil(self.columns());
-        let slowness = if self.matrices == 2 { 7 } else { 6 - self.across as usize / 2 };
-        workgroups.max(AT_ONCE) * self.rows() * self.columns() * slowness
-    }
-
     /// The tiles that a device can run.
     fn of(capabilities: &Capabilities) -> impl Iterator<Item = CooperativeTile> {
         let (size, lanes) = (capabilities.cooperative_size, capabilities.subgroup_lanes);
         let (bytes, invocations) = (capabilities.max_workgroup_bytes, capabilities.max_invocations);
-        let tiles = TILES.map(|(name, across, matrices)| CooperativeTile { name, across, matrices, size, lanes });
         let able = capabilities.shader_f16 && matches!(size, 8 | 16) && lanes > 0;
-        tiles.into_iter().filter(move |t| able && t.invocations() <= invocations && t.bytes() <= bytes)
+        let tiles = SHAPES.into_iter().map(move |shape| CooperativeTile { shape, size, lanes });
+        tiles.filter(move |t| able && t.invocations() <= invocations && t.bytes() <= bytes)
     }
 
-    fn span(self) -> u32 {
-        self.matrices * self.size
+    /// Of the variant.
+    pub(crate) fn name(self) -> &'static str {
+        self.shape.name
+    }
+
+    /// Rows and columns of a subgroup.
+    fn span(self) -> [u32; 2] {
+        self.shape.matrices.map(|n| n * self.size)
+    }
+
+    fn extents(self) -> [u32; 2] {
+        let ([down, across], [rows, columns]) = (self.shape.subgroups, self.span());
+        [down * rows, across * columns]
     }
 
     /// Rows of the result.
     pub(crate) fn rows(self) -> usize {
-        (2 * self.span()) as usize
+        self.extents()[0] as usize
     }
 
     /// Columns of the product.
     pub(crate) fn columns(self) -> usize {
-        (self.across * self.span()) as usize
+        self.extents()[1] as usize
+    }
+
+    fn subgroups(self) -> u32 {
+        self.shape.subgroups.iter().product()
     }
 
     fn invocations(self) -> u32 {
-        2 * self.across * self.lanes
+        self.subgroups() * self.lanes
     }
 
     /// Both operands in f16, and two matrices of sums for each subgroup; rows are padded by 16 bytes.
     fn bytes(self) -> u32 {
-        let operands = 2 * self.span() * (STEP + 8) + STEP * (self.across * self.span() + 8);
-        2 * operands + 4 * 2 * self.across * self.size * (2 * self.size + 4)
+        let ([rows, columns], step) = (self.extents(), self.shape.step);
+        let operands = rows * (step + 8) + step * (columns + 8);
+        2 * operands + 4 * self.subgroups() * self.size * (2 * self.size + 4)
+    }
+
+    /// About how long a result takes: what a tile computes past the edges counts, and that smaller ones read more often.
+    fn effort(self, rows: usize, columns: usize) -> usize {
+        let workgroups = rows.div_ceil(self.rows()) * columns.div_ceil(self.columns());
+        workgroups.max(AT_ONCE) * self.rows() * self.columns() * self.shape.slowness
     }
 
     /// The dispatch with the tile's permutation and constants.
     pub(crate) fn apply(self, dispatch: Dispatch) -> Dispatch {
+        let ([rows, columns], [span_rows, span_columns]) = (self.extents(), self.span());
         dispatch
             .feature(if self.size == 8 { "coop8" } else { "coop16" }, true)
-            .constant("ROWS", 2 * self.span())
-            .constant("COLUMNS", self.across * self.span())
-            .constant("SPAN", self.span())
-            .constant("STEP", STEP)
+            .constant("ROWS", rows)
+            .constant("COLUMNS", columns)
+            .constant("SPANROWS", span_rows)
+            .constant("SPANCOLUMNS", span_columns)
+            .constant("STEP", self.shape.step)
             .constant("LANES", self.lanes)
     }
 }

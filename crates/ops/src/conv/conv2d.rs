@@ -244,7 +244,7 @@ impl Operator for Conv2d {
         let eights = channels.is_multiple_of(8) && out_channels.is_multiple_of(8);
         if x.dtype == DType::F16 && self.groups == 1 && eights {
             variants = CooperativeTile::offer(variants, cx.capabilities, [pixels, out_channels], |t| {
-                let (name, dispatch) = tile(t.name, "conv2d_cooperative", 4, 4);
+                let (name, dispatch) = tile(t.name(), "conv2d_cooperative", 4, 4);
                 over((name, t.apply(dispatch)), t.columns(), t.rows())
             });
         }

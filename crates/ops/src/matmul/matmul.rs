@@ -205,7 +205,7 @@ impl Operator for MatMul {
         if a == DType::F16 && !self.transpose_b && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
             variants = CooperativeTile::offer(variants, limits, [s.m, s.n], |t| {
                 let dispatch = t.apply(finish(Dispatch::new("matmul_cooperative", params)));
-                Variant::single(t.name, dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
+                Variant::single(t.name(), dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
             });
         }
         if b.is_quantized() {
