@@ -22,6 +22,6 @@ pub use observer::{Observer, Silent};
 pub use pulid_ops::DeviceKind;
 pub use report::{AdapterReport, adapter_reports};
 pub use session::{DeviceTensor, Session, StepProfile};
-pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited, time_single};
+pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
 pub use time::Instant;
 pub use timing::{Timing, time_single};

@@ -95,7 +95,7 @@ impl<'a> Trial<'a> {
 
     async fn equals(&self, expected: &Expected, variant: &str) -> Result<bool> {
         let Some(variant) = expected.variants.iter().find(|v| v.name == variant) else { return Ok(false) };
-        let found = run(self.device, variant, &expected.operands, &expected.output, 0, 1, self.kernel_of).await?;
+        let found = run(self.device, variant, &expected.operands, &expected.output, 0, self.kernel_of).await?;
         Ok(found.stray_bytes == 0 && agrees(&found.output, &expected.want))
     }
 
@@ -111,11 +111,11 @@ impl<'a> Trial<'a> {
         let mut runs: Vec<(&'static str, SingleRun)> = Vec::with_capacity(right.len());
         for variant in right {
             // Enough to end an operator once begun: a choice among half of the variants would be kept for ever.
-            runs.push((variant.name, run(self.device, variant, &operands, output, 2, 1, self.kernel_of).await?));
+            runs.push((variant.name, run(self.device, variant, &operands, output, 2, self.kernel_of).await?));
         }
         let first = runs[0].1.output.to_f32_vec();
         if !runs.iter().all(|(_, r)| r.stray_bytes == 0 && agrees(&r.output, &first)) {
-            let plainest = run(self.device, plain, &operands, output, 0, 1, self.kernel_of).await?;
+            let plainest = run(self.device, plain, &operands, output, 0, self.kernel_of).await?;
             let want = plainest.output.to_f32_vec();
             runs.retain(|(_, r)| r.stray_bytes == 0 && agrees(&r.output, &want));
             if runs.is_empty() {
