@@ -189,7 +189,8 @@ fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
 }
 
 /// What kernels with cooperative matrices use besides f16 and subgroups.
-const COOPERATIVE: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP_BARRIER);
+const COOPERATIVE: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP_BARRIER);
 
 /// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none.
 fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
@@ -198,7 +199,11 @@ fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
     }
     let (half, full) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
     let listed = adapter.cooperative_matrix_properties().into_iter().filter(|p| {
-        p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == half && p.cr_type == full && !p.saturating_accumulation
+        p.m_size == p.n_size
+            && p.n_size == p.k_size
+            && p.ab_type == half
+            && p.cr_type == full
+            && !p.saturating_accumulation
     });
     let largest = listed.map(|p| p.m_size).filter(|size| matches!(size, 8 | 16)).max();
     options.unlisted_cooperative_size.or(largest).unwrap_or(0)

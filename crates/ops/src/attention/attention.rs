@@ -77,16 +77,20 @@ impl CooperativeTile {
     fn of(capabilities: &Capabilities, s: &Sizes) -> impl Iterator<Item = CooperativeTile> {
         let (size, lanes) = (capabilities.cooperative_size as usize, capabilities.subgroup_lanes as usize);
         let (bytes, invocations) = (capabilities.max_workgroup_bytes, capabilities.max_invocations);
-        let mut tiles = [("cooperative", 4), ("small_cooperative", 2)]
-            .map(|(name, strips)| CooperativeTile { name, strips, size, lanes });
+        let mut tiles = [("cooperative", 4), ("small_cooperative", 2)].map(|(name, strips)| CooperativeTile {
+            name,
+            strips,
+            size,
+            lanes,
+        });
         if matches!(size, 8 | 16) && s.tq.div_ceil(tiles[0].queries()) * s.heads * s.batch < AT_ONCE {
             tiles.reverse();
         }
         let able = capabilities.shader_f16 && matches!(size, 8 | 16) && lanes > 0;
         let width = s.width;
-        tiles.into_iter().filter(move |t| {
-            able && t.strips * t.lanes <= invocations as usize && t.bytes(width) <= bytes as usize
-        })
+        tiles
+            .into_iter()
+            .filter(move |t| able && t.strips * t.lanes <= invocations as usize && t.bytes(width) <= bytes as usize)
     }
 
     fn queries(self) -> usize {
@@ -347,8 +351,12 @@ fn cases() -> Vec<Case> {
         let name = format!("b=1;tq={tq};tk={tk};h=1;d={d};growing");
         let mut growing = case(&name, Attention { scale: Some(1.0), ..plain(1) }, [1, tq, tk, d], None);
         let fill = |v: Vec<f32>| Fill::Values(v);
-        growing.operands[0] = growing.operands[0].clone().fill(fill((0..tq * d).map(|i| if i % d == 0 { 0.25 + (i / d % 8) as f32 } else { 0.0 }).collect()));
-        growing.operands[1] = growing.operands[1].clone().fill(fill((0..tk * d).map(|i| if i % d == 0 { (i / d) as f32 * 0.125 } else { 0.0 }).collect()));
+        growing.operands[0] = growing.operands[0]
+            .clone()
+            .fill(fill((0..tq * d).map(|i| if i % d == 0 { 0.25 + (i / d % 8) as f32 } else { 0.0 }).collect()));
+        growing.operands[1] = growing.operands[1]
+            .clone()
+            .fill(fill((0..tk * d).map(|i| if i % d == 0 { (i / d) as f32 * 0.125 } else { 0.0 }).collect()));
         cases.push(growing);
     }
     // PyTorch's masks exclude by minus infinity; a whole tile of keys may be excluded, too.
