@@ -191,7 +191,11 @@ fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
     }
     let (half, full) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
     let listed = adapter.cooperative_matrix_properties().into_iter().filter(|p| {
-        p.m_size == p.n_size && p.n_size == p.k_size && p.ab_type == half && p.cr_type == full && !p.saturating_accumulation
+        p.m_size == p.n_size
+            && p.n_size == p.k_size
+            && p.ab_type == half
+            && p.cr_type == full
+            && !p.saturating_accumulation
     });
     let largest = listed.map(|p| p.m_size).filter(|size| matches!(size, 8 | 16)).max();
     options.unlisted_cooperative_size.or(largest).unwrap_or(0)

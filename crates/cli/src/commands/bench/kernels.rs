@@ -60,7 +60,8 @@ pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> 
                 if cancelled() {
                     return Err(Error::Cancelled);
                 }
-                let run = time_single(device, variant, &inputs, &output, args.repeats.max(1), args.inner.max(1)).await?;
+                let run =
+                    time_single(device, variant, &inputs, &output, args.repeats.max(1), args.inner.max(1)).await?;
                 let seconds = median(run.seconds);
                 let row = Row {
                     kernel: kernel.clone(),
