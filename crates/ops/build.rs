@@ -1,8 +1,9 @@
 //! Turns `shaders/**/*.wgsl` into validated WGSL, one text per permutation, with what reflection knows of each.
 //!
 //! A shader names its permutations in its header, one feature set a line: `// permutation: f16` (an empty set is
-//! built too, unless the lines say `// only permutation: f16`). Imports and `@if` are resolved by WESL; naga validates every result and reflects bindings, parameter
-//! layout, overrides and workgroup size, so that Rust never repeats what the shader says.
+//! built too, unless the lines say `// only permutation: f16`). Imports and `@if` are resolved by WESL; naga validates
+//! every result and reflects bindings, parameter layout, overrides and workgroup size, so that Rust never repeats what the
+//! shader says.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -30,8 +30,7 @@ fn dispatches_match_their_shaders() {
     for (_, info) in operators() {
         for case in (info.cases)() {
             for storage in case.storages() {
-                for (kind, cooperative_size) in
-                    [(DeviceKind::Cpu, 0), (DeviceKind::Cpu, 8), (DeviceKind::Discrete, 16)]
+                for (kind, cooperative_size) in [(DeviceKind::Cpu, 0), (DeviceKind::Cpu, 8), (DeviceKind::Discrete, 16)]
                 {
                     let id = format!("{}/{} {}", info.name, case.name, storage.name());
                     let inputs = case.types(storage);

@@ -69,7 +69,13 @@ impl MatMul {
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "matmul",
         summary: "Matrix product, plain, batched or transposed, with bias, activation, gate and residual",
-        shaders: &["matmul_cooperative", "matmul_workgroup_tile", "matmul_subgroup_tile", "matmul_register_tile", "matmul_strided"],
+        shaders: &[
+            "matmul_cooperative",
+            "matmul_workgroup_tile",
+            "matmul_subgroup_tile",
+            "matmul_register_tile",
+            "matmul_strided",
+        ],
         cases,
     };
 
@@ -339,9 +345,17 @@ fn cases() -> Vec<Case> {
     cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
     // Around the tiles' edges with half of the columns gates: 16 and 32 columns of the result.
     let gated = MatMul { activation: Activation::Gelu, gated: true, ..MatMul::linear() };
-    for (m, k, n) in
-        [(1, 4, 8), (9, 20, 24), (13, 32, 40), (65, 64, 72), (8, 12, 64), (70, 96, 136), (5, 7, 6), (6, 8, 4), (131, 64, 272)]
-    {
+    for (m, k, n) in [
+        (1, 4, 8),
+        (9, 20, 24),
+        (13, 32, 40),
+        (65, 64, 72),
+        (8, 12, 64),
+        (70, 96, 136),
+        (5, 7, 6),
+        (6, 8, 4),
+        (131, 64, 272),
+    ] {
         let name = format!("m={m};k={k};n={n};bias;gelu;gated");
         cases.push(case(&name, gated.clone(), &[m, k], weight(k, n), vec![Operand::parameter([n])]));
     }
