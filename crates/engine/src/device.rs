@@ -1,11 +1,14 @@
 use crate::kernel::{Kernel, KernelKey};
 use crate::memory::{Counters, Weights};
 use crate::poller::Poller;
+use crate::portion::Portion;
+use crate::time::Instant;
 use futures_channel::oneshot;
 use pulid_ops::{Capabilities, DeviceKind, LARGEST_BINDING};
 use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a person sees of an adapter.
@@ -39,6 +42,9 @@ pub struct DeviceOptions {
     /// Let the device tell times of its own, where the adapter can, for [`time_single`](crate::time_single) and
     /// [`Session::profile`](crate::Session::profile).
     pub timestamps: bool,
+    /// Floating-point operations of each submission of a session, of which three are under way at a time. By the kind of the device
+    /// and by measured time unless set: for tests, and for drivers that stop what takes long.
+    pub submission_flops: Option<u64>,
 }
 
 impl Default for DeviceOptions {
@@ -50,6 +56,7 @@ impl Default for DeviceOptions {
             unlisted_cooperative_size: None,
             max_binding_bytes: LARGEST_BINDING as u64,
             timestamps: false,
+            submission_flops: None,
         }
     }
 }
@@ -73,8 +80,16 @@ pub(crate) struct Inner {
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     pub(crate) weights: Weights,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) portion: Portion,
     failure: Arc<Mutex<Option<String>>>,
     poller: Poller,
+}
+
+/// Commands under way.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub begun: Instant,
+    over: oneshot::Receiver<Instant>,
 }
 
 pub(crate) fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
@@ -287,6 +302,7 @@ impl Device {
             subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
             cooperative_size,
         };
+        let portion = Portion::new(summary.kind, &options);
         let poller = Poller::new(device.clone()).map_err(|e| Error::Device(format!("no thread for callbacks: {e}")))?;
         Ok(Device {
             inner: Arc::new(Inner {
@@ -301,6 +317,7 @@ impl Device {
                 kernels: Mutex::new(HashMap::new()),
                 weights: Weights::default(),
                 counters: Arc::default(),
+                portion,
                 failure,
                 poller,
             }),
@@ -347,6 +364,29 @@ impl Device {
         self.inner.poller.wake();
         receiver.await.map_err(|_| Error::Device("the device stopped answering; start again".into()))?;
         self.check()
+    }
+
+    /// Submits commands. For work within [`Device::scoped`], before anything is written to buffers for what comes next.
+    pub(crate) fn submit(&self, commands: wgpu::CommandBuffer) -> Submission {
+        let begun = Instant::now();
+        let index = self.inner.queue.submit([commands]);
+        let (sender, over) = oneshot::channel();
+        let called = Arc::new(AtomicBool::new(false));
+        let flag = called.clone();
+        // Called by the thread that polls, so that the time is right however late the caller looks.
+        self.inner.queue.on_submitted_work_done(move || {
+            let _ = sender.send(Instant::now());
+            flag.store(true, Release);
+        });
+        self.inner.poller.wake_after(index, called);
+        Submission { begun, over }
+    }
+
+    /// Waits for a submission, and not for later ones; tells when it was over.
+    pub(crate) async fn over(&self, submission: Submission) -> Result<Instant> {
+        let over = submission.over.await;
+        self.check()?;
+        over.map_err(|_| Error::Device("the device stopped answering; start again".into()))
     }
 
     /// Reads the first `bytes` of a buffer back.

@@ -8,6 +8,7 @@ mod loader;
 mod memory;
 mod observer;
 mod poller;
+mod portion;
 mod precompile;
 mod report;
 mod session;

@@ -5,21 +5,37 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Acquire};
     use std::sync::mpsc::{Sender, channel};
     use std::thread::JoinHandle;
 
+    /// What to wait for.
+    enum Wanted {
+        All,
+        /// A submission, whose callback sets the flag.
+        Submission(wgpu::SubmissionIndex, Arc<AtomicBool>),
+    }
+
     #[derive(Debug)]
     pub(crate) struct Poller {
-        wake: Option<Sender<()>>,
+        wake: Option<Sender<Wanted>>,
         thread: Option<JoinHandle<()>>,
     }
 
     impl Poller {
         pub(crate) fn new(device: wgpu::Device) -> std::io::Result<Self> {
-            let (wake, requests) = channel::<()>();
+            let (wake, requests) = channel();
             let thread = std::thread::Builder::new().name("pulid-gpu-poll".into()).spawn(move || {
                 // Ends when the last `Poller` is dropped. Errors are reported by the device's own callbacks.
-                while requests.recv().is_ok() {
+                while let Ok(wanted) = requests.recv() {
+                    if let Wanted::Submission(index, called) = wanted {
+                        let _ = device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+                        // wgpu calls back after the last submission that it knows of, which another thread may have made.
+                        if called.load(Acquire) {
+                            continue;
+                        }
+                    }
                     let _ = device.poll(wgpu::PollType::wait_indefinitely());
                 }
             })?;
@@ -28,9 +44,18 @@ mod native {
 
         /// Makes sure that callbacks of everything submitted so far are called.
         pub(crate) fn wake(&self) {
+            self.send(Wanted::All);
+        }
+
+        /// The same of this submission, as soon as it is over; its callback sets the flag.
+        pub(crate) fn wake_after(&self, submission: wgpu::SubmissionIndex, called: Arc<AtomicBool>) {
+            self.send(Wanted::Submission(submission, called));
+        }
+
+        fn send(&self, wanted: Wanted) {
             // The thread lives as long as `self`; if it died by a panic in a driver, awaiting reports a lost device.
             if let Some(wake) = &self.wake {
-                let _ = wake.send(());
+                let _ = wake.send(wanted);
             }
         }
     }
@@ -51,6 +76,9 @@ mod native {
 
 #[cfg(target_arch = "wasm32")]
 mod web {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
     #[derive(Debug)]
     pub(crate) struct Poller;
 
@@ -60,6 +88,8 @@ mod web {
         }
 
         pub(crate) fn wake(&self) {}
+
+        pub(crate) fn wake_after(&self, _: wgpu::SubmissionIndex, _: Arc<AtomicBool>) {}
     }
 }
 

@@ -1,3 +1,4 @@
+use crate::device::Submission;
 use crate::kernel::{Kernel, KernelKey};
 use crate::loader::Loader;
 use crate::memory::{DeviceWeight, Held};
@@ -9,7 +10,7 @@ use pulid_graph::PlannedGraph;
 use pulid_graph::plan::{BufferKind, Plan, PlannedDispatch, Port, Stage, Step};
 use pulid_ops::DeviceKind;
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -39,6 +40,34 @@ pub struct Session {
 struct Unit<'a> {
     weights: &'a [usize],
     recorded: Vec<&'a Recorded>,
+}
+
+/// Submissions under way.
+struct Ahead<'a> {
+    device: &'a Device,
+    observer: &'a dyn Observer,
+    /// Oldest first, with their floating-point operations.
+    under_way: VecDeque<(Submission, u64)>,
+    /// When the one before was over.
+    last: Option<Instant>,
+    done: u64,
+    total: u64,
+}
+
+impl Ahead<'_> {
+    /// Waits for the oldest, until no more than so many are left.
+    async fn wait_until(&mut self, left: usize) -> Result<()> {
+        while self.under_way.len() > left {
+            let Some((submission, flops)) = self.under_way.pop_front() else { break };
+            let begun = self.last.map_or(submission.begun, |last| last.max(submission.begun));
+            let over = self.device.over(submission).await?;
+            self.device.inner.portion.measured(flops, over.saturating_duration_since(begun).as_secs_f64());
+            self.last = Some(over);
+            self.done += flops;
+            self.observer.progress(self.done, self.total);
+        }
+        Ok(())
+    }
 }
 
 /// The dispatches of one step, ready to encode.
@@ -95,12 +124,6 @@ impl DeviceTensor {
         HostTensor::from_bytes(&self.ty, &self.device.read_buffer(&self.buffer, self.ty.bytes()).await?)
     }
 }
-
-/// Floating-point operations of one submission on a CPU device: a tenth of a second at 40 GFLOP/s, which two cores reach.
-const CPU_PORTION: u64 = 4_000_000_000;
-
-/// The same on a GPU: a tenth of a second at 2 TFLOP/s, and far below a driver's watchdog (two seconds and more) on slower ones.
-const GPU_PORTION: u64 = 200_000_000_000;
 
 /// Weights are handed to the queue in portions of this size, so that its staging memory stays small.
 const UPLOAD_PORTION: usize = 32 << 20;
@@ -262,52 +285,67 @@ impl Session {
     /// # Errors
     /// A lost device or cancellation (between submissions; the session stays usable).
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<()> {
+        let result = self.run_units(observer).await;
+        if result.is_err() && self.device.check().is_ok() {
+            // What is under way still uses what the caller may want to free.
+            let _ = self.device.finished().await;
+        }
+        result?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Submits portions, some ahead of the one that is waited for, so that the device has work while the next is encoded.
+    async fn run_units(&self, observer: &dyn Observer) -> Result<()> {
         let mut units = Vec::new();
         if self.dirty {
             units.extend(self.units(&self.plan.prologue, &self.prologue, &self.plan.prologue_stages));
         }
         units.extend(self.units(&self.plan.steps, &self.steps, &self.plan.stages));
-        // A unit uploads for the next one while its steps compute, so each needs some.
+        // A unit's weights are uploaded while the one before computes, so each needs some steps.
         units.retain(|u| !u.recorded.is_empty());
-        let total = units.iter().flat_map(|u| &u.recorded).map(|r| r.flops).sum();
-        // Short enough for progress, cancel and driver watchdogs; long enough to hide the cost of a submission.
-        let portion = match self.device.capabilities().kind {
-            DeviceKind::Cpu => CPU_PORTION,
-            _ => GPU_PORTION,
+        let portion = &self.device.inner.portion;
+        let mut ahead = Ahead {
+            device: &self.device,
+            observer,
+            under_way: VecDeque::new(),
+            last: None,
+            done: 0,
+            total: units.iter().flat_map(|u| &u.recorded).map(|r| r.flops).sum(),
         };
-        let mut done = 0u64;
-        if let Some(first) = units.first() {
-            self.upload(first.weights);
-        }
-        for (i, unit) in units.iter().enumerate() {
+        // Little at first, which is soon encoded.
+        let mut first = portion.in_flight > 1;
+        for unit in &units {
+            // Staging holds weights of two stages at most: of the one that computes and of the next one.
+            if !unit.weights.is_empty() {
+                ahead.wait_until(1).await?;
+                let upload = self.device.scoped(|| {
+                    self.upload(unit.weights);
+                    Ok(())
+                });
+                upload.await?;
+            }
             let mut queued = unit.recorded.iter().peekable();
             while queued.peek().is_some() {
+                ahead.wait_until(portion.in_flight - 1).await?;
                 check(observer)?;
+                let most = if std::mem::take(&mut first) { portion.flops() / 8 } else { portion.flops() };
                 let mut submitted = 0u64;
                 let submission = self.device.scoped(|| {
                     let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
                     {
                         let mut pass = encoder.begin_compute_pass(&Default::default());
-                        while let Some(recorded) = queued.next_if(|_| submitted < portion) {
+                        while let Some(recorded) = queued.next_if(|_| submitted < most.max(1)) {
                             encode(&mut pass, recorded);
                             submitted += recorded.flops;
                         }
                     }
-                    self.device.inner.queue.submit([encoder.finish()]);
-                    // The next stage's weights are copied while this one's last portion computes.
-                    if let (None, Some(next)) = (queued.peek(), units.get(i + 1)) {
-                        self.upload(next.weights);
-                    }
-                    Ok(())
+                    Ok(self.device.submit(encoder.finish()))
                 });
-                submission.await?;
-                self.device.finished().await?;
-                done += submitted;
-                observer.progress(done, total);
+                ahead.under_way.push_back((submission.await?, submitted));
             }
         }
-        self.dirty = false;
-        Ok(())
+        ahead.wait_until(0).await
     }
 
     /// Recorded steps that are needed, by stage; one without weights where none stream.
@@ -432,7 +470,7 @@ impl Session {
     async fn clocked(&self, steps: &[usize], clock: &Clock) -> Result<Vec<f64>> {
         let mut flops = 0;
         let mut count = 0;
-        while count < steps.len().min(Clock::MOST) && flops < GPU_PORTION {
+        while count < steps.len().min(Clock::MOST) && flops < self.device.inner.portion.flops() {
             flops += self.steps[steps[count]].flops;
             count += 1;
         }
