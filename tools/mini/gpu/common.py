@@ -22,8 +22,7 @@ def said(*words) -> None:
 
 
 def autocast():
-    # Without its cache: a weight that was cast where no gradient is taken would otherwise be reused, and get none.
-    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=HALF == torch.bfloat16, cache_enabled=False)
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=HALF == torch.bfloat16)
 
 
 class Budget:
