@@ -1,7 +1,8 @@
-//! Developer commands: `cargo xtask demo | test | check | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
+//! Developer commands: `cargo xtask demo | test | check | coop | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
 //! shows the commands first, and asks before it uses sudo.
 
 mod check;
+mod coop;
 mod dependencies;
 mod documents;
 mod random_model;
@@ -23,6 +24,7 @@ usage: cargo xtask COMMAND [--yes]
   web [PORT | build]
           build the page as a static site in target/web, and serve it on loopback (port 8080), or only build it
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
+  coop    the kernels with cooperative matrices, of 8 x 8 and 16 x 16, on a driver of the CPU that is fetched for it; `test` runs the first
   random-model NAME... DIR
           write checkpoints of the published networks' real names and shapes with random weights
   export-conformance DIR
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         "demo" => demo(&setup),
         "test" => test(&setup),
         "check" => setup::wasm_target().and_then(|()| check::all()),
+        "coop" => coop::check(true),
         "web" => web(&setup, arguments.get(1).map(String::as_str)),
         "bless" => bless(),
         "export-conformance" => match arguments.get(1) {
@@ -86,6 +89,7 @@ fn test(setup: &Setup) -> Outcome {
     check::all()?;
     // The page's tests are about what a server would serve.
     web(setup, Some("build"))?;
+    coop::check(false)?;
     // The runner's own closing lines end the output; a failure anywhere fails the whole.
     run("cargo", &["test", "--workspace"])
 }
