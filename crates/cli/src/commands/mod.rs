@@ -42,6 +42,10 @@ pub struct DeviceArgs {
     /// compute [default: all there is]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub memory: Option<u64>,
+    /// MiB that one tensor may take, where the device offers as many: with more than what every device has, large images' decoder runs
+    /// in fewer bands of rows
+    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=2047))]
+    pub max_binding: u64,
 }
 
 fn parse_memory(text: &str) -> std::result::Result<u64, String> {
@@ -57,6 +61,7 @@ impl DeviceArgs {
 
     /// [`DeviceArgs::open`] with a device of these options.
     pub async fn open_with(&self, options: DeviceOptions) -> Result<Runtime> {
+        let options = DeviceOptions { max_binding_bytes: self.max_binding << 20, ..options };
         // One command uses most networks once.
         let runtime = Runtime::open(&self.device, options).await?;
         let runtime = runtime.with_memory(self.memory).keeping(Keep::Nothing);

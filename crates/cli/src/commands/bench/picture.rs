@@ -108,6 +108,7 @@ fn run(args: &Args, folder: &Path) -> Result<(Duration, Option<u64>)> {
     let mut command = Command::new(program);
     command.args(["generate", "--prompt", PROMPT, "--output"]).arg(folder.join("picture.png"));
     command.args(["--device", &args.device.device, "--autotune", &args.device.autotune]);
+    command.args(["--max-binding", &args.device.max_binding.to_string()]);
     if let Some(bytes) = args.device.memory {
         command.args(["--memory", &bytes.to_string()]);
     }
