@@ -34,12 +34,11 @@ fn main() -> Result<()> {
         // Pixels in -1..1, channels last; a graph is built for one size.
         let sample = tensor_from_rgb(&photo, &Normalization::SYMMETRIC);
         // What is too large for the device is computed in bands.
-        let limit = runtime.max_tensor_bytes();
-        let encoder = vae.encoder(1, 128, 128, limit)?;
+        let encoder = vae.encoder(1, 128, 128)?;
         let encoded = runtime.run(&encoder, &HashMap::from([("sample".into(), sample)]), &Silent).await?;
         let latent = encoded["mean"].clone();
         let shape = latent.shape().clone();
-        let decoder = vae.decoder(1, 16, 16, limit)?;
+        let decoder = vae.decoder(1, 16, 16)?;
         let decoded = runtime.run(&decoder, &HashMap::from([("latent".into(), latent)]), &Silent).await?;
         for image in rgb_from_tensor(&decoded["sample"])? {
             write_atomically(Path::new("vae.png"), &encode_png(&image, &PngMetadata::default())?)?;

@@ -1,6 +1,7 @@
 //! Graphs of operators, and the plan a device runs: plain data, made without a device.
 //!
-//! A model builds a [`Graph`]; [`optimize`] removes dead nodes and fuses epilogues; [`plan()`] hoists what does not change
+//! A model builds a [`Graph`]; [`fit_bindings`] cuts what exceeds a device's bindings; [`optimize`] pads odd weights, fuses epilogues
+//! and removes dead nodes; [`plan()`] hoists what does not change
 //! between steps, chooses kernel variants and assigns buffers by liveness. [`reference`] runs the same graph in plain
 //! Rust on the CPU.
 
@@ -14,7 +15,7 @@ pub mod residency;
 mod weight;
 
 pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
-pub use passes::optimize;
+pub use passes::{fit_bindings, optimize};
 pub use plan::{Alternative, Plan, Stage};
 pub use planner::{Chooser, FirstVariant, PlannedGraph, plan};
 pub use weight::{LoadWeight, Weight, WeightKey};

@@ -4,8 +4,8 @@ use crate::Vars;
 use crate::vars::channels_last;
 use pulid_graph::{Graph, NodeId, Rate};
 use pulid_ops::{
-    Activation, Attention, Binary, Cast, Concat, Conv2d, Expand, Gather, GroupNorm, LayerNorm, MatMul, Permute, Reduce,
-    Resize2d, Rotary, Slice, Softmax, Unary, UpsampleNearest,
+    Activation, Attention, Binary, Cast, Concat, Conv2d, Expand, Gather, GroupNorm, LayerNorm, MatMul, Reduce,
+    Resize2d, Rotary, Slice, Unary, UpsampleNearest,
 };
 use pulid_tensor::{DType, HostTensor, Result, Shape, TensorType};
 
@@ -50,9 +50,6 @@ impl Vars {
     /// When a weight is missing or mismatched.
     pub fn linear(&self, g: &mut Graph, name: &str, x: NodeId, n: usize) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
-            if Vars::pads(g.shape(x).last(), n) {
-                return vs.padded_linear(g, x, n, true);
-            }
             let weight = vs.matrix(g, "weight", g.shape(x).last(), n)?;
             let bias = vs.parameter(g, "bias", [n])?;
             g.apply(MatMul::linear(), &[x, weight, bias])
@@ -65,9 +62,6 @@ impl Vars {
     /// When the weight is missing or mismatched.
     pub fn linear_no_bias(&self, g: &mut Graph, name: &str, x: NodeId, n: usize) -> Result<NodeId> {
         self.scope(g, name, |vs, g| {
-            if Vars::pads(g.shape(x).last(), n) {
-                return vs.padded_linear(g, x, n, false);
-            }
             let weight = vs.matrix(g, "weight", g.shape(x).last(), n)?;
             g.apply(MatMul::default(), &[x, weight])
         })
@@ -335,31 +329,6 @@ pub fn attention(g: &mut Graph, q: NodeId, k: NodeId, v: NodeId, how: Attend) ->
     g.apply(operator, &[q, k, v])
 }
 
-/// Attention of one wide head, q, k and v [B, T, C], some queries at a time so that their scores take at most `limit` bytes:
-/// three products and a softmax, where the fused kernel's sums would not stay in registers.
-///
-/// # Errors
-/// When the shapes do not agree.
-pub fn attention_in_rows(g: &mut Graph, q: NodeId, k: NodeId, v: NodeId, limit: usize) -> Result<NodeId> {
-    let (batch, queries, channels, keys) = (g.shape(q)[0], g.shape(q)[1], g.shape(q).last(), g.shape(k)[1]);
-    let alpha = (1.0 / (channels as f64).sqrt()) as f32;
-    let transposed = g.apply(Permute::new([0, 2, 1]), &[k])?;
-    let bytes = |rows: usize| batch.saturating_mul(rows).saturating_mul(keys).saturating_mul(4);
-    let step = (limit / bytes(1).max(1)).clamp(1, queries.max(1));
-    let mut parts = Vec::new();
-    for first in (0..queries).step_by(step) {
-        let rows = step.min(queries - first);
-        let part = if rows == queries { q } else { slice(g, q, 1, first, rows)? };
-        let scores = g.apply(MatMul { alpha, ..MatMul::default() }, &[part, transposed])?;
-        let weights = g.apply(Softmax, &[scores])?;
-        parts.push(g.apply(MatMul::default(), &[weights, v])?);
-    }
-    match parts[..] {
-        [part] => Ok(part),
-        _ => concat(g, 1, &parts),
-    }
-}
-
 /// Rotates neighbouring channels of each head of x [B, T, C] by the angles whose cosines and sines are given, each f32
 /// [T, head].
 ///
@@ -367,29 +336,4 @@ pub fn attention_in_rows(g: &mut Graph, q: NodeId, k: NodeId, v: NodeId, limit: 
 /// When the shapes do not agree.
 pub fn rotary(g: &mut Graph, x: NodeId, [cos, sin]: [NodeId; 2], heads: usize) -> Result<NodeId> {
     g.apply(Rotary { heads }, &[x, cos, sin])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashMap;
-
-    #[test]
-    fn attention_in_rows_is_attention() {
-        for limit in [usize::MAX, 2 * 5 * 7 * 4, 1] {
-            let mut g = Graph::new("attention");
-            let [q, k, v] = [("q", 11), ("k", 7), ("v", 7)]
-                .map(|(name, rows)| g.input(name, TensorType::f32([2, rows, 24]), Rate::Step).unwrap());
-            let fused = attention(&mut g, q, k, v, Attend::heads(1)).unwrap();
-            let rows = attention_in_rows(&mut g, q, k, v, limit).unwrap();
-            g.output("fused", fused).unwrap();
-            g.output("rows", rows).unwrap();
-            let value = |rows: usize, rate: f32| HostTensor::from_fn([2, rows, 24], |i| (i as f32 * rate).sin());
-            let inputs = [("q", value(11, 1.3)), ("k", value(7, 0.7)), ("v", value(7, 2.1))];
-            let inputs: HashMap<_, _> = inputs.map(|(name, t)| (name.to_owned(), t)).into();
-            let outputs = pulid_graph::reference::run(&g, &inputs, |_, _| Ok(())).unwrap();
-            let pairs = outputs["fused"].as_f32().unwrap().iter().zip(outputs["rows"].as_f32().unwrap());
-            assert!(pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) < 1e-6, "limit {limit}");
-        }
-    }
 }

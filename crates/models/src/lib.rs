@@ -13,7 +13,6 @@ pub mod inspect;
 mod key_report;
 mod layers;
 pub mod onnx;
-mod padded;
 mod patch;
 pub mod pulid;
 #[cfg(not(target_arch = "wasm32"))]

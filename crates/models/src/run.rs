@@ -33,22 +33,13 @@ pub struct RunOptions {
     pub integers: BTreeMap<String, Vec<i64>>,
     /// Element types.
     pub precision: Precision,
-    /// Bytes that one value of the VAE may take; larger ones are computed in bands.
-    pub max_tensor_bytes: usize,
 }
 
 impl RunOptions {
     /// f32, no adapter and no settings.
     pub fn new(weights: impl Into<PathBuf>) -> Self {
         let (adapter, settings, integers) = (None, BTreeMap::new(), BTreeMap::new());
-        RunOptions {
-            weights: weights.into(),
-            adapter,
-            settings,
-            integers,
-            precision: Precision::F32,
-            max_tensor_bytes: usize::MAX,
-        }
+        RunOptions { weights: weights.into(), adapter, settings, integers, precision: Precision::F32 }
     }
 
     /// The value of a setting, if it is given.
@@ -311,14 +302,14 @@ fn vae_decoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let vae = Vae::open(&options.weights, options.precision)?;
     let latent = nhwc(inputs, "latent")?;
     let shape = latent.shape();
-    run(vae.decoder(shape[0], shape[1], shape[2], options.max_tensor_bytes)?, map([("latent", latent)]), channels_first)
+    run(vae.decoder(shape[0], shape[1], shape[2])?, map([("latent", latent)]), channels_first)
 }
 
 fn vae_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let vae = Vae::open(&options.weights, options.precision)?;
     let sample = nhwc(inputs, "sample")?;
     let shape = sample.shape();
-    run(vae.encoder(shape[0], shape[1], shape[2], options.max_tensor_bytes)?, map([("sample", sample)]), channels_first)
+    run(vae.encoder(shape[0], shape[1], shape[2])?, map([("sample", sample)]), channels_first)
 }
 
 fn text_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {

@@ -4,7 +4,7 @@ use crate::key_report::{self, KeyReport};
 use crate::patch::{Patch, Patches};
 use pulid_checkpoint::{Checkpoint, unique_identity};
 use pulid_graph::{Graph, NodeId, Weight, WeightKey};
-use pulid_ops::fits_quantized;
+use pulid_ops::{fits_quantized, padded_matrix};
 use pulid_tensor::{BLOCK, DType, Data, Error, HostTensor, MaybeSendSync, Result, Shape, TensorType};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -40,7 +40,11 @@ impl Precision {
             _ if stored.is_quantized() => stored,
             Some(dtype) if dtype.is_quantized() => {
                 let inputs = shape[shape.rank() - 2];
-                let whole = inputs.is_multiple_of(BLOCK) && fits_quantized(&TensorType::new(dtype, shape.clone()));
+                let whole = match shape[..] {
+                    // Odd ones get zeros around them, see [`pulid_ops::Operator::padded`].
+                    [k, n] => fits_quantized(&TensorType::new(dtype, padded_matrix(k, n).unwrap_or([k, n]))),
+                    _ => inputs.is_multiple_of(BLOCK) && fits_quantized(&TensorType::new(dtype, shape.clone())),
+                };
                 if whole { dtype } else { DType::F16 }
             }
             _ => self.weight(stored),
@@ -285,22 +289,11 @@ impl Vars {
 
     /// A weight that products read, quantised where the precision asks for it and the kernels can read it.
     fn product(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout) -> Result<NodeId> {
-        let dtype = self.product_dtype(name, stored, &layout.of(stored))?;
-        self.declare(g, name, stored, layout, dtype)
-    }
-
-    /// Notes a mismatch with what the file should hold, for weights that [`Vars::computed`] reads.
-    pub(crate) fn expect(&self, name: &str, stored: &Shape) -> Result<()> {
-        self.key_report.note(&self.checkpoint, &self.key(name), stored)
-    }
-
-    /// The type of a weight, stored as `stored`, that products read as `shape`.
-    pub(crate) fn product_dtype(&self, name: &str, stored: &Shape, shape: &Shape) -> Result<DType> {
         let key = self.key(name);
-        self.expect(name, stored)?;
         // Of a missing weight any type will do: [`Vars::complete`] reports it.
         let found = if self.checkpoint.contains(&key) { self.checkpoint.info(&key)?.dtype } else { DType::F32 };
-        Ok(self.precision.product(found, shape))
+        let dtype = self.precision.product(found, &layout.of(stored));
+        self.declare(g, name, stored, layout, dtype)
     }
 
     /// A weight computed from the tensors `reads` of this module when it is loaded. `recipe` says how: beside these tensors and its

@@ -41,7 +41,7 @@ fn unet(precision: Precision) -> Graph {
 }
 
 fn vae_decoder() -> Graph {
-    Vae::open(mini("sdxl/vae"), Precision::F32).unwrap().decoder(1, 16, 16, usize::MAX).unwrap()
+    Vae::open(mini("sdxl/vae"), Precision::F32).unwrap().decoder(1, 16, 16).unwrap()
 }
 
 fn on(kind: DeviceKind, shader_f16: bool, graph: &Graph) -> Plan {

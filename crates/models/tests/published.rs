@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use pulid_checkpoint::{Checkpoint, Source};
-use pulid_graph::{FirstVariant, Graph, NodeKind, Plan, optimize, plan, residency};
+use pulid_graph::{FirstVariant, Graph, NodeKind, Plan, fit_bindings, optimize, plan, residency};
 use pulid_models::face::{BiSeNet, RetinaFace};
 use pulid_models::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use pulid_models::sdxl::{ClipConfig, ClipTextModel, Unet, UnetConfig, UnetSize, Vae, VaeConfig};
@@ -90,7 +90,8 @@ fn reads_all(graphs: &[&Graph], keys: &BTreeSet<String>, left_out: impl Fn(&str)
 fn planned(graph: &Graph, precision: Precision) -> Plan {
     let f16 = precision == Precision::F16;
     let capabilities = Capabilities { shader_f16: f16, ..Capabilities::baseline(DeviceKind::Discrete) };
-    let plan = plan(&optimize(graph), &capabilities, &FirstVariant).unwrap().plan;
+    let fitting = fit_bindings(graph, capabilities.max_binding_bytes as usize).unwrap();
+    let plan = plan(&optimize(&fitting), &capabilities, &FirstVariant).unwrap().plan;
     println!("{} {:?}: {:?}", graph.name(), precision.activations, plan.summary());
     plan
 }
@@ -144,18 +145,16 @@ fn vae() {
     assert_eq!(config.factor(), 8);
     for precision in BOTH {
         let network = Vae::new(config.clone(), vae.checkpoint.clone(), precision);
-        let (decoder, encoder) =
-            (network.decoder(1, 32, 32, usize::MAX).unwrap(), network.encoder(1, 256, 256, usize::MAX).unwrap());
+        let (decoder, encoder) = (network.decoder(1, 32, 32).unwrap(), network.encoder(1, 256, 256).unwrap());
         reads_all(&[&decoder, &encoder], &vae.keys, |_| false);
         planned(&decoder, precision);
         planned(&encoder, precision);
     }
     // It always computes in f32: whole images, in bands.
-    let limit = Capabilities::baseline(DeviceKind::Discrete).max_binding_bytes as usize;
     let network = Vae::new(config, vae.checkpoint, Precision::F32);
     for (height, width) in [(1024, 1024), (1152, 896)] {
-        planned(&network.decoder(1, height / 8, width / 8, limit).unwrap(), Precision::F32);
-        planned(&network.encoder(1, height, width, limit).unwrap(), Precision::F32);
+        planned(&network.decoder(1, height / 8, width / 8).unwrap(), Precision::F32);
+        planned(&network.encoder(1, height, width).unwrap(), Precision::F32);
     }
 }
 
@@ -257,8 +256,7 @@ fn the_whole_pipeline_fits_in_little_memory() {
         plan(&optimize(&graph), &capabilities, &FirstVariant).unwrap()
     };
     let config = VaeConfig::parse(&vae.config, "config.json").unwrap();
-    let limit = Capabilities::baseline(DeviceKind::Discrete).max_binding_bytes as usize;
-    let decoder = Vae::new(config, vae.checkpoint.clone(), Precision::F32).decoder(1, 128, 128, limit).unwrap();
+    let decoder = Vae::new(config, vae.checkpoint.clone(), Precision::F32).decoder(1, 128, 128).unwrap();
     let decoder = peak("vae decoder", &planned(&decoder, Precision::F32));
     assert!(decoder < 3.0, "decoding takes {decoder:.2} GB");
     for (weights, most) in [(DType::F16, 5.2), (DType::Q8, 2.9), (DType::Q4, 1.7)] {

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod by_rows;
 pub mod capabilities;
 pub mod case;
 pub mod conv;
@@ -22,6 +23,7 @@ mod strided;
 
 pub use activation::Activation;
 pub use attention::*;
+pub use by_rows::{Argument, RowsOf, Substitute, TwoPasses};
 pub use capabilities::{Capabilities, DeviceKind, MAX_WORKGROUPS};
 pub use case::{Case, Fill, LARGEST_BINDING, Operand, Role, Storage, Tolerance};
 pub use conv::*;

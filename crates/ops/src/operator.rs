@@ -1,8 +1,9 @@
 //! The trait every operator implements.
 
-use crate::{Activation, Capabilities, Variant};
-use pulid_tensor::{BLOCK, Error, HostTensor, Result, TensorType};
+use crate::{Activation, Capabilities, RowsOf, Substitute, TwoPasses, Variant};
+use pulid_tensor::{BLOCK, Error, HostTensor, Result, Shape, TensorType};
 use std::fmt::Debug;
+use std::ops::Range;
 
 /// What lowering sees: the device and the operand types, already checked by [`Operator::infer`].
 pub struct LowerContext<'a> {
@@ -91,6 +92,31 @@ pub trait Operator: Debug + Send + Sync {
     /// How the operator may be left out. Where the operand that may be zero is an input of the network, plans note it and
     /// sessions do leave it out, with everything that only it reads.
     fn passes_when_zero(&self) -> Option<Passes> {
+        None
+    }
+
+    /// How rows of a result [N, H, W, C] are computed by themselves, where they can be, for images that exceed a binding.
+    fn rows(&self, inputs: &[TensorType], rows: Range<usize>) -> Option<RowsOf> {
+        let _ = (inputs, rows);
+        None
+    }
+
+    /// The operator as two where it must see a whole image before it gives any row.
+    fn two_passes(&self) -> Option<TwoPasses> {
+        None
+    }
+
+    /// Operators that compute the same where no fused kernel does it well, the last of them the result, with no value between
+    /// over `limit` bytes as far as that can be.
+    fn substitutes(&self, inputs: &[TensorType], limit: usize) -> Option<Vec<Substitute>> {
+        let _ = (inputs, limit);
+        None
+    }
+
+    /// Shapes of the operands that faster kernels read: with zeros behind the elements along each axis the result holds the
+    /// same elements first. `None` where the operands are right as they are, or too small to gain.
+    fn padded(&self, inputs: &[TensorType]) -> Option<Vec<Shape>> {
+        let _ = inputs;
         None
     }
 

@@ -3,7 +3,7 @@
 use crate::image::RgbImage;
 pub use crate::pool::{Keep, Lease, Pool};
 use pulid_engine::{Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Session, TuneBudget, tune};
-use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, optimize, plan, reference, residency};
+use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, fit_bindings, optimize, plan, reference, residency};
 use pulid_models::Precision;
 use pulid_ops::{DeviceKind, Operator, Variant};
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
@@ -166,16 +166,6 @@ impl Runtime {
         Precision { weights: quantize.or(precision.weights), ..precision }
     }
 
-    /// Bytes that one value may take.
-    pub fn max_tensor_bytes(&self) -> usize {
-        match self {
-            Runtime::Gpu { device, .. } => {
-                usize::try_from(device.capabilities().max_binding_bytes).unwrap_or(usize::MAX)
-            }
-            Runtime::Reference => usize::MAX,
-        }
-    }
-
     /// Plans a graph as [`Runtime::load`] would; the reference has no plan.
     ///
     /// # Errors
@@ -186,7 +176,8 @@ impl Runtime {
             Some(bytes) => residency::fit(planned, *bytes),
             None => Ok(planned),
         };
-        let graph = optimize(graph);
+        let limit = usize::try_from(device.capabilities().max_binding_bytes).unwrap_or(usize::MAX);
+        let graph = optimize(&fit_bindings(graph, limit)?);
         if *tuning == Tuning::Off {
             return plan(&graph, device.capabilities(), &FirstVariant).and_then(within).map(Some);
         }

@@ -44,7 +44,6 @@ fn networks_agree_where_only_weights_are_halves() {
             adapter: path("adapter"),
             settings: settings.map(|(key, value)| (key.clone(), text(value))).collect(),
             precision: runtime.precision(DType::F16, None),
-            max_tensor_bytes: runtime.max_tensor_bytes(),
             ..RunOptions::new(path("weights").unwrap())
         };
         let file = Checkpoint::open(case.join("inputs.safetensors")).unwrap();

@@ -1,4 +1,4 @@
-use crate::quantized::{dequantize, quantize, words};
+use crate::quantized::{dequantize, quantize, same_blocks, words};
 use crate::{DType, Error, Result, Shape, TensorType, f16};
 
 /// Elements of a [`HostTensor`], row-major.
@@ -208,6 +208,44 @@ impl HostTensor {
         Self::new(shape, data)
     }
 
+    /// The elements with zeros behind them along each axis. Quantised blocks have theirs already: of them only the shape changes, and
+    /// only within their last block and last four columns.
+    ///
+    /// # Errors
+    /// When the shape is smaller along an axis or has another number of them, or blocks would have to move.
+    pub fn zero_padded(&self, shape: impl Into<Shape>) -> Result<Self> {
+        let (to, from) = (shape.into(), &self.shape);
+        if to.rank() != from.rank() || to.iter().zip(from.iter()).any(|(to, from)| to < from) {
+            return Err(Error::invalid("tensor", format!("{from} is not part of {to}")));
+        }
+        fn pad<T: Copy + Default>(from: &[T], shape: &[usize], to: &[usize]) -> Vec<T> {
+            let (Some((&width, outer)), Some(&wide)) = (shape.split_last(), to.last()) else { return from.to_vec() };
+            let mut result = vec![T::default(); to.iter().product()];
+            for (row, elements) in from.chunks_exact(width.max(1)).enumerate() {
+                // The row's place among those of the result, by its index along each outer axis.
+                let (mut rest, mut place, mut stride) = (row, 0, 1);
+                for (&extent, &extent_to) in outer.iter().zip(to).rev() {
+                    place += rest % extent * stride;
+                    (rest, stride) = (rest / extent, stride * extent_to);
+                }
+                result[place * wide..][..width].copy_from_slice(elements);
+            }
+            result
+        }
+        to.checked_count()?;
+        let data = match &self.data {
+            Data::F32(v) => Data::F32(pad(v, from, &to)),
+            Data::F16(v) => Data::F16(pad(v, from, &to)),
+            Data::U32(v) => Data::U32(pad(v, from, &to)),
+            Data::Q8(_) | Data::Q4(_) if !same_blocks(from, &to) => {
+                return Err(Error::invalid("tensor", format!("the blocks of {from} are not those of {to}")));
+            }
+            Data::Q8(v) => Data::Q8(v.clone()),
+            Data::Q4(v) => Data::Q4(v.clone()),
+        };
+        Self::new(to, data)
+    }
+
     /// Channels first to channels last: [N, C, H, W] to [N, H, W, C].
     pub fn nchw_to_nhwc(&self) -> Result<Self> {
         self.permute(&[0, 2, 3, 1])
@@ -250,6 +288,22 @@ mod tests {
         assert_eq!(n.shape(), &Shape::from([1, 2, 3, 2]));
         assert_eq!(&n.as_f32().unwrap()[..4], &[0.0, 6.0, 1.0, 7.0]);
         assert_eq!(n.nhwc_to_nchw().unwrap(), t);
+    }
+
+    #[test]
+    fn zeros_go_behind_the_elements_of_each_axis() {
+        let t = HostTensor::from_fn([2, 2, 3], |i| i as f32 + 1.0);
+        let padded = t.zero_padded([3, 2, 4]).unwrap();
+        assert_eq!(&padded.as_f32().unwrap()[..8], &[1.0, 2.0, 3.0, 0.0, 4.0, 5.0, 6.0, 0.0]);
+        assert_eq!(&padded.as_f32().unwrap()[12..], &[10.0, 11.0, 12.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert!(t.zero_padded([2, 2, 2]).is_err() && t.zero_padded([2, 12]).is_err());
+        let matrix = HostTensor::from_fn([70, 6], |i| (i as f32 * 0.7).sin());
+        for dtype in [DType::Q8, DType::Q4] {
+            let padded = matrix.cast(dtype).zero_padded([96, 8]).unwrap();
+            assert_eq!(padded, matrix.zero_padded([96, 8]).unwrap().cast(dtype), "{dtype}");
+            assert!(padded.to_f32_vec()[70 * 8..].iter().all(|&v| v == 0.0), "{dtype}");
+            assert!(matrix.cast(dtype).zero_padded([128, 8]).is_err());
+        }
     }
 
     #[test]

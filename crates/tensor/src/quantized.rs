@@ -1,7 +1,7 @@
 //! Weights in blocks: 32 rows of one column share a scale in half precision.
 //!
 //! A weight [.., N] is seen as a table of R rows (all axes but the last) and N columns, as the kernels read it: rows are
-//! the inner axis of the product. Rows are padded to whole blocks and columns to fours, both with zeros. Words of 32 bits:
+//! the inner axis of the product. Rows are padded to whole blocks and columns to fours, both with what stands for zero. Words of 32 bits:
 //!
 //! * q8 (like ggml's Q8_0): for each row the columns four to a word, as signed bytes; value = byte · scale.
 //! * q4 (like ggml's Q4_0): for each pair of rows the columns four to a word, as nibbles: the even row in the low half, the
@@ -42,6 +42,12 @@ impl Extents {
     }
 }
 
+/// Whether tables of both shapes have the same blocks: matrices that differ within the last block of rows and the last four columns.
+pub(crate) fn same_blocks(a: &Shape, b: &Shape) -> bool {
+    let of = |shape: &Shape| Extents::of(shape).map(|e| (shape.rank() == 2, e.blocks, e.quads));
+    of(a) == of(b) && matches!(of(a), Some((true, ..)))
+}
+
 /// Words of 32 bits that a tensor takes, `None` where that overflows.
 pub(crate) fn words(dtype: DType, shape: &Shape) -> Option<usize> {
     Extents::of(shape)?.words(dtype)
@@ -52,6 +58,8 @@ pub(crate) fn quantize(dtype: DType, shape: &Shape, values: &[f32]) -> Vec<u32> 
     let Some((e, total)) = Extents::of(shape).and_then(|e| Some((e, e.words(dtype)?))) else { return Vec::new() };
     let mut words = vec![0u32; total];
     let (codes, scales) = words.split_at_mut(e.values(dtype).unwrap_or(0));
+    // The nibbles of zero.
+    codes.fill(if dtype == DType::Q4 { 0x8888_8888 } else { 0 });
     let mut peaks = vec![0f32; e.columns];
     let mut inverse = vec![0f32; e.columns];
     for (block, rows) in values.chunks(BLOCK * e.columns.max(1)).enumerate() {
@@ -69,7 +77,8 @@ pub(crate) fn quantize(dtype: DType, shape: &Shape, values: &[f32]) -> Vec<u32> 
             let scale = if dtype == DType::Q8 { peak.abs() } else { peak } / divisor;
             // Beyond half precision the largest scale is the nearest; NaN and infinity stay visible as NaN.
             let scale = match peak.is_finite() {
-                true => f16::from_f32(scale.clamp(-65504.0, 65504.0)),
+                // A block of zeros has the scale 0, not -0.
+                true => f16::from_f32(scale.clamp(-65504.0, 65504.0) + 0.0),
                 false => f16::NAN,
             };
             *inverse = if scale.to_f32() == 0.0 { 0.0 } else { 1.0 / scale.to_f32() };
@@ -87,7 +96,7 @@ pub(crate) fn quantize(dtype: DType, shape: &Shape, values: &[f32]) -> Vec<u32> 
                 let words = &mut codes[r / 2 * e.quads..][..e.quads];
                 for (c, (&v, &inverse)) in row.iter().zip(&inverse).enumerate() {
                     let code = ((v * inverse).round() + 8.0).clamp(0.0, 15.0) as u32;
-                    words[c / 4] |= code << (4 * (c % 4) + 16 * (r % 2));
+                    words[c / 4] ^= (code ^ 8) << (4 * (c % 4) + 16 * (r % 2));
                 }
             }
         }

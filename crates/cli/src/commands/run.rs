@@ -78,7 +78,6 @@ pub fn run(args: &Args) -> Result<()> {
             settings,
             integers,
             precision: runtime.precision(args.storage.dtype, args.storage.quantize),
-            max_tensor_bytes: runtime.max_tensor_bytes(),
         };
         let prepared = prepare(&args.network, &options, &inputs)?;
         let for_identity = args.adapter.is_some() || !args.settings.is_empty();

@@ -1,6 +1,5 @@
 //! SDXL's networks as diffusers and transformers lay them out, and the single files that hold all of them.
 
-mod bands;
 mod clip;
 mod infer;
 mod model;

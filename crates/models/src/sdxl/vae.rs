@@ -1,8 +1,7 @@
 //! AutoencoderKL: images to latents and back.
 
-use super::bands::{BandedImage, Banding};
 use crate::config::Config;
-use crate::layers::{Attend, Conv, activation, add, attention, attention_in_rows, concat, slice};
+use crate::layers::{Attend, Conv, activation, add, attention, slice, upsample_nearest};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -11,9 +10,6 @@ use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 
 const EPS: f32 = 1e-6;
-
-/// Widest head that the fused attention takes without computing scores again and again.
-const FUSED_HEAD: usize = 160;
 
 /// A diffusers `vae/config.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -148,163 +144,121 @@ impl Vae {
     }
 
     /// The decoder: `latent` [B, h, w, C], already divided by the scaling factor, to `sample` [B, H, W, 3] of about
-    /// -1 to 1. Channels last, f32. No value takes more than `limit` bytes: larger ones are computed in bands of rows, and
-    /// the images of a batch then one by one.
+    /// -1 to 1. Channels last, f32.
     ///
     /// # Errors
     /// When a weight is missing or mismatched.
-    pub fn decoder(&self, batch: usize, height: usize, width: usize, limit: usize) -> Result<Graph> {
-        self.vars.complete(|| self.build_decoder(batch, height, width, limit))
+    pub fn decoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build_decoder(batch, height, width))
     }
 
-    fn build_decoder(&self, batch: usize, height: usize, width: usize, limit: usize) -> Result<Graph> {
+    fn build_decoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         let mut graph = Graph::new("vae-decoder");
-        let (g, config) = (&mut graph, &self.config);
-        let x = self.vars.input(g, "latent", [batch, height, width, config.latent_channels], Rate::Step)?;
-        let f = config.factor();
-        let x = self.one_by_one(g, x, [height * f, width * f], limit, |vs, g, bands, x| {
-            let mut x = BandedImage::new(g, x);
-            if config.use_post_quant_conv {
-                x = bands.conv2d(vs, g, "post_quant_conv", &x, config.latent_channels, Conv::POINT, None)?;
+        let (g, vs, config) = (&mut graph, &self.vars, &self.config);
+        let mut x = vs.input(g, "latent", [batch, height, width, config.latent_channels], Rate::Step)?;
+        if config.use_post_quant_conv {
+            x = vs.conv2d(g, "post_quant_conv", x, config.latent_channels, Conv::POINT)?;
+        }
+        let x = vs.scope(g, "decoder", |vs, g| {
+            let levels = config.block_out_channels.len();
+            let top = config.block_out_channels[levels - 1];
+            let mut x = vs.conv2d(g, "conv_in", x, top, Conv::SAME_3)?;
+            x = vs.scope(g, "mid_block", |vs, g| self.mid_block(vs, g, x))?;
+            for (i, &channels) in config.block_out_channels.iter().rev().enumerate() {
+                x = vs.scope(g, format!("up_blocks.{i}"), |vs, g| {
+                    for j in 0..=config.layers_per_block {
+                        x = vs.scope(g, format!("resnets.{j}"), |vs, g| self.resnet(vs, g, x, channels))?;
+                    }
+                    if i + 1 == levels {
+                        return Ok(x);
+                    }
+                    vs.scope(g, "upsamplers.0", |vs, g| {
+                        let size = [2 * g.shape(x)[1], 2 * g.shape(x)[2]];
+                        let x = upsample_nearest(g, x, size)?;
+                        vs.conv2d(g, "conv", x, channels, Conv::SAME_3)
+                    })
+                })?;
             }
-            vs.scope(g, "decoder", |vs, g| {
-                let levels = config.block_out_channels.len();
-                let top = config.block_out_channels[levels - 1];
-                let mut x = bands.conv2d(vs, g, "conv_in", &x, top, Conv::SAME_3, None)?;
-                x = vs.scope(g, "mid_block", |vs, g| self.mid_block(vs, g, bands, &x))?;
-                for (i, &channels) in config.block_out_channels.iter().rev().enumerate() {
-                    x = vs.scope(g, format!("up_blocks.{i}"), |vs, g| {
-                        for j in 0..=config.layers_per_block {
-                            x = vs.scope(g, format!("resnets.{j}"), |vs, g| self.resnet(vs, g, bands, &x, channels))?;
-                        }
-                        if i + 1 == levels {
-                            return Ok(x);
-                        }
-                        vs.scope(g, "upsamplers.0", |vs, g| {
-                            let x = bands.upsample(g, &x)?;
-                            bands.conv2d(vs, g, "conv", &x, channels, Conv::SAME_3, None)
-                        })
-                    })?;
-                }
-                x = self.norm_out(vs, g, bands, &x)?;
-                bands.conv2d(vs, g, "conv_out", &x, config.out_channels, Conv::SAME_3, None)?.whole(g)
-            })
+            x = self.norm_out(vs, g, x)?;
+            vs.conv2d(g, "conv_out", x, config.out_channels, Conv::SAME_3)
         })?;
-        self.vars.output(g, "sample", x)?;
+        vs.output(g, "sample", x)?;
         Ok(graph)
     }
 
     /// The encoder: `sample` [B, H, W, 3] of -1 to 1 to `mean` and `logvar` [B, h, w, C], not yet multiplied by the
-    /// scaling factor. Channels last, f32. The log variance is clamped to -30 .. 20, as diffusers does. For `limit` see
-    /// [`Vae::decoder`].
+    /// scaling factor. Channels last, f32. The log variance is clamped to -30 .. 20, as diffusers does.
     ///
     /// # Errors
     /// When a weight is missing or mismatched, or the image is too small.
-    pub fn encoder(&self, batch: usize, height: usize, width: usize, limit: usize) -> Result<Graph> {
-        self.vars.complete(|| self.build_encoder(batch, height, width, limit))
+    pub fn encoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
+        self.vars.complete(|| self.build_encoder(batch, height, width))
     }
 
-    fn build_encoder(&self, batch: usize, height: usize, width: usize, limit: usize) -> Result<Graph> {
+    fn build_encoder(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         let mut graph = Graph::new("vae-encoder");
-        let (g, config) = (&mut graph, &self.config);
-        let x = self.vars.input(g, "sample", [batch, height, width, config.in_channels], Rate::Step)?;
+        let (g, vs, config) = (&mut graph, &self.vars, &self.config);
+        let x = vs.input(g, "sample", [batch, height, width, config.in_channels], Rate::Step)?;
         let moments = 2 * config.latent_channels;
-        let x = self.one_by_one(g, x, [height, width], limit, |vs, g, bands, x| {
-            let x = BandedImage::new(g, x);
-            let x = vs.scope(g, "encoder", |vs, g| {
-                let levels = config.block_out_channels.len();
-                let mut x = bands.conv2d(vs, g, "conv_in", &x, config.block_out_channels[0], Conv::SAME_3, None)?;
-                for (i, &channels) in config.block_out_channels.iter().enumerate() {
-                    x = vs.scope(g, format!("down_blocks.{i}"), |vs, g| {
-                        for j in 0..config.layers_per_block {
-                            x = vs.scope(g, format!("resnets.{j}"), |vs, g| self.resnet(vs, g, bands, &x, channels))?;
-                        }
-                        if i + 1 == levels {
-                            return Ok(x);
-                        }
-                        // One row and column of zeros, below and to the right only.
-                        let half = Conv { kernel: 3, stride: 2, padding: [0, 0, 1, 1] };
-                        bands.conv2d(vs, g, "downsamplers.0.conv", &x, channels, half, None)
-                    })?;
-                }
-                x = vs.scope(g, "mid_block", |vs, g| self.mid_block(vs, g, bands, &x))?;
-                x = self.norm_out(vs, g, bands, &x)?;
-                bands.conv2d(vs, g, "conv_out", &x, moments, Conv::SAME_3, None)
-            })?;
-            match config.use_quant_conv {
-                true => bands.conv2d(vs, g, "quant_conv", &x, moments, Conv::POINT, None)?.whole(g),
-                false => x.whole(g),
+        let mut x = vs.scope(g, "encoder", |vs, g| {
+            let levels = config.block_out_channels.len();
+            let mut x = vs.conv2d(g, "conv_in", x, config.block_out_channels[0], Conv::SAME_3)?;
+            for (i, &channels) in config.block_out_channels.iter().enumerate() {
+                x = vs.scope(g, format!("down_blocks.{i}"), |vs, g| {
+                    for j in 0..config.layers_per_block {
+                        x = vs.scope(g, format!("resnets.{j}"), |vs, g| self.resnet(vs, g, x, channels))?;
+                    }
+                    if i + 1 == levels {
+                        return Ok(x);
+                    }
+                    // One row and column of zeros, below and to the right only.
+                    let half = Conv { kernel: 3, stride: 2, padding: [0, 0, 1, 1] };
+                    vs.conv2d(g, "downsamplers.0.conv", x, channels, half)
+                })?;
             }
+            x = vs.scope(g, "mid_block", |vs, g| self.mid_block(vs, g, x))?;
+            x = self.norm_out(vs, g, x)?;
+            vs.conv2d(g, "conv_out", x, moments, Conv::SAME_3)
         })?;
+        if config.use_quant_conv {
+            x = vs.conv2d(g, "quant_conv", x, moments, Conv::POINT)?;
+        }
         let mean = slice(g, x, 3, 0, config.latent_channels)?;
         let logvar = slice(g, x, 3, config.latent_channels, config.latent_channels)?;
         let logvar = activation(g, Activation::Clamp(-30.0, 20.0), logvar)?;
-        self.vars.output(g, "mean", mean)?;
-        self.vars.output(g, "logvar", logvar)?;
+        vs.output(g, "mean", mean)?;
+        vs.output(g, "logvar", logvar)?;
         Ok(graph)
     }
 
-    /// Builds a network over a batch, or where its values would exceed the limit over each image of the batch.
-    fn one_by_one(
-        &self,
-        g: &mut Graph,
-        x: NodeId,
-        [height, width]: [usize; 2],
-        limit: usize,
-        build: impl Fn(&Vars, &mut Graph, Banding, NodeId) -> Result<NodeId>,
-    ) -> Result<NodeId> {
-        let bands = Banding { limit, element: 4 };
-        let batch = g.shape(x)[0];
-        // The widest level of all, at the image's own size: more than any value takes.
-        let widest = self.config.block_out_channels.iter().copied().max().unwrap_or(1);
-        let most = [batch, height, width, widest, bands.element].iter().fold(1usize, |n, &d| n.saturating_mul(d));
-        if batch == 1 || most <= limit {
-            return build(&self.vars, g, bands, x);
-        }
-        let images = (0..batch)
-            .map(|i| {
-                let one = slice(g, x, 0, i, 1)?;
-                build(&self.vars, g, bands, one)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        concat(g, 0, &images)
+    fn norm_out(&self, vs: &Vars, g: &mut Graph, x: NodeId) -> Result<NodeId> {
+        vs.group_norm(g, "conv_norm_out", x, self.config.norm_num_groups, EPS, Activation::Silu)
     }
 
-    fn norm_out(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &BandedImage) -> Result<BandedImage> {
-        bands.group_norm(vs, g, "conv_norm_out", x, self.config.norm_num_groups, EPS, Activation::Silu)
-    }
-
-    fn resnet(
-        &self,
-        vs: &Vars,
-        g: &mut Graph,
-        bands: Banding,
-        x: &BandedImage,
-        channels: usize,
-    ) -> Result<BandedImage> {
+    fn resnet(&self, vs: &Vars, g: &mut Graph, x: NodeId, channels: usize) -> Result<NodeId> {
         let groups = self.config.norm_num_groups;
-        let h = bands.group_norm(vs, g, "norm1", x, groups, EPS, Activation::Silu)?;
-        let h = bands.conv2d(vs, g, "conv1", &h, channels, Conv::SAME_3, None)?;
-        let h = bands.group_norm(vs, g, "norm2", &h, groups, EPS, Activation::Silu)?;
-        let shortcut = match x.channels() == channels {
-            true => x.clone(),
-            false => bands.conv2d(vs, g, "conv_shortcut", x, channels, Conv::POINT, None)?,
+        let h = vs.group_norm(g, "norm1", x, groups, EPS, Activation::Silu)?;
+        let h = vs.conv2d(g, "conv1", h, channels, Conv::SAME_3)?;
+        let h = vs.group_norm(g, "norm2", h, groups, EPS, Activation::Silu)?;
+        let shortcut = match g.shape(x).last() == channels {
+            true => x,
+            false => vs.conv2d(g, "conv_shortcut", x, channels, Conv::POINT)?,
         };
-        bands.conv2d(vs, g, "conv2", &h, channels, Conv::SAME_3, Some(&shortcut))
+        let h = vs.conv2d(g, "conv2", h, channels, Conv::SAME_3)?;
+        g.scoped("conv2", |g| add(g, shortcut, h))
     }
 
-    fn mid_block(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &BandedImage) -> Result<BandedImage> {
-        let channels = x.channels();
-        let mut x = vs.scope(g, "resnets.0", |vs, g| self.resnet(vs, g, bands, x, channels))?;
+    fn mid_block(&self, vs: &Vars, g: &mut Graph, x: NodeId) -> Result<NodeId> {
+        let channels = g.shape(x).last();
+        let mut x = vs.scope(g, "resnets.0", |vs, g| self.resnet(vs, g, x, channels))?;
         if self.config.mid_block_add_attention {
-            x = vs.scope(g, "attentions.0", |vs, g| self.attention(vs, g, bands, &x))?;
+            x = vs.scope(g, "attentions.0", |vs, g| self.attention(vs, g, x))?;
         }
-        vs.scope(g, "resnets.1", |vs, g| self.resnet(vs, g, bands, &x, channels))
+        vs.scope(g, "resnets.1", |vs, g| self.resnet(vs, g, x, channels))
     }
 
     /// Attention of one head over all pixels.
-    fn attention(&self, vs: &Vars, g: &mut Graph, bands: Banding, x: &BandedImage) -> Result<BandedImage> {
-        let x = x.whole(g)?;
+    fn attention(&self, vs: &Vars, g: &mut Graph, x: NodeId) -> Result<NodeId> {
         let shape = g.shape(x).clone();
         let channels = shape.last();
         // Files from before diffusers 0.18 have the older names.
@@ -315,13 +269,9 @@ impl Vae {
         let q = vs.linear(g, name("to_q", "query"), h, channels)?;
         let k = vs.linear(g, name("to_k", "key"), h, channels)?;
         let v = vs.linear(g, name("to_v", "value"), h, channels)?;
-        let h = match channels <= FUSED_HEAD {
-            true => attention(g, q, k, v, Attend::heads(1))?,
-            false => attention_in_rows(g, q, k, v, bands.limit / 2)?,
-        };
+        let h = attention(g, q, k, v, Attend::heads(1))?;
         let h = vs.linear(g, name("to_out.0", "proj_attn"), h, channels)?;
         let h = g.reshape(h, shape)?;
-        let y = add(g, x, h)?;
-        Ok(BandedImage::new(g, y))
+        add(g, x, h)
     }
 }

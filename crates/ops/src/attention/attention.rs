@@ -37,6 +37,10 @@ params! {
     }
 }
 
+/// Widest head that the fused kernels take well: the sums of a wider one, such as the VAE's of 512 channels, do not stay in registers,
+/// so that they compute the scores again and again. Theirs are up to 160 wide in SD 1.5.
+const WIDEST_FUSED: usize = 160;
+
 /// Largest product of a tile's queries and D / 4: the vec4 of workgroup memory for its sums. With 32 queries it takes heads of up to 80
 /// (SDXL's are 64 wide), and with scores and statistics it stays below the 16 KiB that every device has.
 const TILE_SUMS: usize = 640;
@@ -296,6 +300,40 @@ impl Operator for Attention {
         // Two products of every query with every key; a causal mask halves them.
         let flops = 4 * output.shape.count() * inputs[1].shape[1] / if self.causal { 2 } else { 1 };
         Cost { flops: flops as u64, bytes: bytes as u64 }
+    }
+
+    fn substitutes(&self, inputs: &[TensorType], limit: usize) -> Option<Vec<Substitute>> {
+        let [q, k, _] = inputs else { return None };
+        let (batch, queries, channels, keys) = (q.shape[0], q.shape[1], q.shape.last(), k.shape[1]);
+        let plain = self.heads == 1 && !self.causal && self.zero_keys == 0;
+        // Scores are stored, and in half precision they would be rounded.
+        if !plain || channels <= WIDEST_FUSED || q.dtype != DType::F32 {
+            return None;
+        }
+        let alpha = self.scale.unwrap_or((1.0 / (channels as f64).sqrt()) as f32);
+        let score_bytes = [batch, keys, 4].iter().fold(1usize, |bytes, n| bytes.saturating_mul(*n));
+        // Scores and their softmax are there together.
+        let step = (limit / 2 / score_bytes.max(1)).clamp(1, queries.max(1));
+        let mut all = vec![Substitute::new(Permute::new([0, 2, 1]), [Argument::Operand(1)])];
+        let mut parts = Vec::new();
+        for first in (0..queries).step_by(step) {
+            let rows = step.min(queries - first);
+            let mut part = Argument::Operand(0);
+            let mut add = |operator: Box<dyn Operator>, operands: Vec<Argument>| {
+                all.push(Substitute { operator, operands });
+                Argument::Result(all.len() - 1)
+            };
+            if rows < queries {
+                part = add(Box::new(Slice::along(&q.shape, 1, first, rows)), vec![part]);
+            }
+            let scores = add(Box::new(MatMul { alpha, ..MatMul::default() }), vec![part, Argument::Result(0)]);
+            let weights = add(Box::new(Softmax), vec![scores]);
+            parts.push(add(Box::<MatMul>::default(), vec![weights, Argument::Operand(2)]));
+        }
+        if parts.len() > 1 {
+            all.push(Substitute::new(Concat::new(1), parts));
+        }
+        Some(all)
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -1,6 +1,7 @@
 use crate::cooperative::CooperativeTile;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
+use std::ops::Range;
 
 /// Two-dimensional convolution (cross-correlation) over channels-last images:
 /// y[n, h, w, o] = f(Σ x[n, h·s + i·d - p, .., c] · weight[i, j, c, o] + bias[o]) + residual[n, h, w, o].
@@ -333,6 +334,26 @@ impl Operator for Conv2d {
 
     fn takes_quantized(&self, operand: usize) -> bool {
         operand == 1
+    }
+
+    fn rows(&self, inputs: &[TensorType], rows: Range<usize>) -> Option<RowsOf> {
+        let [top, left, _, right] = self.padding;
+        let (height, weight) = (inputs[0].shape[1], &inputs[1]);
+        let reach = self.dilation[0] * (weight.shape[0] - 1) + 1;
+        // Rows under the windows, counted from the first row of padding.
+        let (from, to) = (rows.start * self.stride[0], rows.end.checked_sub(1)? * self.stride[0] + reach);
+        let inside = from.saturating_sub(top)..to.saturating_sub(top).min(height);
+        if inside.is_empty() {
+            return None;
+        }
+        let padding = [top.saturating_sub(from), left, to.saturating_sub(top + height), right];
+        let mut operands = vec![None; inputs.len()];
+        operands[0] = Some(inside);
+        if self.residual {
+            operands[inputs.len() - 1] = Some(rows.clone());
+        }
+        let operator = Conv2d { padding, ..self.clone() };
+        Some(RowsOf { operator: Box::new(operator), operands, rows, cheap: false })
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -1,6 +1,7 @@
 use crate::strided::{Walk, offsets};
 use crate::*;
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+use std::ops::Range;
 
 /// What [`Binary`] computes. Codes are shared with `shaders/elementwise/binary.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +205,13 @@ impl Operator for Binary {
             }
             _ => None,
         }
+    }
+
+    fn rows(&self, inputs: &[TensorType], rows: Range<usize>) -> Option<RowsOf> {
+        let result = self.infer(inputs).ok()?.shape;
+        // Vectors of channels are the same for all rows.
+        let usable = inputs.iter().all(|t| t.shape == result || t.shape.rank() < 2);
+        usable.then(|| RowsOf::same(self, rows, inputs.iter().map(|t| t.shape == result)))
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

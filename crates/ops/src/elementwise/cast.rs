@@ -1,5 +1,6 @@
 use crate::*;
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+use std::ops::Range;
 
 /// y = x in another float type; f32 to f16 rounds to nearest.
 #[derive(Clone, Debug)]
@@ -55,6 +56,10 @@ impl Operator for Cast {
     fn reference(&self, inputs: &[&HostTensor]) -> Result<HostTensor> {
         // Rounded and back: the result is f32 like every reference's.
         Ok(inputs[0].cast(self.0).cast(DType::F32))
+    }
+
+    fn rows(&self, _: &[TensorType], rows: Range<usize>) -> Option<RowsOf> {
+        Some(RowsOf::same(self, rows, [true]))
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

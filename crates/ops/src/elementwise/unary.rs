@@ -1,5 +1,6 @@
 use crate::*;
 use pulid_tensor::{HostTensor, Result, TensorType};
+use std::ops::Range;
 
 /// y = f(x) for an [`Activation`].
 #[derive(Clone, Debug)]
@@ -53,6 +54,10 @@ impl Operator for Unary {
         // whose compilation costs more than the pass over memory that it saves.
         let fits = operand == 0 && !matches!(self.0, Activation::Affine(..));
         fits.then_some(Epilogue::Activation(self.0))
+    }
+
+    fn rows(&self, _: &[TensorType], rows: Range<usize>) -> Option<RowsOf> {
+        Some(RowsOf::same(self, rows, [true]))
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -1,6 +1,7 @@
+use super::padded_matrix;
 use crate::cooperative::CooperativeTile;
 use crate::*;
-use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 
 /// y = f(alpha · a b + bias) + residual.
 ///
@@ -106,10 +107,12 @@ impl MatMul {
         }
         let width = if self.gated { n / 2 } else { n };
         if inputs[1].dtype.is_quantized() {
-            if self.transpose_b || !b_is_shared || !fits_quantized(&inputs[1]) {
+            // Others become so before they are lowered, see [`Operator::padded`].
+            let padded = padded_matrix(bk, n).filter(|_| !self.gated && !self.residual).unwrap_or([bk, n]);
+            if self.transpose_b || !b_is_shared || !fits_quantized(&TensorType::new(inputs[1].dtype, padded)) {
                 return Err(fail("a quantised right operand must be [K, N], K a multiple of 32, N of 4"));
             }
-            if width % 4 != 0 {
+            if padded == [bk, n] && width % 4 != 0 {
                 return Err(fail("with gates the columns of a quantised right operand must be a multiple of 8"));
             }
         } else if inputs[0].dtype == DType::F16 && inputs[1].dtype != DType::F16 {
@@ -298,6 +301,16 @@ impl Operator for MatMul {
 
     fn takes_quantized(&self, operand: usize) -> bool {
         operand == 1
+    }
+
+    fn padded(&self, inputs: &[TensorType]) -> Option<Vec<Shape>> {
+        let b = &inputs[1].shape;
+        let simple = !self.transpose_b && b.rank() == 2 && !self.gated && !self.residual;
+        let [rows, columns] = simple.then(|| padded_matrix(b[0], b[1])).flatten()?;
+        let mut a = inputs[0].shape.to_vec();
+        *a.last_mut()? = rows;
+        let bias = self.bias.then(|| Shape::from([columns]));
+        Some([Shape::from(a), Shape::from([rows, columns])].into_iter().chain(bias).collect())
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

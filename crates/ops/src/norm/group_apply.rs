@@ -1,6 +1,7 @@
 use super::group_statistics::cells;
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use std::ops::Range;
 
 /// y = f(x·scale + shift), scale and shift per image and channel: the second half of a group norm.
 ///
@@ -104,6 +105,10 @@ impl Operator for GroupApply {
             }
             _ => None,
         }
+    }
+
+    fn rows(&self, _: &[TensorType], rows: Range<usize>) -> Option<RowsOf> {
+        Some(RowsOf::same(self, rows, [true, false]).cheap())
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

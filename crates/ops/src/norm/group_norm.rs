@@ -120,6 +120,14 @@ impl Operator for GroupNorm {
         }
     }
 
+    fn two_passes(&self) -> Option<TwoPasses> {
+        let (groups, eps, activation) = (self.groups, self.eps, self.activation);
+        self.affine.then(|| TwoPasses {
+            image: Box::new(GroupStatistics { groups, eps }),
+            rows: Box::new(GroupApply { activation }),
+        })
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

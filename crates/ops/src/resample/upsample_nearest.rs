@@ -1,5 +1,6 @@
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use std::ops::Range;
 
 /// Repeats every pixel of x [N, H, W, C] `factor` times along both axes: the upsampling of UNet and VAE decoder.
 #[derive(Clone, Debug)]
@@ -78,6 +79,12 @@ impl Operator for UpsampleNearest {
             }
         }
         HostTensor::from_f32(output.shape, y)
+    }
+
+    fn rows(&self, _: &[TensorType], rows: Range<usize>) -> Option<RowsOf> {
+        let from = rows.start / self.factor..rows.end.div_ceil(self.factor);
+        let rows = from.start * self.factor..from.end * self.factor;
+        Some(RowsOf { operator: self.boxed(), operands: vec![Some(from)], rows, cheap: true })
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -198,7 +198,7 @@ impl Pipeline {
     }
 
     fn decoder(&self, [height, width]: [usize; 2]) -> Result<Graph> {
-        self.vae.decoder(1, height, width, self.runtime.max_tensor_bytes())
+        self.vae.decoder(1, height, width)
     }
 }
 

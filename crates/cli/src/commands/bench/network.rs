@@ -64,7 +64,7 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
     let graph = if args.decoder {
         // The VAE computes in f32, whatever its weights are.
         let precision = Precision { activations: DType::F32, ..precision };
-        model.vae(precision)?.decoder(batch, side, side, runtime.max_tensor_bytes())?
+        model.vae(precision)?.decoder(batch, side, side)?
     } else {
         model.unet(precision)?.graph(UnetSize {
             batch,

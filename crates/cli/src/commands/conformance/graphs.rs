@@ -200,7 +200,6 @@ async fn unet_step(runtime: &Runtime, folder: &Path, dtype: DType) -> Result<Com
         adapter: golden.adapter.as_ref().map(|path| folder.join(path)),
         settings: golden.set.iter().map(|(key, value)| (key.clone(), text(value))).collect(),
         precision: runtime.precision(dtype, None),
-        max_tensor_bytes: runtime.max_tensor_bytes(),
         ..RunOptions::new(beside(folder, golden.weights.as_ref())?)
     };
     let outputs = match prepare("unet", &options, &inputs)? {

@@ -1,10 +1,26 @@
 //! Passes over graphs. Each keeps what the graph computes.
 
-use crate::{Graph, Node, NodeId, NodeKind};
+mod bands;
+mod copy;
+mod pad;
+mod substitute;
 
-/// Fuses epilogues into their producers, then removes what no output needs.
+use crate::{Graph, Node, NodeId, NodeKind};
+use pulid_tensor::Result;
+
+/// Puts zeros around weights that the tiled kernels cannot read as they are, fuses epilogues into their producers, then removes what
+/// no output needs.
 pub fn optimize(graph: &Graph) -> Graph {
-    remove_dead_nodes(&fuse_epilogues(graph))
+    remove_dead_nodes(&fuse_epilogues(&pad::pad_products(graph)))
+}
+
+/// Computes values of more than `limit` bytes, which do not fit a binding, in bands of rows, and attention of heads that are too wide
+/// for the fused kernels by products. Comes before [`optimize`]. What cannot be cut stays as it is; the planner then names it.
+///
+/// # Errors
+/// An operator's own, which would be a mistake of that operator.
+pub fn fit_bindings(graph: &Graph, limit: usize) -> Result<Graph> {
+    bands::cut(&substitute::replace(graph, limit)?, limit)
 }
 
 /// Lets producers apply a following activation, gate or residual addition before they store, where the value between
