@@ -4,6 +4,7 @@ mod support;
 
 use image::{Rgb, RgbImage};
 use pulid_checkpoint::Checkpoint;
+use pulid_models::golden::Golden;
 use pulid_tensor::HostTensor;
 use serde_json::Value;
 use std::path::Path;
@@ -361,8 +362,7 @@ fn infinity_is_reported_where_it_arose_and_never_painted() {
 /// Weights and inputs of a small UNet without a person.
 fn golden_unet() -> [String; 2] {
     let case = repository("tests/goldens/unet/even");
-    let golden: Value = serde_json::from_slice(&std::fs::read(case.join("golden.json")).unwrap()).unwrap();
-    let weights = case.join(golden["weights"].as_str().unwrap());
+    let weights = Golden::read(&case).unwrap().options.weights;
     [weights, case.join("inputs.safetensors")].map(|path| path.to_string_lossy().into_owned())
 }
 

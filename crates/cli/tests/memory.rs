@@ -3,6 +3,7 @@
 mod support;
 
 use pulid_checkpoint::write_safetensors;
+use pulid_models::golden::Golden;
 use pulid_tensor::HostTensor;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,8 +45,7 @@ fn streaming_changes_nothing_but_the_memory() {
 fn the_plan_says_what_streams() {
     let folder = tempfile::tempdir().unwrap();
     let case = repository("tests/goldens/unet/even");
-    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(case.join("golden.json")).unwrap()).unwrap();
-    let weights = case.join(golden["weights"].as_str().unwrap());
+    let weights = Golden::read(&case).unwrap().options.weights;
     let run = |memory: &str| {
         program(folder.path(), &["run", "unet", "--weights"])
             .arg(&weights)

@@ -130,16 +130,11 @@ fn eight_bits_are_close_to_half_precision_on_every_device() {
     let four = sample(&["--dtype", "f16", "--quantize", "q4"]);
     let reference = sample(&["--device", "reference", "--quantize", "q8"]);
     let single = sample(&["--quantize", "q8"]);
-    println!(
-        "q8 {} q4 {} f32 {}",
-        eight.deviation_from(&half),
-        four.deviation_from(&half),
-        single.deviation_from(&reference)
-    );
+    // Measured are 9.4e-3, 0.14 and 1.5e-6.
     assert!(eight.deviation_from(&half) < 2e-2, "q8 is {} from f16", eight.deviation_from(&half));
-    assert!(four.deviation_from(&half) < 0.5, "q4 is {} from f16", four.deviation_from(&half));
+    assert!(four.deviation_from(&half) < 0.25, "q4 is {} from f16", four.deviation_from(&half));
     assert!(
-        single.deviation_from(&reference) < 1e-3,
+        single.deviation_from(&reference) < 5e-5,
         "kernels are {} from the reference",
         single.deviation_from(&reference)
     );

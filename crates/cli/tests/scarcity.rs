@@ -4,6 +4,7 @@
 
 mod support;
 
+use pulid_models::golden::Golden;
 use std::path::Path;
 use std::process::{Command, Output};
 use support::{program, repository};
@@ -35,8 +36,7 @@ fn left(folder: &Path) -> Vec<String> {
 fn on_a_full_disk_nothing_is_half_written() {
     let unet = repository("tests/goldens/unet/even");
     let inputs = unet.join("inputs.safetensors").to_string_lossy().into_owned();
-    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(unet.join("golden.json")).unwrap()).unwrap();
-    let weights = unet.join(golden["weights"].as_str().unwrap()).to_string_lossy().into_owned();
+    let weights = Golden::read(&unet).unwrap().options.weights.to_string_lossy().into_owned();
     // A software driver keeps its memory in files, so that what needs a device runs on the reference.
     let small = ["--width", "64", "--height", "64", "--steps", "1", "--device", "reference"];
     let generate = ["generate", "--prompt", "a person", "--output", "picture.png"];

@@ -9,6 +9,8 @@ mod eva_clip;
 pub mod face;
 mod family;
 #[cfg(not(target_arch = "wasm32"))]
+pub mod golden;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod inspect;
 mod key_report;
 mod layers;

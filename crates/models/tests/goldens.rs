@@ -1,55 +1,25 @@
 //! Every network against what other implementations answer (`tests/goldens`), executed by the CPU reference.
 
-use pulid_checkpoint::Checkpoint;
 use pulid_graph::{optimize, reference};
 use pulid_models::Precision;
+use pulid_models::golden::{Golden, limit};
 use pulid_models::run::{GraphRun, NETWORKS, Prepared, RunOptions, Tensors, prepare};
 use pulid_tensor::{DType, HostTensor, Result};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Largest accepted [`HostTensor::deviation_from`] the expected tensor; measured are 8.7e-6 at most (a VAE's decoder).
 const LIMIT: f64 = 3e-5;
 
-/// The same in half precision, measured 1.1e-2 at most (onnx's functions, an exponential). The reference rounds weights and casts only, so this is no measure of f16 kernels: it shows
-/// that the graphs are built in half precision and read every weight in it.
-const HALF_LIMIT: f64 = 3e-2;
-
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens")
 }
 
-/// The cases of a network: folders with a `golden.json` that names it.
-fn cases(network: &str) -> Vec<(PathBuf, Value)> {
-    let mut cases = Vec::new();
-    for family in std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()) {
-        for case in std::fs::read_dir(family).unwrap().map(|e| e.unwrap().path()) {
-            if let Ok(text) = std::fs::read_to_string(case.join("golden.json")) {
-                let golden: Value = serde_json::from_str(&text).unwrap();
-                if golden["network"] == network {
-                    cases.push((case, golden));
-                }
-            }
-        }
-    }
-    cases.sort_by(|a, b| a.0.cmp(&b.0));
+/// The cases of a network.
+fn cases(network: &str) -> Vec<Golden> {
+    let mut cases = Golden::all(&folder()).unwrap();
+    cases.retain(|golden| golden.network == network);
     assert!(!cases.is_empty(), "no golden of {network}");
     cases
-}
-
-fn tensors(path: &Path) -> Tensors {
-    let file = Checkpoint::open(path).unwrap();
-    file.keys().map(|key| (key.to_owned(), file.tensor(key).unwrap())).collect()
-}
-
-fn options(case: &Path, golden: &Value) -> RunOptions {
-    let mut options = RunOptions::new(case.join(golden["weights"].as_str().unwrap()));
-    options.adapter = golden["adapter"].as_str().map(|p| case.join(p));
-    for (key, value) in golden["set"].as_object().unwrap() {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        options.settings.insert(key.clone(), text);
-    }
-    options
 }
 
 fn execute(run: &GraphRun) -> Result<Tensors> {
@@ -58,16 +28,16 @@ fn execute(run: &GraphRun) -> Result<Tensors> {
 
 fn check(network: &str) {
     check_in(network, Precision::F32, LIMIT);
-    check_in(network, Precision::F16, HALF_LIMIT);
+    // The reference rounds weights and casts only, so this is no measure of f16 kernels: it shows that the graphs are built in half
+    // precision and read every weight in it. Measured are 1.1e-2 at most.
+    check_in(network, Precision::F16, limit(DType::F16));
 }
 
 fn check_in(network: &str, precision: Precision, limit: f64) {
     let mut failures = Vec::new();
-    for (case, golden) in cases(network) {
-        let name = case.strip_prefix(folder()).unwrap().display().to_string();
-        let options = RunOptions { precision, ..options(&case, &golden) };
-        let inputs = tensors(&case.join(golden["inputs"].as_str().unwrap()));
-        let prepared = prepare(network, &options, &inputs);
+    for golden in cases(network) {
+        let name = golden.name();
+        let prepared = prepare(network, &golden.options(precision), &golden.inputs().unwrap());
         let got = prepared.and_then(|p| match p {
             Prepared::Graph(run) => execute(&run),
             Prepared::Done(outputs) => Ok(outputs),
@@ -79,7 +49,7 @@ fn check_in(network: &str, precision: Precision, limit: f64) {
                 continue;
             }
         };
-        let want = tensors(&case.join(golden["outputs"].as_str().unwrap()));
+        let want = golden.outputs().unwrap();
         if !got.keys().eq(want.keys()) {
             failures.push(format!("{name}: outputs {:?}, expected {:?}", got.keys(), want.keys()));
             continue;
@@ -134,9 +104,9 @@ networks! {
 }
 
 fn case(network: &str, name: &str) -> (RunOptions, Tensors) {
-    let (case, golden) = cases(network).into_iter().find(|(path, _)| path.ends_with(name)).unwrap();
-    let inputs = tensors(&case.join(golden["inputs"].as_str().unwrap()));
-    (options(&case, &golden), inputs)
+    let golden = cases(network).into_iter().find(|golden| golden.folder.ends_with(name)).unwrap();
+    let inputs = golden.inputs().unwrap();
+    (golden.options, inputs)
 }
 
 fn graph_run(network: &str, options: &RunOptions, inputs: &Tensors) -> Result<GraphRun> {
