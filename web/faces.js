@@ -81,7 +81,7 @@ export function faces({ crop, changed, failed }) {
   async function add(files) {
     const pictures = [...files].filter((f) => f.type.startsWith('image/') || !f.type);
     if (pictures.length === 0) {
-      if (files.length > 0) failed(Object.assign(new Error(`${files[0].name} is not a picture. Choose a JPEG, PNG or WebP photo.`), { name: 'PhotoError' }));
+      if (files.length > 0) failed(Object.assign(new Error(`${files[0].name} is not an image. Choose a JPEG, PNG or WebP photo.`), { name: 'PhotoError' }));
       return;
     }
     identity?.item.remove();

@@ -80,7 +80,7 @@ export function reset() {
 /** The options for `generate`; what is empty is the model's own. An error names the field that cannot be used. */
 export function collect() {
   const options = { prompt: element('prompt').value.trim() };
-  if (!options.prompt) throw wrong('prompt', 'The prompt is empty. Say what the picture shows, or take some of the words below it.');
+  if (!options.prompt) throw wrong('prompt', 'The prompt is empty. Say what the image shows, or take some of the words below it.');
   for (const field of FIELDS) {
     const input = element(field.flag);
     if (isNumber(field) && !input.checkValidity()) throw wrong(field.flag, `--${field.flag}: ${input.validationMessage}`);

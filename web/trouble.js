@@ -34,7 +34,7 @@ function advice(error, ways) {
       return { tips: ['A photo works best with one large face, seen from the front and not covered.'], actions: [['Choose another photo', ways.photo]] };
     case 'SettingsError':
       return /width|height|multiple|size/i.test(message)
-        ? { tips: ["Models of SDXL's kind make pictures whose sides are multiples of 8, and good ones near the size they were made for."], actions: [["Use the model's own size", ways.ownSize], ['Show the settings', ways.settings]] }
+        ? { tips: ["Models of SDXL's kind make images whose sides are multiples of 8, and good ones near the size they were made for."], actions: [["Use the model's own size", ways.ownSize], ['Show the settings', ways.settings]] }
         : { tips: [], actions: [['Show the settings', ways.settings], ["Back to the model's own settings", ways.defaults]] };
     case 'NotFiniteError':
       return { tips: ['Half precision has too small a range for some models.'], actions: [['Use f32', ways.f32], again] };

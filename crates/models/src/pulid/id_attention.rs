@@ -29,6 +29,9 @@ impl Default for IdentitySettings {
 }
 
 impl IdentitySettings {
+    /// Zero tokens at most: some hundred times PuLID's own 20, beyond which the identity has no part left.
+    pub const MOST_ZERO_TOKENS: usize = 4096;
+
     /// What a UNet's graph is told of an identity of so many tokens.
     pub fn inputs(&self, tokens: usize) -> IdentityInputs {
         IdentityInputs { tokens, num_zero: self.num_zero, ortho: self.ortho }
@@ -37,13 +40,14 @@ impl IdentitySettings {
     /// Refuses what no adapter can follow, which needs no file.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a scale that is no finite number or more zero tokens than 4096.
+    /// [`Error::Invalid`] for a scale that is no finite number or more zero tokens than [`Self::MOST_ZERO_TOKENS`].
     pub fn check(&self) -> Result<()> {
         if !self.id_scale.is_finite() {
             return Err(Error::invalid("id_scale", format!("{} is no finite number", self.id_scale)));
         }
-        if self.num_zero > 4096 {
-            return Err(Error::invalid("num_zero", format!("{} is above 4096", self.num_zero)));
+        if self.num_zero > Self::MOST_ZERO_TOKENS {
+            let detail = format!("{} is above {}", self.num_zero, Self::MOST_ZERO_TOKENS);
+            return Err(Error::invalid("num_zero", detail));
         }
         Ok(())
     }

@@ -63,6 +63,12 @@ pub struct IdentityProjection {
     pub zero_keys: u32,
 }
 
+/// Chunks of rows at most over which sums are taken: every one is added up again by each invocation that needs the sum.
+const MOST_CHUNKS: usize = 128;
+
+/// Rows of a chunk at least: fewer would cost more to combine than to sum.
+const FEWEST_ROWS: usize = 16;
+
 params! {
     struct SumParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32 }
 }
@@ -160,7 +166,7 @@ impl Operator for IdentityProjection {
         let by_four = channels % 4 == 0;
         let cell = if by_four { 4 } else { 1 };
         let width = channels / cell;
-        let chunk_rows = rows.div_ceil(128).max(rows.min(16));
+        let chunk_rows = rows.div_ceil(MOST_CHUNKS).max(rows.min(FEWEST_ROWS));
         let chunks = rows.div_ceil(chunk_rows);
         let mut dispatches = Vec::new();
         let mut scratch = Vec::new();

@@ -1,4 +1,4 @@
-use super::group_statistics::cells;
+use super::group_statistics::{FEWEST_ROWS, MOST_CHUNKS, cells};
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 use std::ops::Range;
@@ -16,14 +16,11 @@ params! {
     struct ApplyParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32 }
 }
 
-/// Rows that one invocation takes: long enough to read the affine map once for many.
-const ROWS: usize = 32;
-
 /// The dispatch that applies the map in `affine` to operand 0.
 pub(super) fn apply(x: &TensorType, activation: Activation, affine: Slot) -> Dispatch {
     let (batch, channels) = (x.shape[0], x.shape.last());
     let rows = x.shape.count() / (batch * channels);
-    let chunk_rows = rows.div_ceil(256).max(rows.min(ROWS));
+    let chunk_rows = rows.div_ceil(MOST_CHUNKS).max(rows.min(FEWEST_ROWS));
     let (unit, by_four) = cells(channels);
     let (width, chunks) = (channels / unit, rows.div_ceil(chunk_rows));
     let count = batch * chunks * width;

@@ -37,11 +37,18 @@ pub(super) struct Bands {
     chunk_rows: usize,
 }
 
+/// Chunks of an image at most: with 80 invocations for 320 channels that is a wave of lanes for each core of the largest GPUs, and as
+/// many partial sums for each channel as one workgroup combines at once.
+pub(super) const MOST_CHUNKS: usize = 256;
+
+/// Rows of a chunk at least, so that what an invocation reads once (its channels' parameters) serves many.
+pub(super) const FEWEST_ROWS: usize = 32;
+
 /// Rows of a chunk: enough chunks to occupy a device, few enough that combining them stays cheap. A chunk never reaches
 /// over the end of a band, so several bands are cut in whole chunks.
 fn chunk_rows(rows: &[usize]) -> usize {
     let total: usize = rows.iter().sum();
-    let wanted = total.div_ceil(256).max(total.min(32));
+    let wanted = total.div_ceil(MOST_CHUNKS).max(total.min(FEWEST_ROWS));
     match rows {
         [_] => wanted,
         _ => (1..=rows[0].min(wanted)).rev().find(|n| rows[0].is_multiple_of(*n)).unwrap_or(1),
