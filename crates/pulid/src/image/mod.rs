@@ -5,8 +5,11 @@
 mod bicubic;
 mod decode;
 mod file;
+mod jpeg;
+mod other_format;
 mod png;
 mod preview;
+mod profile;
 mod resize;
 mod tensor;
 #[cfg(test)]

@@ -6,8 +6,10 @@ Each file names the versions it came from in `versions.json`.
 """
 
 import importlib.metadata
+import itertools
 import json
 import pathlib
+import struct
 import sys
 
 import numpy as np
@@ -303,6 +305,177 @@ def photos() -> None:
     save("photos.json", cases)
 
 
+def profile(space: str, primaries=None, gamma=2.2, table=None) -> bytes:
+    """An ICC profile of version 2: a matrix and a curve (RGB), a curve (GRAY) or a table of Lab (CMYK)."""
+
+    def fixed(value) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(values) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(fixed(v) for v in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    tags = [(b"desc", text), (b"cprt", b"text\0\0\0\0none\0"), (b"wtpt", xyz(D50))]
+    if primaries is not None:
+        tags += [(name, xyz(column)) for name, column in zip([b"rXYZ", b"gXYZ", b"bXYZ"], primaries.T)]
+        tags += [(name, curve) for name in [b"rTRC", b"gTRC", b"bTRC"]]
+    if space == "GRAY":
+        tags.append((b"kTRC", curve))
+    if table is not None:
+        tags.append((b"A2B0", table))
+    body, index = b"", b""
+    for name, value in tags:
+        value += bytes(-len(value) % 4)
+        index += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(value))
+        body += value
+    pcs = b"Lab " if table is not None else b"XYZ "
+    kind = b"prtr" if space == "CMYK" else b"mntr"
+    head = struct.pack(">I4sI4s4s4s", 132 + len(index) + len(body), b"none", 0x02400000, kind, space.encode().ljust(4), pcs)
+    head += struct.pack(">6H4s", 2026, 11, 27, 0, 0, 0, b"acsp") + bytes(28) + b"".join(fixed(v) for v in D50)
+    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + index + body
+
+
+D50 = np.array([0.9642, 1.0, 0.8249])
+
+
+def colorants(chromaticities, white) -> np.ndarray:
+    """XYZ of the primaries as columns, from x and y, moved to D50 by Bradford's matrix."""
+    xyz = np.array([[x / y, 1, (1 - x - y) / y] for x, y in chromaticities]).T
+    white = np.array([white[0] / white[1], 1, (1 - white[0] - white[1]) / white[1]])
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    adapted = np.linalg.inv(bradford) @ np.diag((bradford @ D50) / (bradford @ white)) @ bradford
+    return adapted @ (xyz * np.linalg.solve(xyz, white))
+
+
+D65 = (0.3127, 0.3290)
+ADOBE_RGB = colorants([(0.64, 0.33), (0.21, 0.71), (0.15, 0.06)], D65)
+DISPLAY_P3 = colorants([(0.68, 0.32), (0.265, 0.69), (0.15, 0.06)], D65)
+PROPHOTO = colorants([(0.734699, 0.265301), (0.159597, 0.840403), (0.036598, 0.000105)], (0.345704, 0.358540))
+SRGB = colorants([(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)], D65)
+
+
+def inks() -> bytes:
+    """A table from CMYK to Lab on 5 points an axis: colours of darkening and reddening inks, not those of any press."""
+    entries = bytearray()
+    for c, m, y, k in itertools.product(np.linspace(0, 1, 5), repeat=4):
+        # Nearly linear and all within sRGB, so that two ways to interpolate and to clip agree.
+        light = (88 - 22 * c - 25 * m - 6 * y) * (1 - 0.5 * k)
+        a, b = (26 * m - 16 * c) * (1 - 0.6 * k), (26 * y - 18 * c - 4 * m) * (1 - 0.6 * k)
+        entries += bytes([round(light * 2.55), round(a + 128), round(b + 128)])
+    line = bytes(range(256))
+    identity = b"".join(struct.pack(">i", round(v * 65536)) for v in np.eye(3).ravel())
+    return b"mft1\0\0\0\0" + bytes([4, 3, 5, 0]) + identity + line * 4 + bytes(entries) + line * 3
+
+
+def colours() -> None:
+    import io
+    import zlib
+
+    from PIL import Image, ImageCms
+
+    cases = []
+    image = picture(24, 18, 3)
+    rgb = Image.fromarray(image)
+
+    def case(name, file, expected, tolerance):
+        cases.append({"name": name, "file": file.hex(), "expected": hexed(np.asarray(expected)), "tolerance": tolerance})
+
+    def written(picture, kind, **options):
+        stream = io.BytesIO()
+        picture.save(stream, kind, **options)
+        return stream.getvalue()
+
+    def opened(file):
+        return Image.open(io.BytesIO(file))
+
+    def shown(file_or_image, icc):
+        """By LittleCMS."""
+        picture = opened(file_or_image) if isinstance(file_or_image, bytes) else file_or_image
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+        # Colorimetric: for perceptual tables LittleCMS moves black, which browsers do not.
+        how = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        return ImageCms.profileToProfile(picture, source, target, renderingIntent=how, outputMode="RGB")
+
+    adobe, p3 = profile("RGB ", ADOBE_RGB, 2.19921875), profile("RGB ", DISPLAY_P3, 2.2)
+    for name, icc in [("adobe-rgb", adobe), ("display-p3", p3)]:
+        case(f"{name}.png", written(rgb, "PNG", icc_profile=icc), shown(rgb, icc), 1)
+        file = written(rgb, "WEBP", lossless=True, icc_profile=icc)
+        case(f"{name}.webp", file, shown(rgb, icc), 1)
+    file = written(rgb, "JPEG", quality=98, subsampling=0, icc_profile=adobe)
+    # A decoder's rounding, made larger by the profile.
+    case("adobe-rgb.jpg", file, shown(file, adobe), 6)
+    opacity = np.linspace(0, 255, image.shape[1]).astype(np.uint8)[None].repeat(image.shape[0], 0)
+    over = np.asarray(shown(rgb, p3)).astype(np.float64) * opacity[..., None] / 255 + 255.0 - opacity[..., None]
+    case("display-p3-alpha.png", written(Image.fromarray(np.dstack([image, opacity])), "PNG", icc_profile=p3),
+         np.floor(over + 0.5).astype(np.uint8), 1)
+    palette = rgb.quantize(16)
+    case("adobe-rgb-palette.png", written(palette, "PNG", icc_profile=adobe), shown(palette.convert("RGB"), adobe), 1)
+    gray, icc = rgb.convert("L"), profile("GRAY", gamma=1.0)
+    case("linear-gray.png", written(gray, "PNG", icc_profile=icc), shown(gray, icc), 1)
+    file = written(gray, "JPEG", quality=98, icc_profile=icc)
+    case("linear-gray.jpg", file, shown(file, icc), 16)
+
+    # 16 bits by the formula, since Pillow has them of gray alone.
+    deep = np.random.default_rng(6).integers(0, 65536, (18, 24, 3)).astype(np.uint16)
+    linear = np.linalg.solve(SRGB, PROPHOTO @ (deep.reshape(-1, 3) / 65535.0).T ** 1.8).clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).T.reshape(deep.shape)
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    icc = profile("RGB ", PROPHOTO, 1.8)
+    parts = [
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 18, 16, 2, 0, 0, 0)),
+        chunk(b"iCCP", b"test\0\0" + zlib.compress(icc)), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""),
+    ]
+    case("prophoto-deep.png", b"\x89PNG\r\n\x1a\n" + b"".join(parts), np.round(encoded * 255).astype(np.uint8), 1)
+
+    # Colour means nothing here: an sRGB profile, one of another kind of pixels, one that is broken, PNG's own words for sRGB.
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    case("srgb.png", written(rgb, "PNG", icc_profile=srgb), image, 0)
+    case("gray-profile-of-colours.png", written(rgb, "PNG", icc_profile=profile("GRAY", gamma=1.0)), image, 0)
+    case("broken-profile.png", written(rgb, "PNG", icc_profile=adobe[:200]), image, 0)
+
+    # Other JPEGs.
+    file = written(rgb, "JPEG", quality=98, keep_rgb=True)
+    case("rgb-coded.jpg", file, opened(file), 2)
+    at = file.index(b"Adobe") - 4
+    bare = file[:at] + file[at + 16:]
+    frame, scan = bare.index(b"\xff\xc0"), bare.index(b"\xff\xda")
+    assert [bare[frame + 10 + 3 * i] for i in range(3)] == [82, 71, 66], "components are named R, G, B"
+    assert scan > frame
+    case("rgb-coded-unmarked.jpg", bare, opened(bare), 2)
+    inked = Image.fromarray(np.dstack([image, picture(24, 18, 4)[..., 0] // 2]), "CMYK")
+    icc = profile("CMYK", table=inks())
+    file = written(inked, "JPEG", quality=98, subsampling=0)
+    case("cmyk.jpg", file, opened(file).convert("RGB"), 4)
+    file = written(inked, "JPEG", quality=98, subsampling=0, icc_profile=icc)
+    case("cmyk-profile.jpg", file, shown(file, icc), 6)
+    # The same planes, called YCCK: what Pillow writes as inks, inverted, are then luma and chroma.
+    for name, profiled in [("ycck.jpg", {}), ("ycck-profile.jpg", {"icc_profile": icc})]:
+        file = bytearray(written(inked, "JPEG", quality=98, subsampling=0, **profiled))
+        file[file.index(b"Adobe") + 11] = 2
+        file = bytes(file)
+        case(name, file, shown(file, icc) if profiled else opened(file).convert("RGB"), 6)
+    file = written(rgb, "JPEG", quality=98, subsampling=0)
+    # A gain map is a second image behind the first.
+    case("gain-map.jpg", file + written(gray, "JPEG"), opened(file).convert("RGB"), 4)
+
+    # Of an animation the first frame.
+    other = Image.fromarray(255 - image)
+    case("animation.webp", written(rgb, "WEBP", lossless=True, save_all=True, append_images=[other]), image, 0)
+    case("animation.png", written(rgb, "PNG", save_all=True, append_images=[other], duration=100), image, 0)
+    for bits in [1, 2, 4]:
+        few = rgb.quantize(2**bits)
+        case(f"palette-{bits}.png", written(few, "PNG", bits=bits), few.convert("RGB"), 0)
+    few = rgb.quantize(16)
+    clear = np.where((np.asarray(few) == 3)[..., None], 255, np.asarray(few.convert("RGB")))
+    case("palette-transparent.png", written(few, "PNG", transparency=3), clear.astype(np.uint8), 0)
+    save("colours.json", cases)
+
+
 ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 FACEXLIB = np.array([
     [192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118],
@@ -445,7 +618,7 @@ def scrfd() -> None:
 PARTS = {
     function.__name__: function
     for function in (
-        randn, schedule, samplers, resize, bicubic, photos, umeyama, lmeds, warp, crops, letterbox, scrfd,
+        randn, schedule, samplers, resize, bicubic, photos, colours, umeyama, lmeds, warp, crops, letterbox, scrfd,
     )
 }
 
@@ -453,11 +626,13 @@ PARTS = {
 def main() -> None:
     for part in sys.argv[1:] or PARTS:
         PARTS[part]()
-    names = ["torch", "numpy", "diffusers", "scikit-image"]
-    versions = {name: importlib.metadata.version(name) for name in names}
-    import cv2
-
-    versions["opencv-python-headless"] = cv2.__version__
+    # What is not installed was not used.
+    versions = json.loads((HERE / "versions.json").read_text(encoding="utf-8"))
+    for name in ["torch", "numpy", "diffusers", "scikit-image", "opencv-python-headless", "pillow"]:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
     save("versions.json", versions)
 
 

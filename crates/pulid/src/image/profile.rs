@@ -1,0 +1,125 @@
+//! Colours of photos: from what an ICC profile says to sRGB, as viewers show them.
+
+use ::image::DynamicImage;
+use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
+
+/// Largest profile that is read; those of printing presses with large tables take some megabytes.
+const MAX_PROFILE: usize = 16 << 20;
+
+/// A profile that is no more than this many levels of 255 from sRGB is sRGB: its rounding would be the only change.
+const SAME: u8 = 1;
+
+/// The pixels in sRGB, of the same kind. They stay as they are under a profile that is sRGB, damaged, or made for another kind of
+/// pixels, as in viewers.
+pub(super) fn to_srgb(image: DynamicImage, icc: &[u8]) -> DynamicImage {
+    let Some(profile) = parse(icc) else { return image };
+    match (profile.color_space, image) {
+        (DataColorSpace::Rgb, DynamicImage::ImageRgb8(mut image)) => {
+            apply_8(&profile, Layout::Rgb, &mut image);
+            DynamicImage::ImageRgb8(image)
+        }
+        (DataColorSpace::Rgb, DynamicImage::ImageRgba8(mut image)) => {
+            apply_8(&profile, Layout::Rgba, &mut image);
+            DynamicImage::ImageRgba8(image)
+        }
+        (DataColorSpace::Rgb, DynamicImage::ImageRgb16(mut image)) => {
+            apply_16(&profile, Layout::Rgb, &mut image);
+            DynamicImage::ImageRgb16(image)
+        }
+        (DataColorSpace::Rgb, DynamicImage::ImageRgba16(mut image)) => {
+            apply_16(&profile, Layout::Rgba, &mut image);
+            DynamicImage::ImageRgba16(image)
+        }
+        (DataColorSpace::Gray, DynamicImage::ImageLuma8(mut image)) => {
+            apply_8(&profile, Layout::Gray, &mut image);
+            DynamicImage::ImageLuma8(image)
+        }
+        (DataColorSpace::Gray, DynamicImage::ImageLumaA8(mut image)) => {
+            apply_8(&profile, Layout::GrayAlpha, &mut image);
+            DynamicImage::ImageLumaA8(image)
+        }
+        (DataColorSpace::Gray, DynamicImage::ImageLuma16(mut image)) => {
+            apply_16(&profile, Layout::Gray, &mut image);
+            DynamicImage::ImageLuma16(image)
+        }
+        (DataColorSpace::Gray, DynamicImage::ImageLumaA16(mut image)) => {
+            apply_16(&profile, Layout::GrayAlpha, &mut image);
+            DynamicImage::ImageLumaA16(image)
+        }
+        (_, image) => image,
+    }
+}
+
+/// RGB of amounts of ink, four to a pixel from 0 (none) to 255, by a profile of such; `None` without a usable one.
+pub(super) fn inks_to_srgb(inks: &[u8], icc: &[u8]) -> Option<Vec<u8>> {
+    let profile = parse(icc).filter(|profile| profile.color_space == DataColorSpace::Cmyk)?;
+    // Four channels are what this library calls Rgba.
+    let transform = profile
+        .create_transform_8bit(Layout::Rgba, &ColorProfile::new_srgb(), Layout::Rgb, TransformOptions::default())
+        .ok()?;
+    let mut rgb = vec![0; inks.len() / 4 * 3];
+    transform.transform(inks, &mut rgb).ok()?;
+    Some(rgb)
+}
+
+fn parse(icc: &[u8]) -> Option<ColorProfile> {
+    (icc.len() <= MAX_PROFILE).then(|| ColorProfile::new_from_slice(icc).ok()).flatten()
+}
+
+/// sRGB's counterpart of a layout: its own, or gray with sRGB's curve.
+fn target(layout: Layout) -> ColorProfile {
+    match layout {
+        Layout::Gray | Layout::GrayAlpha => {
+            let srgb = ColorProfile::new_srgb();
+            let mut gray = ColorProfile::new_gray_with_gamma(2.2);
+            gray.gray_trc = srgb.red_trc;
+            gray
+        }
+        _ => ColorProfile::new_srgb(),
+    }
+}
+
+fn apply_8(profile: &ColorProfile, layout: Layout, pixels: &mut [u8]) {
+    let Ok(transform) = profile.create_transform_8bit(layout, &target(layout), layout, TransformOptions::default())
+    else {
+        return;
+    };
+    let channels = layout.channels();
+    // Steps through all channels together and through each alone.
+    let probe: Vec<u8> = (0..=channels)
+        .flat_map(|alone| {
+            (0..=15u8).flat_map(move |step| {
+                (0..channels).map(move |c| if alone == c || alone == channels { 17 * step } else { 0 })
+            })
+        })
+        .collect();
+    let mut shown = vec![0; probe.len()];
+    let same = transform.transform(&probe, &mut shown).is_ok()
+        && probe.iter().zip(&shown).all(|(a, b)| a.abs_diff(*b) <= SAME);
+    if !same {
+        by_parts(pixels, channels, |from, to| transform.transform(from, to));
+    }
+}
+
+fn apply_16(profile: &ColorProfile, layout: Layout, pixels: &mut [u16]) {
+    let transform = profile.create_transform_16bit(layout, &target(layout), layout, TransformOptions::default());
+    if let Ok(transform) = transform {
+        by_parts(pixels, layout.channels(), |from, to| transform.transform(from, to));
+    }
+}
+
+/// Transforms pixels in place, some at a time, so that no second image is needed. What cannot be transformed stays.
+fn by_parts<T: Copy + Default, E>(
+    pixels: &mut [T],
+    channels: usize,
+    transform: impl Fn(&[T], &mut [T]) -> Result<(), E>,
+) {
+    const PIXELS: usize = 1 << 16;
+    let mut to = vec![T::default(); (PIXELS * channels).min(pixels.len())];
+    for part in pixels.chunks_mut(PIXELS * channels) {
+        let to = &mut to[..part.len()];
+        if transform(part, to).is_ok() {
+            part.copy_from_slice(to);
+        }
+    }
+}
