@@ -4,23 +4,6 @@ const element = (id) => document.getElementById(id);
 const SAMPLES = ['ada', 'ben', 'cleo', 'dan', 'eva', 'finn', 'gia', 'hugo', 'jon', 'lars', 'nils', 'omar'];
 const MOST = 4;
 
-/** What the engine reads by itself; anything else that the browser can show is turned into PNG first. */
-const READ = ['image/jpeg', 'image/png', 'image/webp'];
-
-async function readable(file) {
-  if (READ.includes(file.type)) return file;
-  try {
-    const bitmap = await createImageBitmap(file);
-    const canvas = Object.assign(document.createElement('canvas'), { width: bitmap.width, height: bitmap.height });
-    canvas.getContext('2d').drawImage(bitmap, 0, 0);
-    bitmap.close();
-    const blob = await new Promise((resolve) => { canvas.toBlob(resolve, 'image/png'); });
-    return new File([blob], file.name, { type: 'image/png' });
-  } catch {
-    return file; // The engine says what is wrong with it.
-  }
-}
-
 /**
  * Keeps the list of photos. `crop(file, signal)` gives the part that counts; `changed()` is called when the person is another;
  * `failed(error)` when a photo cannot be used.
@@ -87,8 +70,7 @@ export function faces({ crop, changed, failed }) {
     identity?.item.remove();
     identity = null;
     const room = pictures.slice(0, MOST - photos.length);
-    for (const raw of room) {
-      const file = await readable(raw);
+    for (const file of room) {
       const photo = { file, abort: new AbortController() };
       photo.item = item(file.name || 'photo', () => drop(photo));
       photos.push(photo);

@@ -100,11 +100,16 @@ export interface Settings extends Partial<ModelSettings> {
 }
 // End of settings.
 
+/** Which face of a photo: a word, or its number as text, from 1, in the order of scores. Left and right are the photo's. Without, the largest. */
+export type Face = 'largest' | 'centre' | 'left' | 'right' | `${number}`;
+
 export interface GenerateOptions extends CallOptions, Settings {
   /** What the image shows. */
   prompt: string;
   /** 1 to 4 photos of one person. Without these and without an identity no identity enters the image. */
   photos?: Photo | readonly Photo[];
+  /** The person's face in photos that show several. */
+  face?: Face;
   /** A person as `embed` returned it, or as `pulid embed` writes it. */
   identity?: Photo;
 }
@@ -195,7 +200,7 @@ export class Pulid extends EventTarget {
   /** Makes images. */
   generate(options: GenerateOptions): Promise<Generated>;
   /** Reads a person from 1 to 4 photos, to be kept or given to `generate`: a safetensors file, as `pulid embed` writes it. */
-  embed(photos: Photo | readonly Photo[], options?: CallOptions): Promise<Blob>;
+  embed(photos: Photo | readonly Photo[], options?: CallOptions & { face?: Face }): Promise<Blob>;
   /** The faces of a photo, and the part of it that counts. */
   crop(photo: Photo, options?: CallOptions): Promise<Cropped>;
   /** Closes the files of a kept model; the next call that needs them opens or fetches them again. */

@@ -133,8 +133,8 @@ export class Pulid extends EventTarget {
   }
 
   /** Reads a person from photos. */
-  async embed(photos, { signal, onProgress } = {}) {
-    const { identity } = await this.#call('embed', { photos: named(photos) }, { signal, onProgress });
+  async embed(photos, { face, signal, onProgress } = {}) {
+    const { identity } = await this.#call('embed', { photos: named(photos), face }, { signal, onProgress });
     return new Blob([identity], { type: 'application/octet-stream' });
   }
 

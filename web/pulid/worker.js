@@ -5,6 +5,7 @@
 // or `{ id, error: { name, message } }`. The page sends one call at a time.
 
 import { fail } from './errors.js';
+import { bytesOf } from './photos.js';
 import { Store } from './store.js';
 
 let engine;
@@ -113,8 +114,8 @@ function release(name) {
   mounted.delete(name);
 }
 
-async function bytesOf(photos) {
-  return Promise.all(photos.map(async ({ name, blob }) => ({ name, bytes: new Uint8Array(await blob.arrayBuffer()) })));
+async function readPhotos(photos) {
+  return Promise.all(photos.map(async ({ name, blob }) => ({ name, bytes: await bytesOf(blob) })));
 }
 
 const calls = {
@@ -136,24 +137,24 @@ const calls = {
 
   async crop({ photo }, on) {
     await ensure(['faces'], on);
-    const [bytes] = await bytesOf([photo]);
+    const [bytes] = await readPhotos([photo]);
     const { png, faces } = await inEngine(() => engine.crop(models.faces.path, bytes));
     const moved = own(png);
     return { result: { png: moved, faces }, transfer: [moved.buffer] };
   },
 
-  async embed({ photos }, on) {
+  async embed({ photos, face }, on) {
     await ensure(['faces', 'adapter'], on);
-    const bytes = await bytesOf(photos);
+    const bytes = await readPhotos(photos);
     const paths = { faces: models.faces.path, adapter: models.adapter.path };
-    const identity = own(await inEngine(() => engine.embed(paths, bytes, on)));
+    const identity = own(await inEngine(() => engine.embed(paths, bytes, face, on)));
     return { result: { identity }, transfer: [identity.buffer] };
   },
 
   async generate({ options }, on) {
     await ensure(['sdxl', 'adapter', 'faces'], on);
     const { photos, identity, ...settings } = options;
-    if (photos) settings.photos = await bytesOf(photos);
+    if (photos) settings.photos = await readPhotos(photos);
     if (identity) settings.identity = new Uint8Array(await identity.arrayBuffer());
     const paths = { sdxl: models.sdxl.path, adapter: models.adapter.path, faces: models.faces.path };
     const { images, ...made } = await inEngine(() => engine.generate(paths, settings, on));

@@ -157,6 +157,12 @@ fn photos_without_a_usable_face_are_refused() {
     refuse(folder.path(), &[&generate[..], &[&wall]].concat());
     refuse(folder.path(), &["faces", &wall]);
     refuse(folder.path(), &["faces", "notes.jpg", "--json"]);
+    // Where the threshold is the reason, it is named, and what would do.
+    let message = refuse(folder.path(), &["faces", &portrait("ada.jpg"), "--threshold", "0.995"]);
+    assert!(
+        message.contains("no face scores 0.995 or more; the best has 0.") && message.contains("--threshold"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use pulid::face::Face;
 use pulid::identity::{DetectOptions, ExtractOptions, FaceModels, Identity, debug_image_names, detect, extract};
 use pulid::image::{PngMetadata, RgbImage, decode_photo, encode_png};
-use pulid::runtime::Runtime;
+use pulid::runtime::{Reporter, Runtime};
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::{DeviceOptions, Silent};
 use pulid_tensor::{Error, HostTensor};
@@ -117,6 +117,72 @@ fn a_person_is_read_from_one_and_from_several_photos() {
     let path = folder.path().join("ada.safetensors");
     one.save(&path).unwrap();
     assert_eq!(Identity::load_tokens(&path).unwrap().id_embedding, tokens.id_embedding);
+}
+
+/// Notes that are said.
+#[derive(Default)]
+struct Notes(std::cell::RefCell<Vec<String>>);
+
+impl pulid_engine::Observer for Notes {}
+
+impl Reporter for Notes {
+    fn note(&self, text: &str) {
+        self.0.borrow_mut().push(text.to_owned());
+    }
+}
+
+#[test]
+fn a_face_that_fills_the_photo_is_found_all_the_same() {
+    let setup = Setup::new();
+    let find = |photo: &RgbImage| {
+        let options = DetectOptions::default();
+        pollster::block_on(detect(&setup.runtime, &setup.models, "close", photo, options, &Silent)).unwrap()
+    };
+    // Of others the mini detector finds something in the cut photo at once, right or wrong.
+    for name in ["ben.jpg", "eva.jpg"] {
+        let (name, bytes) = portrait(name);
+        let photo = decode_photo(&name, &bytes).unwrap();
+        let whole = find(&photo).remove(0);
+        let [left, top, right, bottom] = whole.bbox;
+        let (width, height) = ((right - left) as u32, (bottom - top) as u32);
+        // The face and nothing around it, 900 pixels high.
+        let part = ::image::imageops::crop_imm(&photo, left as u32, top as u32, width, height).to_image();
+        let close =
+            ::image::imageops::resize(&part, 900 * width / height, 900, ::image::imageops::FilterType::CatmullRom);
+        let found = find(&close);
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        // Eyes, nose and mouth are where they are in the whole photo, to a tenth of the face.
+        let scale = height as f32 / 900.0;
+        for (near, far) in found[0].landmarks.iter().zip(whole.landmarks) {
+            let off = (near[0] * scale + left.floor() - far[0]).hypot(near[1] * scale + top.floor() - far[1]);
+            assert!(off < 0.1 * width as f32, "{name}: {found:?} and {whole:?}: off by {off} of {width}");
+        }
+        setup.extract(&[png("close.png", &close)]).unwrap();
+    }
+}
+
+#[test]
+fn of_several_faces_the_one_that_is_named_is_read() {
+    let setup = Setup::new();
+    let [eva, finn] = ["eva.jpg", "finn.jpg"].map(portrait);
+    let [left, right] = [&eva, &finn].map(|(name, bytes)| decode_photo(name, bytes).unwrap());
+    let mut both =
+        RgbImage::from_pixel(left.width() + right.width(), left.height().max(right.height()), ::image::Rgb([120; 3]));
+    ::image::imageops::replace(&mut both, &left, 0, 0);
+    ::image::imageops::replace(&mut both, &right, left.width().into(), 0);
+    let both = png("both.png", &both);
+    let own = [&eva, &finn].map(|photo| setup.extract(std::slice::from_ref(photo)).unwrap().face_embedding);
+    for (face, who) in [("left", 0), ("right", 1)] {
+        let (notes, face) = (Notes::default(), face.parse().unwrap());
+        let options = ExtractOptions { face, ..ExtractOptions::default() };
+        let read =
+            extract(&setup.runtime, &setup.models, &setup.adapter, std::slice::from_ref(&both), &options, &notes);
+        let read = pollster::block_on(read).unwrap().face_embedding;
+        let like = own.each_ref().map(|own| cosine(own.as_f32().unwrap(), read.as_f32().unwrap()));
+        assert!(like[who] > 0.3 && like[who] > like[1 - who] + 0.3, "{face:?}: {like:?}");
+        let notes = notes.0.into_inner();
+        assert!(notes.len() == 1 && notes[0].contains("both.png shows 2 faces; the "), "{notes:?}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub use conformance::Conformance;
 use error::{Outcome, thrown};
 use events::Listener;
 use options::{Models, Named, Opening, Shown};
-use pulid::identity::{ExtractOptions, FaceModels, Identity, crop, extract};
+use pulid::identity::{ExtractOptions, FaceChoice, FaceModels, Identity, crop, extract};
 use pulid::image::{PngMetadata, encode_png};
 use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel};
 use pulid::runtime::Runtime;
@@ -153,11 +153,17 @@ impl Engine {
     ///
     /// # Errors
     /// `PhotoError`, `ModelError`, `DeviceError` or `AbortError`.
-    pub async fn embed(&self, models: JsValue, photos: JsValue, on: js_sys::Function) -> Outcome<js_sys::Uint8Array> {
+    pub async fn embed(
+        &self,
+        models: JsValue,
+        photos: JsValue,
+        face: Option<String>,
+        on: js_sys::Function,
+    ) -> Outcome<js_sys::Uint8Array> {
         let models: Models = options::read(models)?;
         let photos: Vec<Named> = options::read(photos)?;
         let listener = self.listener(on);
-        let identity = self.read_person(&models, photos, &listener).await.map_err(thrown)?;
+        let identity = self.read_person(&models, photos, face, &listener).await.map_err(thrown)?;
         let bytes = identity.to_bytes().map_err(thrown)?;
         Ok(js_sys::Uint8Array::from(bytes.as_slice()))
     }
@@ -215,11 +221,18 @@ impl Engine {
         Listener::new(on, self.cancelled.clone())
     }
 
-    async fn read_person(&self, models: &Models, photos: Vec<Named>, listener: &Listener) -> Result<Identity> {
+    async fn read_person(
+        &self,
+        models: &Models,
+        photos: Vec<Named>,
+        face: Option<String>,
+        listener: &Listener,
+    ) -> Result<Identity> {
         let photos: Vec<_> = photos.into_iter().map(|p| (p.name, p.bytes.into_vec())).collect();
         let faces = FaceModels::open(&models.faces)?;
         let adapter = Path::new(&models.adapter);
-        extract(&self.runtime, &faces, adapter, &photos, &ExtractOptions::default(), listener).await
+        let face = face.map_or(Ok(FaceChoice::Official), |face| face.parse())?;
+        extract(&self.runtime, &faces, adapter, &photos, &ExtractOptions { face, ..Default::default() }, listener).await
     }
 
     /// The person's tokens, if the options name one.
@@ -234,7 +247,7 @@ impl Engine {
                 files::unmount(IDENTITY);
                 tokens.map(Some)
             }
-            (None, false) => Ok(Some(self.read_person(models, shown.photos, listener).await?.tokens)),
+            (None, false) => Ok(Some(self.read_person(models, shown.photos, shown.face, listener).await?.tokens)),
             (None, true) => Ok(None),
         }
     }

@@ -60,11 +60,13 @@ pub struct Shown {
     pub prompt: String,
     #[serde(default)]
     pub photos: Vec<Named>,
+    /// The person's face in photos that show several.
+    pub face: Option<String>,
     pub identity: Option<ByteBuf>,
 }
 
 /// The options of [`Shown`], which are no settings.
-const SHOWN: [&str; 3] = ["prompt", "photos", "identity"];
+const SHOWN: [&str; 4] = ["prompt", "photos", "face", "identity"];
 
 /// What to make: what the image shows, and the settings that are given. The others are the model's.
 ///

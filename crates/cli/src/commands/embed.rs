@@ -1,4 +1,4 @@
-use super::identity::{claim_debug_images, read_photos, write_debug_images};
+use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_images};
 use super::models::ModelsArgs;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
     The file holds `id_embedding` and `uncond_id_embedding` for `pulid generate --identity`, and `face_embedding`, the\n\
     recogniser's vector of each photo: the cosine of two tells whether they show the same person.")]
 pub struct Args {
-    /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
+    /// 1 to 4 photos of one person (JPEG, PNG, WebP)
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
     /// The identity file to write (safetensors)
@@ -31,6 +31,8 @@ pub struct Args {
     /// show the first one's person again and add five tokens each
     #[arg(long)]
     id_mix: bool,
+    #[command(flatten)]
+    face: FaceArgs,
     /// Write images of the faces, crop, mask and features into this folder
     #[arg(long, value_name = "DIR")]
     debug_dir: Option<PathBuf>,
@@ -55,7 +57,7 @@ pub fn run(args: &Args) -> Result<()> {
     let terminal = Terminal::new(args.json);
     let (runtime, identity) = pollster::block_on(async {
         let runtime = args.device.open().await?;
-        let options = ExtractOptions { id_mix: args.id_mix, debug: args.debug_dir.is_some() };
+        let options = ExtractOptions { id_mix: args.id_mix, face: args.face.choice(), debug: args.debug_dir.is_some() };
         let identity = extract(&runtime, &faces, &adapter, &photos, &options, &terminal).await?;
         Ok::<_, Error>((runtime, identity))
     })?;

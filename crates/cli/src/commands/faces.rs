@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  pulid faces family.jpg --json\n\n\
     Coordinates are pixels of the upright photo, from its upper left corner. The largest face is the one that\n\
-    `pulid embed` and `pulid generate --id` take. Where the models folder has facexlib's detector\n\
+    `pulid embed` and `pulid generate --id` take unless --face names another, for example by its number here. Where the models folder has facexlib's detector\n\
     (detection_Resnet50_Final), they recognise the largest face and show the vision tower the one nearest to the\n\
     photo's middle that `--detector retinaface` lists. Without any face the exit code is 2.")]
 pub struct Args {
@@ -47,11 +47,17 @@ pub fn run(args: &Args) -> Result<()> {
     let (name, bytes) = read_photo(&args.photo)?;
     let photo = decode_photo(&name, &bytes)?;
     let terminal = Terminal::new(args.json);
-    let (runtime, faces) = pollster::block_on(async {
+    let (runtime, faces, best) = pollster::block_on(async {
         let runtime = args.device.open().await?;
         let options = DetectOptions { detector: args.detector, threshold: args.threshold };
         let faces = detect(&runtime, &models, &name, &photo, options, &terminal).await?;
-        Ok::<_, Error>((runtime, faces))
+        let mut best = faces.first().cloned();
+        if faces.is_empty() && args.threshold.is_some() {
+            // Whether the threshold is the reason.
+            let usual = DetectOptions { threshold: None, ..options };
+            best = detect(&runtime, &models, &name, &photo, usual, &terminal).await?.into_iter().next();
+        }
+        Ok::<_, Error>((runtime, faces, best))
     })?;
     terminal.finish();
     remember_choices(&runtime);
@@ -64,19 +70,28 @@ pub fn run(args: &Args) -> Result<()> {
         say!("{}", serde_json::json!({ "photo": name, "width": width, "height": height, "faces": list }));
     } else {
         for (i, face) in faces.iter().enumerate() {
+            let number = if faces.len() > 1 { format!("{}: ", i + 1) } else { String::new() };
             let ([x0, y0, ..], (width, height)) = (face.bbox, face.size());
             let note = match args.detector {
                 DetectorKind::Scrfd if Some(i) == largest => "  (the largest)",
                 DetectorKind::RetinaFace if Some(i) == central => "  (nearest to the middle)",
                 _ => "",
             };
-            say!("{width:.0} x {height:.0} pixels at ({x0:.0}, {y0:.0}), score {:.2}{note}", face.score);
+            say!("{number}{width:.0} x {height:.0} pixels at ({x0:.0}, {y0:.0}), score {:.2}{note}", face.score);
         }
     }
-    if faces.is_empty() {
-        return Err(Error::photo(name, "it shows no face; use one that shows a face clearly, from the front"));
+    match (best, args.threshold) {
+        _ if !faces.is_empty() => Ok(()),
+        (Some(best), Some(threshold)) => Err(Error::photo(
+            name,
+            format!("no face scores {threshold} or more; the best has {:.2}: lower --threshold", best.score),
+        )),
+        _ => {
+            let advice =
+                "it shows no face; use one that shows a face clearly, from the front, with some room around it";
+            Err(Error::photo(name, advice))
+        }
     }
-    Ok(())
 }
 
 fn as_json(face: &Face, largest: bool, central: bool) -> serde_json::Value {

@@ -1,4 +1,4 @@
-use super::identity::{claim_debug_images, read_photos, write_debug_images};
+use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_images};
 use super::models::{Models, ModelsArgs};
 use super::settings::{SettingsArgs, as_flags};
 use super::warm;
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = after_help())]
 pub struct Args {
-    /// 1 to 4 photos of one person (JPEG, PNG, WebP); the largest face of each counts
+    /// 1 to 4 photos of one person (JPEG, PNG, WebP)
     #[arg(long, num_args = 1.., value_name = "PHOTO", conflicts_with = "identity")]
     id: Vec<PathBuf>,
     /// An identity file, as `pulid embed` writes it; with neither this nor photos no identity enters the image
@@ -54,6 +54,8 @@ pub struct Args {
     /// further photos show the first one's person again and add five tokens each
     #[arg(long, requires = "id")]
     id_mix: bool,
+    #[command(flatten)]
+    face: FaceArgs,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -211,7 +213,11 @@ impl Person {
             None => Source::Photos {
                 models: models.face_models()?,
                 photos: read_photos(&args.id)?,
-                options: ExtractOptions { id_mix: args.id_mix, debug: args.debug_dir.is_some() },
+                options: ExtractOptions {
+                    id_mix: args.id_mix,
+                    face: args.face.choice(),
+                    debug: args.debug_dir.is_some(),
+                },
             },
         };
         Ok(Some(Person { source, adapter, settings, window }))

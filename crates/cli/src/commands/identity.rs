@@ -1,6 +1,6 @@
 //! Flags and steps shared by the commands that read photos.
 
-use pulid::identity::{DebugImage, MAX_PHOTOS, debug_image_names};
+use pulid::identity::{DebugImage, FaceChoice, MAX_PHOTOS, debug_image_names};
 use pulid_checkpoint::FileSet;
 use pulid_tensor::{Error, Result};
 use std::io::Read;
@@ -8,6 +8,22 @@ use std::path::{Path, PathBuf};
 
 /// A photo is read whole; what is larger than this is no photo.
 const MAX_PHOTO_BYTES: u64 = 256 << 20;
+
+/// Which face of each photo counts.
+#[derive(clap::Args)]
+pub struct FaceArgs {
+    /// The person's face in photos that show several: largest, centre, left, right, or its number in the list of `pulid faces`
+    /// [default: the largest; see `pulid faces --help`]
+    #[arg(long, value_name = "FACE")]
+    face: Option<FaceChoice>,
+}
+
+impl FaceArgs {
+    /// The choice that is given, or the official pipelines' own.
+    pub fn choice(&self) -> FaceChoice {
+        self.face.unwrap_or_default()
+    }
+}
 
 /// Names and bytes of photos.
 ///

@@ -35,6 +35,15 @@ impl Face {
         (self.bbox[2] - self.bbox[0], self.bbox[3] - self.bbox[1])
     }
 
+    /// Whether each of two boxes holds the other's middle: they are of one face then, by whatever detectors.
+    pub fn overlaps(&self, other: &Face) -> bool {
+        let holds = |a: &Face, b: &Face| {
+            let middle = [(b.bbox[0] + b.bbox[2]) / 2.0, (b.bbox[1] + b.bbox[3]) / 2.0];
+            (0..2).all(|axis| (a.bbox[axis]..=a.bbox[axis + 2]).contains(&middle[axis]))
+        };
+        holds(self, other) && holds(other, self)
+    }
+
     /// Width times height of the box; the person is who has the largest.
     pub fn area(&self) -> f32 {
         let (width, height) = self.size();
@@ -161,7 +170,10 @@ pub(super) fn suppress(faces: Vec<Face>, threshold: f32, inclusive: f32) -> Vec<
 /// [`Error::Photo`] when there is none, or it is smaller than [`MIN_FACE_SIDE`]; `name` is the photo's.
 pub fn choose_face<'a>(name: &str, faces: &'a [Face]) -> Result<&'a Face> {
     let Some(face) = faces.iter().max_by(|a, b| a.area().total_cmp(&b.area())) else {
-        return Err(Error::photo(name, "no face was found; use a photo that shows one face clearly, from the front"));
+        return Err(Error::photo(
+            name,
+            "no face was found; use a photo that shows one face clearly, from the front, with some room around it",
+        ));
     };
     let (width, height) = face.size();
     if width.min(height) < MIN_FACE_SIDE {

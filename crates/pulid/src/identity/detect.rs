@@ -3,7 +3,7 @@
 use super::FaceModels;
 use super::aligner::Aligner;
 use super::network::OnnxRunner;
-use crate::face::{Face, RETINAFACE_SCORE_THRESHOLD, SCORE_THRESHOLD, choose_face, decode_detections, letterbox};
+use crate::face::{Face, RETINAFACE_SCORE_THRESHOLD, SCORE_THRESHOLD, decode_detections, letterbox};
 use crate::image::{RgbImage, shrink_to_long_side};
 use crate::runtime::{Reporter, Runtime};
 use pulid_models::onnx::OnnxNetwork;
@@ -18,6 +18,49 @@ const DETECTOR_SIDE: usize = 640;
 /// The least size of a usable face, in pixels from eye to eye or from eyes to mouth, whichever is longer (turned heads
 /// have close eyes). ArcFace's crop has 35 from eye to eye; less than half of that leaves no identity to read.
 pub const MIN_EYE_DISTANCE: f32 = 16.0;
+
+/// Borders that are put around a photo without a face, in shares of its longer side: a face that fills the photo is larger than any
+/// that a detector was trained on. Each is tried in turn.
+pub(super) const ROOM: [f32; 3] = [0.25, 0.5, 1.0];
+
+/// The colour of such a border, which is no edge to dark or bright photos.
+const BORDER: image::Rgb<u8> = image::Rgb([127; 3]);
+
+/// A photo with a border, and the border's width in pixels.
+pub(super) fn with_room(photo: &RgbImage, share: f32) -> (RgbImage, u32) {
+    let border = (photo.width().max(photo.height()) as f32 * share).round() as u32;
+    let mut larger = RgbImage::from_pixel(photo.width() + 2 * border, photo.height() + 2 * border, BORDER);
+    image::imageops::replace(&mut larger, photo, border.into(), border.into());
+    (larger, border)
+}
+
+/// Faces of a photo with a border, in the pixels of the photo without.
+pub(super) fn without_room(mut faces: Vec<Face>, border: u32) -> Vec<Face> {
+    let border = border as f32;
+    for face in &mut faces {
+        face.bbox = face.bbox.map(|v| v - border);
+        face.landmarks = face.landmarks.map(|point| point.map(|v| v - border));
+    }
+    faces
+}
+
+/// Faces as they were found, else those of the try whose best face is the surest. Detectors see faces in edges of borders, too: what lies
+/// in the border is none, and several borders rarely agree on a mistake.
+pub(super) fn best_of(faces: Vec<Face>, tries: Vec<Vec<Face>>, (width, height): (u32, u32)) -> Vec<Face> {
+    if !faces.is_empty() {
+        return faces;
+    }
+    let inside = |face: &Face| {
+        let points = face.landmarks.iter();
+        points.filter(|[x, y]| (0.0..width as f32).contains(x) && (0.0..height as f32).contains(y)).count() >= 4
+    };
+    let within = tries.into_iter().map(|mut faces| {
+        faces.retain(inside);
+        faces
+    });
+    let score = |faces: &[Face]| faces.first().map_or(0.0, |face| face.score);
+    within.max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default()
+}
 
 /// The detectors of the official pipelines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +83,8 @@ pub struct DetectOptions {
 
 /// All faces in a photo, best score first, in the photo's own pixels. There may be none.
 ///
-/// `name` is the photo's name for messages. The photo is shrunk to [`LONG_SIDE`] first, so faces that are found here are
+/// `name` is the photo's name for messages. Where there is none, it is looked for again with borders around the photo, since a face
+/// that fills it is too large for the detectors. The photo is shrunk to [`LONG_SIDE`] first, so faces that are found here are
 /// the ones that [`extract`](super::extract) finds.
 ///
 /// # Errors
@@ -61,13 +105,13 @@ pub async fn detect(
     let mut faces = match options.detector {
         DetectorKind::Scrfd => {
             let threshold = options.threshold.unwrap_or(SCORE_THRESHOLD);
-            Detector::load(runtime, models, reporter).await?.find(name, &small, threshold, reporter).await?
+            Detector::load(runtime, models, reporter).await?.find_any(name, &small, threshold, reporter).await?
         }
         DetectorKind::RetinaFace => {
             reporter.stage("finding faces");
             let threshold = options.threshold.unwrap_or(RETINAFACE_SCORE_THRESHOLD);
             let mut aligner = Aligner::open(models)?.ok_or_else(|| models.no_retinaface())?;
-            aligner.find(runtime, name, &small, threshold, reporter).await?
+            aligner.find_any(runtime, name, &small, threshold, reporter).await?
         }
     };
     let scale = [photo.width() as f32 / small.width() as f32, photo.height() as f32 / small.height() as f32];
@@ -100,6 +144,23 @@ impl Detector {
         Ok(Detector { network, side: side as u32 })
     }
 
+    /// [`Detector::find`], and where there is no face again with borders around the photo.
+    pub async fn find_any(
+        &mut self,
+        name: &str,
+        photo: &RgbImage,
+        threshold: f32,
+        reporter: &dyn Reporter,
+    ) -> Result<Vec<Face>> {
+        let faces = self.find(name, photo, threshold, reporter).await?;
+        let mut tries = Vec::new();
+        for share in ROOM.into_iter().filter(|_| faces.is_empty()) {
+            let (larger, border) = with_room(photo, share);
+            tries.push(without_room(self.find(name, &larger, threshold, reporter).await?, border));
+        }
+        Ok(best_of(faces, tries, photo.dimensions()))
+    }
+
     /// Faces in the pixels of `photo`.
     pub async fn find(
         &mut self,
@@ -116,9 +177,8 @@ impl Detector {
     }
 }
 
-/// The largest face of a photo that was shrunk to [`LONG_SIDE`], if it is large enough.
-pub(super) fn usable_face<'a>(name: &str, faces: &'a [Face]) -> Result<&'a Face> {
-    let face = choose_face(name, faces)?;
+/// Refuses the person's face in a photo that was shrunk to [`LONG_SIDE`] where it is too small to be read.
+pub(super) fn require_usable(name: &str, face: &Face) -> Result<()> {
     let [left, right, _, left_mouth, right_mouth] = face.landmarks;
     let middle = |a: [f32; 2], b: [f32; 2]| [(a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0];
     let distance = |a: [f32; 2], b: [f32; 2]| (a[0] - b[0]).hypot(a[1] - b[1]);
@@ -127,13 +187,13 @@ pub(super) fn usable_face<'a>(name: &str, faces: &'a [Face]) -> Result<&'a Face>
     if size < MIN_EYE_DISTANCE {
         let (width, height) = face.size();
         let detail = format!(
-            "its largest face is tiny: {width:.0} x {height:.0} pixels with the eyes {eyes:.0} pixels apart, at least \
+            "its face is tiny: {width:.0} x {height:.0} pixels with the eyes {eyes:.0} pixels apart, at least \
              {MIN_EYE_DISTANCE} are needed (photos are shrunk to {LONG_SIDE} pixels first); crop the photo around the \
              face or use a closer one"
         );
         return Err(Error::photo(name, detail));
     }
-    Ok(face)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -148,14 +208,31 @@ mod tests {
     }
 
     #[test]
+    fn borders_do_not_move_faces() {
+        let photo = RgbImage::from_pixel(40, 30, image::Rgb([9, 8, 7]));
+        let (larger, border) = with_room(&photo, 0.5);
+        assert_eq!((larger.dimensions(), border), ((80, 70), 20));
+        assert_eq!((larger.get_pixel(20, 20).0, larger.get_pixel(59, 49).0), ([9, 8, 7], [9, 8, 7]));
+        assert_eq!((larger.get_pixel(19, 20).0, larger.get_pixel(60, 49).0), ([127; 3], [127; 3]));
+        let own = face(30.0, 1.0);
+        let mut seen = own.clone();
+        seen.bbox = seen.bbox.map(|v| v + 20.0);
+        seen.landmarks = seen.landmarks.map(|point| point.map(|v| v + 20.0));
+        let back = without_room(vec![seen], border).remove(0);
+        assert!(back.bbox.iter().zip(own.bbox).all(|(a, b)| (a - b).abs() < 1e-4));
+        assert!(
+            back.landmarks.as_flattened().iter().zip(own.landmarks.as_flattened()).all(|(a, b)| (a - b).abs() < 1e-4)
+        );
+    }
+
+    #[test]
     fn tiny_faces_are_refused_by_their_size() {
-        assert!(usable_face("a", &[face(17.0, 1.0)]).is_ok());
+        assert!(require_usable("a", &face(17.0, 1.0)).is_ok());
         // In profile the eyes lie close together, yet the face is as large.
-        assert!(usable_face("a", &[face(20.0, 0.3)]).is_ok());
-        let error = usable_face("me.jpg", &[face(10.0, 1.0)]).unwrap_err();
+        assert!(require_usable("a", &face(20.0, 0.3)).is_ok());
+        let error = require_usable("me.jpg", &face(10.0, 1.0)).unwrap_err();
         assert!(matches!(&error, Error::Photo { name, .. } if name == "me.jpg"), "{error}");
         let message = error.to_string();
         assert!(message.contains("32 x 32") && message.contains("10 pixels apart"), "{message}");
-        assert!(usable_face("a", &[]).is_err());
     }
 }

@@ -1,15 +1,16 @@
 //! Photos of a person to identity tokens, as the official pipelines of PuLID v1 and v1.1 read them.
 
 use super::aligner::Aligner;
+use super::choice::FaceChoice;
 use super::condition::{HIDDEN_STATES, PhotoFeatures, conditions};
 use super::debug::{PhotoImages, draw_debug_images};
-use super::detect::{Detector, LONG_SIDE, usable_face};
+use super::detect::{Detector, LONG_SIDE, require_usable};
 use super::encoder::Encoder;
 use super::network::OnnxRunner;
 use super::{FaceModels, Identity};
 use crate::face::{
-    ARCFACE_SIDE, Face, LabelMap, RETINAFACE_SCORE_THRESHOLD, SCORE_THRESHOLD, arcface_crop, centre_most_face,
-    facexlib_crop, gray_on_white,
+    ARCFACE_SIDE, Face, LabelMap, RETINAFACE_SCORE_THRESHOLD, SCORE_THRESHOLD, arcface_crop, facexlib_crop,
+    gray_on_white,
 };
 use crate::image::{
     Normalization, RgbImage, decode_photo, resize_bicubic, resize_bilinear, shrink_to_long_side, tensor_from_rgb,
@@ -36,6 +37,8 @@ const MIN_FACE_SHARE: f64 = 0.01;
 pub struct ExtractOptions {
     /// PuLID v1: further photos show further people, who are mixed. Without it they show the same person again.
     pub id_mix: bool,
+    /// Which face of each photo is the person.
+    pub face: FaceChoice,
     /// Whether to draw what the networks saw, for [`Identity::debug_images`].
     pub debug: bool,
 }
@@ -101,7 +104,8 @@ pub async fn extract(
         return Err(Error::file(adapter, detail));
     }
 
-    let readings = find_faces(runtime, models, photos, crop_side(tower.image_size()), reporter).await?;
+    let side = crop_side(tower.image_size());
+    let readings = find_faces(runtime, models, photos, side, options.face, reporter).await?;
     let embeddings = recognise(runtime, models, &readings, reporter).await?;
     let masks = parse(runtime, models, &readings, precision, reporter).await?;
     let mut grays = Vec::with_capacity(readings.len());
@@ -154,7 +158,8 @@ pub async fn crop(
     reporter: &dyn Reporter,
 ) -> Result<(Vec<Face>, RgbImage)> {
     let side = crop_side(models.tower(Precision::F32)?.image_size());
-    let readings = find_faces(runtime, models, &[(name.to_owned(), photo.to_vec())], side, reporter).await?;
+    let photos = [(name.to_owned(), photo.to_vec())];
+    let readings = find_faces(runtime, models, &photos, side, FaceChoice::Official, reporter).await?;
     let reading = readings.into_iter().next().ok_or_else(|| Error::photo(name, "was not read"))?;
     Ok((if reading.faces.is_empty() { reading.aligned } else { reading.faces }, reading.crop))
 }
@@ -165,6 +170,7 @@ async fn find_faces(
     models: &FaceModels,
     photos: &[(String, Vec<u8>)],
     side: u32,
+    choice: FaceChoice,
     reporter: &dyn Reporter,
 ) -> Result<Vec<Reading>> {
     let mut readings = Vec::with_capacity(photos.len());
@@ -177,20 +183,39 @@ async fn find_faces(
     let mut detector = Detector::load(runtime, models, reporter).await?;
     for reading in &mut readings {
         let Reading { name, photo, faces, .. } = reading;
-        *faces = detector.find(name, photo, SCORE_THRESHOLD, reporter).await?;
+        *faces = match aligner {
+            // Where insightface finds none, facexlib's detector may.
+            Some(_) => detector.find(name, photo, SCORE_THRESHOLD, reporter).await?,
+            None => detector.find_any(name, photo, SCORE_THRESHOLD, reporter).await?,
+        };
         if aligner.is_none() || !faces.is_empty() {
-            // The person first, which is also the order in which the faces are drawn.
-            let face = usable_face(name, faces)?.clone();
-            faces.retain(|f| *f != face);
-            faces.insert(0, face);
+            take_first(name, faces, photo.dimensions(), choice, reporter)?;
         }
     }
     drop(detector);
     for Reading { name, photo, faces, aligned, crop } in &mut readings {
         if let Some(aligner) = &mut aligner {
-            *aligned = aligner.find(runtime, name, photo, RETINAFACE_SCORE_THRESHOLD, reporter).await?;
-            let chosen = centre_most_face(aligned, photo.dimensions()).ok_or_else(|| no_aligned_face(name, faces))?;
-            aligned[..=chosen].rotate_right(1);
+            *aligned = aligner.find_any(runtime, name, photo, RETINAFACE_SCORE_THRESHOLD, reporter).await?;
+            if aligned.is_empty() {
+                return Err(no_aligned_face(name, faces));
+            }
+            match (faces.first(), choice) {
+                (_, FaceChoice::Official) => {
+                    let chosen = FaceChoice::Centre.of(name, aligned, photo.dimensions())?;
+                    aligned[..=chosen].rotate_right(1);
+                    if faces.first().is_some_and(|face| !face.overlaps(&aligned[0])) {
+                        reporter.note(&format!(
+                            "{name}: as in the official pipelines the largest face is recognised and the one nearest to the middle is                              shown to the other networks, and these are two people; `face` takes one of them"
+                        ));
+                    }
+                }
+                (None, _) => take_first(name, aligned, photo.dimensions(), choice, reporter)?,
+                (Some(face), _) => {
+                    let same = aligned.iter().position(|other| face.overlaps(other));
+                    let same = same.ok_or_else(|| no_aligned_face(name, faces))?;
+                    aligned[..=same].rotate_right(1);
+                }
+            }
         }
         let face = aligned.first().or(faces.first()).ok_or_else(|| no_aligned_face(name, faces))?;
         *crop = facexlib_crop(name, photo, &face.landmarks, side)?;
@@ -198,10 +223,30 @@ async fn find_faces(
     Ok(readings)
 }
 
+/// Puts the person's face before the others, which is also the order in which the faces are drawn, and says so where there are several.
+fn take_first(
+    name: &str,
+    faces: &mut [Face],
+    size: (u32, u32),
+    choice: FaceChoice,
+    reporter: &dyn Reporter,
+) -> Result<()> {
+    let chosen = choice.of(name, faces, size)?;
+    require_usable(name, &faces[chosen])?;
+    faces[..=chosen].rotate_right(1);
+    if let Some(note) = choice.note(name, faces) {
+        reporter.note(&note);
+    }
+    Ok(())
+}
+
 /// The official pipelines give up here, too, even where insightface found a face.
 fn no_aligned_face(name: &str, faces: &[Face]) -> Error {
     let found = if faces.is_empty() { "no face was found" } else { "only one of two detectors found a face" };
-    Error::photo(name, format!("{found}; use a photo that shows one face clearly, from the front"))
+    Error::photo(
+        name,
+        format!("{found}; use a photo that shows one face clearly, from the front, with some room around it"),
+    )
 }
 
 /// The recogniser's embedding [1, 512] of each photo.
