@@ -235,44 +235,81 @@ impl Session {
     /// An output as a tensor of its own on the device, which later runs do not change.
     ///
     /// # Errors
-    /// When there is no such output, or the device is lost or out of memory.
+    /// As [`Session::tensors`].
     pub async fn tensor(&self, output: &str) -> Result<DeviceTensor> {
-        let port = &self.plan.outputs[find(&self.plan.outputs, output, "output", &self.plan.network)?];
-        let from = &self.buffers[port.buffer];
-        let buffer = self.device.scoped(|| {
-            let buffer = self.device.create_buffer(output, port.ty.bytes());
-            copy(&self.device, from, &buffer);
-            Ok(buffer)
-        });
-        let buffer = buffer.await?;
-        let held = Held::working(&self.device, buffer.size());
-        Ok(DeviceTensor { device: self.device.clone(), ty: port.ty.clone(), buffer, _held: held })
+        let none = || Error::invalid("output", format!("{} has no `{output}`", self.plan.network));
+        self.tensors(&[output]).await?.pop().ok_or_else(none)
     }
 
-    /// Sets an input to a tensor of the same device, without a trip through main memory. Inputs that leave steps out where they are
-    /// zero count as not zero then: nobody looks.
+    /// Outputs as tensors of their own on the device, copied in one submission.
     ///
     /// # Errors
-    /// When there is no such input, its type differs, or the tensor is on another device.
+    /// When there is no such output, or the device is lost or out of memory.
+    pub async fn tensors(&self, outputs: &[&str]) -> Result<Vec<DeviceTensor>> {
+        let places = outputs.iter().map(|output| find(&self.plan.outputs, output, "output", &self.plan.network));
+        let ports = places.map(|place| Ok(&self.plan.outputs[place?])).collect::<Result<Vec<_>>>()?;
+        let buffers = self.device.scoped(|| {
+            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+            let copied = ports.iter().map(|port| {
+                let buffer = self.device.create_buffer(&port.name, port.ty.bytes());
+                copy(&mut encoder, &self.buffers[port.buffer], &buffer);
+                buffer
+            });
+            let buffers = copied.collect::<Vec<_>>();
+            self.device.inner.queue.submit([encoder.finish()]);
+            Ok(buffers)
+        });
+        let own = |(buffer, port): (wgpu::Buffer, &&Port)| {
+            let held = Held::working(&self.device, buffer.size());
+            DeviceTensor { device: self.device.clone(), ty: port.ty.clone(), buffer, _held: held }
+        };
+        Ok(buffers.await?.into_iter().zip(&ports).map(own).collect())
+    }
+
+    /// Sets an input to a tensor of the same device.
+    ///
+    /// # Errors
+    /// As [`Session::write_tensors`].
     pub async fn write_tensor(&mut self, name: &str, tensor: &DeviceTensor) -> Result<()> {
-        let index = find(&self.plan.inputs, name, "input", &self.plan.network)?;
-        let port = &self.plan.inputs[index];
-        if tensor.ty != port.ty {
-            let detail = format!("{} expects `{name}` {}, got {}", self.plan.network, port.ty, tensor.ty);
-            return Err(Error::invalid("input", detail));
+        self.write_tensors([(name, tensor)]).await
+    }
+
+    /// Sets inputs to tensors of the same device, in one submission and without a trip through main memory. Inputs that leave steps out
+    /// where they are zero count as not zero then: nobody looks.
+    ///
+    /// # Errors
+    /// When there is no such input, its type differs, or a tensor is on another device; nothing is set then.
+    pub async fn write_tensors<'t>(
+        &mut self,
+        tensors: impl IntoIterator<Item = (&'t str, &'t DeviceTensor)>,
+    ) -> Result<()> {
+        let mut copies = Vec::new();
+        for (name, tensor) in tensors {
+            let index = find(&self.plan.inputs, name, "input", &self.plan.network)?;
+            let port = &self.plan.inputs[index];
+            if tensor.ty != port.ty {
+                let detail = format!("{} expects `{name}` {}, got {}", self.plan.network, port.ty, tensor.ty);
+                return Err(Error::invalid("input", detail));
+            }
+            if !Arc::ptr_eq(&self.device.inner, &tensor.device.inner) {
+                return Err(Error::invalid("input", format!("`{name}` of {} is on another device", self.plan.network)));
+            }
+            copies.push((index, tensor));
         }
-        if !Arc::ptr_eq(&self.device.inner, &tensor.device.inner) {
-            return Err(Error::invalid("input", format!("`{name}` of {} is on another device", self.plan.network)));
+        let submitted = self.device.scoped(|| {
+            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+            for (index, tensor) in &copies {
+                copy(&mut encoder, &tensor.buffer, &self.buffers[self.plan.inputs[*index].buffer]);
+            }
+            self.device.inner.queue.submit([encoder.finish()]);
+            Ok(())
+        });
+        submitted.await?;
+        for (index, _) in copies {
+            self.dirty |= self.plan.inputs[index].hoisted;
+            self.set_zero(index, false)?;
         }
-        let to = &self.buffers[port.buffer];
-        self.device
-            .scoped(|| {
-                copy(&self.device, &tensor.buffer, to);
-                Ok(())
-            })
-            .await?;
-        self.dirty |= port.hoisted;
-        self.set_zero(index, false)
+        Ok(())
     }
 
     /// Whether a step's result is needed with the inputs as they are.
@@ -572,10 +609,8 @@ fn kernel_key(d: &PlannedDispatch) -> KernelKey {
 }
 
 /// All of one buffer into another of the same size.
-fn copy(device: &Device, from: &wgpu::Buffer, to: &wgpu::Buffer) {
-    let mut encoder = device.inner.device.create_command_encoder(&Default::default());
+fn copy(encoder: &mut wgpu::CommandEncoder, from: &wgpu::Buffer, to: &wgpu::Buffer) {
     encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size().min(to.size()));
-    device.inner.queue.submit([encoder.finish()]);
 }
 
 /// A plan's weights.

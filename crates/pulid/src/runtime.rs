@@ -322,15 +322,22 @@ impl Loaded {
         }
     }
 
-    /// Sets an input to what [`Loaded::run_to_tensors`] gave, which stays on the device where both are on one.
+    /// Sets inputs to what [`Loaded::run_to_tensors`] gave, which stays on the device where both are on one.
     ///
     /// # Errors
     /// When there is no such input or its type differs.
-    pub async fn write_tensor(&mut self, name: &str, value: &Tensor) -> Result<()> {
-        match (self, value) {
-            (Loaded::Session(session), Tensor::Device(tensor)) => session.write_tensor(name, tensor).await,
-            (loaded, Tensor::Device(tensor)) => loaded.write(name, &tensor.read().await?.cast(DType::F32)),
-            (loaded, Tensor::Host(tensor)) => loaded.write(name, tensor),
+    pub async fn write_tensors(&mut self, values: &HashMap<String, Tensor>) -> Result<()> {
+        let mut on_device = Vec::new();
+        for (name, value) in values {
+            match (&mut *self, value) {
+                (Loaded::Session(_), Tensor::Device(tensor)) => on_device.push((name.as_str(), tensor)),
+                (loaded, Tensor::Device(tensor)) => loaded.write(name, &tensor.read().await?.cast(DType::F32))?,
+                (loaded, Tensor::Host(tensor)) => loaded.write(name, tensor)?,
+            }
+        }
+        match self {
+            Loaded::Session(session) => session.write_tensors(on_device).await,
+            Loaded::Reference { .. } => Ok(()),
         }
     }
 
@@ -345,12 +352,8 @@ impl Loaded {
         };
         run_session(session, observer).await?;
         let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
-        let mut outputs = HashMap::new();
-        for name in names {
-            let tensor = session.tensor(&name).await?;
-            outputs.insert(name, Tensor::Device(tensor));
-        }
-        Ok(outputs)
+        let tensors = session.tensors(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        Ok(names.into_iter().zip(tensors.into_iter().map(Tensor::Device)).collect())
     }
 
     /// Runs and gives every output in f32.

@@ -109,9 +109,7 @@ impl Pipeline {
             loaded.write("text_embeds", &pooled)?;
             loaded.write("time_ids", &HostTensor::from_fn([rows, 6], |i| [h, w, 0.0, 0.0, h, w][i % 6]))?;
         }
-        for (name, value) in &keys_values {
-            loaded.write_tensor(name, value).await?;
-        }
+        loaded.write_tensors(&keys_values).await?;
         Ok(Denoiser { unet: loaded, identity: identity.map(|i| (i.window, i.settings.id_scale)), guidance })
     }
 
