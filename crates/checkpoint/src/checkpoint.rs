@@ -1,8 +1,8 @@
 use crate::element::{host_tensor, in_order, integers};
 use crate::scale::{self, Scale};
-use crate::{ElementType, Entry, Index, Source, View};
+use crate::{BlockType, ElementType, Entry, Index, Source, View};
 use bytes::Bytes;
-use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
+use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, Shape, TensorType};
 use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,6 +18,8 @@ pub struct TensorInfo {
     pub element: ElementType,
     /// The elements' type once read by [`Checkpoint::tensor`].
     pub dtype: DType,
+    /// The quantised type as which [`Checkpoint::blocks`] reads the same values.
+    pub blocks: Option<DType>,
 }
 
 /// Tensors by name in one or several files. Clones and views share the files.
@@ -54,6 +56,19 @@ impl Place {
     fn dtype(&self) -> DType {
         // A product with a scale is no number in half precision.
         if self.scale.is_some() { DType::F32 } else { self.entry.element.dtype() }
+    }
+
+    /// The type in which kernels read these blocks as they are, and the blocks': of a matrix [N, K] as [K, N], of filters
+    /// [O, I, 1, 1] as [1, 1, I, O].
+    fn blocks(&self) -> Option<(TensorType, BlockType)> {
+        let Entry { element: ElementType::Ggml(block), shape, strides: None, .. } = &self.entry else { return None };
+        let (shape, inner) = match shape[..] {
+            [n, k] => (vec![k, n], k),
+            [o, i, 1, 1] => (vec![1, 1, i, o], i),
+            _ => return None,
+        };
+        let whole = inner > 0 && inner.is_multiple_of(BLOCK) && self.scale.is_none();
+        Some((TensorType::new(block.kernels().filter(|_| whole)?, shape), *block))
     }
 }
 
@@ -228,7 +243,7 @@ impl Checkpoint {
             [kh, kw, i, o] if dtype.is_quantized() => Shape::from([o, i, kh, kw]),
             _ => entry.shape.clone(),
         };
-        Ok(TensorInfo { shape, element: entry.element, dtype })
+        Ok(TensorInfo { shape, element: entry.element, dtype, blocks: place.blocks().map(|(ty, _)| ty.dtype) })
     }
 
     /// What tells a tensor's bytes from all others: its file, its place there and how it is seen. Equal under every name and view.
@@ -265,6 +280,25 @@ impl Checkpoint {
             None => Ok(tensor),
         };
         tensor.and_then(scaled).map_err(|e| self.explain(key, e))
+    }
+
+    /// Reads the blocks of a matrix or of filters of 1 x 1 as kernels read them, where [`TensorInfo::blocks`] says that they can be:
+    /// nothing is rounded, and it takes as many bits an element as the file.
+    ///
+    /// # Errors
+    /// When the key is missing, its tensor is no such blocks, or the file cannot be read.
+    pub fn blocks(&self, key: &str) -> Result<HostTensor> {
+        let Some((ty, block)) = self.place(key)?.blocks() else {
+            return Err(weight_error(&self.full(key), self.name(), "is in no blocks that kernels read".into()));
+        };
+        let bytes = self.bytes(key)?;
+        let size = block.bytes();
+        // Blocks of one column follow one another, as its elements do.
+        let column = ty.shape[ty.shape.rank() - 2] / BLOCK * size;
+        HostTensor::from_blocks(ty.dtype, ty.shape, |c, number, codes| {
+            block.codes(&bytes[c * column + number * size..][..size], codes)
+        })
+        .map_err(|e| self.explain(key, e))
     }
 
     /// [`Checkpoint::tensor`] of a known shape.

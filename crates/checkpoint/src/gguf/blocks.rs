@@ -1,6 +1,7 @@
 //! ggml's quantised blocks: what their bytes stand for, with the same f32 arithmetic as ggml and the `gguf` Python package.
 
 use half::f16;
+use pulid_tensor::{BLOCK, DType};
 
 /// A type of ggml's quantised blocks that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,6 +84,25 @@ impl BlockType {
             BlockType::Q5K => 176,
             BlockType::Q6K => 210,
         }
+    }
+
+    /// The type of ours that has the same blocks: 32 numbers along the inner axis of a product, and their scale in half precision.
+    pub const fn kernels(self) -> Option<DType> {
+        match self {
+            BlockType::Q8_0 => Some(DType::Q8),
+            BlockType::Q4_0 => Some(DType::Q4),
+            _ => None,
+        }
+    }
+
+    /// Writes the codes of a block of [`BlockType::kernels`] in order; gives the bits of its scale.
+    pub(crate) fn codes(self, block: &[u8], codes: &mut [u8; BLOCK]) -> u16 {
+        let packed = &block[2..];
+        match self {
+            BlockType::Q8_0 => codes.copy_from_slice(packed),
+            _ => codes.iter_mut().enumerate().for_each(|(i, code)| *code = packed[i % 16] >> (4 * (i / 16)) & 15),
+        }
+        u16::from_le_bytes([block[0], block[1]])
     }
 
     /// The values of whole blocks; bytes after the last whole one are not looked at.

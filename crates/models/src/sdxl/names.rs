@@ -59,7 +59,7 @@ pub(super) fn is_original_vae(part: &Checkpoint) -> bool {
 /// Whether this is a VAE by Stability's or diffusers' names.
 pub(super) fn is_vae(part: &Checkpoint) -> bool {
     let diffusers = |side: &&str| part.contains(&format!("{side}.mid_block.resnets.0.norm1.weight"));
-    is_original_vae(part) || ["decoder", "encoder"].iter().any(|side| diffusers(&side))
+    is_original_vae(part) || ["decoder", "encoder"].iter().any(diffusers)
 }
 
 /// Whether a text encoder has open_clip's names.
