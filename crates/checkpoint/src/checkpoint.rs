@@ -1,9 +1,10 @@
 use crate::element::{host_tensor, in_order, integers};
-use crate::{ElementType, Entry, Index, Source, View};
+use crate::scale::{self, Scale};
+use crate::{BlockType, ElementType, Entry, Index, Source, View};
 use bytes::Bytes;
-use pulid_tensor::{DType, Error, HostTensor, Result, Shape};
-use std::collections::BTreeMap;
+use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, Shape, TensorType};
 use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub struct TensorInfo {
     pub element: ElementType,
     /// The elements' type once read by [`Checkpoint::tensor`].
     pub dtype: DType,
+    /// The quantised type as which [`Checkpoint::blocks`] reads the same values.
+    pub blocks: Option<DType>,
 }
 
 /// Tensors by name in one or several files. Clones and views share the files.
@@ -31,18 +34,51 @@ pub struct Checkpoint {
 struct Files {
     name: String,
     sources: Vec<Arc<dyn Source>>,
-    /// For each key the number of its source and its place there.
-    entries: BTreeMap<String, (usize, Entry)>,
+    entries: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
+    /// Keys of scales and marks, which are no tensors of their own.
+    consumed: BTreeSet<String>,
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// Number of the source.
+    pub source: usize,
+    /// The place there.
+    pub entry: Entry,
+    /// What its elements are multiplied by.
+    pub scale: Option<Scale>,
+}
+
+impl Place {
+    /// The type that the tensor has once read.
+    fn dtype(&self) -> DType {
+        // A product with a scale is no number in half precision.
+        if self.scale.is_some() { DType::F32 } else { self.entry.element.dtype() }
+    }
+
+    /// The type in which kernels read these blocks as they are, and the blocks': of a matrix [N, K] as [K, N], of filters
+    /// [O, I, 1, 1] as [1, 1, I, O].
+    fn blocks(&self) -> Option<(TensorType, BlockType)> {
+        let Entry { element: ElementType::Ggml(block), shape, strides: None, .. } = &self.entry else { return None };
+        let (shape, inner) = match shape[..] {
+            [n, k] => (vec![k, n], k),
+            [o, i, 1, 1] => (vec![1, 1, i, o], i),
+            _ => return None,
+        };
+        let whole = inner > 0 && inner.is_multiple_of(BLOCK) && self.scale.is_none();
+        Some((TensorType::new(block.kernels().filter(|_| whole)?, shape), *block))
+    }
 }
 
 impl Checkpoint {
     /// Opens a file, an index of shards (`*.index.json`) or a folder laid out as diffusers or transformers do.
     ///
-    /// A file is in safetensors or in one of PyTorch's formats. In a folder the first of these is taken:
+    /// A file is in safetensors, GGUF or one of PyTorch's formats. In a folder the first of these is taken:
     /// `model.safetensors`, `diffusion_pytorch_model.safetensors`, their index files, the same with `fp16`, the only
-    /// `.safetensors` file there is, and last `pytorch_model.bin` and `diffusion_pytorch_model.bin` likewise. Files are
-    /// mapped and only their headers are read.
+    /// `.safetensors` file there is, then `pytorch_model.bin` and `diffusion_pytorch_model.bin` likewise, and last the only
+    /// `.gguf` file. Files are mapped and only their headers are read.
     ///
     /// # Errors
     /// When nothing is found, or a file is of an unknown format or malformed.
@@ -64,12 +100,19 @@ impl Checkpoint {
     /// # Errors
     /// When a source is of an unknown format or malformed, or two of them hold the same key.
     pub fn from_sources(name: impl Into<String>, sources: Vec<Arc<dyn Source>>) -> Result<Self> {
-        let mut files =
-            Files { name: name.into(), sources: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
+        let mut files = Files {
+            name: name.into(),
+            sources: Vec::new(),
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            consumed: BTreeSet::new(),
+        };
         for source in sources {
             let index = Index::read(&*source)?;
             files.add(source, index)?;
         }
+        // A weight and its scale may lie in two shards.
+        files.consumed = scale::attach(&files.name, &files.sources, &files.metadata, &mut files.entries)?;
         Ok(Checkpoint { files: Arc::new(files), prefix: String::new() })
     }
 
@@ -83,11 +126,16 @@ impl Checkpoint {
             sources: self.files.sources.iter().chain(&other.files.sources).cloned().collect(),
             entries: BTreeMap::new(),
             metadata: other.files.metadata.clone(),
+            consumed: self.files.consumed.union(&other.files.consumed).cloned().collect(),
         };
         files.metadata.extend(self.files.metadata.clone());
         for (checkpoint, first_source) in [(self, 0), (other, self.files.sources.len())] {
-            for (key, (source, entry)) in checkpoint.entries() {
-                let place = (first_source + source, entry.clone());
+            for (key, place) in checkpoint.entries() {
+                let mut place = place.clone();
+                place.source += first_source;
+                if let Some(scale) = &mut place.scale {
+                    scale.source += first_source;
+                }
                 if files.entries.insert(key.to_owned(), place).is_some() {
                     return Err(weight_error(key, &files.name, "is in both".into()));
                 }
@@ -111,11 +159,15 @@ impl Checkpoint {
     /// When two tensors get the same key, or one cannot be seen as is wanted.
     pub fn remap(&self, mut remap: impl FnMut(&str, &Shape) -> Vec<(String, View)>) -> Result<Self> {
         let mut entries = BTreeMap::new();
-        for (key, (source, entry)) in self.entries() {
+        for (key, Place { source, entry, scale }) in self.entries() {
             for (new, view) in remap(key, &entry.shape) {
-                let seen = view.of(entry).map_err(|detail| weight_error(&self.full(key), self.name(), detail))?;
+                let fail = |detail| weight_error(&self.full(key), self.name(), detail);
+                let seen = view.of(entry).map_err(fail)?;
+                let scale = scale.as_ref().map(|scale| scale.of(&view)).transpose().map_err(fail)?;
                 match entries.entry(new) {
-                    btree_map::Entry::Vacant(slot) => drop(slot.insert((*source, seen))),
+                    btree_map::Entry::Vacant(slot) => {
+                        slot.insert(Place { source: *source, entry: seen, scale });
+                    }
                     btree_map::Entry::Occupied(slot) => {
                         let detail = format!("and another key are both renamed to `{}`", slot.key());
                         return Err(weight_error(key, &self.files.name, detail));
@@ -128,6 +180,7 @@ impl Checkpoint {
             sources: self.files.sources.clone(),
             entries,
             metadata: self.files.metadata.clone(),
+            consumed: self.files.consumed.clone(),
         };
         Ok(Checkpoint { files: Arc::new(files), prefix: String::new() })
     }
@@ -173,19 +226,24 @@ impl Checkpoint {
         self.files.entries.contains_key(&self.full(key))
     }
 
+    /// Whether a file has this key for the scale of a weight or a mark, which is no tensor of its own here.
+    pub(crate) fn consumes(&self, key: &str) -> bool {
+        self.files.consumed.contains(&self.full(key))
+    }
+
     /// Shape and element type, without reading the tensor.
     ///
     /// # Errors
     /// When the key is missing; the message names the closest keys.
     pub fn info(&self, key: &str) -> Result<TensorInfo> {
-        let (_, entry) = self.place(key)?;
-        let dtype = entry.element.dtype();
+        let place = self.place(key)?;
+        let (entry, dtype) = (&place.entry, place.dtype());
         let shape = match *entry.shape.extents() {
             [k, n] if dtype.is_quantized() => Shape::from([n, k]),
             [kh, kw, i, o] if dtype.is_quantized() => Shape::from([o, i, kh, kw]),
             _ => entry.shape.clone(),
         };
-        Ok(TensorInfo { shape, element: entry.element, dtype })
+        Ok(TensorInfo { shape, element: entry.element, dtype, blocks: place.blocks().map(|(ty, _)| ty.dtype) })
     }
 
     /// What tells a tensor's bytes from all others: its file, its place there and how it is seen. Equal under every name and view.
@@ -193,19 +251,54 @@ impl Checkpoint {
     /// # Errors
     /// When the key is missing.
     pub fn identity(&self, key: &str) -> Result<String> {
-        let (source, Entry { element, shape, bytes, strides }) = self.place(key)?;
-        let file = self.files.sources[source].identity();
-        Ok(format!("{file} {}..{} {element:?} {shape} {strides:?}", bytes.start, bytes.end))
+        let Place { source, entry: Entry { element, shape, bytes, strides }, scale } = self.place(key)?;
+        let file = self.files.sources[*source].identity();
+        let scale = scale.as_ref().map_or(String::new(), |scale| format!(" {}", scale.identity(&self.files.sources)));
+        Ok(format!("{file} {}..{} {element:?} {shape} {strides:?}{scale}", bytes.start, bytes.end))
     }
 
-    /// Reads a tensor: f16 stays f16, other floats become f32, integers and booleans u32. Quantised blocks keep the order
-    /// in which kernels read them: [K, N] of a matrix [N, K], [KH, KW, I, O] of filters [O, I, KH, KW].
+    /// Reads a tensor: f16 stays f16 and fp8 becomes it, other floats, ggml's blocks and all that has a scale become f32, integers
+    /// and booleans u32. Our own quantised blocks keep the order in which kernels read them: [K, N] of a matrix [N, K],
+    /// [KH, KW, I, O] of filters [O, I, KH, KW].
     ///
     /// # Errors
     /// When the key is missing, the file cannot be read, or an integer is negative or needs more than 32 bits.
     pub fn tensor(&self, key: &str) -> Result<HostTensor> {
-        let (_, entry) = self.place(key)?;
-        host_tensor(entry.element, &entry.shape, &self.bytes(key)?).map_err(|e| self.explain(key, e))
+        let Place { source, entry, scale } = self.place(key)?;
+        let tensor = match (&entry.strides, entry.element) {
+            (Some(strides), ElementType::Ggml(block)) => {
+                let bytes = self.files.sources[*source].read(entry.bytes.clone())?;
+                let values = block.dequantize(&bytes);
+                let values = HostTensor::from_f32([values.len()], values)?;
+                in_order(values.bytes(), 4, &entry.shape, strides)
+                    .and_then(|bytes| host_tensor(ElementType::F32, &entry.shape, &bytes))
+            }
+            _ => host_tensor(entry.element, &entry.shape, &self.bytes(key)?),
+        };
+        let scaled = |tensor| match scale {
+            Some(scale) => scale.apply(tensor, &self.files.sources),
+            None => Ok(tensor),
+        };
+        tensor.and_then(scaled).map_err(|e| self.explain(key, e))
+    }
+
+    /// Reads the blocks of a matrix or of filters of 1 x 1 as kernels read them, where [`TensorInfo::blocks`] says that they can be:
+    /// nothing is rounded, and it takes as many bits an element as the file.
+    ///
+    /// # Errors
+    /// When the key is missing, its tensor is no such blocks, or the file cannot be read.
+    pub fn blocks(&self, key: &str) -> Result<HostTensor> {
+        let Some((ty, block)) = self.place(key)?.blocks() else {
+            return Err(weight_error(&self.full(key), self.name(), "is in no blocks that kernels read".into()));
+        };
+        let bytes = self.bytes(key)?;
+        let size = block.bytes();
+        // Blocks of one column follow one another, as its elements do.
+        let column = ty.shape[ty.shape.rank() - 2] / BLOCK * size;
+        HostTensor::from_blocks(ty.dtype, ty.shape, |c, number, codes| {
+            block.codes(&bytes[c * column + number * size..][..size], codes)
+        })
+        .map_err(|e| self.explain(key, e))
     }
 
     /// [`Checkpoint::tensor`] of a known shape.
@@ -214,7 +307,7 @@ impl Checkpoint {
     /// Also when the tensor has another shape.
     pub fn tensor_of_shape(&self, key: &str, shape: impl Into<Shape>) -> Result<HostTensor> {
         let expected = shape.into();
-        let (_, entry) = self.place(key)?;
+        let entry = &self.place(key)?.entry;
         if entry.element.dtype().is_quantized() {
             return Err(weight_error(&self.full(key), self.name(), "is quantised, which is not read here".into()));
         }
@@ -231,27 +324,35 @@ impl Checkpoint {
     /// # Errors
     /// When the key is missing, the tensor is no table, a row is beyond its end or the file cannot be read.
     pub fn rows(&self, key: &str, rows: &[u32]) -> Result<HostTensor> {
-        let (_, entry) = self.place(key)?;
+        let Place { entry, scale, .. } = self.place(key)?;
         let Some((&count, row)) = entry.shape.split_first() else {
             return Err(weight_error(&self.full(key), self.name(), "is a single number, not a table".into()));
         };
-        let row_bytes = entry.element.bytes(&Shape::from(row)).unwrap_or(u64::MAX);
-        // Rows that are scattered over the file are gathered once for all.
-        let whole = if entry.strides.is_some() { Some(self.bytes(key)?) } else { None };
+        if let Some(&index) = rows.iter().find(|&&index| index as usize >= count) {
+            let detail = format!("has {count} rows, row {index} is wanted");
+            return Err(weight_error(&self.full(key), self.name(), detail));
+        }
+        let shape = Shape::new([rows.len()].iter().chain(row).copied().collect::<Vec<_>>());
+        let elements = Shape::from(row).checked_count()? as u64;
         let mut bytes = Vec::new();
-        for &index in rows {
-            if index as usize >= count {
-                let detail = format!("has {count} rows, row {index} is wanted");
-                return Err(weight_error(&self.full(key), self.name(), detail));
+        match entry.element.run_bytes(elements) {
+            Some(row_bytes) if entry.strides.is_none() && scale.is_none() => {
+                for &index in rows {
+                    let start = u64::from(index) * row_bytes;
+                    bytes.extend_from_slice(&self.bytes_range(key, start..start + row_bytes)?);
+                }
+                host_tensor(entry.element, &shape, &bytes).map_err(|e| self.explain(key, e))
             }
-            let start = u64::from(index) * row_bytes;
-            match &whole {
-                Some(whole) => bytes.extend_from_slice(&whole[start as usize..(start + row_bytes) as usize]),
-                None => bytes.extend_from_slice(&self.bytes_range(key, start..start + row_bytes)?),
+            // Rows that are scattered over the file, under a scale or across blocks are read with all others.
+            _ => {
+                let whole = self.tensor(key)?;
+                let row_bytes = whole.bytes().len() / count;
+                for &index in rows {
+                    bytes.extend_from_slice(&whole.bytes()[index as usize * row_bytes..][..row_bytes]);
+                }
+                HostTensor::from_bytes(&TensorType::new(whole.dtype(), shape), &bytes)
             }
         }
-        let shape: Vec<usize> = [rows.len()].iter().chain(row).copied().collect();
-        host_tensor(entry.element, &shape.into(), &bytes).map_err(|e| self.explain(key, e))
     }
 
     /// Reads an integer or boolean tensor as signed 64-bit integers.
@@ -259,20 +360,24 @@ impl Checkpoint {
     /// # Errors
     /// When the key is missing, the file cannot be read, or the elements are floats.
     pub fn integers(&self, key: &str) -> Result<Vec<i64>> {
-        let (_, entry) = self.place(key)?;
+        let entry = &self.place(key)?.entry;
         integers(entry.element, &entry.shape, &self.bytes(key)?).map_err(|e| self.explain(key, e))
     }
 
-    /// The tensor's little-endian bytes in row-major order, without a copy where the file has them so and the source
-    /// allows it.
+    /// The tensor's little-endian bytes in row-major order as they are stored, without their scale, and without a copy where the
+    /// file has them so and the source allows it.
     ///
     /// # Errors
-    /// When the key is missing or the file cannot be read.
+    /// When the key is missing, the file cannot be read, or a view reorders what is stored in blocks.
     pub fn bytes(&self, key: &str) -> Result<Bytes> {
-        let (source, entry) = self.place(key)?;
-        let bytes = self.files.sources[source].read(entry.bytes.clone())?;
+        let Place { source, entry, .. } = self.place(key)?;
+        let bytes = self.files.sources[*source].read(entry.bytes.clone())?;
         match &entry.strides {
             None => Ok(bytes),
+            Some(_) if matches!(entry.element, ElementType::Ggml(_)) => {
+                let detail = format!("is stored in blocks of {}, whose bytes have no other order", entry.element);
+                Err(weight_error(&self.full(key), self.name(), detail))
+            }
             Some(strides) => in_order(&bytes, entry.element.size(), &entry.shape, strides)
                 .map(Bytes::from)
                 .map_err(|e| self.explain(key, e)),
@@ -284,7 +389,7 @@ impl Checkpoint {
     /// # Errors
     /// When the key is missing, the range ends past the tensor or the file cannot be read.
     pub fn bytes_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        let (source, entry) = self.place(key)?;
+        let Place { source, entry, .. } = self.place(key)?;
         let whole = &entry.bytes;
         let length = entry.element.bytes(&entry.shape).unwrap_or(u64::MAX);
         if range.start > range.end || range.end > length {
@@ -294,7 +399,7 @@ impl Checkpoint {
         if entry.strides.is_some() {
             return Ok(self.bytes(key)?.slice(range.start as usize..range.end as usize));
         }
-        self.files.sources[source].read(whole.start + range.start..whole.start + range.end)
+        self.files.sources[*source].read(whole.start + range.start..whole.start + range.end)
     }
 
     fn full(&self, key: &str) -> String {
@@ -302,17 +407,17 @@ impl Checkpoint {
     }
 
     /// The entries of this view by the keys of this view.
-    fn entries(&self) -> impl Iterator<Item = (&str, &(usize, Entry))> {
+    fn entries(&self) -> impl Iterator<Item = (&str, &Place)> {
         self.files
             .entries
             .range(self.prefix.clone()..)
             .map_while(|(key, place)| Some((key.strip_prefix(&self.prefix)?, place)))
     }
 
-    fn place(&self, key: &str) -> Result<(usize, &Entry)> {
+    fn place(&self, key: &str) -> Result<&Place> {
         let full = self.full(key);
         match self.files.entries.get(&full) {
-            Some((source, entry)) => Ok((*source, entry)),
+            Some(place) => Ok(place),
             None => Err(weight_error(&full, self.name(), self.missing(&full))),
         }
     }
@@ -338,11 +443,12 @@ impl Files {
     fn add(&mut self, source: Arc<dyn Source>, index: Index) -> Result<()> {
         let number = self.sources.len();
         for (key, entry) in index.entries {
-            if let Some((first, _)) = self.entries.get(&key) {
-                let detail = format!("is in {} and {}", self.sources[*first].path().display(), source.path().display());
+            if let Some(first) = self.entries.get(&key) {
+                let detail =
+                    format!("is in {} and {}", self.sources[first.source].path().display(), source.path().display());
                 return Err(weight_error(&key, &self.name, detail));
             }
-            self.entries.insert(key, (number, entry));
+            self.entries.insert(key, Place { source: number, entry, scale: None });
         }
         self.metadata.extend(index.metadata);
         self.sources.push(source);

@@ -1,3 +1,4 @@
+use crate::{BlockType, fp8};
 use half::{bf16, f16};
 use pulid_tensor::{DType, Data, Error, HostTensor, Result, Shape};
 use std::fmt;
@@ -33,6 +34,12 @@ pub enum ElementType {
     F32,
     /// IEEE 754 double precision.
     F64,
+    /// 8 bits, 4 of exponent, without infinity: PyTorch's `float8_e4m3fn`.
+    F8E4M3,
+    /// 8 bits, 5 of exponent: PyTorch's `float8_e5m2`.
+    F8E5M2,
+    /// ggml's quantised blocks, as GGUF files hold them.
+    Ggml(BlockType),
     /// Quantised blocks in the order kernels read ([`DType::Q8`]), in files that `pulid quantize` writes.
     Q8,
     /// Quantised blocks in the order kernels read ([`DType::Q4`]), in files that `pulid quantize` writes.
@@ -40,8 +47,8 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// Every type of the format's own, for lookups by name.
-    pub const ALL: [ElementType; 13] = [
+    /// Every type of the safetensors format's own, for lookups by name.
+    pub const ALL: [ElementType; 15] = [
         ElementType::Bool,
         ElementType::U8,
         ElementType::I8,
@@ -55,9 +62,11 @@ impl ElementType {
         ElementType::Bf16,
         ElementType::F32,
         ElementType::F64,
+        ElementType::F8E4M3,
+        ElementType::F8E5M2,
     ];
 
-    /// The name safetensors headers use.
+    /// The name that safetensors headers use, or ggml's.
     pub const fn name(self) -> &'static str {
         match self {
             ElementType::Bool => "BOOL",
@@ -73,6 +82,9 @@ impl ElementType {
             ElementType::Bf16 => "BF16",
             ElementType::F32 => "F32",
             ElementType::F64 => "F64",
+            ElementType::F8E4M3 => "F8_E4M3",
+            ElementType::F8E5M2 => "F8_E5M2",
+            ElementType::Ggml(block) => block.name(),
             ElementType::Q8 => "Q8",
             ElementType::Q4 => "Q4",
         }
@@ -83,26 +95,37 @@ impl ElementType {
         Self::ALL.into_iter().find(|e| e.name() == name)
     }
 
-    /// Bytes per element; of quantised blocks, per word.
+    /// Bytes per element; of quantised blocks, per word or per block of ggml's.
     pub const fn size(self) -> usize {
         match self {
-            ElementType::Bool | ElementType::U8 | ElementType::I8 => 1,
+            ElementType::Bool | ElementType::U8 | ElementType::I8 | ElementType::F8E4M3 | ElementType::F8E5M2 => 1,
             ElementType::U16 | ElementType::I16 | ElementType::F16 | ElementType::Bf16 => 2,
             ElementType::U32 | ElementType::I32 | ElementType::F32 | ElementType::Q8 | ElementType::Q4 => 4,
             ElementType::U64 | ElementType::I64 | ElementType::F64 => 8,
+            ElementType::Ggml(block) => block.bytes(),
         }
     }
 
-    /// Whether elements are floating-point numbers.
+    /// Whether elements are read as floating-point numbers.
     pub const fn is_float(self) -> bool {
-        matches!(self, ElementType::F16 | ElementType::Bf16 | ElementType::F32 | ElementType::F64)
+        matches!(
+            self,
+            ElementType::F16
+                | ElementType::Bf16
+                | ElementType::F32
+                | ElementType::F64
+                | ElementType::F8E4M3
+                | ElementType::F8E5M2
+                | ElementType::Ggml(_)
+        )
     }
 
-    /// The type such a tensor has once read: f16 stays, other floats become f32, integers and booleans u32.
+    /// The type such a tensor has once read: f16 stays, fp8 becomes f16 (which holds all its values), other floats become f32,
+    /// integers and booleans u32.
     pub const fn dtype(self) -> DType {
         match self {
-            ElementType::F16 => DType::F16,
-            ElementType::Bf16 | ElementType::F32 | ElementType::F64 => DType::F32,
+            ElementType::F16 | ElementType::F8E4M3 | ElementType::F8E5M2 => DType::F16,
+            ElementType::Bf16 | ElementType::F32 | ElementType::F64 | ElementType::Ggml(_) => DType::F32,
             ElementType::Q8 => DType::Q8,
             ElementType::Q4 => DType::Q4,
             _ => DType::U32,
@@ -114,7 +137,13 @@ impl ElementType {
         if self.dtype().is_quantized() {
             return u64::try_from(self.dtype().bytes(shape)?).ok();
         }
-        u64::try_from(shape.checked_count().ok()?).ok()?.checked_mul(self.size() as u64)
+        self.run_bytes(u64::try_from(shape.checked_count().ok()?).ok()?)
+    }
+
+    /// Bytes that this many elements take one after another, or `None` when that overflows or they are no whole blocks.
+    pub(crate) fn run_bytes(self, count: u64) -> Option<u64> {
+        let unit = if let ElementType::Ggml(block) = self { block.elements() as u64 } else { 1 };
+        count.is_multiple_of(unit).then_some(count / unit)?.checked_mul(self.size() as u64)
     }
 }
 
@@ -135,6 +164,9 @@ pub(crate) fn host_tensor(element: ElementType, shape: &Shape, bytes: &[u8]) -> 
         ElementType::F64 => Data::F32(chunks(bytes, f64::from_le_bytes).map(|x| x as f32).collect()),
         ElementType::Bf16 => Data::F32(chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()).collect()),
         ElementType::F16 => Data::F16(chunks(bytes, f16::from_le_bytes).collect()),
+        ElementType::F8E4M3 => Data::F16(bytes.iter().map(|&code| fp8::e4m3(code)).collect()),
+        ElementType::F8E5M2 => Data::F16(bytes.iter().map(|&code| fp8::e5m2(code)).collect()),
+        ElementType::Ggml(block) => Data::F32(block.dequantize(bytes)),
         ElementType::U32 => Data::U32(chunks(bytes, u32::from_le_bytes).collect()),
         ElementType::Q8 => Data::Q8(chunks(bytes, u32::from_le_bytes).collect()),
         ElementType::Q4 => Data::Q4(chunks(bytes, u32::from_le_bytes).collect()),
@@ -216,6 +248,9 @@ fn wide_integers(element: ElementType, bytes: &[u8]) -> Box<dyn Iterator<Item = 
         | ElementType::Bf16
         | ElementType::F32
         | ElementType::F64
+        | ElementType::F8E4M3
+        | ElementType::F8E5M2
+        | ElementType::Ggml(_)
         | ElementType::Q8
         | ElementType::Q4 => Box::new(std::iter::empty()),
     }
@@ -265,6 +300,6 @@ mod tests {
         for element in ElementType::ALL {
             assert_eq!(ElementType::from_name(element.name()), Some(element));
         }
-        assert_eq!(ElementType::from_name("F8_E4M3"), None);
+        assert_eq!(ElementType::from_name("F8_E8M0"), None);
     }
 }

@@ -47,13 +47,7 @@ fn find(folder: &Path) -> Result<PathBuf> {
     if let Some(found) = names.iter().map(|n| folder.join(n)).find(|p| files::is_file(p)) {
         return Ok(found);
     }
-    let mut others = Vec::new();
-    for path in files::list(folder)? {
-        if path.extension().is_some_and(|e| e == "safetensors") && files::is_file(&path) {
-            others.push(path);
-        }
-    }
-    others.sort();
+    let others = only(folder, "safetensors")?;
     let pickles: Vec<String> = ["", ".fp16"]
         .iter()
         .flat_map(|half| {
@@ -71,15 +65,30 @@ fn find(folder: &Path) -> Result<PathBuf> {
         [] => match pickles.iter().map(|n| folder.join(n)).find(|p| files::is_file(p)) {
             Some(found) => Ok(found),
             None => {
+                match only(folder, "gguf")?.as_slice() {
+                    [] => {}
+                    [one] => return Ok(one.clone()),
+                    several => return Err(ambiguous(folder, several)),
+                }
                 names.extend(PICKLE_STEMS.map(|stem| format!("{stem}.bin")));
                 Err(Error::file(folder, format!("holds no weights; expected one of {}", names.join(", "))))
             }
         },
-        several => {
-            let list: Vec<_> = several.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy())).collect();
-            Err(Error::file(folder, format!("holds several weights files ({}); name one of them", list.join(", "))))
-        }
+        several => Err(ambiguous(folder, several)),
     }
+}
+
+/// The files of this extension.
+fn only(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut found = files::list(folder)?;
+    found.retain(|path| path.extension().is_some_and(|e| e == extension) && files::is_file(path));
+    found.sort();
+    Ok(found)
+}
+
+fn ambiguous(folder: &Path, several: &[PathBuf]) -> Error {
+    let list: Vec<_> = several.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy())).collect();
+    Error::file(folder, format!("holds several weights files ({}); name one of them", list.join(", ")))
 }
 
 #[derive(Deserialize)]
@@ -112,7 +121,7 @@ fn open_shards(index_path: &Path) -> Result<Checkpoint> {
         shards.push(files::open(path)?);
     }
     let checkpoint = Checkpoint::from_sources(index_path.display().to_string(), shards)?;
-    match index.weight_map.iter().find(|(key, _)| !checkpoint.contains(key)) {
+    match index.weight_map.iter().find(|(key, _)| !checkpoint.contains(key) && !checkpoint.consumes(key)) {
         Some((key, shard)) => {
             Err(fail(format!("promises the tensor `{key}` in `{shard}`, which does not hold it; fetch both again")))
         }

@@ -1,4 +1,4 @@
-use crate::{ElementType, Source, pickle, safetensors};
+use crate::{ElementType, Source, gguf, pickle, safetensors};
 use pulid_tensor::{Error, Result, Shape};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +27,8 @@ pub enum Format {
     PyTorch,
     /// PyTorch's before that, pickles one after another.
     PyTorchLegacy,
+    /// ggml's format.
+    Gguf,
 }
 
 impl Format {
@@ -39,6 +41,7 @@ impl Format {
         let refuse = |detail: &str| Err(Error::file(source.path(), detail));
         match &start[..] {
             [] => refuse("is empty; fetch it again"),
+            s if s.starts_with(gguf::MAGIC) => Ok(Format::Gguf),
             // A header of the right length makes a safetensors file begin like any other format.
             [_, _, _, _, 0, 0, 0, 0, b'{', ..] => Ok(Format::Safetensors),
             [b'P', b'K', 3, 4, ..] => Ok(Format::PyTorch),
@@ -58,6 +61,7 @@ impl fmt::Display for Format {
             Format::Safetensors => "safetensors",
             Format::PyTorch => "PyTorch (zip)",
             Format::PyTorchLegacy => "PyTorch (legacy)",
+            Format::Gguf => "GGUF",
         })
     }
 }
@@ -81,6 +85,7 @@ impl Index {
             Format::Safetensors => safetensors::read_index(source),
             Format::PyTorch => pickle::read_zip(source),
             Format::PyTorchLegacy => pickle::read_legacy(source),
+            Format::Gguf => gguf::read_index(source),
         }
     }
 }

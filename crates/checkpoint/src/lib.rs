@@ -1,7 +1,7 @@
 //! Checkpoints: named tensors in files, read lazily.
 //!
 //! A [`Source`] gives random access to bytes: a mapped file, bytes in memory, or whatever the browser offers. A format
-//! ([`safetensors`], PyTorch's two) turns a source into an [`Index`] of where each tensor lies, reading nothing but the
+//! ([`safetensors`], GGUF, PyTorch's two) turns a source into an [`Index`] of where each tensor lies, reading nothing but the
 //! header. A [`Checkpoint`] joins the indices of one or several sources and reads a tensor when asked for it. [`onnx`] reads
 //! a whole graph with its weights.
 //!
@@ -13,11 +13,14 @@ mod element;
 mod file;
 pub mod files;
 mod folder;
+mod fp8;
+mod gguf;
 mod hash;
 mod index;
 pub mod onnx;
 mod pickle;
 pub mod safetensors;
+mod scale;
 mod source;
 mod view;
 
@@ -25,6 +28,7 @@ pub use checkpoint::{Checkpoint, TensorInfo};
 pub use element::ElementType;
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::{FileSet, write_atomically, write_folder_atomically};
+pub use gguf::BlockType;
 pub use hash::{sha256_file, sha256_hex};
 pub use index::{Entry, Format, Index};
 #[cfg(not(target_arch = "wasm32"))]

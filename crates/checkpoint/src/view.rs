@@ -1,6 +1,6 @@
 //! Tensors seen otherwise than they are stored, without reading them.
 
-use crate::Entry;
+use crate::{ElementType, Entry};
 use pulid_tensor::Shape;
 use std::ops::Range;
 
@@ -21,7 +21,6 @@ impl View {
     /// The place of what is seen, or why it cannot be seen so.
     pub(crate) fn of(&self, entry: &Entry) -> Result<Entry, String> {
         let shape = entry.shape.extents();
-        let size = entry.element.size() as u64;
         match self {
             View::Whole => Ok(entry.clone()),
             View::Matrix => match *shape {
@@ -50,18 +49,21 @@ impl View {
                 }
                 let seen: Vec<usize> = [rows.len()].iter().chain(rest).copied().collect();
                 let seen = Shape::new(seen);
-                let row: u64 = match &entry.strides {
+                // Blocks are whole within a row, or rows cannot be seen alone.
+                let elements = match &entry.strides {
                     None => rest.iter().map(|&n| n as u64).product(),
+                    Some(_) if matches!(entry.element, ElementType::Ggml(_)) => return Err(wrong()),
                     Some(strides) => strides[0],
                 };
+                let row = entry.element.run_bytes(elements).ok_or_else(wrong)?;
                 // After the last row of scattered ones there may be no bytes at all.
                 let first = if rows.is_empty() { 0 } else { rows.start };
-                let start = entry.bytes.start + first as u64 * row * size;
+                let start = entry.bytes.start + first as u64 * row;
                 let end = match &entry.strides {
                     _ if rows.is_empty() => start,
-                    None => start + rows.len() as u64 * row * size,
+                    None => start + rows.len() as u64 * row,
                     // The last rows keep the gaps before the end, the others lose the rows after them.
-                    Some(_) => entry.bytes.end - (count - rows.end) as u64 * row * size,
+                    Some(_) => entry.bytes.end - (count - rows.end) as u64 * row,
                 };
                 if end < start || end > entry.bytes.end {
                     return Err(wrong());

@@ -40,6 +40,8 @@ fn the_formats_own_files_are_read() {
         (Dtype::BF16, ElementType::Bf16),
         (Dtype::F32, ElementType::F32),
         (Dtype::F64, ElementType::F64),
+        (Dtype::F8_E4M3, ElementType::F8E4M3),
+        (Dtype::F8_E5M2, ElementType::F8E5M2),
     ];
     assert_eq!(types.len(), ElementType::ALL.len());
     let data: Vec<Vec<u8>> = types.iter().map(|(_, e)| (0..6 * e.size()).map(|i| i as u8 % 2).collect()).collect();
@@ -105,7 +107,7 @@ fn broken_headers_are_refused() {
         (r#"{"__metadata__":{"k":1}}"#.into(), 0, "malformed"),
         (r#"{"__metadata__":{},"__metadata__":{}}"#.into(), 0, "twice"),
         (format!(r#"{{"a":{},"a":{}}}"#, f32x2(0, 8), f32x2(0, 8)), 8, "`a` is there twice"),
-        (r#"{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}"#.into(), 2, "type F8_E4M3"),
+        (r#"{"a":{"dtype":"F8_E8M0","shape":[2],"data_offsets":[0,2]}}"#.into(), 2, "type F8_E8M0"),
         (format!(r#"{{"a":{}}}"#, f32x2(0, 8)), 7, "truncated"),
         (format!(r#"{{"a":{}}}"#, f32x2(8, 0)), 8, "truncated or malformed"),
         (format!(r#"{{"a":{}}}"#, f32x2(max - 8, max)), 8, "truncated or malformed"),

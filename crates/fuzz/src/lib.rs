@@ -6,7 +6,7 @@
 
 mod targets;
 
-use targets::{config, image, onnx, pickle, safetensors, zip};
+use targets::{config, gguf, image, onnx, pickle, safetensors, zip};
 
 use cap::Cap;
 use std::alloc::System;
@@ -29,9 +29,11 @@ pub struct Target {
 }
 
 /// Every kind of file.
-pub static TARGETS: [Target; 6] = [
+pub static TARGETS: [Target; 7] = [
     // A header's entry of 60 bytes becomes a name, a shape and a place in two maps.
     Target { name: "safetensors", read: safetensors, base: 1 << 20, factor: 64 },
+    // As safetensors, with shorter entries; a block of 2 bits a weight becomes 32.
+    Target { name: "gguf", read: gguf, base: 1 << 20, factor: 64 },
     // An instruction of one byte may put a value of some 64 on the stack, and a list grows to twice its size.
     Target { name: "pickle", read: pickle, base: 1 << 20, factor: 256 },
     Target { name: "zip", read: zip, base: 1 << 20, factor: 256 },

@@ -2,7 +2,7 @@ use pulid::image::decode_photo_within;
 use pulid_checkpoint::onnx::Model;
 use pulid_checkpoint::{Checkpoint, MemorySource};
 use pulid_models::onnx::OnnxNetwork;
-use pulid_models::sdxl::{ClipConfig, UnetConfig, VaeConfig};
+use pulid_models::sdxl::{ClipConfig, Part, UnetConfig, VaeConfig, single_file};
 use pulid_models::{ClipTokenizer, Precision, TokenizerFiles, family};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +23,13 @@ fn checkpoint(name: &str, bytes: &[u8]) {
         if info.element.bytes(&info.shape).is_some_and(|size| size <= length) {
             let _ = file.tensor(key);
             let _ = file.rows(key, &[0]);
+            let _ = file.blocks(key);
         }
     }
     let _ = family(&file);
+    for part in Part::ALL {
+        let _ = single_file::any_part(part, &file);
+    }
     let _ = UnetConfig::infer(&file);
     let _ = VaeConfig::infer(&file);
     let _ = ClipConfig::infer(&file);
@@ -34,6 +38,11 @@ fn checkpoint(name: &str, bytes: &[u8]) {
 /// A safetensors file.
 pub fn safetensors(bytes: &[u8]) {
     checkpoint("w.safetensors", bytes);
+}
+
+/// A GGUF file.
+pub fn gguf(bytes: &[u8]) {
+    checkpoint("w.gguf", bytes);
 }
 
 /// The pickle of a PyTorch file, in a zip archive around it that is as it should be.

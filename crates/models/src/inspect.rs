@@ -30,7 +30,7 @@ pub struct TensorLine {
 pub struct Inspection {
     /// The file or folder.
     pub path: PathBuf,
-    /// `safetensors`, `PyTorch (zip)`, `PyTorch (legacy)`, `ONNX` or `folder`.
+    /// `safetensors`, `GGUF`, `PyTorch (zip)`, `PyTorch (legacy)`, `ONNX` or `folder`.
     pub format: String,
     /// Which network it belongs to; `unknown` for all others.
     pub family: String,

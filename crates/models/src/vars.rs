@@ -15,7 +15,8 @@ pub struct Precision {
     /// Type of the values between operators.
     pub activations: DType,
     /// Type of large weights (matrices, filters, embeddings); `None` keeps f16 files f16 and reads the rest as f32.
-    /// Quantised types take matrices and filters of whole blocks; what is left is f16. Blocks of a file stay as they are.
+    /// Quantised types take matrices and filters of whole blocks; what is left is f16. Blocks of a file stay as they are, unless
+    /// fewer bits or f32 are asked for.
     pub weights: Option<DType>,
 }
 
@@ -32,6 +33,16 @@ impl Precision {
             None if self.activations != DType::F16 => stored,
             _ => DType::F16,
         }
+    }
+
+    /// Whether blocks of a file are read as they are by a product with a matrix or filters of the given graph shape.
+    fn keeps(self, blocks: DType, shape: &Shape) -> bool {
+        let wanted = match self.weights {
+            Some(DType::F32) => false,
+            Some(DType::Q4) => blocks == DType::Q4,
+            _ => true,
+        };
+        wanted && fits_quantized(&TensorType::new(blocks, shape.clone()))
     }
 
     /// The type of a matrix or filters of the given graph shape, rows of the product first.
@@ -291,8 +302,15 @@ impl Vars {
     fn product(&self, g: &mut Graph, name: &str, stored: &Shape, layout: Layout) -> Result<NodeId> {
         let key = self.key(name);
         // Of a missing weight any type will do: [`Vars::complete`] reports it.
-        let found = if self.checkpoint.contains(&key) { self.checkpoint.info(&key)?.dtype } else { DType::F32 };
-        let dtype = self.precision.product(found, &layout.of(stored));
+        let info = self.checkpoint.contains(&key).then(|| self.checkpoint.info(&key)).transpose()?;
+        let (found, blocks) = info.map_or((DType::F32, None), |info| (info.dtype, info.blocks));
+        let shape = layout.of(stored);
+        let dtype = match blocks {
+            // Values that are changed while they load are in blocks no more.
+            Some(_) if self.patch(&key).is_some() => self.precision.product(DType::F16, &shape),
+            Some(blocks) if self.precision.keeps(blocks, &shape) => blocks,
+            _ => self.precision.product(found, &shape),
+        };
         self.declare(g, name, stored, layout, dtype)
     }
 
@@ -360,8 +378,12 @@ impl Vars {
         let load = {
             let (key, stored) = (key.clone(), stored.clone());
             move || {
-                if checkpoint.info(&key)?.dtype.is_quantized() {
+                let info = checkpoint.info(&key)?;
+                if info.dtype.is_quantized() {
                     return checkpoint.tensor(&key);
+                }
+                if info.blocks == Some(dtype) && info.shape == stored && patch.is_none() {
+                    return checkpoint.blocks(&key);
                 }
                 let mut tensor = checkpoint.tensor_of_shape(&key, stored.clone())?;
                 if let Some(patch) = &patch {

@@ -148,8 +148,10 @@ impl Network {
             let tensor = match blocks.get(key.as_str()) {
                 None => checkpoint.tensor(key)?,
                 Some((weight, _)) => {
-                    let plain = weight.load()?.into_dtype(DType::F32);
-                    let quantized = plain.cast(ty.dtype);
+                    let stored = weight.load()?;
+                    let plain = stored.cast(DType::F32);
+                    // Blocks of the file that are of this type stay as they are.
+                    let quantized = if stored.dtype() == ty.dtype { stored } else { plain.cast(ty.dtype) };
                     made.tensors.push(TensorError {
                         network: self.part.folder().to_owned(),
                         key: key.clone(),

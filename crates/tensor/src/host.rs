@@ -1,5 +1,5 @@
-use crate::quantized::{dequantize, quantize, same_blocks, words};
-use crate::{DType, Error, Result, Shape, TensorType, f16};
+use crate::quantized::{dequantize, pack, quantize, same_blocks, words};
+use crate::{BLOCK, DType, Error, Result, Shape, TensorType, f16};
 
 /// Elements of a [`HostTensor`], row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +52,24 @@ impl HostTensor {
     /// An index tensor; see [`HostTensor::new`].
     pub fn from_u32(shape: impl Into<Shape>, data: Vec<u32>) -> Result<Self> {
         Self::new(shape, Data::U32(data))
+    }
+
+    /// A tensor of quantised blocks that exist already, such as those of a file: `block(column, number, codes)` writes the codes of
+    /// the column's 32 rows from 32 · number on and gives the bits of their scale in half precision. Codes are signed bytes for
+    /// [`DType::Q8`], 0 to 15 for [`DType::Q4`].
+    ///
+    /// # Errors
+    /// When the type is not quantised, rows (all axes but the last) are no whole blocks, or memory is short.
+    pub fn from_blocks(
+        dtype: DType,
+        shape: impl Into<Shape>,
+        block: impl FnMut(usize, usize, &mut [u8; BLOCK]) -> u16,
+    ) -> Result<Self> {
+        let shape = shape.into();
+        let Some(words) = pack(dtype, &shape, block) else {
+            return Err(Error::invalid("tensor", format!("{shape} is no whole blocks of {dtype}, or too large")));
+        };
+        Self::new(shape, if dtype == DType::Q8 { Data::Q8(words) } else { Data::Q4(words) })
     }
 
     /// A tensor computed element by element from its flat index.

@@ -104,6 +104,45 @@ pub(crate) fn quantize(dtype: DType, shape: &Shape, values: &[f32]) -> Vec<u32> 
     words
 }
 
+/// Words of whole blocks that exist already: `block(column, number, codes)` writes the codes of 32 rows and gives the bits of their
+/// scale; codes are signed bytes for q8, 0 to 15 for q4. `None` where rows are no whole blocks, or too many for memory.
+pub(crate) fn pack(
+    dtype: DType,
+    shape: &Shape,
+    mut block: impl FnMut(usize, usize, &mut [u8; BLOCK]) -> u16,
+) -> Option<Vec<u32>> {
+    /// Columns at a time, whose words of a row share a line of the cache.
+    const TILE: usize = 64;
+    let e = Extents::of(shape).filter(|e| dtype.is_quantized() && e.rows.is_multiple_of(BLOCK))?;
+    let (total, values) = (e.words(dtype)?, e.values(dtype)?);
+    let mut words = Vec::new();
+    words.try_reserve_exact(total).ok()?;
+    // The nibbles of zero, where columns are no whole fours.
+    words.resize(values, if dtype == DType::Q4 { 0x8888_8888 } else { 0 });
+    words.resize(total, 0u32);
+    let (packed, scales) = words.split_at_mut(values);
+    let mut codes = [0u8; BLOCK];
+    for first in (0..e.columns).step_by(TILE) {
+        for number in 0..e.blocks {
+            for c in first..e.columns.min(first + TILE) {
+                let scale = block(c, number, &mut codes);
+                scales[number * 2 * e.quads + c / 2] |= u32::from(scale) << (16 * (c % 2));
+                for (i, &code) in codes.iter().enumerate() {
+                    let r = number * BLOCK + i;
+                    match dtype {
+                        DType::Q8 => packed[r * e.quads + c / 4] |= u32::from(code) << (8 * (c % 4)),
+                        _ => {
+                            let place = 4 * (c % 4) + 16 * (r % 2);
+                            packed[r / 2 * e.quads + c / 4] ^= u32::from(code & 15 ^ 8) << place;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Some(words)
+}
+
 /// The values, row-major, that quantised words stand for.
 pub(crate) fn dequantize(dtype: DType, shape: &Shape, words: &[u32]) -> Vec<f32> {
     let Some((e, first_scale)) = Extents::of(shape).and_then(|e| Some((e, e.values(dtype)?))) else {
@@ -163,6 +202,29 @@ mod tests {
         assert_eq!(bits(DType::Q8), 8.5);
         assert_eq!(bits(DType::Q4), 4.5);
         assert_eq!(crate::TensorType::new(DType::Q8, Shape::from([usize::MAX, 4])).bytes(), usize::MAX);
+    }
+
+    #[test]
+    fn blocks_that_exist_keep_every_code() {
+        for (dtype, codes) in [(DType::Q8, 256), (DType::Q4, 16)] {
+            // 70 columns are no whole fours and more than are packed at a time.
+            let code = |c: usize, r: usize| ((c * 37 + r * 11) % codes) as u8;
+            let scale = |c: usize, number: usize| {
+                crate::f16::from_f32(if c % 2 == 0 { 0.25 } else { -0.5 } * (number + 1) as f32)
+            };
+            let packed = HostTensor::from_blocks(dtype, [2, 32, 70], |c, number, block| {
+                block.iter_mut().enumerate().for_each(|(i, to)| *to = code(c, number * 32 + i));
+                scale(c, number).to_bits()
+            });
+            let want = HostTensor::from_fn([2, 32, 70], |i| {
+                let (r, c) = (i / 70, i % 70);
+                let code = if codes == 256 { f32::from(code(c, r) as i8) } else { f32::from(code(c, r)) - 8.0 };
+                code * scale(c, r / 32).to_f32()
+            });
+            assert_eq!(packed.unwrap().to_f32_vec(), want.to_f32_vec(), "{dtype}");
+            assert!(HostTensor::from_blocks(dtype, [33, 4], |_, _, _| 0).is_err());
+        }
+        assert!(HostTensor::from_blocks(DType::F16, [32, 4], |_, _, _| 0).is_err());
     }
 
     #[test]

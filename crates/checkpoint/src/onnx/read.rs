@@ -179,6 +179,8 @@ fn typed_bytes(proto: &TensorProto, element: ElementType) -> Vec<u8> {
         }
         ElementType::Bool | ElementType::U8 | ElementType::I8 => proto.int32_data.iter().map(|x| *x as u8).collect(),
         // No ONNX type is read as blocks.
-        ElementType::Q8 | ElementType::Q4 => Vec::new(),
+        ElementType::F8E4M3 | ElementType::F8E5M2 | ElementType::Ggml(_) | ElementType::Q8 | ElementType::Q4 => {
+            Vec::new()
+        }
     }
 }

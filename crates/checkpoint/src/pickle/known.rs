@@ -74,6 +74,8 @@ fn element_type(name: &str) -> Option<ElementType> {
         "float64" => ElementType::F64,
         "float16" => ElementType::F16,
         "bfloat16" => ElementType::Bf16,
+        "float8_e4m3fn" => ElementType::F8E4M3,
+        "float8_e5m2" => ElementType::F8E5M2,
         "uint8" => ElementType::U8,
         "int8" => ElementType::I8,
         "uint16" => ElementType::U16,

@@ -30,12 +30,12 @@ pub struct Args {
     /// What the image shows
     #[arg(long)]
     prompt: String,
-    /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt), or what
+    /// A folder in diffusers' SDXL layout, or a single file with a whole SDXL (.safetensors, .ckpt, .gguf), or what
     /// `pulid pull` fetched: juggernaut, dreamshaper-lightning, sdxl-lightning or a repository OWNER/NAME [default: sdxl of the
     /// models folder, or the preset's own base if it was fetched]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
-    /// Another UNet for the model: a file or a folder, for example SDXL-Lightning's UNet over SDXL's base
+    /// Another UNet for the model: a file (.safetensors, .ckpt, .gguf) or a folder, for example SDXL-Lightning's UNet over SDXL's base
     #[arg(long, value_name = "PATH")]
     unet: Option<PathBuf>,
     /// A folder in diffusers' layout whose configurations, scheduler and tokenizers are taken; weights are not needed there

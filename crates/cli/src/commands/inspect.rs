@@ -13,7 +13,7 @@ const SHOWN: usize = 100;
     pulid inspect pulid_v1.bin --keys\n  \
     pulid inspect antelopev2/glintr100.onnx --json")]
 pub struct Args {
-    /// Weights: safetensors, PyTorch (.bin, .pt, .pth, .ckpt), ONNX, or a folder
+    /// Weights: safetensors, GGUF, PyTorch (.bin, .pt, .pth, .ckpt), ONNX, or a folder
     path: PathBuf,
     /// List every tensor with its type and extents
     #[arg(long)]

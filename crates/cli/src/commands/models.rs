@@ -233,7 +233,9 @@ fn hub_name(path: &Path) -> Option<HubName> {
     let text = path.to_str()?;
     Base::named(text).map(HubName::Base).or_else(|| {
         // Files are named as files, even where they do not exist.
-        let file = path.extension().is_some_and(|e| ["safetensors", "ckpt", "pt", "bin"].iter().any(|own| e == *own));
+        let file = path
+            .extension()
+            .is_some_and(|e| ["safetensors", "gguf", "ckpt", "pt", "pth", "bin"].iter().any(|own| e == *own));
         if file { None } else { text.parse().ok().map(HubName::Repo) }
     })
 }

@@ -92,7 +92,7 @@ impl ClipTextModel {
         ClipTextModel { config, vars, body }
     }
 
-    /// Opens a diffusers `text_encoder/` or `text_encoder_2/` folder, or the file of a text encoder alone by transformers' names
+    /// Opens a diffusers `text_encoder/` or `text_encoder_2/` folder, or the file of a text encoder alone by transformers' or open_clip's names
     /// (configured by a `config.json` beside it, else by its tensors and SDXL's own values).
     ///
     /// # Errors
@@ -103,6 +103,10 @@ impl ClipTextModel {
             let detail = "is a whole SDXL with two text encoders; say which one (--set encoder=1 or 2)";
             return Err(Error::file(path.as_ref(), detail));
         }
+        let weights = match super::names::is_open_clip(&weights) {
+            true => super::single_file::any_part(super::Part::TextEncoder(super::TextEncoder::Second), &weights)?,
+            false => weights,
+        };
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => ClipConfig::parse(&text, &name)?,
             None => ClipConfig::infer(&weights)?,

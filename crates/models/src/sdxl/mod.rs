@@ -3,6 +3,7 @@
 mod clip;
 mod infer;
 mod model;
+mod names;
 pub mod single_file;
 mod unet;
 mod unet_blocks;

@@ -183,10 +183,9 @@ impl SdxlModel {
                 if files::is_file(path.join("config.json")) {
                     config = crate::config::beside(path)?;
                 }
-                let file = Checkpoint::open(path)?;
-                if single_file::is_single_file(&file) { single_file::unet(&file)? } else { file }
+                single_file::any_part(part, &Checkpoint::open(path)?)?
             }
-            (_, _, None) => Checkpoint::open(self.path.join(folder))?,
+            (_, _, None) => single_file::any_part(part, &Checkpoint::open(self.path.join(folder))?)?,
             (Part::Unet, _, Some(file)) => single_file::unet(file)?,
             (Part::Vae, _, Some(file)) => single_file::vae(file)?,
             (Part::TextEncoder(TextEncoder::First), _, Some(file)) => single_file::text_encoder(file)?,

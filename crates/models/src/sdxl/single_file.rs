@@ -3,8 +3,10 @@
 //! A file holds `model.diffusion_model.` (the UNet), `first_stage_model.` (the VAE), and below `conditioner.embedders.` the
 //! text encoders: `0.transformer.`, named as transformers does, and `1.model.`, named as open_clip does. Here they get the
 //! names of diffusers and transformers. Nothing is read or copied: layers that the file keeps as one are seen as three, and
-//! what it keeps transposed is seen the other way round.
+//! what it keeps transposed is seen the other way round. Other prefixes and mixtures of these names are in `names.rs`.
 
+use super::names::{self, query_key_value};
+use super::{Part, TextEncoder};
 use pulid_checkpoint::{Checkpoint, View};
 use pulid_tensor::{Error, Result, Shape};
 use std::collections::BTreeMap;
@@ -16,7 +18,25 @@ const TEXT_ENCODER_2: &str = "conditioner.embedders.1.model.";
 
 /// Whether these are the tensors of a whole SDXL, or at least its UNet, in one file.
 pub fn is_single_file(checkpoint: &Checkpoint) -> bool {
-    !checkpoint.with_prefix(UNET).is_empty()
+    !checkpoint.with_prefix(UNET).is_empty() || names::is_whole(checkpoint)
+}
+
+/// A network by diffusers' and transformers' names, whatever its file calls it: one that is alone in its file, with or without a
+/// prefix, or in a whole one. What is not known stays as it is; its missing tensors are reported by name.
+///
+/// # Errors
+/// When the names of two tensors become one.
+pub fn any_part(part: Part, file: &Checkpoint) -> Result<Checkpoint> {
+    match part {
+        Part::Unet if names::find(file, &names::UNET, names::is_unet).is_some() => unet(file),
+        Part::Vae if names::find(file, &names::VAE, names::is_vae).is_some() => vae(file),
+        Part::TextEncoder(which) => match names::find(file, names::text_encoder(which), names::is_text_encoder) {
+            Some(found) => text_encoder_by_name(which, &found),
+            None if names::is_text_encoder(file) => text_encoder_by_name(which, file),
+            None => Ok(file.clone()),
+        },
+        _ => Ok(file.clone()),
+    }
 }
 
 /// The part of a file below `prefix`, or an error that names what is missing.
@@ -50,12 +70,16 @@ const UNET_LAYERS: [(&str, &str); 7] = [
     ("out.2.", "conv_out."),
 ];
 
-/// The UNet of a single file, by diffusers' names.
+/// The UNet of a single file, or a file of a UNet alone, by diffusers' names.
 ///
 /// # Errors
 /// When the file holds none.
 pub fn unet(file: &Checkpoint) -> Result<Checkpoint> {
-    let part = part(file, UNET, "UNet")?;
+    let part = match names::find(file, &names::UNET, names::is_unet) {
+        Some(found) if !names::is_original_unet(&found) => return Ok(found),
+        Some(found) => found,
+        None => part(file, UNET, "UNet")?,
+    };
     let blocks = unet_blocks(&part);
     part.rename(|key| {
         if let Some(new) = exchange(key, &UNET_LAYERS) {
@@ -138,18 +162,17 @@ fn unet_blocks(file: &Checkpoint) -> BTreeMap<String, (String, Block)> {
     blocks
 }
 
-/// Whether a VAE has the names of Stability's code, with or without the prefix that a whole file gives it.
-pub fn is_original_vae(checkpoint: &Checkpoint) -> bool {
-    let part = checkpoint.with_optional_prefix(VAE);
-    part.contains("decoder.mid.block_1.norm1.weight") || part.contains("encoder.mid.block_1.norm1.weight")
-}
-
 /// The VAE of a single file, or a file of a VAE alone, by diffusers' names.
 ///
 /// # Errors
 /// When the file holds none.
 pub fn vae(file: &Checkpoint) -> Result<Checkpoint> {
-    let part = if is_single_file(file) { part(file, VAE, "VAE")? } else { file.with_optional_prefix(VAE) };
+    let part = match names::find(file, &names::VAE, names::is_vae) {
+        Some(found) if !names::is_original_vae(&found) => return Ok(found),
+        Some(found) => found,
+        None if is_single_file(file) => part(file, VAE, "VAE")?,
+        None => file.with_optional_prefix(VAE),
+    };
     let levels = (0..).take_while(|i| part.contains(&format!("decoder.up.{i}.block.0.norm1.weight"))).count();
     part.remap(|key, _| match vae_key(key, levels) {
         // The file has filters of 1 x 1 where diffusers has matrices.
@@ -206,7 +229,10 @@ fn vae_resnet(layer: &[&str]) -> String {
 /// # Errors
 /// When the file holds none.
 pub fn text_encoder(file: &Checkpoint) -> Result<Checkpoint> {
-    part(file, TEXT_ENCODER, "first text encoder")
+    match names::find(file, names::text_encoder(TextEncoder::First), names::is_text_encoder) {
+        Some(found) => text_encoder_by_name(TextEncoder::First, &found),
+        None => part(file, TEXT_ENCODER, "first text encoder"),
+    }
 }
 
 /// Names of open_clip's layers and of transformers'.
@@ -223,7 +249,19 @@ const OPEN_CLIP: [(&str, &str); 5] = [
 /// # Errors
 /// When the file holds none.
 pub fn text_encoder_2(file: &Checkpoint) -> Result<Checkpoint> {
-    part(file, TEXT_ENCODER_2, "second text encoder")?.remap(|key, shape| match key {
+    let part = match names::find(file, names::text_encoder(TextEncoder::Second), names::is_text_encoder) {
+        Some(found) => found,
+        None => part(file, TEXT_ENCODER_2, "second text encoder")?,
+    };
+    text_encoder_by_name(TextEncoder::Second, &part)
+}
+
+/// A text encoder by transformers' names.
+fn text_encoder_by_name(which: TextEncoder, part: &Checkpoint) -> Result<Checkpoint> {
+    if !names::is_open_clip(part) {
+        return part.remap(|key, shape| names::transformers_key(which, key, shape));
+    }
+    part.remap(|key, shape| match key {
         "positional_embedding" => whole("text_model.embeddings.position_embedding.weight"),
         "token_embedding.weight" => whole("text_model.embeddings.token_embedding.weight"),
         "ln_final.weight" | "ln_final.bias" => whole(&key.replacen("ln_final", "text_model.final_layer_norm", 1)),
@@ -240,14 +278,7 @@ fn open_clip_block(key: &str, shape: &Shape) -> Option<Vec<(String, View)>> {
     let (number, layer) = key.strip_prefix("transformer.resblocks.")?.split_once('.')?;
     let block = format!("text_model.encoder.layers.{number}");
     match layer.strip_prefix("attn.in_proj_") {
-        Some(kind) => {
-            // Query, key and value, one below the other.
-            let rows = shape.first().copied().unwrap_or(0) / 3;
-            let part = |(i, name): (usize, &str)| {
-                (format!("{block}.self_attn.{name}.{kind}"), View::Rows(i * rows..(i + 1) * rows))
-            };
-            Some(["q_proj", "k_proj", "v_proj"].into_iter().enumerate().map(part).collect())
-        }
+        Some(kind) => Some(query_key_value(&block, kind, shape)),
         None => exchange(layer, &OPEN_CLIP).map(|layer| whole(&format!("{block}.{layer}"))),
     }
 }

@@ -5,7 +5,7 @@ use crate::config::{Config, PerBlock};
 use crate::layers::{Conv, activation, add, concat};
 use crate::pulid::{IdentityAdapter, IdentityAttention, IdentityInputs, IdentityLayer};
 use crate::{Precision, Vars};
-use pulid_checkpoint::Checkpoint;
+use pulid_checkpoint::{Checkpoint, View};
 use pulid_graph::{Graph, NodeId, Rate};
 use pulid_ops::{Activation, TimeEmbedding};
 use pulid_tensor::{Error, Result, TensorType};
@@ -212,6 +212,21 @@ pub struct UnetSize {
     pub identity: Option<IdentityInputs>,
 }
 
+/// Weights whose projections around transformers are the matrices that the configuration says: stable-diffusion.cpp stores them as
+/// filters of 1 x 1. Others stay as they are, to be reported.
+fn projections(config: &UnetConfig, weights: Checkpoint) -> Checkpoint {
+    let is = |key: &str| key.ends_with(".proj_in.weight") || key.ends_with(".proj_out.weight");
+    let filters = |key: &str| is(key) && weights.info(key).is_ok_and(|info| info.shape.ends_with(&[1, 1]));
+    if !config.use_linear_projection || !weights.keys().any(filters) {
+        return weights;
+    }
+    let seen = weights.remap(|key, shape| {
+        let filters = is(key) && shape.rank() == 4 && shape.ends_with(&[1, 1]);
+        vec![(key.to_owned(), if filters { View::Matrix } else { View::Whole })]
+    });
+    seen.unwrap_or(weights)
+}
+
 /// The UNet's weights and how to build its graph.
 #[derive(Clone, Debug)]
 pub struct Unet {
@@ -222,7 +237,8 @@ pub struct Unet {
 impl Unet {
     /// A UNet from its configuration and weights.
     pub fn new(config: UnetConfig, checkpoint: Checkpoint, precision: Precision) -> Self {
-        Unet { config, vars: Vars::new(checkpoint, precision) }
+        let vars = Vars::new(projections(&config, checkpoint), precision);
+        Unet { config, vars }
     }
 
     /// Opens a diffusers `unet/` folder, the file of a UNet alone (configured by a `config.json` beside it, else by its tensors
@@ -235,6 +251,7 @@ impl Unet {
         if super::single_file::is_single_file(&weights) {
             return super::SdxlModel::open(path.as_ref())?.unet(precision);
         }
+        let weights = super::single_file::any_part(super::Part::Unet, &weights)?;
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => UnetConfig::parse(&text, &name)?,
             None => UnetConfig::infer(&weights)?,

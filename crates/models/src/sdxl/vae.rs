@@ -130,7 +130,7 @@ impl Vae {
         if super::single_file::is_single_file(&file) {
             return super::SdxlModel::open(path.as_ref())?.vae(precision);
         }
-        let weights = if super::single_file::is_original_vae(&file) { super::single_file::vae(&file)? } else { file };
+        let weights = super::single_file::any_part(super::Part::Vae, &file)?;
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => VaeConfig::parse(&text, &name)?,
             None => VaeConfig::infer(&weights)?,
