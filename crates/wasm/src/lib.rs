@@ -15,7 +15,7 @@ use error::{Outcome, thrown};
 use events::Listener;
 use options::{Models, Named, Opening, Shown};
 use pulid::identity::{ExtractOptions, FaceModels, Identity, crop, extract};
-use pulid::image::{PngMetadata, encode_png};
+use pulid::image::{ImageMetadata, encode_png};
 use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel};
 use pulid::runtime::Runtime;
 use pulid::settings::{Choices, ModelDefaults, Settings};
@@ -142,7 +142,7 @@ impl Engine {
         let work = async {
             let models = FaceModels::open(faces)?;
             let (found, image) = crop(&self.runtime, &models, &photo.name, &photo.bytes, &listener).await?;
-            let png = encode_png(&image, &PngMetadata::default())?;
+            let png = encode_png(&image, &ImageMetadata::default())?;
             let faces = found.iter().map(|f| Found { bbox: f.bbox, score: f.score }).collect();
             Ok(Cropped { png: png.into(), faces })
         };
@@ -192,7 +192,7 @@ impl Engine {
             }
             let made = pipeline.generate(&options, &listener).await?;
             let parameters = options.parameters(pipeline.model().path());
-            let metadata = PngMetadata { parameters: Some(parameters.clone()), generated: true };
+            let metadata = ImageMetadata { parameters: Some(parameters.clone()), generated: true };
             let images = made.images.iter().map(|i| encode_png(i, &metadata).map(Into::into)).collect::<Result<_>>()?;
             let after = self.runtime.device_memory();
             let uploaded_bytes = (after.uploaded_bytes - before.uploaded_bytes) as f64;

@@ -5,7 +5,7 @@ use super::warm;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens};
-use pulid::image::{PngMetadata, encode_png};
+use pulid::image::{ImageMetadata, encode_png};
 use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options};
 use pulid::preset::Preset;
 use pulid::sampler::StepWindow;
@@ -133,7 +133,7 @@ pub fn run(args: &Args) -> Result<()> {
     let memory = pipeline.runtime().device_memory();
 
     let parameters = options.parameters(pipeline.model().path());
-    let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
+    let metadata = ImageMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
     for (path, image) in images.iter().zip(&made.images) {
         files.write_bytes(path, &encode_png(image, &metadata)?)?;
     }
