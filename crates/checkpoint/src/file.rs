@@ -344,15 +344,20 @@ pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Writ
 /// When there is something at `path` already, what `write` returns, and what the operating system says.
 pub fn write_folder_atomically<T>(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let path = path.as_ref();
-    if path.exists() {
+    // A link that leads nowhere is something too.
+    if path.symlink_metadata().is_ok() {
         return Err(Error::file(path, "exists already; name a new folder"));
     }
     let folder = parent(path);
-    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(folder);
+    if !folder.is_dir() {
+        return Err(Error::file(path, format!("cannot be made: there is no folder {}", folder.display())));
+    }
+    let place = target::file_place(path, path)?;
+    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent(&place));
     let temporary = temporary.map_err(|e| Error::io(folder, e))?;
     let written = write(temporary.path())?;
     let kept = temporary.keep();
-    std::fs::rename(&kept, path).map_err(|e| {
+    std::fs::rename(&kept, &place).map_err(|e| {
         // The finished folder could not get its name: nothing may be left under the temporary one.
         let _ = std::fs::remove_dir_all(&kept);
         Error::io(path, e)

@@ -19,6 +19,7 @@ pub mod onnx;
 mod pickle;
 pub mod safetensors;
 mod source;
+mod stranger;
 mod view;
 
 pub use checkpoint::{Checkpoint, TensorInfo};

@@ -52,7 +52,7 @@ impl Target {
 }
 
 /// [`place`] of a file, which need not exist.
-fn file_place(path: &Path, at: &Path) -> Result<PathBuf> {
+pub(super) fn file_place(path: &Path, at: &Path) -> Result<PathBuf> {
     let separator_ends = at.to_string_lossy().ends_with(std::path::is_separator);
     let name = at.file_name().filter(|_| !separator_ends);
     let name = name.ok_or_else(|| Error::file(path, "cannot be written: it names a folder, not a file"))?;
