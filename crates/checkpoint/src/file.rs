@@ -396,6 +396,9 @@ fn key(place: &Path) -> PathBuf {
 fn check_writable(path: &Path, folder: &Path) -> Result<()> {
     let tried = tempfile::tempfile_in(folder).map(drop);
     tried.map_err(|e| {
+        // As it was named, unless a link leads elsewhere.
+        let named = existing(parent(path)).0;
+        let folder = if same_file::is_same_file(named, folder).unwrap_or(false) { named } else { folder };
         Error::file(path, format!("cannot be written: the folder {} takes no files: {e}", folder.display()))
     })
 }

@@ -23,7 +23,7 @@ pub(crate) fn refuse(source: &dyn Source) -> Result<()> {
 
 /// What a file is that begins so; `None` for what may be weights.
 fn what(start: &[u8], goes_on: bool) -> Option<String> {
-    const MAGIC: [(&[u8], usize, &str); 24] = [
+    const MAGIC: [(&[u8], usize, &str); 25] = [
         (b"\xff\xd8\xff", 0, "a JPEG image"),
         (b"\x89PNG\r\n\x1a\n", 0, "a PNG image"),
         (b"GIF8", 0, "a GIF image"),
@@ -41,6 +41,7 @@ fn what(start: &[u8], goes_on: bool) -> Option<String> {
         (b"\x28\xb5\x2f\xfd", 0, "a zstd archive; unpack it and name what was in it"),
         (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive; unpack it and name what was in it"),
         (b"Rar!\x1a\x07", 0, "a RAR archive; unpack it and name what was in it"),
+        (b"PK\x05\x06", 0, "an empty zip archive"),
         (b"ustar", 257, "a tar archive; unpack it and name what was in it"),
         (b"GGUF", 0, "a GGUF file"),
         (b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file, as Keras writes them"),

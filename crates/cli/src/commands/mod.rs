@@ -51,16 +51,15 @@ pub struct DeviceArgs {
 
 fn parse_memory(text: &str) -> std::result::Result<u64, String> {
     /// No network fits less, so that a number alone below it was not meant as bytes.
-    const LEAST_BYTES: u64 = 16 << 20;
-    let size = parse_size(text, "6GiB or 800MB")?;
-    let bare = text.trim().chars().all(|c| c.is_ascii_digit() || c == '.');
-    match size {
+    const LEAST_BYTES: f64 = 16_777_216.0;
+    let bare = text.trim().parse::<f64>().ok().filter(|bytes| *bytes > 0.0 && *bytes < LEAST_BYTES);
+    if let Some(number) = bare {
+        let unit = if number < 256.0 { "GiB" } else { "MiB" };
+        return Err(format!("a number alone is bytes; {number}{unit}?"));
+    }
+    match parse_size(text, "6GiB or 800MB")? {
         0 => Err("no network fits into nothing; leave the flag out for all there is".into()),
-        _ if bare && size < LEAST_BYTES => {
-            let unit = if size < 256 { "GiB" } else { "MiB" };
-            Err(format!("a number alone is bytes; {}{unit}?", text.trim()))
-        }
-        _ => Ok(size),
+        size => Ok(size),
     }
 }
 
