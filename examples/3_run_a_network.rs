@@ -11,7 +11,7 @@
 //! ```
 
 use pulid::image::{
-    Normalization, ImageMetadata, decode_photo, encode_png, resize_bilinear, rgb_from_tensor, tensor_from_rgb,
+    ImageMetadata, Normalization, decode_photo, encode_png, resize_bilinear, rgb_from_tensor, tensor_from_rgb,
     write_atomically,
 };
 use pulid::runtime::Runtime;
