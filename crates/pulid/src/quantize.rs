@@ -2,7 +2,7 @@
 
 use crate::pipeline::scheduler_config;
 use crate::runtime::Reporter;
-use crate::settings::{DEFAULTS_FILE, ModelDefaults};
+use crate::settings::ModelDefaults;
 use pulid_checkpoint::{write_folder_atomically, write_safetensors_one_by_one};
 use pulid_graph::{Graph, NodeKind, Weight};
 use pulid_models::sdxl::{Part, PartFiles, SdxlModel, TextEncoder, UnetSize};
@@ -63,7 +63,7 @@ fn copy_the_rest(model: &SdxlModel, root: &Path) -> Result<()> {
         copy_small_files(from, root)?;
     }
     // The defaults may lie one folder above the model's; above the copy there may be another model's.
-    let defaults = root.join(DEFAULTS_FILE);
+    let defaults = root.join(ModelDefaults::FILE);
     if !defaults.exists() {
         match ModelDefaults::file(model.folder()) {
             Some(file) => copy_file(&file, &defaults)?,

@@ -114,9 +114,16 @@ mod tests {
         let package: serde_json::Value = serde_json::from_str(text).unwrap();
         assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
         let files: Vec<_> = package["files"].as_array().unwrap().iter().filter_map(|f| f.as_str()).collect();
-        for needed in
-            ["index.js", "index.d.ts", "settings.js", "worker.js", "store.js", "pulid_wasm.js", "pulid_wasm_bg.wasm"]
-        {
+        for needed in [
+            "index.js",
+            "index.d.ts",
+            "settings.js",
+            "worker.js",
+            "store.js",
+            "memory.js",
+            "pulid_wasm.js",
+            "pulid_wasm_bg.wasm",
+        ] {
             assert!(files.contains(&needed), "{needed}");
         }
     }

@@ -89,16 +89,16 @@ impl Engine {
         })
     }
 
-    /// Makes bytes, or a file of the origin's private file system, the model file at `path`.
+    /// Makes bytes, or a file of the origin's private file system or what reads like one, the model file at `path`.
     ///
     /// # Errors
     /// `ModelError` when `file` is neither.
     pub fn mount(&self, path: &str, file: JsValue) -> Outcome<()> {
         let source: Arc<dyn pulid_checkpoint::Source> = match file.dyn_into::<js_sys::Uint8Array>() {
             Ok(bytes) => Arc::new(MemorySource::new(path, bytes.to_vec())),
-            Err(file) => match file.dyn_into::<FileSystemSyncAccessHandle>() {
-                Ok(handle) => Arc::new(StoredFile::new(path, handle).map_err(thrown)?),
-                Err(_) => return Err(thrown(Error::file(path, "is mounted with neither bytes nor a file's handle"))),
+            Err(file) => match as_handle(file) {
+                Some(handle) => Arc::new(StoredFile::new(path, handle).map_err(thrown)?),
+                None => return Err(thrown(Error::file(path, "is mounted with neither bytes nor a file's handle"))),
             },
         };
         files::mount(path, source);
@@ -266,4 +266,11 @@ impl Sha256 {
             hex
         })
     }
+}
+
+/// A handle of the origin's private file system, or an object that reads, tells its size and closes as one: files in JavaScript's
+/// memory, which has more room than the wasm's.
+fn as_handle(file: JsValue) -> Option<FileSystemSyncAccessHandle> {
+    let has = |name: &str| js_sys::Reflect::get(&file, &name.into()).is_ok_and(|found| found.is_function());
+    (file.is_object() && ["read", "getSize", "close"].iter().all(|name| has(name))).then(|| file.unchecked_into())
 }

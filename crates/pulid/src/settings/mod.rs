@@ -15,7 +15,6 @@ mod spelling;
 mod value;
 
 pub use list::{Choices, LIST, Settings};
-pub(crate) use model::DEFAULTS_FILE;
 pub use model::ModelDefaults;
 pub use range::Range;
 pub use spelling::{Spelling, respell};

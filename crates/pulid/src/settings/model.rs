@@ -6,9 +6,6 @@ use pulid_tensor::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// The name of a file with a model's settings.
-pub(crate) const DEFAULTS_FILE: &str = "generation_defaults.json";
-
 /// A model's `generation_defaults.json`, in its folder or the one above.
 #[derive(Clone, Debug, Default)]
 pub struct ModelDefaults {
@@ -19,6 +16,9 @@ pub struct ModelDefaults {
 }
 
 impl ModelDefaults {
+    /// The name of such a file.
+    pub const FILE: &str = "generation_defaults.json";
+
     /// The defaults of the model in this folder; none where there is no such file.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl ModelDefaults {
     /// The file that [`ModelDefaults::read`] reads, if there is one.
     pub fn file(model: &Path) -> Option<PathBuf> {
         let folders = [Some(model), model.parent()].into_iter().flatten();
-        folders.map(|folder| folder.join(DEFAULTS_FILE)).find(|path| files::is_file(path))
+        folders.map(|folder| folder.join(ModelDefaults::FILE)).find(|path| files::is_file(path))
     }
 
     /// From the file's text; what is wrong with it otherwise.
