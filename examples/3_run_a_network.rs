@@ -11,7 +11,7 @@
 //! ```
 
 use pulid::image::{
-    Normalization, PngMetadata, decode_photo, encode_png, resize_bilinear, rgb_from_tensor, tensor_from_rgb,
+    ImageMetadata, Normalization, decode_photo, encode_png, resize_bilinear, rgb_from_tensor, tensor_from_rgb,
     write_atomically,
 };
 use pulid::runtime::Runtime;
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
         let decoder = vae.decoder(1, 16, 16)?;
         let decoded = runtime.run(&decoder, &HashMap::from([("latent".into(), latent)]), &Silent).await?;
         for image in rgb_from_tensor(&decoded["sample"])? {
-            write_atomically(Path::new("vae.png"), &encode_png(&image, &PngMetadata::default())?)?;
+            write_atomically(Path::new("vae.png"), &encode_png(&image, &ImageMetadata::default())?)?;
         }
         println!("128 x 128 x 3 pixels as {shape} latents; vae.png shows them decoded");
         Ok(())

@@ -8,7 +8,7 @@
 //! layout.
 
 use pulid::identity::{ExtractOptions, FaceModels};
-use pulid::image::{PngMetadata, encode_png, write_atomically};
+use pulid::image::{ImageMetadata, encode_png, write_atomically};
 use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline, SdxlModel, Storage};
 use pulid::runtime::{Reporter, Runtime};
 use pulid::sampler::{SamplerKind, SamplerOptions, StepWindow};
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
             }),
         };
         let made = pipeline.generate(&options, &Lines).await?;
-        let metadata = PngMetadata { parameters: None, generated: true };
+        let metadata = ImageMetadata { parameters: None, generated: true };
         write_atomically(Path::new("person.png"), &encode_png(&made.images[0], &metadata)?)?;
         println!("person.png");
         Ok(())

@@ -4,7 +4,7 @@
 const CACHE = 'pulid-wgpu-page';
 const SHELL = [
   './', 'style.css', 'app.js', 'faces.js', 'kept.js', 'progress.js', 'settings.js', 'trouble.js',
-  ...['index.js', 'worker.js', 'store.js', 'photos.js', 'manifest.js', 'errors.js', 'pulid_wasm.js', 'pulid_wasm_bg.wasm', 'settings.js'].map((f) => `pulid/${f}`),
+  ...['index.js', 'worker.js', 'store.js', 'photos.js', 'memory.js', 'manifest.js', 'errors.js', 'pulid_wasm.js', 'pulid_wasm_bg.wasm', 'settings.js'].map((f) => `pulid/${f}`),
   ...['ada', 'ben', 'cleo', 'dan', 'eva', 'finn', 'gia', 'hugo', 'jon', 'lars', 'nils', 'omar'].map((f) => `faces/${f}.jpg`),
 ];
 

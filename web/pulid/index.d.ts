@@ -67,7 +67,7 @@ export interface ModelSettings {
   steps: number;
   /** Classifier-free guidance, how strictly the prompt is followed; 1 is without, and twice as fast. */
   guidance: number;
-  /** Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler. */
+  /** Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler; other programs' names of them are understood, as DPM++ 2M Karras. */
   sampler: Sampler;
   /** Where the noise levels lie: karras or trailing. */
   spacing: Spacing;

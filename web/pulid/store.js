@@ -5,10 +5,12 @@
 //     pulid-wgpu/files/NAME/PATH.part one that is still being fetched; the next visit goes on where it ends
 //
 // `PulidStore` (list, delete, usage) works on any thread. `Store` needs a worker: only there files can be written in place,
-// which is what keeps memory bounded by one network chunk however large a model is.
+// which is what keeps memory bounded by one network chunk however large a model is. Where the browser keeps nothing for this page, or
+// too little, a `Store` says so and keeps weights in memory until its worker ends.
 
 import { plan } from './manifest.js';
 import { fail, megabytes, networkError } from './errors.js';
+import { MemoryFolder } from './memory.js';
 
 const ROOT = 'pulid-wgpu';
 /** Bytes asked for at once: large enough for speed, small enough that a broken connection costs little. */
@@ -16,21 +18,55 @@ const PORTION = 8 << 20;
 /** Files up to this size are read to memory where another tab holds them; larger ones would not fit beside the device's. */
 const SMALL = 64 << 20;
 const RETRIES = 3;
+/** Bytes of weights that are kept in memory where the browser has no room: more would end the page. */
+const MEMORY = 4 * 2 ** 30;
+
+/** The root of the files in memory, once weights go there. */
+let memory = null;
 
 async function folder(kind, create) {
+  if (memory) return below(memory, kind, create);
   if (!globalThis.navigator?.storage?.getDirectory) {
     throw fail('StorageError', 'This browser has no place to keep weights in (no origin private file system). '
       + 'A current Chrome, Edge, Firefox or Safari has one, outside of private windows and over https or on localhost.');
   }
   try {
-    let at = await navigator.storage.getDirectory();
-    for (const name of [ROOT, kind]) at = await at.getDirectoryHandle(name, { create });
-    return at;
+    return await below(await navigator.storage.getDirectory(), kind, create);
   } catch (error) {
-    if (error.name === 'NotFoundError') return null;
     throw fail('StorageError', `The browser does not let this page keep weights (${error.message}). `
       + 'Private windows and blocked site data are the usual reasons.');
   }
+}
+
+async function below(root, kind, create) {
+  let at = root;
+  try {
+    for (const name of [ROOT, kind]) at = await at.getDirectoryHandle(name, { create });
+  } catch (error) {
+    if (error.name === 'NotFoundError') return null;
+    throw error;
+  }
+  return at;
+}
+
+/** Makes a file and deletes it: whether the browser keeps files for this page is known only then. */
+async function probe() {
+  const name = `probe-${Math.random()}`;
+  const at = await folder('records', true);
+  const file = await at.getFileHandle(name, { create: true });
+  try {
+    const handle = await file.createSyncAccessHandle();
+    const written = handle.write(new Uint8Array(1), { at: 0 });
+    handle.close();
+    if (written < 1) throw new DOMException('no room', 'QuotaExceededError');
+  } finally {
+    await at.removeEntry(name);
+  }
+}
+
+/** An error of too little room, with what there should be. */
+function noRoom(message) {
+  return Object.assign(fail('StorageError', message), { noRoom: true });
 }
 
 async function entry(directory, path, create = false) {
@@ -124,6 +160,7 @@ export const PulidStore = {
 
   /** Bytes that this site keeps in all, and how many it may keep. */
   async usage() {
+    if (memory) return { usage: 0, quota: 0 };
     const { usage = 0, quota = 0 } = await (navigator.storage?.estimate?.() ?? {});
     return { usage, quota };
   },
@@ -138,9 +175,32 @@ export class Store {
 
   /**
    * Makes these models (`{ name, url, kind }`) whole. `on` hears `{ stage: 'fetching weights' }`, then the bytes of all of them
-   * together. A model is fetched by one tab at a time; the others wait and find it there.
+   * together. A model is fetched by one tab at a time; the others wait and find it there. Where the browser keeps nothing, or has no
+   * room, it hears a note, and the weights stay in memory.
    */
   async fetch(models, { signal, on }) {
+    const toMemory = (why) => {
+      memory = new MemoryFolder();
+      on({ type: 'note', text: `${why} The weights stay in memory instead, and are fetched again at the next visit.` });
+    };
+    if (!memory) {
+      await probe().catch((error) => toMemory(error.name === 'StorageError' ? error.message
+        : `The browser does not let this page keep weights (${error.message}).`));
+    }
+    try {
+      return await this.#fetch(models, signal, on);
+    } catch (error) {
+      if (memory || !(error.noRoom || error.name === 'QuotaExceededError')) throw error;
+      // What is asked for in all, of which a part may be kept already.
+      const plans = await Promise.all(models.map((model) => plan(model, null, signal)));
+      const total = plans.flat().reduce((sum, file) => sum + (file.bytes ?? 0), 0);
+      if (total > MEMORY) throw error;
+      toMemory(error.message);
+      return this.#fetch(models, signal, on);
+    }
+  }
+
+  async #fetch(models, signal, on) {
     const work = async (rest, plans) => {
       if (rest.length === 0) return this.#fetchAll(plans, signal, on);
       const [model, ...more] = rest;
@@ -187,7 +247,7 @@ export class Store {
       on({ type: 'stage', stage: 'fetching weights' });
       const { usage, quota } = await PulidStore.usage();
       if (quota && total > quota - usage) {
-        throw fail('StorageError', `The weights need ${megabytes(total)}; the browser lets this site keep ${megabytes(quota - usage)} more. `
+        throw noRoom(`The weights need ${megabytes(total)}; the browser lets this site keep ${megabytes(quota - usage)} more. `
           + 'Delete kept weights or free space on the disk.');
       }
     }
@@ -234,7 +294,7 @@ export class Store {
       bytes = target.at;
     } catch (error) {
       throw error.name === 'QuotaExceededError'
-        ? fail('StorageError', `There is no room left for ${file.path}. Delete kept weights or free space on the disk.`) : error;
+        ? noRoom(`There is no room left for ${file.path}. Delete kept weights or free space on the disk.`) : error;
     } finally {
       into.close();
     }

@@ -1,24 +1,54 @@
+mod inputs;
+mod target;
+
+use inputs::Inputs;
 use pulid_tensor::{Error, Result};
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use target::Target;
 use tempfile::TempPath;
+
+/// The name that stands for the standard output in a set that was told so, see [`FileSet::with_stdout`].
+const STDOUT: &str = "-";
 
 /// Files that appear together or not at all.
 ///
 /// Names are claimed before the work, so that one that cannot be written is known then. At the end each file is written
 /// under a temporary name beside its own, and [`FileSet::commit`] renames them all. Whatever goes wrong before or in it,
 /// or where the set is dropped, everything is as it was: no new file, no new folder, older files in place.
+///
+/// A name that is a link stands for what it leads to, and stays. Devices, pipes and open descriptors (`/dev/stdout`) are
+/// written at the very end, and cannot be taken back. What the set was told of by [`FileSet::reads`] is never written over.
 #[derive(Debug, Default)]
 pub struct FileSet {
-    /// Where every claimed file will lie, by [`place`].
-    claimed: BTreeSet<PathBuf>,
+    inputs: Inputs,
+    stdout: bool,
+    /// Every claimed file, as it was named, and where it will lie.
+    claimed: Vec<(PathBuf, Target)>,
     /// Folders to be made, as they were named, and where they will lie.
     folders: Vec<(PathBuf, PathBuf)>,
-    /// Final names of what is written so far, where that is, and the temporary files.
-    written: Vec<(PathBuf, PathBuf, TempPath)>,
+    written: Vec<Written>,
+}
+
+/// What is written so far.
+#[derive(Debug)]
+enum Written {
+    /// Its name, where it will lie, and where it lies until then.
+    File(PathBuf, PathBuf, TempPath),
+    /// For what cannot be renamed.
+    Stream(PathBuf, Target, Vec<u8>),
+}
+
+impl Written {
+    fn is_at(&self, target: &Target) -> bool {
+        match (self, target) {
+            (Written::File(_, place, _), Target::File(other)) => key(place) == key(other),
+            (Written::Stream(_, own, _), other) => own == other,
+            _ => false,
+        }
+    }
 }
 
 impl FileSet {
@@ -27,15 +57,53 @@ impl FileSet {
         FileSet::default()
     }
 
-    /// Checks that a file can be written at `path` later, as far as can be told now: its folder takes new files, no folder or
-    /// device has its name, and nothing else of this set will lie there.
+    /// A set in which the name `-` stands for the standard output.
+    pub fn with_stdout() -> Self {
+        FileSet { stdout: true, ..FileSet::default() }
+    }
+
+    /// Whether a claimed file goes to the standard output, on which nothing else may appear then.
+    pub fn takes_stdout(&self) -> bool {
+        self.claimed.iter().any(|(_, target)| *target == Target::Stdout)
+    }
+
+    /// Whether what is written to `path` goes to a device, a pipe or the standard output, where only one file can go and no folder is.
+    ///
+    /// # Errors
+    /// As [`FileSet::claim`], for what the name alone tells.
+    pub fn is_stream(&self, path: impl AsRef<Path>) -> Result<bool> {
+        Ok(!matches!(self.target(path.as_ref())?, Target::File(_)))
+    }
+
+    /// Notes that the work reads the file or the folder at `path`: neither it nor what lies in it may be an output, under whatever
+    /// name. Pictures in a folder are no part of it.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names both, where it was claimed already.
+    pub fn reads(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.inputs.add(path.as_ref());
+        self.claimed.iter().try_for_each(|(path, target)| match target {
+            Target::File(place) => self.inputs.check(path, place),
+            _ => Ok(()),
+        })
+    }
+
+    /// Checks that a file can be written at `path` later, as far as can be told now: its folder takes new files, no folder
+    /// has its name, it is nothing that is read, and nothing else of this set will lie there.
     ///
     /// # Errors
     /// [`Error::File`] that names `path` and says what is in the way.
     pub fn claim(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        self.add(path)?;
-        check_writable(path, existing(parent(path)).0)
+        match self.add(path)? {
+            Target::File(place) => check_writable(path, existing(parent(&place)).0),
+            Target::Stream(_) => Ok(()),
+            Target::Stdout if path == Path::new(STDOUT) && std::io::stdout().is_terminal() => Err(Error::file(
+                path,
+                "is the terminal, which shows no such file; name a file, or send the output to one",
+            )),
+            Target::Stdout => Ok(()),
+        }
     }
 
     /// Checks that there is a folder at `path` or that one can be made; [`FileSet::commit`] makes it. Files in it are claimed
@@ -50,7 +118,8 @@ impl FileSet {
             return Err(Error::file(folder, "is a file; a folder is needed here"));
         }
         let place = place(path)?;
-        if self.claimed.iter().any(|file| place.starts_with(file)) {
+        let inside = |target: &Target| matches!(target, Target::File(file) if key(&place).starts_with(key(file)));
+        if self.claimed.iter().any(|(_, target)| inside(target)) {
             return Err(both_kinds(path));
         }
         self.folders.push((path.to_owned(), place));
@@ -63,20 +132,29 @@ impl FileSet {
     /// As [`FileSet::claim`]; what `write` returns; what the operating system says about the folder or the disk.
     pub fn write(&mut self, path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
         let path = path.as_ref();
-        let place = file_place(path)?;
-        if !self.claimed.contains(&place) {
+        let target = self.target(path)?;
+        if !self.claimed.iter().any(|(_, other)| same(other, &target)) {
             self.add(path)?;
-        } else if self.written.iter().any(|(_, other, _)| *other == place) {
+        } else if !is_sink(&target) && self.written.iter().any(|other| other.is_at(&target)) {
             return Err(named_twice(path));
         }
+        let place = match target {
+            Target::File(place) => place,
+            stream => {
+                let mut bytes = Vec::new();
+                write(&mut bytes)?;
+                self.written.push(Written::Stream(path.to_owned(), stream, bytes));
+                return Ok(());
+            }
+        };
         let io = |e| Error::io(path, e);
-        let mut temporary = readable(temporaries()).tempfile_in(existing(parent(path)).0).map_err(io)?;
+        let mut temporary = readable(temporaries()).tempfile_in(existing(parent(&place)).0).map_err(io)?;
         let mut buffered = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
         write(&mut buffered)?;
         buffered.flush().map_err(io)?;
         drop(buffered);
         temporary.as_file().sync_all().map_err(io)?;
-        self.written.push((path.to_owned(), place, temporary.into_temp_path()));
+        self.written.push(Written::File(path.to_owned(), place, temporary.into_temp_path()));
         Ok(())
     }
 
@@ -89,54 +167,92 @@ impl FileSet {
         self.write(path, |file| file.write_all(bytes).map_err(|e| Error::io(path, e)))
     }
 
-    /// Makes the claimed folders and gives every written file its name. Claims that nothing was written for lapse.
+    /// Makes the claimed folders and gives every written file its name; then writes to what is no file. Claims that nothing was
+    /// written for lapse.
     ///
     /// # Errors
-    /// What the operating system says, with the file or folder that it would not have; everything is as it was then.
+    /// What the operating system says, with the file or folder that it would not have; everything is as it was then, but
+    /// for what a device or a pipe has taken already.
     pub fn commit(self) -> Result<()> {
         let mut undo = Undo::default();
-        for (folder, _) in &self.folders {
-            undo.make_folder(folder)?;
+        for (_, place) in &self.folders {
+            undo.make_folder(place)?;
         }
         let count = self.written.len();
-        for (i, (path, _, temporary)) in self.written.into_iter().enumerate() {
-            // Much may have happened since it was claimed.
-            check_replaceable(&path)?;
-            // Nothing can fail after the last one.
-            if i + 1 < count {
-                undo.set_aside(&path)?;
+        let (files, streams): (Vec<_>, Vec<_>) =
+            self.written.into_iter().partition(|written| matches!(written, Written::File(..)));
+        for (i, written) in files.into_iter().chain(streams).enumerate() {
+            match written {
+                Written::File(path, place, temporary) => {
+                    // Much may have happened since it was claimed.
+                    if place.is_dir() {
+                        return Err(Error::file(path, "cannot be written: it is a folder"));
+                    }
+                    // Nothing can fail after the last one.
+                    if i + 1 < count {
+                        undo.set_aside(&path, &place)?;
+                    }
+                    temporary.persist(&place).map_err(|e| Error::io(&path, e.error))?;
+                    undo.steps.push(Step::Named(place));
+                }
+                Written::Stream(path, target, bytes) => pour(&target, &bytes).map_err(|e| Error::io(&path, e))?,
             }
-            temporary.persist(&path).map_err(|e| Error::io(&path, e.error))?;
-            undo.steps.push(Step::Named(path));
         }
         undo.steps.clear();
         Ok(())
     }
 
+    fn target(&self, path: &Path) -> Result<Target> {
+        if self.stdout && path == Path::new(STDOUT) { Ok(Target::Stdout) } else { Target::of(path) }
+    }
+
     /// [`FileSet::claim`] without trying the folder.
-    fn add(&mut self, path: &Path) -> Result<()> {
-        let place = file_place(path)?;
-        let folder = parent(path);
-        let to_be_made = |place: &Path| self.folders.iter().any(|(_, own)| place.parent() == Some(own));
-        if !folder.is_dir() && !to_be_made(&place) {
-            return Err(Error::file(path, format!("cannot be written: there is no folder {}", folder.display())));
+    fn add(&mut self, path: &Path) -> Result<Target> {
+        let target = self.target(path)?;
+        if let Target::File(place) = &target {
+            let folder = parent(place);
+            if !folder.is_dir() && !self.folders.iter().any(|(_, own)| key(folder) == key(own)) {
+                // As it was named, unless a link leads elsewhere.
+                let named = parent(path);
+                let folder = if named.is_dir() { folder } else { named };
+                return Err(Error::file(path, format!("cannot be written: there is no folder {}", folder.display())));
+            }
+            if self.folders.iter().any(|(_, folder)| key(folder).starts_with(key(place))) {
+                return Err(both_kinds(path));
+            }
+            self.inputs.check(path, place)?;
         }
-        check_replaceable(path)?;
-        if self.folders.iter().any(|(_, folder)| folder.starts_with(&place)) {
-            return Err(both_kinds(path));
+        if !is_sink(&target) && self.claimed.iter().any(|(_, other)| same(other, &target)) {
+            return Err(named_twice(path));
         }
-        if self.claimed.insert(place) { Ok(()) } else { Err(named_twice(path)) }
+        self.claimed.push((path.to_owned(), target.clone()));
+        Ok(target)
     }
 }
 
-/// A rename would replace a device by a file, and may move a folder away.
-fn check_replaceable(path: &Path) -> Result<()> {
-    match path.metadata() {
-        Ok(found) if found.is_dir() => Err(Error::file(path, "cannot be written: it is a folder")),
-        Ok(found) if !found.is_file() => {
-            Err(Error::file(path, "exists and is not a regular file; choose another name"))
+/// Whether two names stand for one place.
+fn same(a: &Target, b: &Target) -> bool {
+    match (a, b) {
+        (Target::File(a), Target::File(b)) => key(a) == key(b),
+        (a, b) => a == b,
+    }
+}
+
+/// What takes any number of files, one after another, as `/dev/null` does.
+fn is_sink(target: &Target) -> bool {
+    matches!(target, Target::Stream(path) if path == Path::new("/dev/null"))
+}
+
+/// Writes to what cannot be replaced.
+fn pour(target: &Target, bytes: &[u8]) -> std::io::Result<()> {
+    match target {
+        Target::Stdout => {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(bytes)?;
+            stdout.flush()
         }
-        _ => Ok(()),
+        // Appending leaves what a redirected descriptor's file holds already.
+        Target::Stream(path) | Target::File(path) => fs::OpenOptions::new().append(true).open(path)?.write_all(bytes),
     }
 }
 
@@ -177,15 +293,16 @@ impl Undo {
         Ok(())
     }
 
-    fn set_aside(&mut self, path: &Path) -> Result<()> {
-        if path.symlink_metadata().is_err() {
+    /// `path` is the name for messages of what lies at `place`.
+    fn set_aside(&mut self, path: &Path, place: &Path) -> Result<()> {
+        if place.symlink_metadata().is_err() {
             return Ok(());
         }
         // With a second name the file keeps its own meanwhile; not every file system has that.
-        let linked = temporaries().make_in(parent(path), |aside| fs::hard_link(path, aside));
-        let moved = linked.or_else(|_| temporaries().make_in(parent(path), |aside| fs::rename(path, aside)));
+        let linked = temporaries().make_in(parent(place), |aside| fs::hard_link(place, aside));
+        let moved = linked.or_else(|_| temporaries().make_in(parent(place), |aside| fs::rename(place, aside)));
         let former = moved.map_err(|e| Error::io(path, e))?.into_temp_path();
-        self.steps.push(Step::SetAside(path.to_owned(), former));
+        self.steps.push(Step::SetAside(place.to_owned(), former));
         Ok(())
     }
 }
@@ -227,15 +344,20 @@ pub fn write_atomically(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Writ
 /// When there is something at `path` already, what `write` returns, and what the operating system says.
 pub fn write_folder_atomically<T>(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let path = path.as_ref();
-    if path.exists() {
+    // A link that leads nowhere is something too.
+    if path.symlink_metadata().is_ok() {
         return Err(Error::file(path, "exists already; name a new folder"));
     }
     let folder = parent(path);
-    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(folder);
+    if !folder.is_dir() {
+        return Err(Error::file(path, format!("cannot be made: there is no folder {}", folder.display())));
+    }
+    let place = target::file_place(path, path)?;
+    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent(&place));
     let temporary = temporary.map_err(|e| Error::io(folder, e))?;
     let written = write(temporary.path())?;
     let kept = temporary.keep();
-    std::fs::rename(&kept, path).map_err(|e| {
+    std::fs::rename(&kept, &place).map_err(|e| {
         // The finished folder could not get its name: nothing may be left under the temporary one.
         let _ = std::fs::remove_dir_all(&kept);
         Error::io(path, e)
@@ -256,31 +378,27 @@ fn existing(path: &Path) -> (&Path, &Path) {
     (if found.as_os_str().is_empty() { Path::new(".") } else { found }, rest)
 }
 
-/// Where a folder lies or will lie, whatever way it is named: two ways to one place compare equal.
+/// Where a folder lies or will lie, whatever way it is named.
 fn place(folder: &Path) -> Result<PathBuf> {
     let (found, rest) = existing(folder);
     let mut place = found.canonicalize().map_err(|e| Error::io(found, e))?;
-    rest.components().for_each(|part| place.push(letter_case(part.as_os_str())));
+    place.extend(rest);
     Ok(place)
 }
 
-/// [`place`] of a file. A link is not followed: the new file takes its name, not that of what it leads to.
-fn file_place(path: &Path) -> Result<PathBuf> {
-    let separator_ends = path.to_string_lossy().ends_with(std::path::is_separator);
-    let name = path.file_name().filter(|_| !separator_ends);
-    let name = name.ok_or_else(|| Error::file(path, "cannot be written: it names a folder, not a file"))?;
-    Ok(place(parent(path))?.join(letter_case(name)))
-}
-
-/// Names that differ in case alone are one file where systems usually have it so.
-fn letter_case(name: &OsStr) -> OsString {
-    if cfg!(any(windows, target_os = "macos")) { name.to_string_lossy().to_lowercase().into() } else { name.to_owned() }
+/// By which two places compare: names that differ in case alone are one file where systems usually have it so.
+fn key(place: &Path) -> PathBuf {
+    let lower = |part: &OsStr| -> OsString { part.to_string_lossy().to_lowercase().into() };
+    if cfg!(any(windows, target_os = "macos")) { place.iter().map(lower).collect() } else { place.to_owned() }
 }
 
 /// Whether a folder takes new files; only trying tells.
 fn check_writable(path: &Path, folder: &Path) -> Result<()> {
     let tried = tempfile::tempfile_in(folder).map(drop);
     tried.map_err(|e| {
+        // As it was named, unless a link leads elsewhere.
+        let named = existing(parent(path)).0;
+        let folder = if same_file::is_same_file(named, folder).unwrap_or(false) { named } else { folder };
         Error::file(path, format!("cannot be written: the folder {} takes no files: {e}", folder.display()))
     })
 }
@@ -424,13 +542,13 @@ mod tests {
         fs::write(&path, "old").unwrap();
         // Nothing took its name yet.
         let mut undo = Undo::default();
-        undo.set_aside(&path).unwrap();
+        undo.set_aside(&path, &path).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         drop(undo);
         assert_eq!(files(folder.path()), old());
         // Something did.
         let mut undo = Undo::default();
-        undo.set_aside(&path).unwrap();
+        undo.set_aside(&path, &path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "new").unwrap();
         undo.steps.push(Step::Named(path.clone()));
@@ -460,7 +578,7 @@ mod tests {
         refused(set.claim(at("sub/../a")), "two outputs");
         refused(set.claim(at("sub")), "is a folder");
         refused(set.claim(at("b/")), "names a folder");
-        refused(set.claim(at("sub/..")), "names a folder");
+        refused(set.claim(at("sub/..")), "is a folder");
         refused(set.claim(at("missing/a")), "there is no folder");
         refused(set.claim(at("file/a")), "there is no folder");
         refused(set.claim_folder(at("file")), "is a file");
@@ -477,20 +595,86 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn devices_are_refused_and_links_replaced() {
+    fn links_are_followed_and_stay() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let message = FileSet::new().claim("/dev/null").unwrap_err().to_string();
-        assert!(message.contains("not a regular file"), "{message}");
-        fs::write(at("target"), "kept").unwrap();
-        std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
-        std::os::unix::fs::symlink(folder.path(), at("here")).unwrap();
+        let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, at(name)).unwrap();
+        fs::create_dir(at("sub")).unwrap();
+        fs::write(at("sub/target"), "old").unwrap();
+        link(Path::new("sub/target"), "link");
+        link(Path::new("sub/fresh"), "dangling");
+        link(&at("missing/fresh"), "astray");
+        link(folder.path(), "here");
         let mut set = FileSet::new();
-        set.claim(at("target")).unwrap();
-        set.claim(at("link")).unwrap();
-        assert!(set.claim(at("here/target")).unwrap_err().to_string().contains("two outputs"));
-        write_atomically(at("link"), |w| w.write_all(b"new").map_err(|e| Error::io("x", e))).unwrap();
-        assert_eq!(fs::read_to_string(at("target")).unwrap(), "kept");
-        assert_eq!(fs::read_to_string(at("link")).unwrap(), "new");
+        set.claim(at("sub/target")).unwrap();
+        for name in ["link", "here/link", "here/sub/target"] {
+            assert!(set.claim(at(name)).unwrap_err().to_string().contains("two outputs"), "{name}");
+        }
+        let message = set.claim(at("astray")).unwrap_err().to_string();
+        assert!(
+            message.contains("astray: cannot be written: there is no folder") && message.contains("missing"),
+            "{message}"
+        );
+        drop(set);
+        let mut set = FileSet::new();
+        set.write_bytes(at("link"), b"new").unwrap();
+        assert!(fs::read_dir(at("sub")).unwrap().count() == 2, "it is written beside what the link leads to");
+        set.write_bytes(at("here/dangling"), b"fresh").unwrap();
+        set.commit().unwrap();
+        for (name, text) in [("link", "new"), ("dangling", "fresh")] {
+            assert!(at(name).is_symlink(), "{name}");
+            assert_eq!(fs::read_to_string(at(name)).unwrap(), text);
+        }
+        assert!(!at("sub/target").is_symlink() && fs::read_dir(at("sub")).unwrap().count() == 2);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn devices_and_pipes_are_written_and_stay() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let write = |path: &Path, text: &str| {
+            write_atomically(path, |w| w.write_all(text.as_bytes()).map_err(|e| Error::io(path, e)))
+        };
+        write(Path::new("/dev/null"), "x").unwrap();
+        assert!(Path::new("/dev/null").metadata().unwrap().file_type().is_char_device());
+        let mut set = FileSet::new();
+        set.claim("/dev/null").unwrap();
+        set.claim("/dev/null").unwrap();
+        assert!(set.is_stream("/dev/null").unwrap() && !set.is_stream(at("file")).unwrap());
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = at("pipe");
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        write(&at("pipe"), "through").unwrap();
+        assert_eq!(reader.join().unwrap(), "through");
+        assert!(at("pipe").metadata().unwrap().file_type().is_fifo());
+        // An open file is written on, not replaced, and not from its start.
+        let mut open = fs::File::create(at("open")).unwrap();
+        open.write_all(b"before ").unwrap();
+        let descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+        write(Path::new(&descriptor), "after").unwrap();
+        assert_eq!(fs::read_to_string(at("open")).unwrap(), "before after");
+        // What is full takes the others back.
+        fs::write(at("older"), "older").unwrap();
+        let mut set = FileSet::new();
+        set.write_bytes("/dev/full", b"x").unwrap();
+        set.write_bytes(at("older"), b"newer").unwrap();
+        set.write_bytes(at("fresh"), b"fresh").unwrap();
+        assert!(set.commit().unwrap_err().to_string().contains("/dev/full"));
+        assert_eq!(fs::read_to_string(at("older")).unwrap(), "older");
+        assert!(!at("fresh").exists());
+    }
+
+    #[test]
+    fn the_standard_output_has_one_name_where_it_is_wanted() {
+        let mut set = FileSet::with_stdout();
+        assert!(!set.takes_stdout() && set.is_stream("-").unwrap());
+        let _ = set.claim("-");
+        assert!(set.takes_stdout());
+        assert!(set.claim("-").unwrap_err().to_string().contains("two outputs"));
+        assert!(!FileSet::new().is_stream("-").unwrap(), "a file of that name elsewhere");
     }
 }

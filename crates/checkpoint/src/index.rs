@@ -1,5 +1,5 @@
-use crate::{ElementType, Source, gguf, pickle, safetensors};
-use pulid_tensor::{Error, Result, Shape};
+use crate::{ElementType, Source, gguf, pickle, safetensors, stranger};
+use pulid_tensor::{Result, Shape};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -38,19 +38,13 @@ impl Format {
     /// When the source is empty, or plainly something else that people end up with: the message says what.
     pub fn of(source: &dyn Source) -> Result<Format> {
         let start = source.read(0..source.len().min(64))?;
-        let refuse = |detail: &str| Err(Error::file(source.path(), detail));
         match &start[..] {
-            [] => refuse("is empty; fetch it again"),
             s if s.starts_with(gguf::MAGIC) => Ok(Format::Gguf),
             // A header of the right length makes a safetensors file begin like any other format.
             [_, _, _, _, 0, 0, 0, 0, b'{', ..] => Ok(Format::Safetensors),
             [b'P', b'K', 3, 4, ..] => Ok(Format::PyTorch),
             [0x80, 2..=5, ..] => Ok(Format::PyTorchLegacy),
-            s if s.starts_with(b"version https://git-lfs") => {
-                refuse("is a Git LFS pointer, not the weights; fetch it with `git lfs pull`")
-            }
-            s if s.starts_with(b"<") && !s.contains(&0) => refuse("is a web page, not weights; fetch it again"),
-            _ => Ok(Format::Safetensors),
+            _ => stranger::refuse(source).map(|()| Format::Safetensors),
         }
     }
 }

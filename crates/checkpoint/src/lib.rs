@@ -22,6 +22,7 @@ mod pickle;
 pub mod safetensors;
 mod scale;
 mod source;
+mod stranger;
 mod view;
 
 pub use checkpoint::{Checkpoint, TensorInfo};

@@ -74,7 +74,10 @@ pub fn read_index(source: &dyn Source) -> Result<Index> {
         .try_into()
         .map_err(|_| fail("is no safetensors file: it has fewer than 8 bytes".into()))?;
     let header_len = u64::from_le_bytes(length);
-    if header_len > MAX_HEADER || header_len > source.len() - 8 {
+    if header_len > MAX_HEADER {
+        return Err(fail("is of no format of weights that is read: safetensors, PyTorch's, or ONNX".into()));
+    }
+    if header_len > source.len() - 8 {
         return Err(fail(format!(
             "is no safetensors file, or is truncated: it announces a header of {header_len} bytes in {} bytes",
             source.len()

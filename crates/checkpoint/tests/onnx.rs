@@ -109,8 +109,14 @@ fn initializer(fields: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn other_files_are_no_models() {
     assert!(read(model(&[])).is_ok());
-    for bytes in [&b""[..], b"hello, this is text", b"PK\x03\x04", b"<html></html>", &[0xff; 64]] {
-        assert!(read(bytes).unwrap_err().contains("is no ONNX model"), "{bytes:?}");
+    for (bytes, part) in [
+        (&b""[..], "is empty"),
+        (b"hello, this is text", "is text"),
+        (b"PK\x03\x04", "is no ONNX model"),
+        (b"<html></html>", "is a web page"),
+        (&[0xff; 64], "is no ONNX model"),
+    ] {
+        assert!(read(bytes).unwrap_err().contains(part), "{bytes:?}");
     }
     let no_opset = [number(1, 8), field(7, &field(1, &field(4, b"Relu")))].concat();
     assert!(read(no_opset).unwrap_err().contains("version of its operators"));

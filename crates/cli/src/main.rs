@@ -5,13 +5,24 @@ mod output;
 mod commands;
 mod progress;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Command as Clap, CommandFactory, FromArgMatches, Parser, Subcommand};
 use pulid_tensor::Error;
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 /// Images of a person from a photo and a prompt, on any GPU.
 #[derive(Parser)]
-#[command(name = "pulid", version, arg_required_else_help = true)]
+#[command(
+    name = "pulid",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes:\n  \
+    0    all was done\n  \
+    2    something that was named cannot be used: a flag, its value, a file, a photo, a device, a model\n  \
+    1    the work failed: the device, its memory or the budget, the network, the disk, or an output that takes no more\n  \
+    130  it was cancelled by Ctrl-C; 143 and 129 by SIGTERM and SIGHUP. Nothing is written then"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,10 +54,22 @@ enum Command {
     Conformance(commands::conformance::Args),
 }
 
+/// Something that was named cannot be used.
+const UNUSABLE: u8 = 2;
+/// The work itself failed.
+const FAILED: u8 = 1;
+
 fn main() -> ExitCode {
     let mut command = Cli::command();
-    let matches = command.get_matches_mut();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit());
+    // Flags that are global or made later are known only then.
+    command.build();
+    let arguments = join_dashes(std::env::args_os().collect(), &command);
+    let parsed =
+        command.try_get_matches_from_mut(arguments).and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return said(error.format(&mut command)),
+    };
     let result = match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Embed(args) => commands::embed::run(&args),
@@ -60,21 +83,124 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args),
         Command::Conformance(args) => commands::conformance::run(&args),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match result {
+        Ok(()) => 0,
         Err(Error::Cancelled) => {
             note!("cancelled; nothing was written");
-            ExitCode::from(130)
+            progress::cancelled_code()
         }
         Err(error) => {
             let running = matches.subcommand_name().and_then(|name| command.find_subcommand(name)).unwrap_or(&command);
             note!("error: {}", commands::with_flags(&error, running));
-            // 2: something the user gave (a flag, a photo, a file) cannot be used; 1: the machine failed.
-            let own = matches!(
-                error,
-                Error::Device(_) | Error::OutOfMemory(_) | Error::NotFinite { .. } | Error::Network { .. }
-            );
-            ExitCode::from(if own { 1 } else { 2 })
+            code(&error)
         }
+    };
+    match output::refusal() {
+        Some(refusal) => {
+            note!("error: standard output took not all that was to be said: {refusal}");
+            ExitCode::from(if code == 0 { FAILED } else { code })
+        }
+        None => ExitCode::from(code),
+    }
+}
+
+/// The exit code of an error; `pulid --help` explains them.
+fn code(error: &Error) -> u8 {
+    use ErrorKind::{BrokenPipe, FileTooLarge, QuotaExceeded, StorageFull, TimedOut, WriteZero};
+    match error {
+        Error::Device(_) | Error::OutOfMemory(_) | Error::NotFinite { .. } | Error::Network { .. } => FAILED,
+        Error::Io { source, .. }
+            if matches!(
+                source.kind(),
+                BrokenPipe | FileTooLarge | QuotaExceeded | StorageFull | TimedOut | WriteZero
+            ) =>
+        {
+            FAILED
+        }
+        _ => UNUSABLE,
+    }
+}
+
+/// Prints what clap has to say: what is wrong with the arguments, the help, or the version.
+fn said(error: clap::Error) -> ExitCode {
+    let printed = error.print();
+    match printed {
+        Err(refusal) if refusal.kind() != ErrorKind::BrokenPipe => {
+            note!("error: standard output took not all that was to be said: {refusal}");
+            ExitCode::from(FAILED)
+        }
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(UNUSABLE)),
+    }
+}
+
+/// Joins a text to its flag by `=` where it begins with a dash and is none of the command's flags: `--prompt -x` can then mean nothing
+/// else.
+fn join_dashes(arguments: Vec<OsString>, command: &Clap) -> Vec<OsString> {
+    const TEXTS: [&str; 2] = ["--prompt", "--negative-prompt"];
+    let running = arguments.get(1).and_then(|name| command.find_subcommand(name));
+    let Some(running) = running else { return arguments };
+    let is_flag = |text: &str| {
+        let long = text.strip_prefix("--").map(|name| name.split_once('=').map_or(name, |(name, _)| name));
+        let known = |flag: &clap::Arg| match long {
+            // `--` alone ends the flags.
+            Some("") => true,
+            Some(name) => flag.get_long_and_visible_aliases().is_some_and(|names| names.contains(&name)),
+            None => flag.get_short().is_some_and(|short| text.chars().nth(1) == Some(short)),
+        };
+        running.get_arguments().any(known)
+    };
+    let mut joined: Vec<OsString> = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let text = argument.to_string_lossy();
+        let after = joined.last().filter(|last| TEXTS.iter().any(|flag| *last == flag));
+        match after {
+            Some(flag) if text.len() > 1 && text.starts_with('-') && !is_flag(&text) => {
+                let mut pair = flag.clone();
+                pair.push("=");
+                pair.push(&argument);
+                joined.pop();
+                joined.push(pair);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_may_begin_with_a_dash_and_flags_stay_flags() {
+        let mut command = Cli::command();
+        command.build();
+        let join = |text: &str| {
+            let arguments = text.split(' ').map(OsString::from).collect();
+            let joined = join_dashes(arguments, &command).into_iter().map(|a| a.into_string().unwrap());
+            joined.collect::<Vec<_>>().join(" ")
+        };
+        for (given, joined) in [
+            ("pulid generate --prompt -x --steps 1", "pulid generate --prompt=-x --steps 1"),
+            ("pulid generate --prompt -1girl", "pulid generate --prompt=-1girl"),
+            ("pulid generate --prompt --a--", "pulid generate --prompt=--a--"),
+            ("pulid generate --negative-prompt -hat", "pulid generate --negative-prompt -hat"),
+            ("pulid generate --negative-prompt -no", "pulid generate --negative-prompt=-no"),
+            ("pulid generate --prompt --steps 1", "pulid generate --prompt --steps 1"),
+            ("pulid generate --prompt --steps=1", "pulid generate --prompt --steps=1"),
+            ("pulid generate --prompt --id a.jpg", "pulid generate --prompt --id a.jpg"),
+            ("pulid generate --prompt x -y", "pulid generate --prompt x -y"),
+            ("pulid generate --output -", "pulid generate --output -"),
+        ] {
+            assert_eq!(join(given), joined);
+        }
+    }
+
+    #[test]
+    fn exit_codes_tell_what_was_named_from_what_failed() {
+        let io = |kind: ErrorKind| code(&Error::io("x", kind.into()));
+        assert_eq!((io(ErrorKind::NotFound), io(ErrorKind::PermissionDenied)), (UNUSABLE, UNUSABLE));
+        assert_eq!((io(ErrorKind::StorageFull), io(ErrorKind::BrokenPipe)), (FAILED, FAILED));
+        assert_eq!((code(&Error::invalid("device", "x")), code(&Error::Device("lost".into()))), (UNUSABLE, FAILED));
     }
 }

@@ -1,7 +1,12 @@
-//! Lines for people and programs. A reader that has gone away (`pulid bench | head`) ends the work as Ctrl-C does.
+//! Lines for people and programs. A reader that has gone away (`pulid bench | head`) ends the work as Ctrl-C does; an output that
+//! takes no more, as on a full disk, is an error in the end.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
+
+/// Why standard output did not take what was said.
+static REFUSED: OnceLock<io::Error> = OnceLock::new();
 
 /// A line on standard output.
 macro_rules! say {
@@ -15,9 +20,25 @@ macro_rules! note {
 
 /// [`say!`]'s function. That nobody reads any more is no failure of ours, but a reason to stop.
 pub fn out(text: fmt::Arguments<'_>) {
-    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
-        crate::progress::cancel();
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        refused(error);
     }
+}
+
+/// Notes that standard output did not take something.
+pub fn refused(error: io::Error) {
+    if error.kind() == ErrorKind::BrokenPipe {
+        crate::progress::cancel();
+    } else {
+        // The first one tells why.
+        let _ = REFUSED.set(error);
+    }
+}
+
+/// What standard output refused so far; that nobody reads any more is no refusal.
+pub fn refusal() -> Option<&'static io::Error> {
+    REFUSED.get()
 }
 
 /// [`note!`]'s function. What is said beside the work may go unread.

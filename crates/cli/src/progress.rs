@@ -1,13 +1,74 @@
-//! Progress on a terminal and Ctrl-C.
+//! Progress on a terminal, and signals that end the work.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use pulid::runtime::Reporter;
 use pulid_engine::Observer;
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-static CANCELLED: AtomicBool = AtomicBool::new(false);
+static CANCELLED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Columns of a console that stay free. Windows' consoles go on in the next line once the last column is written, and some draw
+/// block characters wider than one; a redraw then finds its line moved, and the bars pile up.
+const FREE_COLUMNS: u16 = if cfg!(windows) { 8 } else { 1 };
+
+/// The filled part of a bar, its head and the rest: on Windows characters that every code page and font has, one column wide.
+const BAR: &str = if cfg!(windows) { "=> " } else { "█▉▊▋▌▍▎▏  " };
+
+/// Standard error as a terminal that is a little narrower than it is.
+#[derive(Debug)]
+struct Narrower(Term);
+
+impl TermLike for Narrower {
+    fn width(&self) -> u16 {
+        self.0.size().1.saturating_sub(FREE_COLUMNS).max(1)
+    }
+    fn height(&self) -> u16 {
+        self.0.size().0
+    }
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_up(n)
+    }
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_down(n)
+    }
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_right(n)
+    }
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_left(n)
+    }
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.0.write_line(text)
+    }
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Where bars are drawn: on standard error, if it is a terminal and somebody wants to see them.
+fn target(quiet: bool) -> ProgressDrawTarget {
+    let terminal = Term::buffered_stderr();
+    match !quiet && terminal.features().is_attended() {
+        true => ProgressDrawTarget::term_like_with_hz(Box::new(Narrower(terminal)), 20),
+        false => ProgressDrawTarget::hidden(),
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars(BAR)
+}
 
 /// Shows stages and denoising steps with the time left; Ctrl-C cancels at the next submission. Where standard error is no
 /// terminal there is no bar: stages and notes are lines then, so that a log tells what was done.
@@ -23,9 +84,8 @@ pub struct Terminal {
 impl Terminal {
     /// `quiet` hides everything (for `--json`).
     pub fn new(quiet: bool) -> Self {
-        on_ctrl_c();
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(0), target);
+        on_signals();
+        let bar = ProgressBar::with_draw_target(Some(0), target(quiet));
         let stage = RefCell::new((String::new(), Instant::now()));
         Terminal { bar: RefCell::new(bar), stage, seconds: RefCell::default(), steps: Cell::new(false), quiet }
     }
@@ -43,7 +103,7 @@ impl Terminal {
         // First, so that what the last count was of is never shown beside the new length.
         bar.set_position(position);
         if bar.length() != Some(length) {
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(style(template));
             bar.set_length(length);
             bar.reset_eta();
         }
@@ -87,8 +147,7 @@ impl Reporter for Terminal {
         self.steps.set(false);
         *self.stage.borrow_mut() = (name.to_owned(), Instant::now());
         self.bar.borrow().finish_and_clear();
-        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target);
+        let bar = ProgressBar::with_draw_target(None, target(self.quiet));
         if bar.is_hidden() && !self.quiet {
             note!("{name} ...");
         }
@@ -107,7 +166,7 @@ impl Reporter for Terminal {
     }
 }
 
-/// Whether Ctrl-C was pressed.
+/// Whether Ctrl-C was pressed, the system asks for an end, or nobody reads any more.
 pub fn cancelled() -> bool {
     CANCELLED.load(Ordering::SeqCst)
 }
@@ -117,13 +176,69 @@ pub fn cancel() {
     CANCELLED.store(true, Ordering::SeqCst);
 }
 
-fn on_ctrl_c() {
-    // A second Ctrl-C ends the program at once; failing to install the handler leaves the system's own behaviour.
-    let _ = ctrlc::set_handler(|| {
-        if CANCELLED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
+/// The exit code of work that was cancelled: 128 and the signal's number, as shells have it.
+pub fn cancelled_code() -> u8 {
+    128 + signals::last().unwrap_or(2)
+}
+
+/// From now on the first signal cancels, and a second one ends the program at once. Failing to install the handlers leaves the
+/// system's own behaviour.
+fn on_signals() {
+    signals::install();
+}
+
+/// Ctrl-C, `kill` and a closed terminal.
+#[cfg(unix)]
+mod signals {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::flag;
+    use std::os::raw::c_int;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, LazyLock, Once};
+
+    static LAST: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+    static INSTALLED: Once = Once::new();
+
+    pub fn last() -> Option<u8> {
+        u8::try_from(LAST.load(Ordering::SeqCst)).ok().filter(|&signal| signal > 0)
+    }
+
+    pub fn install() {
+        INSTALLED.call_once(|| {
+            for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored(*signal)) {
+                // In this order: what the first one sets is what the second one meets.
+                let _ = flag::register_conditional_shutdown(signal, 128 + signal, super::CANCELLED.clone());
+                let _ = flag::register_usize(signal, LAST.clone(), signal.unsigned_abs() as usize);
+                let _ = flag::register(signal, super::CANCELLED.clone());
+            }
+        });
+    }
+
+    /// Whether whoever started the program had this signal ignored, as `nohup` does; it stays so. Where the system does not tell, it
+    /// counts as not ignored.
+    fn ignored(signal: c_int) -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        mask >> (signal - 1) & 1 == 1
+    }
+}
+
+/// Ctrl-C, Ctrl-Break, and a console that is closed.
+#[cfg(not(unix))]
+mod signals {
+    pub fn last() -> Option<u8> {
+        None
+    }
+
+    pub fn install() {
+        let _ = ctrlc::set_handler(|| {
+            if super::cancelled() {
+                std::process::exit(130);
+            }
+            super::cancel();
+        });
+    }
 }
 
 /// A hidden bar swallows what is printed above it.
@@ -140,7 +255,7 @@ pub struct Arrival {
 impl Arrival {
     /// Nothing is shown yet.
     pub fn new() -> Self {
-        on_ctrl_c();
+        on_signals();
         Arrival { bar: RefCell::new(ProgressBar::hidden()), name: RefCell::default() }
     }
 
@@ -149,9 +264,9 @@ impl Arrival {
         if *self.name.borrow() != name {
             self.finish();
             *self.name.borrow_mut() = name.to_owned();
-            let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(size, target(false));
             let template = "{msg} {wide_bar} {bytes}/{total_bytes} ({bytes_per_sec}, {eta} left)";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(style(template));
             bar.set_message(name.to_owned());
             *self.bar.borrow_mut() = bar;
         }

@@ -46,15 +46,15 @@ fn names_that_cannot_be_had_are_known_before_any_work() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn devices_and_folders_that_take_no_files_are_refused_before_any_work() {
+fn sockets_and_folders_that_take_no_files_are_refused_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
-    // What is no regular file and needs no rights to be made; a real device would be lost if this went wrong.
-    assert!(std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
-    let refused = "pipe: exists and is not a regular file";
-    let latents = ["--output", "x.png", "--save-latents", "pipe"];
+    // A real device would be lost if this went wrong.
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    let refused = "socket: exists and is neither a file, a pipe nor a terminal";
+    let latents = ["--output", "x.png", "--save-latents", "socket"];
     let message = refuse_at_once(folder.path(), &[&GENERATE[..], &latents].concat());
     assert!(message.contains(refused), "{message}");
-    let message = refuse_at_once(folder.path(), &["embed", &portrait("ada.jpg"), "--output", "pipe"]);
+    let message = refuse_at_once(folder.path(), &["embed", &portrait("ada.jpg"), "--output", "socket"]);
     assert!(message.contains(refused), "{message}");
     // A folder in which even root makes no files.
     let message = refuse_at_once(folder.path(), &[&GENERATE[..], &["--output", "/proc/self/x.png"]].concat());
@@ -65,7 +65,7 @@ fn devices_and_folders_that_take_no_files_are_refused_before_any_work() {
     let [weights, inputs] = [golden["weights"].as_str().unwrap(), "inputs.safetensors"].map(|name| case.join(name));
     let (weights, inputs) = (weights.to_string_lossy(), inputs.to_string_lossy());
     let run = ["run", "unet", "--weights", &weights, "--inputs", &inputs, "--dump-plan", "plan.txt", "--outputs"];
-    for (outputs, part) in [("pipe", refused), ("plan.txt", "plan.txt: is named for two outputs")] {
+    for (outputs, part) in [("socket", refused), ("plan.txt", "plan.txt: is named for two outputs")] {
         let message = refuse_at_once(folder.path(), &[&run[..], &[outputs]].concat());
         assert!(message.contains(part), "{message}");
     }
@@ -99,7 +99,14 @@ fn settings_that_cannot_be_are_refused_before_a_photo_is_read() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_the_work_and_leaves_no_file() {
+fn signals_end_the_work_and_leave_no_file() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        ends_by(signal, code);
+    }
+}
+
+#[cfg(unix)]
+fn ends_by(signal: &str, code: i32) {
     use std::io::{BufRead, BufReader, Read};
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
@@ -121,20 +128,50 @@ fn an_interrupt_ends_the_work_and_leaves_no_file() {
     }
     assert!(log.contains("recognising the face ...\n"), "{log}");
     assert!(child.try_wait().unwrap().is_none(), "{log}");
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let asked = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        assert!(asked.elapsed() < Duration::from_secs(60), "it goes on after the interrupt");
+        assert!(asked.elapsed() < Duration::from_secs(60), "it goes on after {signal}");
         std::thread::sleep(Duration::from_millis(50));
     };
     stderr.read_to_string(&mut log).unwrap();
-    assert_eq!(status.code(), Some(130), "{log}");
+    assert_eq!(status.code(), Some(code), "{signal}: {log}");
     assert!(log.ends_with("cancelled; nothing was written\n"), "{log}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// `nohup` has the program go on when its terminal is closed.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let long = ["generate", "--prompt", "a person", "--steps", "1000", "--autotune", "off", "--output", "a.png"];
+    let inner = program(folder.path(), &long);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(inner.get_program());
+    shell.args(inner.get_args()).current_dir(folder.path());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let mut child = shell.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == "denoising ..."));
+    let signal =
+        |name: &str| assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    signal("-HUP");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    signal("-TERM");
+    assert!(lines.any(|line| line == "cancelled; nothing was written"));
+    assert_eq!(child.wait().unwrap().code(), Some(143), "the second signal ended it, not the first");
 }
 
 /// The chunks of a PNG file: kind and contents.

@@ -142,13 +142,62 @@ pub async fn adapters() -> Vec<AdapterSummary> {
     all_adapters().await.iter().map(summary).collect()
 }
 
-/// What to say where there is nothing to compute on.
-#[cfg(not(target_arch = "wasm32"))]
-const NO_ADAPTER: &str = "no GPU and no software Vulkan driver found; on Debian or Ubuntu `apt install mesa-vulkan-drivers` \
-                          brings one that runs on the CPU";
-#[cfg(target_arch = "wasm32")]
-const NO_ADAPTER: &str = "this browser offers no WebGPU; use a current Chrome, Edge, Safari or Firefox, switch hardware \
-                          acceleration on in its settings, and update the graphics driver";
+/// How a system without any device gets one.
+pub fn driver_advice() -> &'static str {
+    if cfg!(target_arch = "wasm32") {
+        "use a current Chrome, Edge, Safari or Firefox, switch hardware acceleration on in its settings, and update the graphics driver"
+    } else if cfg!(windows) {
+        "install the driver of the graphics card's maker; Windows brings one that runs on the CPU (WARP) with Direct3D 12"
+    } else if cfg!(any(target_os = "macos", target_os = "ios")) {
+        "Metal is part of the system; a virtual machine must be given a GPU"
+    } else {
+        "install the graphics card's Vulkan driver, or Mesa's, which also runs on the CPU: `apt install mesa-vulkan-drivers` on Debian \
+         and Ubuntu, `dnf install mesa-vulkan-drivers` on Fedora, `pacman -S vulkan-swrast` on Arch"
+    }
+}
+
+/// What is said where there is no device at all.
+fn no_adapter() -> String {
+    let what = if cfg!(target_arch = "wasm32") {
+        "this browser offers no WebGPU"
+    } else {
+        "no GPU and no driver that computes on the CPU was found"
+    };
+    format!("{what}; {}", driver_advice())
+}
+
+/// The first device, of a list with the best first, that `selector` asks for: `auto` is the best, the kinds that are listed
+/// (`cpu`, `integrated`, `discrete`, `other`) are devices of that kind, anything else is a part of a name, a driver or a backend.
+///
+/// # Errors
+/// [`Error::Device`] where `auto` finds none; [`Error::Invalid`] with what there is where a name fits none.
+fn select(selector: &str, devices: &[AdapterSummary]) -> Result<usize> {
+    let wanted = selector.trim().to_lowercase();
+    let of_kind = |kind: DeviceKind| wanted == format!("{kind:?}").to_lowercase();
+    let kind = [DeviceKind::Cpu, DeviceKind::Integrated, DeviceKind::Discrete, DeviceKind::Other]
+        .into_iter()
+        .find(|k| of_kind(*k));
+    let matches = |s: &AdapterSummary| match kind {
+        Some(kind) => s.kind == kind,
+        None => format!("{} {} {}", s.name, s.driver, s.backend).to_lowercase().contains(&wanted),
+    };
+    if wanted == "auto" {
+        return if devices.is_empty() { Err(Error::Device(no_adapter())) } else { Ok(0) };
+    }
+    if let Some(found) = devices.iter().position(matches).filter(|_| !wanted.is_empty()) {
+        return Ok(found);
+    }
+    let there: Vec<_> = devices.iter().map(|s| format!("{} ({:?}, {})", s.name, s.kind, s.backend)).collect();
+    let there = if there.is_empty() { no_adapter() } else { format!("there are: {}", there.join(", ")) };
+    let why = match kind {
+        Some(DeviceKind::Cpu) => {
+            "no device that runs shaders on the CPU; `reference` computes there without one".to_owned()
+        }
+        Some(kind) => format!("no device is of the kind {kind:?}"),
+        None => format!("no device matches `{selector}`"),
+    };
+    Err(Error::invalid("device", format!("{why}; {there}")))
+}
 
 /// An error of wgpu's, with what to do where it is the memory.
 fn explain(error: &wgpu::Error) -> String {
@@ -225,24 +274,15 @@ fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
 }
 
 impl Device {
-    /// Opens the best device whose name, driver or backend contains `selector` (any case); `auto` takes the best.
+    /// Opens the best device whose name, driver or backend contains `selector` (any case), or that is of this kind (`cpu`); `auto`
+    /// takes the best.
     ///
     /// # Errors
     /// When there is none; the message lists what there is.
     pub async fn open(selector: &str, options: DeviceOptions) -> Result<Device> {
         let adapters = all_adapters().await;
-        let wanted = selector.to_lowercase();
-        let matches = |a: &&wgpu::Adapter| {
-            let s = summary(a);
-            wanted == "auto" || format!("{} {} {}", s.name, s.driver, s.backend).to_lowercase().contains(&wanted)
-        };
-        let Some(adapter) = adapters.iter().find(matches) else {
-            let names: Vec<_> = adapters.iter().map(summary).map(|s| format!("{} ({})", s.name, s.backend)).collect();
-            return Err(Error::Device(match names.is_empty() {
-                true => NO_ADAPTER.into(),
-                false => format!("no device matches `{selector}`; there are: {}", names.join(", ")),
-            }));
-        };
+        let summaries: Vec<_> = adapters.iter().map(summary).collect();
+        let adapter = &adapters[select(selector, &summaries)?];
         Self::from_adapter(adapter, options).await
     }
 
@@ -506,5 +546,42 @@ mod tests {
         assert!(explain(&error).contains("out of memory") && explain(&error).contains("`memory`"));
         let other = wgpu::Error::Internal { source: "x".into(), description: "odd".into() };
         assert!(!explain(&other).contains("memory"));
+    }
+
+    #[test]
+    fn a_device_is_asked_for_by_kind_or_by_a_part_of_its_name() {
+        let device = |name: &str, driver: &str, kind| AdapterSummary {
+            name: name.into(),
+            driver: driver.into(),
+            backend: "vulkan".into(),
+            kind,
+        };
+        let named = device("CPU-like GPU 7", "acme 1", DeviceKind::Discrete);
+        let software = device("llvmpipe (LLVM 15)", "llvmpipe Mesa", DeviceKind::Cpu);
+        let both = [named.clone(), software];
+        for (selector, index) in [
+            ("auto", 0),
+            ("AUTO", 0),
+            ("cpu", 1),
+            ("CPU", 1),
+            ("discrete", 0),
+            ("LLVM", 1),
+            ("mesa", 1),
+            ("gpu 7", 0),
+            ("vulkan", 0),
+        ] {
+            assert_eq!(select(selector, &both).unwrap(), index, "{selector}");
+        }
+        for (selector, devices, part) in [
+            ("cpu", &[named.clone()][..], "`reference`"),
+            ("integrated", &both, "of the kind Integrated"),
+            ("nosuch", &both, "no device matches `nosuch`; there are: CPU-like GPU 7 (Discrete, vulkan), llvmpipe"),
+            ("", &both, "no device matches"),
+            ("nosuch", &[], "no GPU and no driver"),
+        ] {
+            let error = select(selector, devices).unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains(part), "{part}: {error}");
+        }
+        assert!(matches!(select("auto", &[]), Err(Error::Device(_))), "nothing that a person named");
     }
 }

@@ -17,7 +17,7 @@ mod time;
 mod timing;
 
 pub use autotune::{Autotune, TuneBudget, signature, tune};
-pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
+pub use device::{AdapterSummary, Device, DeviceOptions, adapters, driver_advice};
 pub use memory::DeviceMemory;
 pub use observer::{Observer, Silent};
 pub use pulid_ops::DeviceKind;

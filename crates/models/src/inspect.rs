@@ -82,15 +82,16 @@ impl Inspection {
 
     fn of_folder(path: &Path) -> Result<Self> {
         if !path.join("model_index.json").is_file() {
-            let mut found = Self::empty(path, "folder");
-            found.add(&Checkpoint::open(path)?)?;
-            found.file_bytes = found.bytes;
-            return Ok(found);
+            let network = Self::of_network(path);
+            let several = Self::of_models(path);
+            // Weights of one network lie there side by side in several precisions.
+            let below = several.parts.iter().any(|part| part.path.parent() != Some(path));
+            return if below || (network.is_err() && !several.parts.is_empty()) { Ok(several) } else { network };
         }
         let mut whole = Self::empty(path, "folder");
         for part in ["text_encoder", "text_encoder_2", "unet", "vae"] {
             if path.join(part).is_dir() {
-                whole.parts.push(Self::of_folder(&path.join(part))?);
+                whole.parts.push(Self::of_network(&path.join(part))?);
             }
         }
         if whole.parts.is_empty() {
@@ -99,18 +100,41 @@ impl Inspection {
         let all = whole.parts.len() == 4;
         whole.family =
             if all { "SDXL, a folder in diffusers' layout" } else { "a part of a diffusers pipeline" }.into();
-        for part in &whole.parts {
-            whole.count += part.count;
-            whole.parameters += part.parameters;
-            whole.bytes += part.bytes;
-            whole.file_bytes += part.file_bytes;
+        whole.sum();
+        Ok(whole)
+    }
+
+    /// Makes the totals those of the parts.
+    fn sum(&mut self) {
+        for part in &self.parts {
+            self.count += part.count;
+            self.parameters += part.parameters;
+            self.bytes += part.bytes;
+            self.file_bytes += part.file_bytes;
             for (element, count) in &part.elements {
-                let sum = whole.elements.entry(element.clone()).or_default();
+                let sum = self.elements.entry(element.clone()).or_default();
                 sum.tensors += count.tensors;
                 sum.bytes += count.bytes;
             }
         }
-        Ok(whole)
+    }
+
+    /// A folder of several models, as `models_dir` names one: every file of weights in it and in its folders, and every model's folder. What cannot
+    /// be read is listed with the reason in place of its family.
+    fn of_models(path: &Path) -> Self {
+        let mut whole = Self::empty(path, "folder");
+        whole.family = "a folder of models".into();
+        collect(path, 0, &mut whole.parts);
+        whole.sum();
+        whole
+    }
+
+    /// The folder of one network.
+    fn of_network(path: &Path) -> Result<Self> {
+        let mut found = Self::empty(path, "folder");
+        found.add(&Checkpoint::open(path)?)?;
+        found.file_bytes = found.bytes;
+        Ok(found)
     }
 
     fn of_file(path: &Path) -> Result<Self> {
@@ -154,5 +178,38 @@ impl Inspection {
         count.tensors += 1;
         count.bytes += bytes;
         self.tensors.insert(key.to_owned(), TensorLine { element: element.to_owned(), shape: shape.to_vec() });
+    }
+}
+/// Adds what lies in a folder of models, by name.
+fn collect(folder: &Path, depth: usize, found: &mut Vec<Inspection>) {
+    /// A folder of models has folders of models; deeper there are only other things.
+    const MAX_DEPTH: usize = 2;
+    const WEIGHTS: [&str; 6] = ["safetensors", "bin", "pt", "pth", "ckpt", "onnx"];
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| entry.ok().map(|e| e.path()));
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort();
+    for entry in entries {
+        let hidden = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let weights = entry.extension().is_some_and(|e| WEIGHTS.contains(&e.to_string_lossy().to_lowercase().as_str()));
+        if entry.is_dir() && !hidden && depth < MAX_DEPTH {
+            let model = match entry.join("model_index.json").is_file() {
+                true => Inspection::of_folder(&entry).ok(),
+                false => entry.join("config.json").is_file().then(|| Inspection::of_network(&entry).ok()).flatten(),
+            };
+            match model {
+                Some(model) => found.push(model),
+                None => collect(&entry, depth + 1, found),
+            }
+        } else if entry.is_file() && weights && !hidden {
+            found.push(Inspection::of_file(&entry).unwrap_or_else(|error| {
+                let mut unread = Inspection::empty(&entry, "unreadable");
+                let reason = match error {
+                    Error::File { detail, .. } => detail,
+                    other => other.to_string(),
+                };
+                unread.family = format!("unreadable: {reason}");
+                unread
+            }));
+        }
     }
 }

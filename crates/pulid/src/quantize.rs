@@ -2,6 +2,7 @@
 
 use crate::pipeline::scheduler_config;
 use crate::runtime::Reporter;
+use crate::settings::ModelDefaults;
 use pulid_checkpoint::{write_folder_atomically, write_safetensors_one_by_one};
 use pulid_graph::{Graph, NodeKind, Weight};
 use pulid_models::sdxl::{Part, PartFiles, SdxlModel, TextEncoder, UnetSize};
@@ -9,6 +10,9 @@ use pulid_models::{ClipTokenizer, Precision};
 use pulid_tensor::{DType, Error, Result, TensorType};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// Vocabularies, the largest files beside weights, have some megabytes.
+const LARGEST_TEXT: u64 = 32 << 20;
 
 /// What quantising changed in one tensor.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -53,17 +57,18 @@ pub fn quantize_model(model: &SdxlModel, output: &Path, dtype: DType, reporter: 
     })
 }
 
-/// Everything but networks: tokenizers, the schedule, defaults.
+/// Everything but networks: tokenizers, the schedule, defaults, `model_index.json` and what explains the model.
 fn copy_the_rest(model: &SdxlModel, root: &Path) -> Result<()> {
     if let Some(from) = model.config_folder() {
-        for entry in read_folder(from)? {
-            let name = entry.file_name().unwrap_or_default();
-            let to = root.join(name);
-            // The networks' folders are there already; other weights are not this model's.
-            if to.exists() || entry.extension().is_some_and(|e| e == "safetensors") {
-                continue;
-            }
-            if entry.is_dir() { copy_folder(&entry, &to)? } else { copy_file(&entry, &to)? }
+        copy_small_files(from, root)?;
+    }
+    // The defaults may lie one folder above the model's; above the copy there may be another model's.
+    let defaults = root.join(ModelDefaults::FILE);
+    if !defaults.exists() {
+        match ModelDefaults::file(model.folder()) {
+            Some(file) => copy_file(&file, &defaults)?,
+            None if ModelDefaults::file(root).is_some() => write_text(&defaults, "{}\n")?,
+            None => {}
         }
     }
     for which in TextEncoder::BOTH {
@@ -189,11 +194,30 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
     std::fs::copy(from, to).map(drop).map_err(|e| Error::io(to, e))
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir(to).map_err(|e| Error::io(to, e))?;
+/// Copies what is small, is no weights and is not there yet, folders included; hidden files belong to the tools that made them.
+fn copy_small_files(from: &Path, to: &Path) -> Result<()> {
     for entry in read_folder(from)? {
-        let target = to.join(entry.file_name().unwrap_or_default());
-        if entry.is_dir() { copy_folder(&entry, &target)? } else { copy_file(&entry, &target)? }
+        let name = entry.file_name().unwrap_or_default();
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let target = to.join(name);
+        if entry.is_dir() {
+            copy_small_files(&entry, &target)?;
+        } else if !target.exists() && is_small_text(&entry) {
+            std::fs::create_dir_all(to).map_err(|e| Error::io(to, e))?;
+            copy_file(&entry, &target)?;
+        }
     }
     Ok(())
+}
+
+fn is_small_text(path: &Path) -> bool {
+    const WEIGHTS: [&str; 12] =
+        ["safetensors", "bin", "pt", "pth", "ckpt", "onnx", "onnx_data", "msgpack", "h5", "gguf", "pb", "xml"];
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    // An index of shards would name files that are not in the copy.
+    let shards = path.file_name().is_some_and(|name| name.to_string_lossy().contains(".index."));
+    let small = path.metadata().is_ok_and(|found| found.is_file() && found.len() <= LARGEST_TEXT);
+    small && !shards && !WEIGHTS.contains(&extension.as_str())
 }

@@ -73,12 +73,12 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Opens `reference`, `auto`, or the device whose name contains `selector`.
+    /// Opens `reference`, or a device as [`Device::open`] does.
     ///
     /// # Errors
     /// When no device matches.
     pub async fn open(selector: &str, options: DeviceOptions) -> Result<Runtime> {
-        if selector == "reference" {
+        if selector.eq_ignore_ascii_case("reference") {
             return Ok(Runtime::Reference);
         }
         let device = Device::open(selector, options).await?;

@@ -2,7 +2,7 @@
 
 use pulid::face::Face;
 use pulid::identity::{DetectOptions, ExtractOptions, FaceModels, Identity, debug_image_names, detect, extract};
-use pulid::image::{PngMetadata, RgbImage, decode_photo, encode_png};
+use pulid::image::{ImageMetadata, RgbImage, decode_photo, encode_png};
 use pulid::runtime::{Reporter, Runtime};
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::{DeviceOptions, Silent};
@@ -25,7 +25,7 @@ fn portrait(name: &str) -> Photo {
 }
 
 fn png(name: &str, image: &RgbImage) -> Photo {
-    (name.to_owned(), encode_png(image, &PngMetadata::default()).unwrap())
+    (name.to_owned(), encode_png(image, &ImageMetadata::default()).unwrap())
 }
 
 /// Another photo of the same person: from the other side, darker, in another format.

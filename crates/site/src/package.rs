@@ -121,6 +121,7 @@ mod tests {
             "worker.js",
             "store.js",
             "photos.js",
+            "memory.js",
             "pulid_wasm.js",
             "pulid_wasm_bg.wasm",
         ] {

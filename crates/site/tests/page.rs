@@ -25,6 +25,7 @@ fn main() {
         trial("a_whole_visit", whole_visit),
         trial("the_kernels_page_runs_the_command_lines_checks", kernels),
         trial("without_webgpu_the_page_says_so", without_webgpu),
+        trial("without_storage_weights_stay_in_memory", without_storage),
     ];
     // One browser at a time: each wants every core.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
@@ -196,6 +197,43 @@ fn without_webgpu() -> Outcome {
         ensure(server.weights() == 0, "weights were fetched for nothing".into())?;
         browser.end().await
     })
+}
+
+/// Private windows and blocked site data: what the browser does not keep is in memory, and the page says so.
+fn without_storage() -> Outcome {
+    const CLOSED: &str =
+        "navigator.storage.getDirectory = async () => { throw new DOMException('closed', 'SecurityError'); };";
+    const TINY: &str = "navigator.storage.estimate = async () => ({ usage: 0, quota: 1000 });";
+    for (script, words) in [(CLOSED, "does not let this page keep weights"), (TINY, "lets this site keep 1 kB")] {
+        let server = Server::with_worker(script)?;
+        in_a_runtime(async {
+            let browser = Browser::start(true).await?;
+            browser.page.goto(&server.address).await?;
+            // The note may be over before anybody looks: what was said stays.
+            browser
+                .run(
+                    "window.said = ''; new MutationObserver(() => { window.said += document.body.innerText; }) \
+                     .observe(document.body, { subtree: true, childList: true, characterData: true });",
+                )
+                .await?;
+            browser.state(&["idle"]).await?;
+            let said = browser.run("return window.said").await?;
+            let said = said.as_str().unwrap_or_default();
+            ensure(said.contains(words) && said.contains("stay in memory"), format!("the page said: {said}"))?;
+            browser.set("prompt", PROMPT).await?;
+            browser.set("steps", "1").await?;
+            browser.press("generate").await?;
+            browser.state(&["done"]).await?;
+            ensure(!browser.png().await?.is_empty(), "no image".into())?;
+            // Nothing was kept, so that the next visit asks again.
+            let fetched = server.weights();
+            browser.page.refresh().await?;
+            browser.state(&["idle"]).await?;
+            ensure(server.weights() >= 2 * fetched, format!("{fetched} requests, then {}", server.weights()))?;
+            browser.end().await
+        })?;
+    }
+    Ok(())
 }
 
 /// One operator's checks by the ids of the command line, and the report in its form.

@@ -15,7 +15,7 @@ use error::{Outcome, thrown};
 use events::Listener;
 use options::{Models, Named, Opening, Shown};
 use pulid::identity::{ExtractOptions, FaceChoice, FaceModels, Identity, crop, extract};
-use pulid::image::{PngMetadata, encode_png};
+use pulid::image::{ImageMetadata, encode_png};
 use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel};
 use pulid::runtime::Runtime;
 use pulid::settings::{Choices, ModelDefaults, Settings};
@@ -89,16 +89,16 @@ impl Engine {
         })
     }
 
-    /// Makes bytes, or a file of the origin's private file system, the model file at `path`.
+    /// Makes bytes, or a file of the origin's private file system or what reads like one, the model file at `path`.
     ///
     /// # Errors
     /// `ModelError` when `file` is neither.
     pub fn mount(&self, path: &str, file: JsValue) -> Outcome<()> {
         let source: Arc<dyn pulid_checkpoint::Source> = match file.dyn_into::<js_sys::Uint8Array>() {
             Ok(bytes) => Arc::new(MemorySource::new(path, bytes.to_vec())),
-            Err(file) => match file.dyn_into::<FileSystemSyncAccessHandle>() {
-                Ok(handle) => Arc::new(StoredFile::new(path, handle).map_err(thrown)?),
-                Err(_) => return Err(thrown(Error::file(path, "is mounted with neither bytes nor a file's handle"))),
+            Err(file) => match as_handle(file) {
+                Some(handle) => Arc::new(StoredFile::new(path, handle).map_err(thrown)?),
+                None => return Err(thrown(Error::file(path, "is mounted with neither bytes nor a file's handle"))),
             },
         };
         files::mount(path, source);
@@ -142,7 +142,7 @@ impl Engine {
         let work = async {
             let models = FaceModels::open(faces)?;
             let (found, image) = crop(&self.runtime, &models, &photo.name, &photo.bytes, &listener).await?;
-            let png = encode_png(&image, &PngMetadata::default())?;
+            let png = encode_png(&image, &ImageMetadata::default())?;
             let faces = found.iter().map(|f| Found { bbox: f.bbox, score: f.score }).collect();
             Ok(Cropped { png: png.into(), faces })
         };
@@ -198,7 +198,7 @@ impl Engine {
             }
             let made = pipeline.generate(&options, &listener).await?;
             let parameters = options.parameters(pipeline.model().path());
-            let metadata = PngMetadata { parameters: Some(parameters.clone()), generated: true };
+            let metadata = ImageMetadata { parameters: Some(parameters.clone()), generated: true };
             let images = made.images.iter().map(|i| encode_png(i, &metadata).map(Into::into)).collect::<Result<_>>()?;
             let after = self.runtime.device_memory();
             let uploaded_bytes = (after.uploaded_bytes - before.uploaded_bytes) as f64;
@@ -279,4 +279,11 @@ impl Sha256 {
             hex
         })
     }
+}
+
+/// A handle of the origin's private file system, or an object that reads, tells its size and closes as one: files in JavaScript's
+/// memory, which has more room than the wasm's.
+fn as_handle(file: JsValue) -> Option<FileSystemSyncAccessHandle> {
+    let has = |name: &str| js_sys::Reflect::get(&file, &name.into()).is_ok_and(|found| found.is_function());
+    (file.is_object() && ["read", "getSize", "close"].iter().all(|name| has(name))).then(|| file.unchecked_into())
 }

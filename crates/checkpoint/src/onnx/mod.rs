@@ -128,6 +128,7 @@ impl Model {
     /// When the source is no ONNX model or a truncated one; keeps weights in other files, sparse or in a type that cannot
     /// be read; repeats a name; or has a tensor whose size is not its shape's.
     pub fn read(source: &dyn Source) -> Result<Self> {
+        crate::stranger::refuse(source)?;
         read::model(source)
     }
 }

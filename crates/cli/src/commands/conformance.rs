@@ -1,10 +1,11 @@
 mod graphs;
 
-use super::check_output;
 use super::models::mini_models;
+use super::outputs;
 use crate::progress::{Terminal, cancelled};
 use graphs::{GraphCheck, graph_checks};
 use pulid::runtime::{Reporter, Runtime};
+use pulid_checkpoint::FileSet;
 use pulid_conformance::{Check, Column, Entry, Expectations, Outcome, Pattern, Report, checks};
 use pulid_engine::{AdapterSummary, Device, DeviceOptions, Observer};
 use pulid_ops::{Capabilities, DeviceKind};
@@ -77,9 +78,13 @@ pub fn run(args: &Args) -> Result<()> {
     if let (Some(report), Some(output)) = (&args.summarise, &args.output) {
         return summarise(report, output);
     }
+    let mut files = outputs(args.expected.iter().chain(&args.goldens))?;
     for path in &args.report {
-        check_output(path)?;
+        files.claim(path)?;
         Report::accept(path)?;
+    }
+    if let Some(folder) = args.goldens.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(Error::invalid("--goldens", format!("there is no folder {}", folder.display())));
     }
     let mut expected = Expectations::shipped()?;
     if let Some(path) = &args.expected {
@@ -88,14 +93,16 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.export {
         return export(args, folder, &expected);
     }
-    pollster::block_on(run_on_device(args, &expected))
+    pollster::block_on(run_on_device(args, &expected, files))
 }
 
 fn summarise(report: &Path, output: &Path) -> Result<()> {
-    check_output(output)?;
+    let mut files = outputs([&report.to_owned()])?;
+    files.claim(output)?;
     let text = std::fs::read_to_string(report).map_err(|e| Error::io(report, e))?;
     let column = Column::of_report(&text, &report.display().to_string())?;
-    pulid::image::write_atomically(output, column.json()?.as_bytes())
+    files.write_bytes(output, column.json()?.as_bytes())?;
+    files.commit()
 }
 
 /// One thing to run.
@@ -143,7 +150,7 @@ fn export(args: &Args, folder: &Path, expected: &Expectations) -> Result<()> {
     Ok(())
 }
 
-async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
+async fn run_on_device(args: &Args, expected: &Expectations, mut files: FileSet) -> Result<()> {
     let mut runtime = Runtime::open(&args.device, args.device_options()).await?;
     let device = device_of(&runtime)?;
     let checks = items(args, device.capabilities())?;
@@ -179,8 +186,9 @@ async fn run_on_device(args: &Args, expected: &Expectations) -> Result<()> {
     }
     terminal.finish();
     for path in &args.report {
-        pulid::image::write_atomically(path, report.text_for(path)?.as_bytes())?;
+        files.write_bytes(path, report.text_for(path)?.as_bytes())?;
     }
+    files.commit()?;
     let s = report.summary;
     if args.json {
         say!("{}", report.json()?);

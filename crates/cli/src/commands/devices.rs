@@ -20,7 +20,7 @@ pub fn run(args: &Args) -> Result<()> {
         say!("{} ({:?}, {}; {})", a.name, a.kind, a.backend, a.driver);
     }
     if adapters.is_empty() {
-        say!("none; on Debian or Ubuntu `apt install mesa-vulkan-drivers` brings one that runs on the CPU");
+        say!("none; {}", pulid_engine::driver_advice());
     }
     Ok(())
 }

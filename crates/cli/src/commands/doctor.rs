@@ -1,4 +1,4 @@
-use super::models::mini_models;
+use super::models::{Named, mini_models};
 use pulid::identity::FaceModels;
 use pulid_engine::AdapterReport;
 use pulid_hub::catalog::{self, BASES, Item};
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  pulid doctor --json")]
 pub struct Args {
-    /// A folder of models to look at too
-    #[arg(long, env = "PULID_MODELS", value_name = "DIR")]
+    /// A folder of models to look at too [default: the environment's PULID_MODELS]
+    #[arg(long, value_name = "DIR")]
     models_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -58,21 +58,22 @@ pub fn run(args: &Args) -> Result<()> {
     let items = [catalog::V1_1, catalog::V1, catalog::TOWER].into_iter();
     let items = items.chain(catalog::ANTELOPE).chain(catalog::AURAFACE).chain(catalog::FACEXLIB);
     let entry = |item: Item| {
-        let path = item.find(&cache, &settings);
+        let path = item.find(&cache, &settings).map(|path| native(&path));
         Entry { name: item.file.into(), what: item.what, source: item.source(), path }
     };
     let files: Vec<_> = items.map(entry).collect();
     let bases = BASES.map(|base| {
-        let path = base.find(&cache).map(|(folder, _)| folder);
+        let path = base.find(&cache).map(|(folder, _)| native(&folder));
         Entry { name: base.name.into(), what: "base model", source: base.repo, path }
     });
-    let models_dir = args.models_dir.as_deref().filter(|path| path.as_os_str() != "hub").map(look_at);
+    let models_dir = Named::new(args.models_dir.as_deref()).map(|named| named.folder);
+    let models_dir = models_dir.filter(|path| path.as_os_str() != "hub").map(|path| look_at(&path));
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         devices,
-        mini_models: mini_models(),
+        mini_models: mini_models().map(|path| native(&path)),
         models_dir,
-        hub_cache: settings.cache.clone(),
+        hub_cache: native(&settings.cache),
         files,
         bases: bases.into(),
         advice: Vec::new(),
@@ -85,6 +86,11 @@ pub fn run(args: &Args) -> Result<()> {
         say!("{}", describe(&report).trim_end());
     }
     Ok(())
+}
+
+/// A path with the system's own separators alone: Windows takes both, and people copy what they see.
+fn native(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
 fn look_at(path: &Path) -> Folder {
@@ -101,17 +107,13 @@ fn look_at(path: &Path) -> Folder {
             missing.push("base model (sdxl, or --model)".into());
         }
     }
-    Folder { path: path.to_owned(), exists: models.is_some(), missing }
+    Folder { path: native(path), exists: models.is_some(), missing }
 }
 
 fn advice(report: &Report) -> Vec<String> {
     let mut advice = Vec::new();
     if report.devices.is_empty() {
-        advice.push(
-            "no device can run shaders: install a GPU driver with Vulkan; on Debian or Ubuntu `apt install \
-             mesa-vulkan-drivers` brings one that runs on the CPU"
-                .into(),
-        );
+        advice.push(format!("no device can run shaders: {}", pulid_engine::driver_advice()));
     }
     let there = |file: &str| report.files.iter().any(|e| e.name == file && e.path.is_some());
     let photos = ["scrfd_10g_bnkps.onnx", "glintr100.onnx", catalog::TOWER.file, "parsing_bisenet.pth"];

@@ -1,9 +1,8 @@
 use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_images};
 use super::models::ModelsArgs;
-use super::{DeviceArgs, remember_choices};
+use super::{DeviceArgs, check_report, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{ExtractOptions, extract};
-use pulid_checkpoint::FileSet;
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,7 +18,7 @@ pub struct Args {
     /// 1 to 4 photos of one person (JPEG, PNG, WebP)
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
-    /// The identity file to write (safetensors)
+    /// The identity file to write (safetensors); `-` is standard output, without --json
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// A PuLID file, v1 or v1.1 [default: the models folder's own, v1.1 before v1]
@@ -45,14 +44,16 @@ pub struct Args {
 
 /// Reads a person from photos.
 pub fn run(args: &Args) -> Result<()> {
-    let mut files = FileSet::new();
+    let mut files = outputs(args.photos.iter().chain(&args.adapter))?;
     files.claim(&args.output)?;
     if let Some(folder) = &args.debug_dir {
         claim_debug_images(&mut files, folder, args.photos.len())?;
     }
+    check_report(&files, args.json)?;
     let models = args.models.open(None, None)?;
     let faces = models.face_models()?;
     let adapter = models.adapter(args.adapter.as_deref())?;
+    faces.files().iter().chain([&adapter]).try_for_each(|path| files.reads(path))?;
     let photos = read_photos(&args.photos)?;
     let terminal = Terminal::new(args.json);
     let (runtime, identity) = pollster::block_on(async {
@@ -66,6 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.debug_dir {
         write_debug_images(&mut files, folder, &identity.debug_images)?;
     }
+    let silent = files.takes_stdout();
     files.commit()?;
     remember_choices(&runtime);
     if args.json {
@@ -78,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");
-    } else {
+    } else if !silent {
         say!("{}", args.output.display());
     }
     Ok(())

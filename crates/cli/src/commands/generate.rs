@@ -2,10 +2,10 @@ use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_ima
 use super::models::{Models, ModelsArgs};
 use super::settings::{SettingsArgs, as_flags};
 use super::warm;
-use super::{DeviceArgs, remember_choices};
+use super::{DeviceArgs, check_report, check_weights, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens};
-use pulid::image::{PngMetadata, encode_png};
+use pulid::image::{ImageFormat, ImageMetadata, encode_image};
 use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options};
 use pulid::preset::Preset;
 use pulid::sampler::StepWindow;
@@ -63,13 +63,14 @@ pub struct Args {
     /// With --id: write images of the faces, crop, mask and features into this folder
     #[arg(long, value_name = "DIR", requires = "id")]
     debug_dir: Option<PathBuf>,
-    /// Also write the latents [B, 4, h, w] as the sampler leaves them (safetensors)
+    /// Also write the latents [B, 4, h, w] as the sampler leaves them (safetensors); `-` is standard output
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
-    /// The PNG to write; a batch adds -0, -1, ... to the name
+    /// The image to write, in the format that the name asks for: .png, .jpg (quality 95) or .webp (lossless). A batch adds -0, -1, ... to
+    /// the name; `-` is standard output, as PNG, for one image and without --json
     #[arg(long, default_value = "pulid.png")]
     output: PathBuf,
-    /// Leave the parameters out of the PNG
+    /// Leave the parameters out of the image's file
     #[arg(long)]
     no_metadata: bool,
     /// Print a JSON report instead of progress
@@ -101,19 +102,32 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults)?;
     let mut options = settings.options(&args.prompt);
     check_options(&model, &options)?;
-    let images = image_paths(&args.output, options.batch);
-    let mut files = FileSet::new();
+    // The UNet takes its turn late.
+    model.unet_path().map_or(Ok(()), check_weights)?;
+    let mut files = outputs(args.id.iter().chain(&args.identity).chain(&args.unet).chain(&args.config))?;
+    models.inputs(&model, args.adapter.as_deref()).iter().try_for_each(|path| files.reads(path))?;
+    let images = image_paths(&files, &args.output, options.batch)?;
+    let format = match files.is_stream(&args.output)? {
+        true => ImageFormat::Png,
+        false => ImageFormat::of(&args.output)?,
+    };
     for path in images.iter().chain(&args.save_latents) {
         files.claim(path)?;
     }
     if let Some(folder) = &args.debug_dir {
         claim_debug_images(&mut files, folder, args.id.len())?;
     }
+    check_report(&files, args.json)?;
+    let metadata = |options: &GenerateOptions| ImageMetadata {
+        parameters: (!args.no_metadata).then(|| options.parameters(model.path())),
+        generated: true,
+    };
+    format.check([options.width, options.height], &metadata(&options))?;
     let person = Person::open(args, &models, &settings)?;
     let terminal = Terminal::new(args.json);
     let (pipeline, made, seen) = pollster::block_on(async {
         let storage = settings.storage();
-        let pipeline = Pipeline::open(args.device.open().await?, model, storage)?;
+        let pipeline = Pipeline::open(args.device.open().await?, model.clone(), storage)?;
         pipeline.check_memory(&options, &terminal).await?;
         let mut seen = Vec::new();
         if let Some(person) = person {
@@ -134,10 +148,10 @@ pub fn run(args: &Args) -> Result<()> {
     let seconds = terminal.finish();
     let memory = pipeline.runtime().device_memory();
 
-    let parameters = options.parameters(pipeline.model().path());
-    let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
+    let parameters = options.parameters(model.path());
+    let metadata = metadata(&options);
     for (path, image) in images.iter().zip(&made.images) {
-        files.write_bytes(path, &encode_png(image, &metadata)?)?;
+        files.write_bytes(path, &encode_image(format, image, &metadata)?)?;
     }
     if let Some(path) = &args.save_latents {
         files.write_bytes(path, &safetensors::to_bytes([("latents", &made.latents)], &BTreeMap::new())?)?;
@@ -145,6 +159,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.debug_dir {
         write_debug_images(&mut files, folder, &seen)?;
     }
+    let silent = files.takes_stdout();
     files.commit()?;
     remember_choices(pipeline.runtime());
     if args.json {
@@ -158,7 +173,7 @@ pub fn run(args: &Args) -> Result<()> {
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");
-    } else {
+    } else if !silent {
         for path in images {
             say!("{}", path.display());
         }
@@ -196,17 +211,18 @@ impl Person {
     /// Reads settings, then files, photos last; `None` when the flags name no person.
     fn open(args: &Args, models: &Models, settings: &Settings) -> Result<Option<Person>> {
         let (window, settings) = (settings.window()?, settings.identity());
-        if args.identity.is_none() && args.id.is_empty() {
-            // Nobody needs the adapter then; a preset that does not fit it is a mistake all the same.
-            if args.adapter.is_some() && args.preset.is_some() {
-                models.adapter(args.adapter.as_deref())?;
-            }
+        let shown = args.identity.is_some() || !args.id.is_empty();
+        // Nobody needs the adapter without a person; one that is named and no PuLID, or not the preset's, is a mistake all the same.
+        if !shown && args.adapter.is_none() {
             return Ok(None);
         }
         let adapter = models.adapter(args.adapter.as_deref())?;
-        if settings.id_scale != 0.0 {
+        if settings.id_scale != 0.0 || args.adapter.is_some() {
             // The UNet takes it up much later.
             IdentityAdapter::new(&Checkpoint::open(&adapter)?, Precision::F32)?;
+        }
+        if !shown {
+            return Ok(None);
         }
         let source = match &args.identity {
             Some(file) => Source::Tokens(Identity::load_tokens(file)?),
@@ -245,10 +261,17 @@ impl Person {
 }
 
 /// Where the images go: one has the name as it was given, several are numbered.
-fn image_paths(output: &Path, batch: usize) -> Vec<PathBuf> {
+///
+/// # Errors
+/// Several images for what takes one.
+fn image_paths(files: &FileSet, output: &Path, batch: usize) -> Result<Vec<PathBuf>> {
     match batch {
-        1 => vec![output.to_owned()],
-        several => (0..several).map(|index| numbered(output, index)).collect(),
+        1 => Ok(vec![output.to_owned()]),
+        several if files.is_stream(output)? => {
+            let detail = format!("takes one image, not the {several} of a batch; name a file, which is numbered");
+            Err(Error::file(output, detail))
+        }
+        several => Ok((0..several).map(|index| numbered(output, index)).collect()),
     }
 }
 

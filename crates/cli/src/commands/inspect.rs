@@ -1,6 +1,5 @@
 use pulid_models::inspect::Inspection;
 use pulid_tensor::{Error, Result};
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Characters of a metadata text that are shown; `--json` gives all.
@@ -13,7 +12,7 @@ const SHOWN: usize = 100;
     pulid inspect pulid_v1.bin --keys\n  \
     pulid inspect antelopev2/glintr100.onnx --json")]
 pub struct Args {
-    /// Weights: safetensors, GGUF, PyTorch (.bin, .pt, .pth, .ckpt), ONNX, or a folder
+    /// Weights: safetensors, GGUF, PyTorch (.bin, .pt, .pth, .ckpt), ONNX, a folder of them, or a folder of models, which is listed
     path: PathBuf,
     /// List every tensor with its type and extents
     #[arg(long)]
@@ -36,8 +35,7 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         describe(&found, args.keys)
     };
-    // Whoever pipes into `head` has seen enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    say!("{}", text.trim_end());
     Ok(())
 }
 
@@ -48,8 +46,10 @@ fn describe(found: &Inspection, keys: bool) -> String {
     line("format", found.format.clone());
     line("family", found.family.clone());
     for part in &found.parts {
-        let name = part.path.file_name().unwrap_or_default().to_string_lossy();
-        line("part", format!("{name}: {}, {} tensors, {}", part.family, part.count, size(part.bytes)));
+        let name = part.path.strip_prefix(&found.path).unwrap_or(&part.path).display();
+        let what =
+            if part.count > 0 { format!(", {} tensors, {}", part.count, size(part.bytes)) } else { String::new() };
+        line("part", format!("{name}: {}{what}", part.family));
     }
     line("tensors", format!("{} of {:.1} million parameters", found.count, found.parameters as f64 / 1e6));
     for (element, count) in &found.elements {

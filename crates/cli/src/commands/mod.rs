@@ -23,15 +23,16 @@ pub use settings::with_flags;
 use choices::known_choices;
 use clap::Args;
 use pulid::runtime::{Keep, Runtime};
-use pulid_checkpoint::FileSet;
+use pulid_checkpoint::{Checkpoint, FileSet};
 use pulid_engine::DeviceOptions;
-use pulid_tensor::Result;
-use std::path::Path;
+use pulid_tensor::{Error, Result};
+use std::path::{Path, PathBuf};
 
 /// Flags of every command that computes.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
-    /// `auto`, `reference` (plain CPU code, slow and precise) or a part of a device's name
+    /// `auto`, `reference` (plain CPU code, slow and precise), `cpu` (the device among those of `pulid devices` that is one), or a part
+    /// of a device's name
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// `on` measures kernel variants once per device and remembers them (in PULID_CACHE, or where programs' caches lie); `off` gives
@@ -44,12 +45,40 @@ pub struct DeviceArgs {
     pub memory: Option<u64>,
     /// MiB that one tensor may take, where the device offers as many: with more than what every device has, large images' decoder runs
     /// in fewer bands of rows
-    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=2047))]
+    #[arg(long, value_name = "MIB", default_value = "128", value_parser = parse_binding)]
     pub max_binding: u64,
 }
 
 fn parse_memory(text: &str) -> std::result::Result<u64, String> {
-    let size: bytesize::ByteSize = text.parse().map_err(|_| "expected a size such as 6GiB or 800MB".to_owned())?;
+    /// No network fits less, so that a number alone below it was not meant as bytes.
+    const LEAST_BYTES: f64 = 16_777_216.0;
+    let bare = text.trim().parse::<f64>().ok().filter(|bytes| *bytes > 0.0 && *bytes < LEAST_BYTES);
+    if let Some(number) = bare {
+        let unit = if number < 256.0 { "GiB" } else { "MiB" };
+        return Err(format!("a number alone is bytes; {number}{unit}?"));
+    }
+    match parse_size(text, "6GiB or 800MB")? {
+        0 => Err("no network fits into nothing; leave the flag out for all there is".into()),
+        size => Ok(size),
+    }
+}
+
+/// MiB as a number alone, or a size with its unit.
+fn parse_binding(text: &str) -> std::result::Result<u64, String> {
+    let mib = match text.trim().parse::<u64>() {
+        Ok(mib) => mib,
+        Err(_) => parse_size(text, "512 (MiB) or 1GiB")? >> 20,
+    };
+    let bytes = mib >> 20;
+    match mib {
+        1..=2047 => Ok(mib),
+        _ if (1..=2047).contains(&bytes) => Err(format!("a number alone is MiB; {bytes}?")),
+        _ => Err("expected 1 to 2047 MiB".into()),
+    }
+}
+
+fn parse_size(text: &str, such: &str) -> std::result::Result<u64, String> {
+    let size: bytesize::ByteSize = text.trim().parse().map_err(|_| format!("expected a size such as {such}"))?;
     Ok(size.as_u64())
 }
 
@@ -73,7 +102,63 @@ impl DeviceArgs {
     }
 }
 
-/// Checks, before any work, that a file can be created at `path` later.
-pub fn check_output(path: &Path) -> Result<()> {
-    FileSet::new().claim(path)
+/// The files that a command writes, where `-` is standard output.
+pub fn outputs<'a>(inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<FileSet> {
+    let mut files = FileSet::with_stdout();
+    inputs.into_iter().try_for_each(|path| files.reads(path))?;
+    Ok(files)
+}
+
+/// Refuses a report that would go where a file goes.
+pub fn check_report(files: &FileSet, json: bool) -> Result<()> {
+    match json && files.takes_stdout() {
+        true => Err(Error::invalid(
+            "--json",
+            "the report would go into the file on standard output; name a file for one of them",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Checks that a file of weights which is named and may go unused is one.
+pub fn check_weights(path: &Path) -> Result<()> {
+    Checkpoint::open(path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_without_a_unit_are_asked_about() {
+        assert_eq!(parse_memory("6GiB"), Ok(6 << 30));
+        assert_eq!(parse_memory("800MB"), Ok(800_000_000));
+        assert_eq!(parse_memory("300kB"), Ok(300_000), "small, but meant");
+        assert_eq!(parse_memory("2147483648"), Ok(2 << 30));
+        for (text, part) in [
+            ("6", "6GiB?"),
+            ("6.5", "6.5GiB?"),
+            ("800", "800MiB?"),
+            ("6000", "6000MiB?"),
+            ("0", "nothing"),
+            ("0GiB", "nothing"),
+            ("much", "such as 6GiB"),
+            ("", "such as 6GiB"),
+        ] {
+            assert!(parse_memory(text).unwrap_err().contains(part), "{text}");
+        }
+        assert_eq!(
+            (parse_binding("128"), parse_binding("512MiB"), parse_binding("1GiB")),
+            (Ok(128), Ok(512), Ok(1024))
+        );
+        for (text, part) in [
+            ("134217728", "128?"),
+            ("0", "1 to 2047"),
+            ("4096", "1 to 2047"),
+            ("64kB", "1 to 2047"),
+            ("x", "512 (MiB)"),
+        ] {
+            assert!(parse_binding(text).unwrap_err().contains(part), "{text}");
+        }
+    }
 }

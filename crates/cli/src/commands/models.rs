@@ -2,10 +2,12 @@
 
 use pulid::identity::FaceModels;
 use pulid::preset::Preset;
+use pulid::settings::ModelDefaults;
 use pulid_checkpoint::Checkpoint;
 use pulid_hub::catalog::{self, Base, Item};
 use pulid_hub::{Cache, Repo, Settings};
 use pulid_models::pulid::PulidVersion;
+use pulid_models::sdxl::SdxlModel;
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -23,9 +25,38 @@ pub struct ModelsArgs {
     /// `EVA02_CLIP_L_336_psz14_s6B.pt`, if wanted `detection_Resnet50_Final.pth`, and the defaults of --adapter
     /// (`pulid_v1.1.safetensors`, `pulid_v1.bin`) and --model (`sdxl`); .safetensors do in place of .pth, .pt and .bin. Or a
     /// folder in the hub's layout, or `hub` for the hub's own cache, where also is found what the folder lacks
-    /// [default: what `pulid pull` has fetched for the preset or the model, else the mini models]
-    #[arg(long, env = "PULID_MODELS", value_name = "DIR")]
+    /// [default: the environment's PULID_MODELS, else what `pulid pull` has fetched for the preset or the model, else the mini models]
+    #[arg(long, value_name = "DIR")]
     models_dir: Option<PathBuf>,
+}
+
+/// A folder of models, and who named it.
+pub struct Named {
+    pub folder: PathBuf,
+    by: &'static str,
+}
+
+/// The variable that names a folder of models where the flag does not.
+const VARIABLE: &str = "PULID_MODELS";
+
+impl Named {
+    /// The folder that the flag names, else the environment; an empty variable is as none.
+    pub fn new(flag: Option<&Path>) -> Option<Named> {
+        let by_flag = flag.map(|folder| Named { folder: folder.to_owned(), by: "--models-dir" });
+        by_flag.or_else(|| {
+            let value = std::env::var_os(VARIABLE).filter(|value| !value.to_string_lossy().trim().is_empty())?;
+            Some(Named { folder: value.into(), by: VARIABLE })
+        })
+    }
+
+    /// Refuses a folder that is not there.
+    fn check(&self) -> Result<()> {
+        if self.folder.is_dir() {
+            return Ok(());
+        }
+        let what = if self.folder.exists() { "is no folder" } else { "there is no such folder" };
+        Err(Error::file(&self.folder, format!("{what}; {} names it, where a folder of models is meant", self.by)))
+    }
 }
 
 /// What the flags of one command come to.
@@ -59,7 +90,7 @@ pub fn pulled_as(version: PulidVersion) -> (&'static str, Item) {
 impl ModelsArgs {
     /// What there is without a flag.
     pub fn from_env() -> ModelsArgs {
-        ModelsArgs { models_dir: std::env::var_os("PULID_MODELS").map(PathBuf::from) }
+        ModelsArgs { models_dir: None }
     }
 
     /// Decides where to look, by the model and the preset that were named.
@@ -70,10 +101,12 @@ impl ModelsArgs {
         let settings = Settings::from_env();
         let hub = Cache::new(&settings.cache);
         let with = |folder, cache| Models { folder, cache, settings: settings.clone(), preset };
-        if let Some(folder) = &self.models_dir {
+        if let Some(named) = Named::new(self.models_dir.as_deref()) {
+            let folder = &named.folder;
             if folder.as_os_str() == "hub" {
                 return Ok(with(None, Some(hub)));
             }
+            named.check()?;
             if Cache::is_cache(folder) {
                 return Ok(with(None, Some(Cache::new(folder))));
             }
@@ -131,6 +164,15 @@ impl Models {
             other => other.to_string(),
         };
         Error::file(path, format!("{detail}; `pulid pull {version} --base {base}` fetches what is missing"))
+    }
+
+    /// What an image is made from, as far as it is there: the model, the networks that read photos, and the adapter.
+    pub fn inputs(&self, model: &SdxlModel, adapter: Option<&Path>) -> Vec<PathBuf> {
+        let faces = self.face_models().map(|faces| faces.files()).unwrap_or_default();
+        let adapter = adapter.map(Path::to_owned).or_else(|| self.own_adapter().ok());
+        let own = [model.path().to_owned()].into_iter().chain(model.unet_path().map(Path::to_owned));
+        let own = own.chain(model.config_folder().map(Path::to_owned)).chain(ModelDefaults::file(model.folder()));
+        own.chain(adapter).chain(faces).collect()
     }
 
     /// The adapter that was named, or the folder's own: of the preset's version, else of v1.1 before v1.
@@ -245,6 +287,9 @@ pub fn mini_models() -> Option<PathBuf> {
     let program = std::env::current_exe().ok().and_then(|p| p.canonicalize().ok());
     let starts = [std::env::current_dir().ok(), program];
     starts.into_iter().flatten().find_map(|start| {
-        start.ancestors().map(|folder| folder.join("models/mini")).find(|folder| folder.join("eva_clip.json").is_file())
+        start
+            .ancestors()
+            .map(|folder| folder.join("models").join("mini"))
+            .find(|folder| folder.join("eva_clip.json").is_file())
     })
 }

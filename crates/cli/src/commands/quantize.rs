@@ -1,3 +1,4 @@
+use super::check_weights;
 use super::models::ModelsArgs;
 use crate::progress::Terminal;
 use pulid::quantize::{Quantized, quantize_model};
@@ -51,6 +52,7 @@ pub fn run(args: &Args) -> Result<()> {
         model = model.with_config(config)?;
     }
     if let Some(unet) = args.unet.clone().or(over) {
+        check_weights(&unet)?;
         model = model.with_unet(unet);
     }
     let terminal = Terminal::new(args.json);

@@ -1,8 +1,8 @@
 use super::settings::StorageArgs;
-use super::{DeviceArgs, remember_choices};
+use super::{DeviceArgs, check_weights, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::runtime::Runtime;
-use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
+use pulid_checkpoint::{Checkpoint, safetensors};
 use pulid_models::run::{NETWORKS, Prepared, RunOptions, Tensors, prepare};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub struct Args {
     /// Input tensors (safetensors, f32 and integers, PyTorch's layout)
     #[arg(long)]
     inputs: Option<PathBuf>,
-    /// Where the output tensors go (safetensors)
+    /// Where the output tensors go (safetensors); `-` is standard output
     #[arg(long)]
     outputs: PathBuf,
     /// A setting of the network
@@ -52,10 +52,12 @@ fn after_help() -> String {
 
 /// Runs one network.
 pub fn run(args: &Args) -> Result<()> {
-    let mut files = FileSet::new();
+    let mut files = outputs([&args.weights].into_iter().chain(&args.adapter).chain(&args.inputs))?;
     for path in std::iter::once(&args.outputs).chain(&args.dump_plan) {
         files.claim(path)?;
     }
+    // Only the UNet takes it up.
+    args.adapter.iter().try_for_each(|path| check_weights(path))?;
     let terminal = Terminal::new(false);
     pollster::block_on(async {
         let runtime = args.device.open().await?;

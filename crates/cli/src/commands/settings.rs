@@ -7,7 +7,7 @@ use pulid::settings::{Choices, LIST, Range, Setting, Settings, Spelling, respell
 use pulid_tensor::{DType, Error};
 
 /// Flags that messages of the library may name, besides the settings.
-const OTHERS: [&str; 5] = ["adapter", "config", "memory", "model", "unet"];
+const OTHERS: [&str; 6] = ["adapter", "config", "device", "memory", "model", "unet"];
 
 /// Every setting as a flag.
 #[derive(Clone, Debug)]
@@ -111,8 +111,7 @@ fn read<'a>(matches: &ArgMatches, settings: impl IntoIterator<Item = &'a Setting
     let mut choices = Choices::default();
     for setting in settings {
         if let Some(text) = matches.try_get_one::<String>(setting.name).ok().flatten() {
-            let value = setting.parse(text).map_err(refused)?;
-            choices.set(setting.name, &value).map_err(refused)?;
+            choices.set_text(setting, text).map_err(refused)?;
         }
     }
     Ok(choices)

@@ -151,6 +151,11 @@ impl SdxlModel {
         Some(self.config.as_ref()?.join(name)).filter(|path| files::is_file(path) || files::is_dir(path))
     }
 
+    /// The UNet that goes over the model's own, if one does.
+    pub fn unet_path(&self) -> Option<&Path> {
+        self.unet.as_deref()
+    }
+
     /// The folder of configurations, if there is one; the model's own where it is a folder.
     pub fn config_folder(&self) -> Option<&Path> {
         self.config.as_deref()

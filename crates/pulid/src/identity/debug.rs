@@ -2,7 +2,7 @@
 
 use super::condition::HIDDEN_STATES;
 use crate::face::{Face, LabelMap, color_labels, draw_faces, feature_heat_map};
-use crate::image::{PngMetadata, RgbImage, encode_png, rgb_from_unit_tensor};
+use crate::image::{ImageMetadata, RgbImage, encode_png, rgb_from_unit_tensor};
 use pulid_tensor::{HostTensor, Result};
 
 /// Side of the image of a feature map, about.
@@ -41,7 +41,7 @@ impl DebugImage {
     /// # Errors
     /// When it has no pixels.
     pub fn to_png(&self) -> Result<Vec<u8>> {
-        encode_png(&self.image, &PngMetadata::default())
+        encode_png(&self.image, &ImageMetadata::default())
     }
 }
 

@@ -89,6 +89,15 @@ impl FaceModels {
         self.detector().and(self.recogniser()).and(self.parser_file()).and(self.tower_file()).map(drop)
     }
 
+    /// Every file that is there and may be read.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let found = |names: &[&str]| self.look_for(names);
+        let all: Vec<_> = [DETECTOR, RECOGNISER, ALIGNER, PARSER, TOWER].into_iter().filter_map(found).collect();
+        let beside = all.iter().map(|path| path.with_extension("json")).filter(|path| files::is_file(path));
+        let beside: Vec<_> = beside.collect();
+        [all, beside].concat()
+    }
+
     /// The detector's file.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
-//! Images in and out: photos from bytes, resizing as OpenCV and PyTorch do it, tensors, PNG with metadata.
+//! Images in and out: photos from bytes, resizing as OpenCV and PyTorch do it, tensors, PNG, JPEG and WebP with metadata.
 //!
 //! An image is an [`RgbImage`], 8 bits a channel; as a tensor it is [1, H, W, 3] with channels last.
 
 mod bicubic;
 mod decode;
+mod encode;
+mod exif;
 mod file;
 mod jpeg;
 mod other_format;
@@ -18,9 +20,10 @@ pub(crate) mod testing;
 pub use ::image::RgbImage;
 pub use bicubic::resize_bicubic;
 pub use decode::{MAX_PIXELS, MIN_SIDE, decode_photo, decode_photo_within};
+pub use encode::{ImageFormat, ImageMetadata, encode_image};
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::write_atomically;
-pub use png::{PngMetadata, encode_png, parameters_text};
+pub use png::{encode_png, parameters_text};
 pub use preview::rgb_from_latents;
 pub use resize::{resize_bilinear, resize_lanczos4, shrink_to_long_side};
 pub use tensor::{Normalization, rgb_from_tensor, rgb_from_unit_tensor, tensor_from_rgb};

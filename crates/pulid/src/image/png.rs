@@ -1,3 +1,4 @@
+use super::encode::ImageMetadata;
 use ::image::RgbImage;
 use pulid_tensor::{Error, Result};
 use std::fmt::Write;
@@ -5,22 +6,13 @@ use std::fmt::Write;
 /// IPTC's digital source type for media that a trained model made.
 const DIGITAL_SOURCE_TYPE: &str = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia";
 
-/// What a written image says about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PngMetadata {
-    /// Text of the `parameters` chunk that viewers of generated images show; see [`parameters_text`].
-    pub parameters: Option<String>,
-    /// Whether to mark the image as generated media, in IPTC's words in an XMP packet.
-    pub generated: bool,
-}
-
 /// The image as a PNG file with its metadata.
 ///
 /// `parameters` is a `tEXt` chunk, or `iTXt` where it does not fit Latin-1 or holds a NUL.
 ///
 /// # Errors
 /// [`Error::Invalid`] for an image without pixels.
-pub fn encode_png(image: &RgbImage, metadata: &PngMetadata) -> Result<Vec<u8>> {
+pub fn encode_png(image: &RgbImage, metadata: &ImageMetadata) -> Result<Vec<u8>> {
     let failed = |e: png::EncodingError| Error::invalid("PNG", e.to_string());
     if image.width() == 0 || image.height() == 0 {
         return Err(Error::invalid("PNG", "the image has no pixels"));
@@ -63,7 +55,8 @@ pub fn parameters_text(prompt: &str, negative_prompt: &str, settings: &[(&str, S
     text
 }
 
-fn generated_xmp() -> String {
+/// An XMP packet that marks generated media.
+pub(super) fn generated_xmp() -> String {
     format!(
         r#"<?xpacket begin="{bom}" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
@@ -97,7 +90,7 @@ mod tests {
 
     #[test]
     fn pixels_and_texts_are_read_back() {
-        let metadata = PngMetadata { parameters: Some("café, 5 € a cup".replace('€', "é")), generated: true };
+        let metadata = ImageMetadata { parameters: Some("café, 5 € a cup".replace('€', "é")), generated: true };
         let (pixels, info) = read(&encode_png(&picture(), &metadata).unwrap());
         assert_eq!(&pixels, picture().as_raw());
         let text = &info.uncompressed_latin1_text[0];
@@ -111,7 +104,7 @@ mod tests {
 
     #[test]
     fn other_scripts_are_kept_as_utf8() {
-        let metadata = PngMetadata { parameters: Some("портрет 🎨\0!".into()), generated: false };
+        let metadata = ImageMetadata { parameters: Some("портрет 🎨\0!".into()), generated: false };
         let (_, info) = read(&encode_png(&picture(), &metadata).unwrap());
         assert!(info.uncompressed_latin1_text.is_empty());
         assert_eq!(info.utf8_text.len(), 1);
@@ -120,9 +113,9 @@ mod tests {
 
     #[test]
     fn without_metadata_there_is_none() {
-        let (_, info) = read(&encode_png(&picture(), &PngMetadata::default()).unwrap());
+        let (_, info) = read(&encode_png(&picture(), &ImageMetadata::default()).unwrap());
         assert!(info.uncompressed_latin1_text.is_empty() && info.utf8_text.is_empty());
-        assert!(encode_png(&RgbImage::new(0, 3), &PngMetadata::default()).is_err());
+        assert!(encode_png(&RgbImage::new(0, 3), &ImageMetadata::default()).is_err());
     }
 
     #[test]

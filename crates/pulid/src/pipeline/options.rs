@@ -68,7 +68,7 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// What an image's file says of how it was made, for [`PngMetadata`](crate::image::PngMetadata). `model` is where the model lies.
+    /// What an image's file says of how it was made, for [`ImageMetadata`](crate::image::ImageMetadata). `model` is where the model lies.
     pub fn parameters(&self, model: &Path) -> String {
         let mut settings = vec![
             ("Steps", self.sampler.steps.to_string()),

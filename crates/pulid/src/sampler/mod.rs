@@ -16,6 +16,7 @@
 
 mod brownian;
 mod config;
+pub(crate) mod names;
 mod preconditioning;
 mod schedule;
 mod solver;

@@ -2,7 +2,7 @@
 
 use super::value::SettingValue;
 use super::{Follows, Range, Setting};
-use crate::sampler::{FinalSigma, SamplerKind, Spacing};
+use crate::sampler::{FinalSigma, SamplerKind, Spacing, names};
 use pulid_models::pulid::Ortho;
 use pulid_tensor::DType;
 use serde_json::Value;
@@ -110,9 +110,10 @@ settings! {
     /// Classifier-free guidance, how strictly the prompt is followed; 1 is without, and twice as fast
     guidance: f32 = 7.0, Setting { range: Range::NUMBER, file_key: Some("guidance_scale"), ..PICTURE };
 
-    /// Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler
+    /// Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler; other programs' names of them are understood, as DPM++ 2M Karras
     sampler: SamplerKind = SamplerKind::DpmPp2M, Setting {
         range: names!(SamplerKind),
+        known_as: Some(names::sampler),
         file_key: Some("sampler"),
         ..PICTURE
     };
@@ -120,6 +121,7 @@ settings! {
     /// Where the noise levels lie: karras or trailing
     spacing: Spacing = SamplerKind::DpmPp2M.default_spacing(), Setting {
         range: names!(Spacing),
+        known_as: Some(names::spacing),
         follows: Some(Follows { setting: "sampler", brings: "karras for dpmpp_2m and dpmpp_sde, trailing for euler" }),
         file_key: Some("spacing"),
         ..PICTURE

@@ -19,6 +19,7 @@ pub use model::ModelDefaults;
 pub use range::Range;
 pub use spelling::{Spelling, respell};
 
+use crate::sampler::names;
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
 
@@ -41,7 +42,12 @@ pub struct Setting {
     pub preset: bool,
     /// Whether the page has a field for it.
     pub page: bool,
+    /// The word of the range that another program's word stands for: itself where it is one of them or unknown everywhere.
+    pub known_as: Option<KnownAs>,
 }
+
+/// See [`Setting::known_as`]; an error says what a word means elsewhere and that it is not here.
+pub type KnownAs = fn(&str) -> std::result::Result<String, String>;
 
 /// A setting whose value depends on another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,7 @@ impl Setting {
         file_key: None,
         preset: false,
         page: true,
+        known_as: None,
     };
 
     /// The setting of this name in snake case.
@@ -80,7 +87,12 @@ impl Setting {
     /// # Errors
     /// [`Error::Invalid`] with the setting's name for what is not in its range.
     pub fn parse(&self, text: &str) -> Result<Value> {
-        self.range.parse(text).map_err(|detail| Error::invalid(self.name, detail))
+        let value = self.word(text).and_then(|text| self.range.parse(&text));
+        value.map_err(|detail| Error::invalid(self.name, detail))
+    }
+
+    fn word(&self, text: &str) -> std::result::Result<String, String> {
+        self.known_as.map_or_else(|| Ok(text.to_owned()), |known_as| known_as(text))
     }
 
     /// Refuses a value outside of the range.
@@ -93,6 +105,16 @@ impl Setting {
 }
 
 impl Choices {
+    /// [`Choices::set`] of a person's text.
+    ///
+    /// # Errors
+    /// As [`Setting::parse`].
+    pub fn set_text(&mut self, setting: &Setting, text: &str) -> Result<()> {
+        let value = setting.parse(text)?;
+        // The text itself may say more than the word that it stands for.
+        self.set(setting.name, &if setting.known_as.is_some() { Value::from(text) } else { value })
+    }
+
     /// Sets the setting of this name; null leaves it open.
     ///
     /// # Errors
@@ -102,7 +124,19 @@ impl Choices {
         if value.is_null() {
             return Ok(());
         }
-        match Setting::named(name) {
+        let setting = Setting::named(name);
+        if let (Some(setting), Some(text)) = (setting, value.as_str())
+            && setting.known_as.is_some()
+        {
+            let word = setting.word(text).map_err(|detail| Error::invalid(name, detail))?;
+            // "DPM++ 2M Karras" says both; a spacing that is named itself wins, before or after.
+            if name == "sampler" && self.spacing.is_none() {
+                self.spacing = names::spacing_within(text);
+            }
+            let refused = || Error::invalid(name, setting.range.refusal(value));
+            return self.put(name, &Value::from(word)).ok_or_else(refused);
+        }
+        match setting {
             Some(setting) => self.put(name, value).ok_or_else(|| Error::invalid(name, setting.range.refusal(value))),
             None => Err(Error::invalid(name, "is no setting")),
         }

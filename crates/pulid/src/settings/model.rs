@@ -4,7 +4,7 @@ use super::{Choices, LIST};
 use pulid_checkpoint::files;
 use pulid_tensor::{Error, Result};
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model's `generation_defaults.json`, in its folder or the one above.
 #[derive(Clone, Debug, Default)]
@@ -16,19 +16,23 @@ pub struct ModelDefaults {
 }
 
 impl ModelDefaults {
+    /// The name of such a file.
+    pub const FILE: &str = "generation_defaults.json";
+
     /// The defaults of the model in this folder; none where there is no such file.
     ///
     /// # Errors
     /// When the file is unreadable or malformed, or has a key that is no setting of a model's.
     pub fn read(model: &Path) -> Result<ModelDefaults> {
-        for folder in [Some(model), model.parent()].into_iter().flatten() {
-            let path = folder.join("generation_defaults.json");
-            if files::is_file(&path) {
-                let text = files::read_to_string(&path)?;
-                return ModelDefaults::parse(&text).map_err(|detail| Error::file(path, detail));
-            }
-        }
-        Ok(ModelDefaults::default())
+        let Some(path) = ModelDefaults::file(model) else { return Ok(ModelDefaults::default()) };
+        let text = files::read_to_string(&path)?;
+        ModelDefaults::parse(&text).map_err(|detail| Error::file(path, detail))
+    }
+
+    /// The file that [`ModelDefaults::read`] reads, if there is one.
+    pub fn file(model: &Path) -> Option<PathBuf> {
+        let folders = [Some(model), model.parent()].into_iter().flatten();
+        folders.map(|folder| folder.join(ModelDefaults::FILE)).find(|path| files::is_file(path))
     }
 
     /// From the file's text; what is wrong with it otherwise.

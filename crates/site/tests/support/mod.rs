@@ -2,6 +2,7 @@
 
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
 use fantoccini::error::CmdError;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -41,6 +42,11 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Outcome<Server> {
+        Self::with_worker("")
+    }
+
+    /// A server whose worker runs this script first, as in a browser that is otherwise.
+    pub fn with_worker(script: &'static str) -> Outcome<Server> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let weights = Arc::new(AtomicUsize::new(0));
         let count = weights.clone();
@@ -49,7 +55,15 @@ impl Server {
             if path.starts_with("/models/") && !path.ends_with("/manifest.json") {
                 count.fetch_add(1, Ordering::Relaxed);
             }
-            next.run(request)
+            let is_worker = path == "/pulid/worker.js" && !script.is_empty();
+            async move {
+                let response = next.run(request).await;
+                if !is_worker {
+                    return response;
+                }
+                let worker = std::fs::read_to_string(site().join("pulid/worker.js")).unwrap_or_default();
+                ([("content-type", "text/javascript")], format!("{script}\n{worker}")).into_response()
+            }
         };
         let router = pulid_site::router(&site()).layer(from_fn(counted));
         let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;

@@ -110,7 +110,7 @@ fn run(args: &Args, folder: &Path) -> Result<(Duration, Option<u64>)> {
     command.args(["--device", &args.device.device, "--autotune", &args.device.autotune]);
     command.args(["--max-binding", &args.device.max_binding.to_string()]);
     if let Some(bytes) = args.device.memory {
-        command.args(["--memory", &bytes.to_string()]);
+        command.args(["--memory", &format!("{bytes}B")]);
     }
     for (flag, path) in [("--model", &args.model), ("--id", &args.id)] {
         if let Some(path) = path {

@@ -1,0 +1,116 @@
+//! What a command reads, so that none of it is written over.
+
+use pulid_tensor::{Error, Result};
+use same_file::Handle;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folders within folders that are looked into; models have two.
+const MAX_DEPTH: usize = 6;
+
+/// Files and folders that are read.
+#[derive(Debug, Default)]
+pub(super) struct Inputs(Vec<PathBuf>);
+
+impl Inputs {
+    pub(super) fn add(&mut self, path: &Path) {
+        if !self.0.iter().any(|known| known == path) {
+            self.0.push(path.to_owned());
+        }
+    }
+
+    /// Refuses an output that is one of the inputs, or lies in a folder of them, under whatever name.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names both.
+    pub(super) fn check(&self, output: &Path, real: &Path) -> Result<()> {
+        // What does not exist yet is read by nobody.
+        let Some(wanted) = Wanted::of(real) else { return Ok(()) };
+        for input in &self.0 {
+            if let Some(found) = wanted.find(input, 0) {
+                let detail = format!(
+                    "is also read, as {}; an output must not take an input's place: name another file",
+                    found.display()
+                );
+                return Err(Error::file(output, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is there, whatever its names are.
+struct Wanted {
+    bytes: u64,
+    handle: Handle,
+}
+
+impl Wanted {
+    fn of(path: &Path) -> Option<Wanted> {
+        let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        Some(Wanted { bytes: found.len(), handle: Handle::from_path(path).ok()? })
+    }
+
+    fn find(&self, input: &Path, depth: usize) -> Option<PathBuf> {
+        let found = fs::metadata(input).ok()?;
+        if found.is_dir() && depth < MAX_DEPTH {
+            let entries = fs::read_dir(input).ok()?.filter_map(|entry| entry.ok().map(|e| e.path()));
+            // Pictures in a model's folder are no part of the model: whoever keeps them there makes them anew.
+            return entries.filter(|entry| !is_picture(entry)).find_map(|entry| self.find(&entry, depth + 1));
+        }
+        // Opening is for those that may be it: a pipe would wait for its writer.
+        let may_be = found.is_file() && found.len() == self.bytes;
+        (may_be && Handle::from_path(input).is_ok_and(|handle| handle == self.handle)).then(|| input.to_owned())
+    }
+}
+
+fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    ["png", "jpg", "jpeg", "webp"].contains(&extension.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::FileSet;
+    use std::fs;
+
+    #[test]
+    fn an_input_is_known_under_each_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("model/unet")).unwrap();
+        for name in ["me.jpg", "other.jpg", "model/unet/weights", "model/picture.png"] {
+            fs::write(at(name), "same bytes").unwrap();
+        }
+        fs::hard_link(at("me.jpg"), at("hard.jpg")).unwrap();
+        let mut names = vec!["me.jpg", "./me.jpg", "model/../me.jpg", "hard.jpg", "model/unet/weights"];
+        if cfg!(unix) {
+            #[cfg(unix)]
+            std::os::unix::fs::symlink(at("me.jpg"), at("soft.jpg")).unwrap();
+            names.push("soft.jpg");
+        }
+        if at("ME.JPG").exists() {
+            names.push("ME.JPG");
+        }
+        for name in names {
+            let mut inputs_first = FileSet::new();
+            inputs_first.reads(at("me.jpg")).unwrap();
+            inputs_first.reads(at("model")).unwrap();
+            inputs_first.claim(at("other.jpg")).unwrap();
+            inputs_first.claim(at("model/picture.png")).unwrap();
+            let mut outputs_first = FileSet::new();
+            outputs_first.claim(at(name)).unwrap();
+            outputs_first.reads(at("missing.jpg")).unwrap();
+            let both = [
+                inputs_first.claim(at(name)),
+                outputs_first.reads(at("me.jpg")).and_then(|()| outputs_first.reads(at("model"))),
+            ];
+            for refused in both {
+                let message = refused.unwrap_err().to_string();
+                let input = if name.starts_with("model/unet") { "weights" } else { "me.jpg" };
+                assert!(message.contains("is also read, as ") && message.contains(input), "{name}: {message}");
+                assert!(message.starts_with(&at(name).display().to_string()), "{name}: {message}");
+            }
+        }
+    }
+}
