@@ -238,7 +238,10 @@ fn samplers_go_by_other_programs_names() {
     same(&["--sampler", "DPM++ 2M Karras", "--spacing", "trailing"], &trailing);
     same(&["--spacing", "trailing", "--sampler", "DPM++ 2M Karras"], &trailing);
     for (flags, part) in [
-        (["--sampler", "Euler a"], "`Euler a` is a sampler that is not here; there are dpmpp_2m (DPM++ 2M)"),
+        (
+            ["--sampler", "Euler a"],
+            "`Euler a` is a sampler that is not here; there are dpmpp_2m, dpmpp_sde, euler (elsewhere DPM++ 2M",
+        ),
         (["--sampler", "UniPC"], "`UniPC` is a sampler that is not here"),
         (["--sampler", "quick"], "`quick` is not one of dpmpp_2m, dpmpp_sde, euler"),
         (["--spacing", "exponential"], "`exponential` is a schedule that is not here; there are karras and trailing"),

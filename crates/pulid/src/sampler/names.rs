@@ -109,7 +109,7 @@ pub(crate) fn sampler(text: &str) -> Result<String, String> {
         )),
         Some((kind, _)) => Ok(kind.name().to_owned()),
         None if elsewhere(text) => Err(format!(
-            "`{text}` is a sampler that is not here; there are dpmpp_2m (DPM++ 2M), dpmpp_sde (DPM++ SDE) and euler (Euler)"
+            "`{text}` is a sampler that is not here; there are dpmpp_2m, dpmpp_sde, euler (elsewhere DPM++ 2M, DPM++ SDE, Euler)"
         )),
         None => Ok(text.to_owned()),
     }
