@@ -198,20 +198,51 @@ impl ClipTokenizer {
     /// # Errors
     /// When the text cannot be tokenized.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let tokens = self.tokens(text)?;
+        Ok(self.row(&self.tokens(text)?))
+    }
+
+    /// Tokens of a text as a row of ids: begin, as many tokens as fit, end, padding.
+    pub fn row(&self, tokens: &[u32]) -> Vec<u32> {
         let mut row = vec![self.bos];
         row.extend(tokens.iter().take(self.length - 2));
         row.push(self.eos);
         row.resize(self.length, self.pad);
-        Ok(row)
+        row
+    }
+
+    /// The text that tokens stand for, as it was read: in lower case, words apart.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let bytes: HashMap<String, u8> = byte_symbols().into_iter().zip(byte_order()).collect();
+        let mut text = Vec::new();
+        for token in tokens.iter().filter_map(|&id| self.tokenizer.id_to_token(id)) {
+            let (symbols, end) = token.strip_suffix(WORD_END).map_or((token.as_str(), ""), |word| (word, " "));
+            for symbol in symbols.chars() {
+                let mut buffer = [0; 4];
+                let symbol: &str = symbol.encode_utf8(&mut buffer);
+                match bytes.get(symbol) {
+                    Some(&byte) => text.push(byte),
+                    None => text.extend(symbol.bytes()),
+                }
+            }
+            text.extend(end.bytes());
+        }
+        String::from_utf8_lossy(&text).trim_end().to_owned()
     }
 }
 
-/// Printable stand-ins for the 256 bytes, in the order of CLIP's vocabulary: first the bytes that are printable themselves.
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff)
+}
+
+/// The 256 bytes in the order of CLIP's vocabulary: first those that are printable themselves.
+fn byte_order() -> impl Iterator<Item = u8> {
+    (0..=255u8).filter(is_printable).chain((0..=255u8).filter(|byte| !is_printable(byte)))
+}
+
+/// Printable stand-ins for the bytes, in the same order.
 fn byte_symbols() -> Vec<String> {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let themselves = (0..=255u8).filter(printable).map(char::from);
-    let others = (0..=255u8).filter(|byte| !printable(byte)).count() as u32;
+    let themselves = (0..=255u8).filter(is_printable).map(char::from);
+    let others = (0..=255u8).filter(|byte| !is_printable(byte)).count() as u32;
     let stand_ins = (256..256 + others).filter_map(char::from_u32);
     themselves.chain(stand_ins).map(String::from).collect()
 }

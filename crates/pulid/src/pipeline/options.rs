@@ -44,20 +44,48 @@ pub struct IdentityUse {
     pub window: StepWindow,
 }
 
+/// What becomes of a prompt of more tokens than the text encoders take at once, 75 besides begin and end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LongPrompt {
+    /// Chunks of 75 tokens are encoded one by one, and the UNet reads them all; the pooled embedding is the first one's. A shorter prompt
+    /// beside it gets empty chunks. As AUTOMATIC1111's web UI and ComfyUI, without their moving of words between chunks.
+    #[default]
+    Chunks,
+    /// The first 75 tokens are read, as in diffusers; a note quotes the others.
+    Cut,
+}
+
+impl LongPrompt {
+    /// Both, in the order in which people see them.
+    pub const ALL: [LongPrompt; 2] = [LongPrompt::Chunks, LongPrompt::Cut];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LongPrompt::Chunks => "chunks",
+            LongPrompt::Cut => "cut",
+        }
+    }
+}
+
 /// What to make.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
     /// What the image shows.
     pub prompt: String,
-    /// What it does not show.
-    pub negative_prompt: String,
+    /// What it does not show. Without one, the unconditional pass reads zeros where the model says so
+    /// ([`SdxlModel::zeros_for_no_prompt`](super::SdxlModel::zeros_for_no_prompt)) and no identity enters, else an empty prompt; as diffusers
+    /// and PuLID have it.
+    pub negative_prompt: Option<String>,
+    /// What becomes of longer prompts than the text encoders take at once.
+    pub long_prompt: LongPrompt,
     /// Pixels, a multiple of the VAE's factor.
     pub width: usize,
     /// Pixels, a multiple of the VAE's factor.
     pub height: usize,
     /// Images at once.
     pub batch: usize,
-    /// Classifier-free guidance; 1 leaves out the unconditional pass.
+    /// Classifier-free guidance; up to 1 there is none, and no unconditional pass, as in diffusers.
     pub guidance: f32,
     /// Seed of the noise, meaning what it means to PyTorch's CPU generator.
     pub seed: u64,
@@ -68,6 +96,19 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
+    /// Whether there is an unconditional pass to guide away from.
+    pub fn is_guided(&self) -> bool {
+        self.guidance > 1.0
+    }
+
+    /// The person, where the strength and the part of the steps let it enter at all: otherwise the image is the one without.
+    pub fn entering(&self) -> Option<&IdentityUse> {
+        let steps = self.sampler.steps;
+        let enters =
+            |i: &&IdentityUse| i.settings.id_scale != 0.0 && (0..steps).any(|step| i.window.contains(step, steps));
+        self.identity.as_ref().filter(enters)
+    }
+
     /// What an image's file says of how it was made, for [`PngMetadata`](crate::image::PngMetadata). `model` is where the model lies.
     pub fn parameters(&self, model: &Path) -> String {
         let mut settings = vec![
@@ -87,7 +128,7 @@ impl GenerateOptions {
             settings.push(("PuLID projection", s.ortho.to_string()));
         }
         settings.push(("Version", format!("pulid-wgpu {}", env!("CARGO_PKG_VERSION"))));
-        parameters_text(&self.prompt, &self.negative_prompt, &settings)
+        parameters_text(&self.prompt, self.negative_prompt.as_deref().unwrap_or_default(), &settings)
     }
 }
 

@@ -65,10 +65,13 @@ impl Settings {
 
     /// What a pipeline is told, without an identity.
     pub fn options(&self, prompt: impl Into<String>) -> GenerateOptions {
-        let &Settings { width, height, batch, guidance, seed, steps, sampler, spacing, final_sigma, .. } = self;
+        let &Settings {
+            width, height, batch, guidance, seed, steps, sampler, spacing, final_sigma, long_prompt, ..
+        } = self;
         GenerateOptions {
             prompt: prompt.into(),
             negative_prompt: self.negative_prompt.clone(),
+            long_prompt,
             width,
             height,
             batch,
