@@ -3,8 +3,8 @@
 use super::rows::{join_last_axis, split_rows};
 use super::{GenerateOptions, LongPrompt, Pipeline, take};
 use crate::runtime::Reporter;
-use pulid_models::ClipTokenizer;
 use pulid_models::sdxl::{SdxlModel, TextEncoder};
+use pulid_models::{ClipTokenizer, TokenizerKind};
 use pulid_tensor::{Error, HostTensor, Result};
 
 /// Chunks of a prompt up to which an image is made: some 2,000 words, far beyond what a picture follows, at 64 times the cost of the
@@ -52,7 +52,8 @@ pub(super) fn texts<'a>(model: &SdxlModel, options: &'a GenerateOptions) -> Resu
 /// # Errors
 /// When their files are malformed, or they give rows of different lengths.
 pub(super) fn tokenizers(model: &SdxlModel) -> Result<[ClipTokenizer; 2]> {
-    let [first, second] = TextEncoder::BOTH.map(|which| model.tokenizer(which));
+    // As the official applications read a prompt.
+    let [first, second] = TextEncoder::BOTH.map(|which| model.tokenizer(which)?.with_kind(TokenizerKind::Slow));
     let (first, second) = (first?, second?);
     if first.length() != second.length() {
         let detail =
