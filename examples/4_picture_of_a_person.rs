@@ -53,6 +53,7 @@ fn main() -> Result<()> {
             width: 128,
             height: 128,
             batch: 1,
+            batch_index: None,
             guidance: 3.0,
             seed: 1,
             sampler: SamplerOptions { seed: 1, ..SamplerOptions::new(SamplerKind::DpmPp2M, 12) },

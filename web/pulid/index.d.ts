@@ -96,6 +96,8 @@ export interface Settings extends Partial<ModelSettings> {
   seed?: number;
   /** Images at once. */
   batch?: number;
+  /** Makes the batch's image of this position alone, counted from 0, as the whole batch would; a batch of 1 is taken for one that ends with it. */
+  batchIndex?: number;
   /** Storage type: f16 halves the memory. */
   dtype?: Dtype;
   /** Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another image). */
@@ -115,7 +117,7 @@ export interface GenerateOptions extends CallOptions, Settings {
 export interface Generated {
   /** PNG files; the parameters are in each. */
   images: Blob[];
-  /** The parameters as text, as the files have them. */
+  /** The first image's parameters as text, as its file has them. */
   parameters: string;
   /** Bytes of weights that went to the device for these images: 0 where the networks were still there from the images before. */
   uploadedBytes: number;

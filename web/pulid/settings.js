@@ -17,6 +17,7 @@ export const SETTINGS = [
   {"choices":["chunks","cut"],"default":"chunks","help":"What becomes of a prompt of more than 75 tokens: chunks of 75, which the image follows together, or it is cut.","name":"long_prompt","ofModel":false,"option":"longPrompt","page":true,"type":"choice"},
   {"default":0,"help":"The same seed gives the same image, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1.","max":9007199254740991,"min":-9007199254740991,"name":"seed","ofModel":false,"option":"seed","page":true,"type":"whole"},
   {"default":1,"help":"Images at once.","max":64,"min":1,"name":"batch","ofModel":false,"option":"batch","page":false,"type":"whole"},
+  {"default":null,"help":"Makes the batch's image of this position alone, counted from 0, as the whole batch would; a batch of 1 is taken for one that ends with it.","max":63,"min":0,"name":"batch_index","ofModel":false,"option":"batchIndex","page":false,"type":"whole"},
   {"choices":["f32","f16"],"default":"f32","help":"Storage type: f16 halves the memory.","name":"dtype","ofModel":false,"option":"dtype","page":true,"type":"choice"},
   {"choices":["none","q8","q4"],"default":"none","help":"Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another image).","name":"quantize","ofModel":false,"option":"quantize","page":true,"type":"choice"},
 ];

@@ -42,6 +42,7 @@ fn options(id_scale: Option<f32>, window: StepWindow) -> GenerateOptions {
         width: 128,
         height: 128,
         batch: 1,
+        batch_index: None,
         guidance: 3.0,
         seed: 4,
         sampler: SamplerOptions { seed: 4, ..SamplerOptions::new(SamplerKind::Euler, 4) },

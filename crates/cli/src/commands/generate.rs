@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults)?;
     let mut options = settings.options(&args.prompt);
     check_options(&model, &options)?;
-    let images = image_paths(&args.output, options.batch);
+    let images = image_paths(&args.output, options.images());
     let mut files = FileSet::new();
     for path in images.iter().chain(&args.save_latents) {
         files.claim(path)?;
@@ -132,9 +132,9 @@ pub fn run(args: &Args) -> Result<()> {
     let seconds = terminal.finish();
     let memory = pipeline.runtime().device_memory();
 
-    let parameters = options.parameters(pipeline.model().path());
-    let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
-    for (path, image) in images.iter().zip(&made.images) {
+    let parameters: Vec<_> = (0..images.len()).map(|i| options.parameters(pipeline.model().path(), i)).collect();
+    for ((path, image), parameters) in images.iter().zip(&made.images).zip(&parameters) {
+        let metadata = PngMetadata { parameters: (!args.no_metadata).then(|| parameters.clone()), generated: true };
         files.write_bytes(path, &encode_png(image, &metadata)?)?;
     }
     if let Some(path) = &args.save_latents {
@@ -152,7 +152,11 @@ pub fn run(args: &Args) -> Result<()> {
             "latents": args.save_latents,
             "uploaded_bytes": memory.uploaded_bytes,
             "compiled_kernels": memory.compiled_kernels,
-            "parameters": parameters,
+            // The first image's, and each one's.
+            "parameters": parameters.first(),
+            "images": images.iter().zip(&parameters).map(|(file, parameters)| {
+                serde_json::json!({"file": file, "parameters": parameters})
+            }).collect::<Vec<_>>(),
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");

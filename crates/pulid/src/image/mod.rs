@@ -5,6 +5,7 @@
 mod bicubic;
 mod decode;
 mod file;
+mod parameters;
 mod png;
 mod preview;
 mod resize;
@@ -17,7 +18,9 @@ pub use bicubic::resize_bicubic;
 pub use decode::{MAX_PIXELS, MIN_SIDE, decode_photo, decode_photo_within};
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::write_atomically;
-pub use png::{PngMetadata, encode_png, parameters_text};
+pub use parameters::parameters_text;
+pub(crate) use parameters::{sampler_name, schedule_name};
+pub use png::{PngMetadata, encode_png};
 pub use preview::rgb_from_latents;
 pub use resize::{resize_bilinear, resize_lanczos4, shrink_to_long_side};
 pub use tensor::{Normalization, rgb_from_tensor, rgb_from_unit_tensor, tensor_from_rgb};

@@ -194,7 +194,7 @@ impl Pipeline {
             graphs.push(self.model.text_encoder(which, self.precision)?.graph(texts.len(), length)?);
         }
         let unet = self.model.unet(self.precision)?;
-        let batch = passes * options.batch;
+        let batch = passes * options.images();
         let mut inputs = None;
         if let Some(identity) = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
             let tokens = identity.tokens.id_embedding.shape().get(1).copied().unwrap_or(0);
@@ -225,6 +225,7 @@ pub fn check_options(model: &SdxlModel, options: &GenerateOptions) -> Result<()>
 
 fn check(vae: &Vae, schedule: &NoiseSchedule, options: &GenerateOptions) -> Result<()> {
     latent_size([options.width, options.height], options.batch, vae.config().factor())?;
+    start::members(options.batch, options.batch_index)?;
     check_setting("guidance", &options.guidance)?;
     schedule.levels(options.sampler.spacing, options.sampler.steps)?;
     options.identity.as_ref().map_or(Ok(()), |identity| {

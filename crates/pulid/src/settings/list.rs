@@ -172,6 +172,16 @@ settings! {
     /// Images at once
     batch: usize = 1, Setting { range: Range::Whole { least: 1, most: 64 }, page: false, ..Setting::PLAIN };
 
+    // A batch is drawn as one, so that its members depend on their positions.
+    /// Makes the batch's image of this position alone, counted from 0, as the whole batch would; a batch of 1 is taken for one that ends
+    /// with it
+    batch_index: Option<usize> = None, Setting {
+        range: Range::Whole { least: 0, most: 63 },
+        optional: true,
+        page: false,
+        ..Setting::PLAIN
+    };
+
     /// Storage type: f16 halves the memory
     dtype: DType = DType::F32, Setting { range: Range::Choices(&["f32", "f16"]), ..Setting::PLAIN };
 

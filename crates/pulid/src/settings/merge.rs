@@ -66,7 +66,18 @@ impl Settings {
     /// What a pipeline is told, without an identity.
     pub fn options(&self, prompt: impl Into<String>) -> GenerateOptions {
         let &Settings {
-            width, height, batch, guidance, seed, steps, sampler, spacing, final_sigma, long_prompt, ..
+            width,
+            height,
+            batch,
+            batch_index,
+            guidance,
+            seed,
+            steps,
+            sampler,
+            spacing,
+            final_sigma,
+            long_prompt,
+            ..
         } = self;
         GenerateOptions {
             prompt: prompt.into(),
@@ -75,6 +86,7 @@ impl Settings {
             width,
             height,
             batch,
+            batch_index,
             guidance,
             seed,
             sampler: SamplerOptions { kind: sampler, spacing, final_sigma, steps, seed },
