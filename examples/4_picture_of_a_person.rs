@@ -9,7 +9,7 @@
 
 use pulid::identity::{ExtractOptions, FaceModels};
 use pulid::image::{ImageMetadata, encode_png, write_atomically};
-use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline, SdxlModel, Storage};
+use pulid::pipeline::{GenerateOptions, IdentityUse, LongPrompt, Pipeline, SdxlModel, Storage};
 use pulid::runtime::{Reporter, Runtime};
 use pulid::sampler::{SamplerKind, SamplerOptions, StepWindow};
 use pulid_engine::{DeviceOptions, Observer};
@@ -48,10 +48,12 @@ fn main() -> Result<()> {
         let person = pipeline.identify(&faces, &adapter, &photos, &ExtractOptions::default(), &Lines).await?;
         let options = GenerateOptions {
             prompt,
-            negative_prompt: String::new(),
+            negative_prompt: None,
+            long_prompt: LongPrompt::Chunks,
             width: 128,
             height: 128,
             batch: 1,
+            batch_index: None,
             guidance: 3.0,
             seed: 1,
             sampler: SamplerOptions { seed: 1, ..SamplerOptions::new(SamplerKind::DpmPp2M, 12) },

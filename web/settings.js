@@ -84,7 +84,8 @@ export function collect() {
   for (const field of FIELDS) {
     const input = element(field.flag);
     if (isNumber(field) && !input.checkValidity()) throw wrong(field.flag, `--${field.flag}: ${input.validationMessage}`);
-    if (input.value === '' && field.type !== 'text') continue;
+    // An emptied field says that there is to be none where the model has a text.
+    if (input.value === '' && !(field.type === 'text' && defaults[field.option])) continue;
     options[field.option] = isNumber(field) ? Number(input.value) : input.value;
   }
   return options;

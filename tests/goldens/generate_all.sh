@@ -7,3 +7,5 @@ for generator in */generate.py; do
     echo "== $generator"
     "$python" "$generator"
 done
+"$python" tokenizer/saved.py
+# tokenizer/slow.py takes transformers 4.57, which has slow tokenizers, in an environment of its own.

@@ -54,6 +54,7 @@ export type Sampler = 'dpmpp_2m' | 'dpmpp_sde' | 'euler';
 export type Spacing = 'karras' | 'trailing';
 export type FinalSigma = 'zero' | 'sigma_min';
 export type Ortho = 'off' | 'v1' | 'v2';
+export type LongPrompt = 'chunks' | 'cut';
 export type Dtype = 'f32' | 'f16';
 export type Quantize = 'none' | 'q8' | 'q4';
 
@@ -65,7 +66,7 @@ export interface ModelSettings {
   height: number;
   /** Denoising steps; more take longer and change less and less. */
   steps: number;
-  /** Classifier-free guidance, how strictly the prompt is followed; 1 is without, and twice as fast. */
+  /** Classifier-free guidance, how strictly the prompt is followed; up to 1 is without, and twice as fast. */
   guidance: number;
   /** Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler; other programs' names of them are understood, as DPM++ 2M Karras. */
   sampler: Sampler;
@@ -77,8 +78,8 @@ export interface ModelSettings {
   numZero: number;
   /** Projection of the identity features, which keeps them from disturbing the rest of the image: off, v1 or v2. */
   ortho: Ortho;
-  /** What the image does not show. */
-  negativePrompt: string;
+  /** What the image does not show; none is another thing than an empty one where the model's `force_zeros_for_empty_prompt` says so. */
+  negativePrompt: string | null;
 }
 
 /** All settings; those that are not given are the model's, or have their own defaults. */
@@ -89,10 +90,14 @@ export interface Settings extends Partial<ModelSettings> {
   idStart?: number;
   /** Fraction of the steps at which the identity ends. */
   idEnd?: number;
+  /** What becomes of a prompt of more than 75 tokens: chunks of 75, which the image follows together, or it is cut. */
+  longPrompt?: LongPrompt;
   /** The same seed gives the same image, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1. */
   seed?: number;
   /** Images at once. */
   batch?: number;
+  /** Makes the batch's image of this position alone, counted from 0, as the whole batch would; a batch of 1 is taken for one that ends with it. */
+  batchIndex?: number;
   /** Storage type: f16 halves the memory. */
   dtype?: Dtype;
   /** Quantise the weights while they load: none, q8 (8.5 bits a weight) or q4 (4.5, visibly another image). */
@@ -117,7 +122,7 @@ export interface GenerateOptions extends CallOptions, Settings {
 export interface Generated {
   /** PNG files; the parameters are in each. */
   images: Blob[];
-  /** The parameters as text, as the files have them. */
+  /** The first image's parameters as text, as its file has them. */
   parameters: string;
   /** Bytes of weights that went to the device for these images: 0 where the networks were still there from the images before. */
   uploadedBytes: number;

@@ -83,7 +83,7 @@ fn flags_win_over_a_preset() {
     let own = "--preset v1.1-base --steps 2 --guidance 1.5 --num-zero 3 --ortho off --id-scale 0.5 --sampler euler";
     let own: Vec<_> = own.split(' ').collect();
     let parameters = Person::new().parameters("a.png", &[&own[..], &SMALL[..]].concat());
-    let expected = "Steps: 2, Sampler: euler, Schedule type: karras, CFG scale: 1.5, Seed: 4, Size: 64x64";
+    let expected = "Steps: 2, Sampler: Euler, Schedule type: Karras, CFG scale: 1.5, Seed: 4, Size: 64x64";
     for part in [expected, "PuLID scale: 0.5", "PuLID zero tokens: 3", "PuLID projection: off"] {
         assert!(parameters.contains(part), "{parameters}");
     }

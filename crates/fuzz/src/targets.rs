@@ -79,6 +79,7 @@ pub fn config(bytes: &[u8]) {
     let merges = "#version: 0.2\na b</w>";
     let _ =
         ClipTokenizer::new(TokenizerFiles { name: "t", vocab: text, merges, config: None, special_tokens_map: None });
+    let _ = ClipTokenizer::from_json("t", text, Some(text), None);
     let _ = UnetConfig::parse(text, "config.json");
     let _ = ClipConfig::parse(text, "config.json");
     if let Ok(config) = VaeConfig::parse(text, "config.json") {

@@ -28,5 +28,5 @@ pub use eva_clip::{EvaClip, EvaSettings};
 pub use family::{family, onnx_family};
 pub use layers::Conv;
 pub use patch::{Patch, Patches};
-pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles};
+pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles, TokenizerKind};
 pub use vars::{Precision, Vars};

@@ -8,7 +8,7 @@ use crate::face::{BiSeNet, RetinaFace};
 use crate::onnx::{OnnxInput, OnnxNetwork};
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use crate::sdxl::{ClipTextModel, SdxlModel, TextEncoder, Unet, UnetSize, Vae};
-use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision};
+use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision, TokenizerKind};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::Graph;
 use pulid_tensor::{DType, Error, HostTensor, Result};
@@ -96,8 +96,8 @@ pub static NETWORKS: &[Network] = &[
     },
     Network {
         name: "tokenizer",
-        summary: "CLIP's tokenizer: a diffusers tokenizer/ folder",
-        settings: &["text"],
+        summary: "CLIP's tokenizer: a diffusers tokenizer/ folder; tokenizer=slow mends the text first, as transformers' slow one with ftfy and `pulid generate`",
+        settings: &["text", "tokenizer"],
         prepare: tokenizer,
     },
     Network {
@@ -332,7 +332,11 @@ fn text_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
 fn tokenizer(options: &RunOptions, _: &Tensors) -> Result<Prepared> {
     let text = options.settings.get("text");
     let text = text.ok_or_else(|| Error::invalid("--set text", "is missing: tokenizer needs --set text=..."))?;
-    let ids = ClipTokenizer::open(&options.weights)?.encode(text)?;
+    let kind = match options.settings.get("tokenizer") {
+        Some(kind) => kind.parse().map_err(|e: Error| Error::invalid("--set tokenizer", e.to_string()))?,
+        None => TokenizerKind::Fast,
+    };
+    let ids = ClipTokenizer::open(&options.weights)?.with_kind(kind)?.encode(text)?;
     let ids = HostTensor::from_u32([1, ids.len()], ids)?;
     Ok(Prepared::Done(Tensors::from([("input_ids".into(), ids)])))
 }

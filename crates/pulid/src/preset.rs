@@ -1,5 +1,6 @@
 //! The official applications' settings by name.
 
+use crate::pipeline::LongPrompt;
 use crate::sampler::{SamplerKind, Spacing};
 use crate::settings::Choices;
 use pulid_models::pulid::{Ortho, PulidVersion};
@@ -54,6 +55,8 @@ impl Preset {
             id_scale: Some(0.8),
             num_zero: Some(20),
             ortho: Some(Ortho::V2),
+            // diffusers' pipelines read 77 tokens.
+            long_prompt: Some(LongPrompt::Cut),
             ..Choices::default()
         };
         let v1 = || Choices {
@@ -128,11 +131,11 @@ mod tests {
     fn settings_are_the_official_ones() {
         let v1_1 = |steps, guidance, sampler| {
             json!({"width": 896, "height": 1152, "steps": steps, "guidance": guidance, "sampler": sampler,
-                "spacing": "karras", "id_scale": 0.8, "num_zero": 20, "ortho": "v2"})
+                "spacing": "karras", "id_scale": 0.8, "num_zero": 20, "ortho": "v2", "long_prompt": "cut"})
         };
         let v1 = |num_zero, ortho| {
             json!({"width": 768, "height": 1024, "steps": 4, "guidance": 1.2, "sampler": "dpmpp_2m",
-                "spacing": "trailing", "id_scale": 0.8, "num_zero": num_zero, "ortho": ortho})
+                "spacing": "trailing", "id_scale": 0.8, "num_zero": num_zero, "ortho": ortho, "long_prompt": "cut"})
         };
         let official = [v1_1(5, 2.0, "dpmpp_sde"), v1_1(25, 7.0, "dpmpp_2m"), v1(8, "v2"), v1(16, "v1")];
         let set = |p: Preset| p.settings().iter().map(|(s, value)| (s.name.to_owned(), value)).collect::<Value>();

@@ -2,7 +2,8 @@
 
 use image::RgbImage;
 use pulid::pipeline::{
-    Conditioning, GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, Start, StartOptions, Storage,
+    Conditioning, GenerateOptions, IdentityTokens, IdentityUse, LongPrompt, Pipeline, SdxlModel, Start, StartOptions,
+    Storage,
 };
 use pulid::runtime::{Keep, Runtime};
 use pulid::sampler::{SamplerKind, SamplerOptions, StepWindow};
@@ -36,10 +37,12 @@ fn options(id_scale: Option<f32>, window: StepWindow) -> GenerateOptions {
     });
     GenerateOptions {
         prompt: "an oil painting of a person".into(),
-        negative_prompt: String::new(),
+        negative_prompt: Some(String::new()),
+        long_prompt: LongPrompt::Chunks,
         width: 128,
         height: 128,
         batch: 1,
+        batch_index: None,
         guidance: 3.0,
         seed: 4,
         sampler: SamplerOptions { seed: 4, ..SamplerOptions::new(SamplerKind::Euler, 4) },
@@ -148,7 +151,7 @@ fn the_stages_together_are_generate() {
         let pipeline = pipeline(runtime().await).await;
         let options = options(Some(0.8), StepWindow::ALL);
         let expected = pipeline.generate(&options, &Silent).await.unwrap();
-        let texts = pipeline.encode(&[&options.prompt, &options.negative_prompt], &Silent).await.unwrap();
+        let texts = pipeline.encode(&[&options.prompt, ""], &Silent).await.unwrap();
         assert_eq!(texts.iter().map(|t| t.chunks.len()).collect::<Vec<_>>(), [1, 1]);
         let conditioning = Conditioning {
             text: &texts[0],
@@ -175,6 +178,28 @@ fn the_stages_together_are_generate() {
         assert!(distances[0] < distances[1] && distances[0] > 0.0, "{distances:?}");
         let other = HostTensor::zeros([1, 4, 3, 3]);
         assert!(pipeline.start(StartOptions { from: Some((other, 0.5)), ..StartOptions::from(&options) }).is_err());
+    });
+}
+
+#[test]
+fn both_passes_read_equally_many_chunks() {
+    pollster::block_on(async {
+        let pipeline = pipeline(runtime().await).await;
+        let long = "a person in the garden ".repeat(20);
+        let texts = pipeline.encode(&[&long, "sad"], &Silent).await.unwrap();
+        assert_eq!(texts.iter().map(|t| t.chunks.len()).collect::<Vec<_>>(), [2, 2]);
+        // The shorter one is filled with empty chunks, and its first one, with the pooled embedding, is what it is alone.
+        let alone = pipeline.encode(&["sad", ""], &Silent).await.unwrap();
+        assert_eq!(texts[1].chunks, [alone[0].chunks[0].clone(), alone[1].chunks[0].clone()]);
+        assert_eq!(texts[1].pooled, alone[0].pooled);
+        let one = GenerateOptions { prompt: long, ..options(None, StepWindow::ALL) };
+        assert!(pipeline.graphs(&one).unwrap().iter().any(|graph| {
+            graph.inputs().any(|(name, ty)| name == "encoder_hidden_states" && ty.shape[..2] == [2, 154])
+        }));
+        let start = pipeline.start(StartOptions::from(&one)).unwrap();
+        let conditioning = Conditioning { text: &texts[0], unconditional: Some((&alone[1], 3.0)), identity: None };
+        let message = pipeline.denoise(start, &conditioning, &Silent).await.unwrap_err().to_string();
+        assert!(message.contains("has 2 chunks, and the negative prompt 1"), "{message}");
     });
 }
 

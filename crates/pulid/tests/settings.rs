@@ -42,6 +42,7 @@ fn the_table_of_settings_is_true() {
         let (flag, camel) = (setting.spelled(Spelling::Flag), setting.spelled(Spelling::Camel));
         let default = match setting.follows {
             Some(follows) => follows.brings.to_owned(),
+            None if setting.optional => String::new(),
             None => code(&plain(&(setting.default)())),
         };
         writeln!(
@@ -85,11 +86,8 @@ fn described(setting: &Setting) -> Value {
         }
         Range::Number { least, most } => {
             map.insert("type".into(), json!("number"));
-            // An infinite end is none, and JSON has no number for it.
             for (key, end) in [("min", least), ("max", most)] {
-                if end.is_finite() {
-                    map.insert(key.into(), json!(end));
-                }
+                map.insert(key.into(), json!(end));
             }
         }
         Range::Choices(all) => {
@@ -139,8 +137,9 @@ fn typescript_knows_every_setting() {
                 Range::Choices(_) => alias(setting),
                 Range::Text => "string".to_owned(),
             };
+            let nothing = if setting.optional && of_model { " | null" } else { "" };
             writeln!(text, "  /** {} */", sentence(setting.help)).unwrap();
-            writeln!(text, "  {}{optional}: {kind};", setting.spelled(Spelling::Camel)).unwrap();
+            writeln!(text, "  {}{optional}: {kind}{nothing};", setting.spelled(Spelling::Camel)).unwrap();
         }
         text += "}\n";
     };

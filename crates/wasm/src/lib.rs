@@ -197,9 +197,13 @@ impl Engine {
                 options.identity = Some(IdentityUse { tokens, adapter, settings: settings.identity(), window });
             }
             let made = pipeline.generate(&options, &listener).await?;
-            let parameters = options.parameters(pipeline.model().path());
-            let metadata = ImageMetadata { parameters: Some(parameters.clone()), generated: true };
-            let images = made.images.iter().map(|i| encode_png(i, &metadata).map(Into::into)).collect::<Result<_>>()?;
+            let parameters = |index| options.parameters(pipeline.model().path(), index);
+            let png = |(index, image)| {
+                let metadata = ImageMetadata { parameters: Some(parameters(index)), generated: true };
+                encode_png(image, &metadata).map(Into::into)
+            };
+            let images = made.images.iter().enumerate().map(png).collect::<Result<_>>()?;
+            let parameters = parameters(0);
             let after = self.runtime.device_memory();
             let uploaded_bytes = (after.uploaded_bytes - before.uploaded_bytes) as f64;
             let compiled_kernels = (after.compiled_kernels - before.compiled_kernels) as f64;

@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
     model.unet_path().map_or(Ok(()), check_weights)?;
     let mut files = outputs(args.id.iter().chain(&args.identity).chain(&args.unet).chain(&args.config))?;
     models.inputs(&model, args.adapter.as_deref()).iter().try_for_each(|path| files.reads(path))?;
-    let images = image_paths(&files, &args.output, options.batch)?;
+    let images = image_paths(&files, &args.output, options.images())?;
     let format = match files.is_stream(&args.output)? {
         true => ImageFormat::Png,
         false => ImageFormat::of(&args.output)?,
@@ -118,11 +118,11 @@ pub fn run(args: &Args) -> Result<()> {
         claim_debug_images(&mut files, folder, args.id.len())?;
     }
     check_report(&files, args.json)?;
-    let metadata = |options: &GenerateOptions| ImageMetadata {
-        parameters: (!args.no_metadata).then(|| options.parameters(model.path())),
+    let metadata = |options: &GenerateOptions, index| ImageMetadata {
+        parameters: (!args.no_metadata).then(|| options.parameters(model.path(), index)),
         generated: true,
     };
-    format.check([options.width, options.height], &metadata(&options))?;
+    format.check([options.width, options.height], &metadata(&options, 0))?;
     let person = Person::open(args, &models, &settings)?;
     let terminal = Terminal::new(args.json);
     let (pipeline, made, seen) = pollster::block_on(async {
@@ -148,10 +148,9 @@ pub fn run(args: &Args) -> Result<()> {
     let seconds = terminal.finish();
     let memory = pipeline.runtime().device_memory();
 
-    let parameters = options.parameters(model.path());
-    let metadata = metadata(&options);
-    for (path, image) in images.iter().zip(&made.images) {
-        files.write_bytes(path, &encode_image(format, image, &metadata)?)?;
+    let parameters: Vec<_> = (0..images.len()).map(|i| options.parameters(pipeline.model().path(), i)).collect();
+    for (index, (path, image)) in images.iter().zip(&made.images).enumerate() {
+        files.write_bytes(path, &encode_image(format, image, &metadata(&options, index))?)?;
     }
     if let Some(path) = &args.save_latents {
         files.write_bytes(path, &safetensors::to_bytes([("latents", &made.latents)], &BTreeMap::new())?)?;
@@ -169,7 +168,11 @@ pub fn run(args: &Args) -> Result<()> {
             "latents": args.save_latents,
             "uploaded_bytes": memory.uploaded_bytes,
             "compiled_kernels": memory.compiled_kernels,
-            "parameters": parameters,
+            // The first image's, and each one's.
+            "parameters": parameters.first(),
+            "images": images.iter().zip(&parameters).map(|(file, parameters)| {
+                serde_json::json!({"file": file, "parameters": parameters})
+            }).collect::<Vec<_>>(),
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");

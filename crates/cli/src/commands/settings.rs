@@ -7,7 +7,7 @@ use pulid::settings::{Choices, LIST, Range, Setting, Settings, Spelling, respell
 use pulid_tensor::{DType, Error};
 
 /// Flags that messages of the library may name, besides the settings.
-const OTHERS: [&str; 6] = ["adapter", "config", "device", "memory", "model", "unet"];
+const OTHERS: [&str; 7] = ["adapter", "config", "device", "memory", "model", "prompt", "unet"];
 
 /// Every setting as a flag.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ fn default(setting: &Setting) -> String {
     }
     sources.push(match setting.follows {
         Some(other) => format!("the {}'s own: {}", other.setting, other.brings),
-        None if value.is_empty() => "nothing".to_owned(),
+        None if setting.optional => "none".to_owned(),
         None => value,
     });
     sources.join(", else ")
@@ -190,7 +190,9 @@ mod tests {
         for (flag, value, part) in [
             ("--ortho", "v9", "one of off, v1, v2"),
             ("--batch", "65", "a whole number from 1 to 64"),
-            ("--guidance", "inf", "a finite number"),
+            ("--guidance", "inf", "a number from 0 to 100"),
+            ("--guidance", "1e30", "a number from 0 to 100"),
+            ("--id-scale", "1e9", "a number from -5 to 5"),
             ("--quantize", "q2", "one of none, q8, q4"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();
@@ -215,7 +217,7 @@ mod tests {
         let spacing = "[default: the preset's, else the model's, without --sampler, in generation_defaults.json, else \
                        the sampler's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]";
         assert!(help("spacing").ends_with(spacing), "{}", help("spacing"));
-        let words = "[default: the model's in generation_defaults.json, else nothing]";
+        let words = "[default: the model's in generation_defaults.json, else none]";
         assert!(help("negative_prompt").ends_with(words), "{}", help("negative_prompt"));
     }
 

@@ -4,6 +4,7 @@ use super::{ClipConfig, ClipTextModel, Unet, UnetConfig, Vae, VaeConfig, single_
 use crate::{ClipTokenizer, Padding, Precision};
 use pulid_checkpoint::{Checkpoint, files};
 use pulid_tensor::{Error, Result};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Which of the two text encoders.
@@ -173,6 +174,25 @@ impl SdxlModel {
     /// such models have agreed.
     pub fn predicts_velocity(&self) -> bool {
         self.file.as_ref().is_some_and(|file| file.contains("v_pred"))
+    }
+
+    /// Whether the unconditional pass of an image without a negative prompt reads zeros and not an empty prompt: what
+    /// `force_zeros_for_empty_prompt` in `model_index.json` says, else yes, as diffusers takes it and SDXL's base has it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or says neither.
+    pub fn zeros_for_no_prompt(&self) -> Result<bool> {
+        const KEY: &str = "force_zeros_for_empty_prompt";
+        let Some(path) = self.config_file("model_index.json") else { return Ok(true) };
+        let text = files::read_to_string(&path)?;
+        let index: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
+        match index.get(KEY) {
+            None => Ok(true),
+            Some(Value::Bool(zeros)) => Ok(*zeros),
+            // Nothing is as good as no to diffusers.
+            Some(Value::Null) => Ok(false),
+            Some(other) => Err(Error::file(path, format!("`{KEY}` is {other}; true or false is expected"))),
+        }
     }
 
     /// The weights of one network by diffusers' names, and its configuration: what its folder says, else what its tensors

@@ -9,6 +9,7 @@ mod exif;
 mod file;
 mod jpeg;
 mod other_format;
+mod parameters;
 mod png;
 mod preview;
 mod profile;
@@ -23,7 +24,9 @@ pub use decode::{MAX_PIXELS, MIN_SIDE, decode_photo, decode_photo_within};
 pub use encode::{ImageFormat, ImageMetadata, encode_image};
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::write_atomically;
-pub use png::{encode_png, parameters_text};
+pub use parameters::parameters_text;
+pub(crate) use parameters::{sampler_name, schedule_name};
+pub use png::encode_png;
 pub use preview::rgb_from_latents;
 pub use resize::{resize_bilinear, resize_lanczos4, shrink_to_long_side};
 pub use tensor::{Normalization, rgb_from_tensor, rgb_from_unit_tensor, tensor_from_rgb};

@@ -1,7 +1,6 @@
 use super::encode::ImageMetadata;
 use ::image::RgbImage;
 use pulid_tensor::{Error, Result};
-use std::fmt::Write;
 
 /// IPTC's digital source type for media that a trained model made.
 const DIGITAL_SOURCE_TYPE: &str = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia";
@@ -36,23 +35,6 @@ pub fn encode_png(image: &RgbImage, metadata: &ImageMetadata) -> Result<Vec<u8>>
     writer.write_image_data(image.as_raw()).map_err(failed)?;
     writer.finish().map_err(failed)?;
     Ok(bytes)
-}
-
-/// The text that AUTOMATIC1111's web UI made customary: the prompt, a line with the negative prompt, a line of
-/// settings.
-///
-/// Values with a comma, colon, quote or line break are quoted as JSON strings, which is how its readers expect them.
-pub fn parameters_text(prompt: &str, negative_prompt: &str, settings: &[(&str, String)]) -> String {
-    let mut text = prompt.trim().to_owned();
-    if !negative_prompt.trim().is_empty() {
-        let _ = write!(text, "\nNegative prompt: {}", negative_prompt.trim());
-    }
-    for (i, (name, value)) in settings.iter().enumerate() {
-        let quoted = value.contains([',', ':', '"', '\n']).then(|| serde_json::Value::from(value.as_str()).to_string());
-        let separator = if i == 0 { "\n" } else { ", " };
-        let _ = write!(text, "{separator}{name}: {}", quoted.as_deref().unwrap_or(value));
-    }
-    text
 }
 
 /// An XMP packet that marks generated media.
@@ -116,13 +98,5 @@ mod tests {
         let (_, info) = read(&encode_png(&picture(), &ImageMetadata::default()).unwrap());
         assert!(info.uncompressed_latin1_text.is_empty() && info.utf8_text.is_empty());
         assert!(encode_png(&RgbImage::new(0, 3), &ImageMetadata::default()).is_err());
-    }
-
-    #[test]
-    fn parameters_read_like_the_web_ui_s() {
-        let settings = [("Steps", "4".to_string()), ("Sampler", "dpmpp_2m".into()), ("Id", "a,b".into())];
-        let text = parameters_text("portrait, oil painting\n", "blurry", &settings);
-        assert_eq!(text, "portrait, oil painting\nNegative prompt: blurry\nSteps: 4, Sampler: dpmpp_2m, Id: \"a,b\"");
-        assert_eq!(parameters_text("x", " ", &[]), "x");
     }
 }

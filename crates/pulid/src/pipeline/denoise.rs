@@ -82,6 +82,16 @@ impl Pipeline {
         let guidance = unconditional.map(|(_, guidance)| guidance);
         // The unconditional rows come first.
         let texts: Vec<_> = unconditional.map(|(text, _)| text).into_iter().chain([text]).collect();
+        if let [a, b] = texts[..]
+            && a.chunks.len() != b.chunks.len()
+        {
+            let detail = format!(
+                "has {} chunks, and the negative prompt {}; encode both together",
+                b.chunks.len(),
+                a.chunks.len()
+            );
+            return Err(Error::invalid("prompt", detail));
+        }
         let hidden = repeat_rows(&stacked(texts.iter().map(|t| t.tokens()))?, batch)?;
         let pooled = repeat_rows(&stacked(texts.iter().map(|t| Ok(t.pooled.clone())))?, batch)?;
         let rows = batch * texts.len();

@@ -1,7 +1,7 @@
 //! From a prompt and, if wanted, an identity to images: PuLID's sampling around SDXL, in stages that one can hold.
 //!
-//! As in the official pipeline: latents are drawn as PyTorch's CPU generator draws them, the negative prompt is encoded even
-//! when empty, identity enters both guidance passes (the unconditional one its own), and both passes run as one batch.
+//! As in the official pipeline: latents are drawn as PyTorch's CPU generator draws them, an empty negative prompt is
+//! encoded like any other, identity enters both guidance passes (the unconditional one its own), and both passes run as one batch.
 
 mod denoise;
 mod encode;
@@ -11,7 +11,8 @@ mod start;
 
 pub use denoise::Conditioning;
 pub use encode::TextConditioning;
-pub use options::{GenerateOptions, Generated, IdentityTokens, IdentityUse, Storage};
+use encode::tokenize;
+pub use options::{GenerateOptions, Generated, IdentityTokens, IdentityUse, LongPrompt, Storage};
 pub use pulid_models::sdxl::SdxlModel;
 pub use start::{Start, StartOptions};
 
@@ -19,16 +20,18 @@ use crate::identity::{ExtractOptions, FaceModels, Identity, extract};
 use crate::image::rgb_from_tensor;
 use crate::runtime::{Reporter, Runtime};
 use crate::sampler::{NoiseSchedule, SchedulerConfig};
+use crate::settings::{Setting, SettingValue};
 use image::RgbImage;
 use pulid_checkpoint::{Checkpoint, files};
 use pulid_engine::Observer;
 use pulid_graph::Graph;
-use pulid_models::Precision;
 use pulid_models::pulid::IdentityAdapter;
 use pulid_models::sdxl::{TextEncoder, UnetSize, Vae};
+use pulid_models::{ClipTokenizer, Precision};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// A model on a device, opened once and used many times.
 ///
@@ -41,6 +44,8 @@ pub struct Pipeline {
     precision: Precision,
     schedule: NoiseSchedule,
     vae: Vae,
+    /// Read when the first prompt is.
+    tokenizers: Arc<OnceLock<[ClipTokenizer; 2]>>,
 }
 
 impl Pipeline {
@@ -53,7 +58,7 @@ impl Pipeline {
         let precision = runtime.precision(storage.dtype, storage.quantize);
         let vae = model.vae(vae_precision(precision))?;
         let schedule = NoiseSchedule::new(&scheduler_config(&model)?)?;
-        Ok(Pipeline { runtime, model, precision, schedule, vae })
+        Ok(Pipeline { runtime, model, precision, schedule, vae, tokenizers: Arc::default() })
     }
 
     /// Where the networks run.
@@ -117,17 +122,12 @@ impl Pipeline {
         self.check(options)?;
         let start = self.start(StartOptions::from(options))?;
         self.check_memory(options, reporter).await?;
-        let guided = options.guidance != 1.0;
-        let prompts: Vec<&str> = match guided {
-            true => vec![&options.prompt, &options.negative_prompt],
-            false => vec![&options.prompt],
-        };
-        let texts = self.encode(&prompts, reporter).await?;
-        let (Some(text), unconditional) = (texts.first(), texts.get(1)) else {
-            return Err(Error::invalid("prompt", "is missing"));
-        };
-        let unconditional = unconditional.map(|text| (text, options.guidance));
-        let conditioning = Conditioning { text, unconditional, identity: options.identity.as_ref() };
+        let texts = encode::texts(&self.model, options)?;
+        let mut encoded = self.encode_texts(&texts, options.long_prompt, reporter).await?.into_iter();
+        let Some(text) = encoded.next() else { return Err(Error::invalid("prompt", "is missing")) };
+        let unconditional = options.is_guided().then(|| encoded.next().unwrap_or_else(|| text.zeros()));
+        let unconditional = unconditional.as_ref().map(|text| (text, options.guidance));
+        let conditioning = Conditioning { text: &text, unconditional, identity: options.identity.as_ref() };
         let latents = self.denoise(start, &conditioning, reporter).await?;
         reporter.stage("decoding");
         let images = self.decode(&latents, reporter).await?;
@@ -139,7 +139,16 @@ impl Pipeline {
     /// # Errors
     /// A size, batch, guidance, number of steps or identity setting that cannot be.
     pub fn check(&self, options: &GenerateOptions) -> Result<()> {
-        check(&self.vae, &self.schedule, options)
+        check(&self.vae, &self.schedule, options)?;
+        tokenize(self.tokenizers()?, &encode::texts(&self.model, options)?, options.long_prompt).map(drop)
+    }
+
+    fn tokenizers(&self) -> Result<&[ClipTokenizer; 2]> {
+        if let Some(known) = self.tokenizers.get() {
+            return Ok(known);
+        }
+        let read = encode::tokenizers(&self.model)?;
+        Ok(self.tokenizers.get_or_init(|| read))
     }
 
     /// Plans every network of an image where there is a budget of device memory, so that one too small is known before any work.
@@ -177,13 +186,15 @@ impl Pipeline {
     /// Options the model cannot follow, weights that are missing or mismatched.
     pub fn graphs(&self, options: &GenerateOptions) -> Result<Vec<Graph>> {
         let size = latent_size([options.width, options.height], options.batch, self.vae.config().factor())?;
-        let passes = if options.guidance == 1.0 { 1 } else { 2 };
+        let passes = if options.is_guided() { 2 } else { 1 };
         let mut graphs = Vec::new();
+        let texts = encode::texts(&self.model, options)?;
+        let encode::Tokenized { chunks, length, .. } = tokenize(self.tokenizers()?, &texts, options.long_prompt)?;
         for which in TextEncoder::BOTH {
-            graphs.push(self.model.text_encoder(which, self.precision)?.graph(passes, encode::CHUNK)?);
+            graphs.push(self.model.text_encoder(which, self.precision)?.graph(texts.len(), length)?);
         }
         let unet = self.model.unet(self.precision)?;
-        let batch = passes * options.batch;
+        let batch = passes * options.images();
         let mut inputs = None;
         if let Some(identity) = options.identity.as_ref().filter(|i| i.settings.id_scale != 0.0) {
             let tokens = identity.tokens.id_embedding.shape().get(1).copied().unwrap_or(0);
@@ -192,7 +203,7 @@ impl Pipeline {
             inputs = Some(identity.settings.inputs(tokens));
         }
         let [height, width] = size;
-        graphs.push(unet.graph(UnetSize { batch, height, width, text_tokens: encode::CHUNK, identity: inputs })?);
+        graphs.push(unet.graph(UnetSize { batch, height, width, text_tokens: chunks * length, identity: inputs })?);
         graphs.push(self.decoder(size)?);
         Ok(graphs)
     }
@@ -208,16 +219,24 @@ impl Pipeline {
 /// # Errors
 /// As [`Pipeline::check`], and for a broken configuration.
 pub fn check_options(model: &SdxlModel, options: &GenerateOptions) -> Result<()> {
-    check(&model.vae(Precision::F32)?, &NoiseSchedule::new(&scheduler_config(model)?)?, options)
+    check(&model.vae(Precision::F32)?, &NoiseSchedule::new(&scheduler_config(model)?)?, options)?;
+    tokenize(&encode::tokenizers(model)?, &encode::texts(model, options)?, options.long_prompt).map(drop)
 }
 
 fn check(vae: &Vae, schedule: &NoiseSchedule, options: &GenerateOptions) -> Result<()> {
     latent_size([options.width, options.height], options.batch, vae.config().factor())?;
-    if !options.guidance.is_finite() {
-        return Err(Error::invalid("guidance", format!("{} is no finite number", options.guidance)));
-    }
+    start::members(options.batch, options.batch_index)?;
+    check_setting("guidance", &options.guidance)?;
     schedule.levels(options.sampler.spacing, options.sampler.steps)?;
-    options.identity.as_ref().map_or(Ok(()), |identity| identity.settings.check())
+    options.identity.as_ref().map_or(Ok(()), |identity| {
+        check_setting("id_scale", &identity.settings.id_scale)?;
+        identity.settings.check()
+    })
+}
+
+/// Refuses a value that the list of settings does not allow, for whoever fills in options without it.
+fn check_setting(name: &str, value: &impl SettingValue) -> Result<()> {
+    Setting::named(name).map_or(Ok(()), |setting| setting.check(&value.to_json()))
 }
 
 /// The model's noise schedule, or SDXL's where its folder has none.

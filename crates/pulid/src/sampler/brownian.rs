@@ -1,5 +1,6 @@
 use super::NoiseSchedule;
 use crate::random::TorchGenerator;
+use std::ops::Range;
 
 /// Noise that a stochastic solver adds between two noise levels.
 pub trait StepNoise {
@@ -20,7 +21,10 @@ const DEPTH: u32 = 18;
 /// with different numbers of steps follow one path. Below the last halving it is a straight line.
 pub struct BrownianPath {
     seed: u64,
+    /// Elements that are drawn.
     count: usize,
+    /// Those that are kept.
+    part: Range<usize>,
     start: f64,
     span: f64,
     /// The two latest reads, the last one first: the moves of a step share their beginning, and steps share ends.
@@ -30,8 +34,14 @@ pub struct BrownianPath {
 impl BrownianPath {
     /// A path of `count` elements over the noise levels of `schedule`.
     pub fn new(schedule: &NoiseSchedule, count: usize, seed: u64) -> Self {
+        Self::of_part(schedule, count, 0..count, seed)
+    }
+
+    /// A part of the elements of a path of `count`: one image of a batch, as it is in the whole.
+    pub fn of_part(schedule: &NoiseSchedule, count: usize, part: Range<usize>, seed: u64) -> Self {
         let (start, end) = (schedule.sigma_min().ln(), schedule.sigma_max().ln());
-        BrownianPath { seed, count, start, span: end - start, recent: Vec::new() }
+        let part = part.start.min(count)..part.end.min(count);
+        BrownianPath { seed, count, part, start, span: end - start, recent: Vec::new() }
     }
 
     /// The path at a noise level; the difference of two values has variance |log(sigma_a / sigma_b)|.
@@ -50,7 +60,7 @@ impl BrownianPath {
     }
 
     fn descend(&self, time: f64) -> Vec<f64> {
-        let mut left = vec![0.0; self.count];
+        let mut left = vec![0.0; self.part.len()];
         let mut right = self.noise(0);
         scale(&mut right, self.span.sqrt());
         let (mut low, mut width) = (0.0, 1.0);
@@ -81,7 +91,8 @@ impl BrownianPath {
 
     fn noise(&self, node: u64) -> Vec<f64> {
         let word = scramble(self.seed ^ scramble(node));
-        TorchGenerator::new(word).randn(self.count).into_iter().map(f64::from).collect()
+        let drawn = TorchGenerator::new(word).randn(self.count);
+        drawn.get(self.part.clone()).unwrap_or_default().iter().copied().map(f64::from).collect()
     }
 }
 
@@ -191,6 +202,8 @@ mod tests {
     fn a_batch_begins_with_the_path_of_a_single_image() {
         let schedule = schedule();
         let single = BrownianPath::new(&schedule, 64, 9).value(2.0);
-        assert_eq!(BrownianPath::new(&schedule, 128, 9).value(2.0)[..64], single);
+        let both = BrownianPath::new(&schedule, 128, 9).value(2.0);
+        assert_eq!(both[..64], single);
+        assert_eq!(BrownianPath::of_part(&schedule, 128, 64..128, 9).value(2.0), both[64..]);
     }
 }

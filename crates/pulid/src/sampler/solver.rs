@@ -123,6 +123,11 @@ impl Sampler {
         Ok(sampler)
     }
 
+    /// The same run with other noise for the steps of stochastic solvers, one number per latent element.
+    pub fn with_step_noise(self, noise: Box<dyn StepNoise + Send>) -> Self {
+        Sampler { noise, ..self }
+    }
+
     /// The steps that are left, of all that the run has.
     pub fn remaining(&self) -> std::ops::Range<usize> {
         self.step..self.steps()

@@ -25,6 +25,11 @@ impl StepWindow {
         Ok(StepWindow { start, end })
     }
 
+    /// The fractions of the steps at which it begins and ends.
+    pub fn ends(&self) -> (f64, f64) {
+        (self.start, self.end)
+    }
+
     /// Whether step `step` (from 0) of `steps` lies inside: start <= step / steps < end.
     pub fn contains(&self, step: usize, steps: usize) -> bool {
         // Multiplied out with a little slack, so that 0.3 of 10 steps begins with step 3 in spite of rounding.

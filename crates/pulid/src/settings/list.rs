@@ -2,6 +2,7 @@
 
 use super::value::SettingValue;
 use super::{Follows, Range, Setting};
+use crate::pipeline::LongPrompt;
 use crate::sampler::{FinalSigma, SamplerKind, Spacing, names};
 use pulid_models::pulid::Ortho;
 use pulid_tensor::DType;
@@ -89,6 +90,10 @@ macro_rules! names {
 
 const PIXELS: Range = Range::Whole { least: 1, most: 4096 };
 const FRACTION: Range = Range::Number { least: 0.0, most: 1.0 };
+// Numbers far beyond what anybody draws with overflow to a gray picture without a word.
+const GUIDANCE: Range = Range::Number { least: 0.0, most: 100.0 };
+// The official applications' slider ends at 5.
+const ID_SCALE: Range = Range::Number { least: -5.0, most: 5.0 };
 
 /// What PuLID's own applications ask for in their fields, and models and presets know best.
 const PICTURE: Setting = Setting { preset: true, ..Setting::PLAIN };
@@ -107,8 +112,8 @@ settings! {
         ..PICTURE
     };
 
-    /// Classifier-free guidance, how strictly the prompt is followed; 1 is without, and twice as fast
-    guidance: f32 = 7.0, Setting { range: Range::NUMBER, file_key: Some("guidance_scale"), ..PICTURE };
+    /// Classifier-free guidance, how strictly the prompt is followed; up to 1 is without, and twice as fast
+    guidance: f32 = 7.0, Setting { range: GUIDANCE, file_key: Some("guidance_scale"), ..PICTURE };
 
     /// Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler; other programs' names of them are understood, as DPM++ 2M Karras
     sampler: SamplerKind = SamplerKind::DpmPp2M, Setting {
@@ -131,7 +136,7 @@ settings! {
     final_sigma: FinalSigma = FinalSigma::Zero, Setting { range: names!(FinalSigma), ..Setting::PLAIN };
 
     /// Strength of the identity; 0 is without
-    id_scale: f32 = 0.8, Setting { range: Range::NUMBER, file_key: Some("id_scale"), ..PICTURE };
+    id_scale: f32 = 0.8, Setting { range: ID_SCALE, file_key: Some("id_scale"), ..PICTURE };
 
     /// Zero tokens that draw attention away from the identity: more follow the prompt more
     num_zero: usize = 20, Setting {
@@ -149,8 +154,15 @@ settings! {
     /// Fraction of the steps at which the identity ends
     id_end: f64 = 1.0, Setting { range: FRACTION, ..Setting::PLAIN };
 
-    /// What the image does not show
-    negative_prompt: String = String::new(), Setting { file_key: Some("negative_prompt"), ..Setting::PLAIN };
+    /// What the image does not show; none is another thing than an empty one where the model's `force_zeros_for_empty_prompt` says so
+    negative_prompt: Option<String> = None, Setting {
+        optional: true,
+        file_key: Some("negative_prompt"),
+        ..Setting::PLAIN
+    };
+
+    /// What becomes of a prompt of more than 75 tokens: chunks of 75, which the image follows together, or it is cut
+    long_prompt: LongPrompt = LongPrompt::Chunks, Setting { range: names!(LongPrompt), preset: true, ..Setting::PLAIN };
 
     /// The same seed gives the same image, and the same noise as in PyTorch's CPU generator; -2^63 to 2^64-1, where -1 is 2^64-1
     seed: u64 = 0, Setting {
@@ -161,6 +173,16 @@ settings! {
     // The page shows one image.
     /// Images at once
     batch: usize = 1, Setting { range: Range::Whole { least: 1, most: 64 }, page: false, ..Setting::PLAIN };
+
+    // A batch is drawn as one, so that its members depend on their positions.
+    /// Makes the batch's image of this position alone, counted from 0, as the whole batch would; a batch of 1 is taken for one that ends
+    /// with it
+    batch_index: Option<usize> = None, Setting {
+        range: Range::Whole { least: 0, most: 63 },
+        optional: true,
+        page: false,
+        ..Setting::PLAIN
+    };
 
     /// Storage type: f16 halves the memory
     dtype: DType = DType::F32, Setting { range: Range::Choices(&["f32", "f16"]), ..Setting::PLAIN };

@@ -65,13 +65,28 @@ impl Settings {
 
     /// What a pipeline is told, without an identity.
     pub fn options(&self, prompt: impl Into<String>) -> GenerateOptions {
-        let &Settings { width, height, batch, guidance, seed, steps, sampler, spacing, final_sigma, .. } = self;
-        GenerateOptions {
-            prompt: prompt.into(),
-            negative_prompt: self.negative_prompt.clone(),
+        let &Settings {
             width,
             height,
             batch,
+            batch_index,
+            guidance,
+            seed,
+            steps,
+            sampler,
+            spacing,
+            final_sigma,
+            long_prompt,
+            ..
+        } = self;
+        GenerateOptions {
+            prompt: prompt.into(),
+            negative_prompt: self.negative_prompt.clone(),
+            long_prompt,
+            width,
+            height,
+            batch,
+            batch_index,
             guidance,
             seed,
             sampler: SamplerOptions { kind: sampler, spacing, final_sigma, steps, seed },

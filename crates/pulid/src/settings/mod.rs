@@ -18,6 +18,7 @@ pub use list::{Choices, LIST, Settings};
 pub use model::ModelDefaults;
 pub use range::Range;
 pub use spelling::{Spelling, respell};
+pub(crate) use value::SettingValue;
 
 use crate::sampler::names;
 use pulid_tensor::{Error, Result};
@@ -32,8 +33,10 @@ pub struct Setting {
     pub help: &'static str,
     /// The values it takes.
     pub range: Range,
-    /// Its value where nobody sets it.
+    /// Its value where nobody sets it; null is none.
     pub default: fn() -> Value,
+    /// Whether it may have no value at all, which is another thing than an empty or a lowest one.
+    pub optional: bool,
     /// Where another setting brings a value for this one, as [`Settings::merge`] sees to; the default is what that one's brings.
     pub follows: Option<Follows>,
     /// Its key in a model's `generation_defaults.json`, if a model may set it.
@@ -65,6 +68,7 @@ impl Setting {
         help: "",
         range: Range::Text,
         default: || Value::Null,
+        optional: false,
         follows: None,
         file_key: None,
         preset: false,
@@ -100,6 +104,9 @@ impl Setting {
     /// # Errors
     /// [`Error::Invalid`] with the setting's name.
     pub fn check(&self, value: &Value) -> Result<()> {
+        if self.optional && value.is_null() {
+            return Ok(());
+        }
         self.range.check(value).map_err(|detail| Error::invalid(self.name, detail))
     }
 }

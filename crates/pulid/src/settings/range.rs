@@ -13,7 +13,7 @@ pub enum Range {
         /// The greatest, or [`Range::UNLIMITED`].
         most: i128,
     },
-    /// Finite numbers, both ends included; an infinite end is none.
+    /// Finite numbers, both ends included.
     Number {
         /// The least.
         least: f64,
@@ -29,8 +29,6 @@ pub enum Range {
 impl Range {
     /// No upper end.
     pub const UNLIMITED: i128 = i128::MAX;
-    /// Every finite number.
-    pub const NUMBER: Range = Range::Number { least: f64::NEG_INFINITY, most: f64::INFINITY };
 
     /// A value from text; what is wrong where it is none of these.
     pub(super) fn parse(&self, text: &str) -> Result<Value, String> {
@@ -81,7 +79,6 @@ impl fmt::Display for Range {
         match *self {
             Range::Whole { least, most: Range::UNLIMITED } => write!(f, "a whole number from {}", Bound(least)),
             Range::Whole { least, most } => write!(f, "a whole number from {} to {}", Bound(least), Bound(most)),
-            Range::NUMBER => f.write_str("a finite number"),
             Range::Number { least, most } => write!(f, "a number from {least} to {most}"),
             Range::Choices(all) => write!(f, "one of {}", all.join(", ")),
             Range::Text => f.write_str("text"),

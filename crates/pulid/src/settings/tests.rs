@@ -43,6 +43,9 @@ fn what_is_out_of_range_is_refused_by_the_setting_s_name() {
         ("width", json!(5000)),
         ("steps", json!(0)),
         ("guidance", json!(1e300)),
+        ("guidance", json!(1e30)),
+        ("guidance", json!(-1)),
+        ("id_scale", json!(1e9)),
         ("num_zero", json!(4097)),
         ("id_start", json!(-0.1)),
         ("batch", json!(65)),
@@ -121,7 +124,8 @@ fn every_setting_s_default_is_one_of_its_values() {
         assert_eq!(settings.get(name), Some(default.clone()), "{name}");
         let mut choices = Choices::default();
         choices.set(name, &default).unwrap();
-        assert_eq!(choices.get(name), Some(default), "{name}");
+        assert_eq!(choices.get(name).unwrap_or_default(), default, "{name}");
+        assert_eq!(setting.check(&Value::Null).is_ok(), setting.optional, "{name}");
         assert!(!setting.help.is_empty() && !setting.help.ends_with('.'), "{name}: {}", setting.help);
         assert!(setting.follows.is_none_or(|other| names.contains(other.setting)), "{name}");
         if let Range::Choices(all) = setting.range {

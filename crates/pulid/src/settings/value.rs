@@ -1,5 +1,6 @@
 //! Settings' types, to and from JSON, which every surface speaks.
 
+use crate::pipeline::LongPrompt;
 use crate::sampler::{FinalSigma, SamplerKind, Spacing};
 use pulid_models::pulid::Ortho;
 use pulid_tensor::DType;
@@ -22,6 +23,22 @@ impl SettingValue for usize {
         value.as_u64()?.try_into().ok()
     }
 }
+
+/// Null is none.
+macro_rules! optional {
+    ($($type:ty)+) => {$(
+        impl SettingValue for Option<$type> {
+            fn to_json(&self) -> Value {
+                self.as_ref().map_or(Value::Null, SettingValue::to_json)
+            }
+            fn from_json(value: &Value) -> Option<Self> {
+                if value.is_null() { Some(None) } else { <$type>::from_json(value).map(Some) }
+            }
+        }
+    )+};
+}
+
+optional! { usize String }
 
 /// Modulo 2^64, as `torch.manual_seed` takes a negative one.
 impl SettingValue for u64 {
@@ -94,5 +111,6 @@ words! {
     Spacing: Spacing::ALL;
     FinalSigma: FinalSigma::ALL;
     Ortho: Ortho::ALL;
+    LongPrompt: LongPrompt::ALL;
     DType: [DType::F32, DType::F16, DType::Q8, DType::Q4];
 }

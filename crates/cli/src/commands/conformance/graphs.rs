@@ -242,7 +242,7 @@ async fn picture(runtime: &Runtime, folder: &Path) -> Result<Comparison> {
         id_scale: a.id_scale,
         num_zero: a.num_zero,
         ortho: a.ortho.parse()?,
-        negative_prompt: a.negative_prompt,
+        negative_prompt: Some(a.negative_prompt),
         seed: a.seed,
         ..Settings::default()
     };

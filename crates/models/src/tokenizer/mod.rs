@@ -1,23 +1,30 @@
-//! CLIP's byte-pair tokenizer from `vocab.json` and `merges.txt`, with the ids that transformers' `CLIPTokenizer` gives.
+//! CLIP's byte-pair tokenizer from `vocab.json` and `merges.txt` or from `tokenizer.json`, with the ids that transformers'
+//! `CLIPTokenizer` gives, the fast one's or the slow one's.
 
+mod ftfy;
+mod json;
+mod slow;
+
+use self::slow::Slow;
 use pulid_checkpoint::files;
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::str::FromStr;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers, replace::ReplacePattern};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{AddedToken, ModelWrapper, SplitDelimiterBehavior, Tokenizer};
 
 const BOS: &str = "<|startoftext|>";
 const EOS: &str = "<|endoftext|>";
 const WORD_END: &str = "</w>";
 
 /// The merges of CLIP's vocabulary, the earliest first.
-const CLIP_MERGES: &str = include_str!("../data/clip_merges.txt");
+const CLIP_MERGES: &str = include_str!("../../data/clip_merges.txt");
 
 /// What messages call CLIP's own vocabulary.
 const BUILT_IN: &str = "the built-in CLIP vocabulary";
@@ -56,10 +63,38 @@ pub enum Padding {
     Exclamation,
 }
 
+/// Whose ids a tokenizer gives. They differ where the slow one mends a text: curly quotes, ligatures, wide letters, HTML entities,
+/// characters in the wrong encoding, control characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// transformers' fast tokenizer, the only one since its version 5.
+    #[default]
+    Fast,
+    /// transformers' slow one with ftfy, which diffusers takes for SDXL in the official applications.
+    Slow,
+}
+
+impl FromStr for TokenizerKind {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "fast" => Ok(TokenizerKind::Fast),
+            "slow" => Ok(TokenizerKind::Slow),
+            other => {
+                Err(Error::invalid("tokenizer", format!("`{other}` is no kind of tokenizer; there are fast and slow")))
+            }
+        }
+    }
+}
+
 /// Turns a prompt into a row of token ids.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
     tokenizer: Tokenizer,
+    /// Tokens that are taken out of a text whole.
+    added: Vec<(AddedToken, u32)>,
+    slow: Option<Slow>,
+    unk: u32,
     name: String,
     bos: u32,
     eos: u32,
@@ -68,21 +103,56 @@ pub struct ClipTokenizer {
 }
 
 impl ClipTokenizer {
-    /// Reads a `tokenizer/` folder.
+    /// Reads a `tokenizer/` folder: `vocab.json` and `merges.txt`, or else `tokenizer.json`, which is all that transformers 5 saves.
     ///
     /// # Errors
-    /// When `vocab.json` or `merges.txt` is missing or malformed.
+    /// When these are missing or malformed.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let read = |file: &str| files::read_to_string(folder.join(file));
         let optional = |file: &str| if files::is_file(folder.join(file)) { read(file).map(Some) } else { Ok(None) };
+        let (config, map) = (optional("tokenizer_config.json")?, optional("special_tokens_map.json")?);
+        let name = folder.display().to_string();
+        let pair = ["vocab.json", "merges.txt"].map(|file| files::is_file(folder.join(file)));
+        if !pair.contains(&true) {
+            let Some(text) = optional("tokenizer.json")? else {
+                let detail = "has neither vocab.json and merges.txt nor tokenizer.json; a tokenizer needs either";
+                return Err(Error::file(folder, detail));
+            };
+            return Self::from_json(&name, &text, config.as_deref(), map.as_deref());
+        }
         Self::new(TokenizerFiles {
-            name: &folder.display().to_string(),
+            name: &name,
             vocab: &read("vocab.json")?,
             merges: &read("merges.txt")?,
-            config: optional("tokenizer_config.json")?.as_deref(),
-            special_tokens_map: optional("special_tokens_map.json")?.as_deref(),
+            config: config.as_deref(),
+            special_tokens_map: map.as_deref(),
         })
+    }
+
+    /// A tokenizer from the text of a `tokenizer.json`, and of the files of [`TokenizerFiles`] that may lie beside it.
+    ///
+    /// # Errors
+    /// When a file is malformed, is another kind of tokenizer, or a merge or special token is not in the vocabulary.
+    pub fn from_json(name: &str, text: &str, config: Option<&str>, special_tokens_map: Option<&str>) -> Result<Self> {
+        let file = |part: &str| format!("{name}/{part}");
+        let contents = json::parse(text).map_err(|e| Error::file(file("tokenizer.json"), e))?;
+        let mut config = parse_object(config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
+        let mut map = parse_object(special_tokens_map).map_err(|e| Error::file(file("special_tokens_map.json"), e))?;
+        // What the file itself says counts last.
+        for key in ["added_tokens_decoder", "bos_token", "eos_token", "pad_token"] {
+            let known = |value: &Value| !value[key].is_null();
+            if !known(&config) && !known(&map) && known(&contents.config) {
+                let holder = if config.is_object() { &mut config } else { &mut map };
+                if holder.is_null() {
+                    *holder = Value::Object(serde_json::Map::new());
+                }
+                if let Some(entries) = holder.as_object_mut() {
+                    entries.insert(key.to_owned(), contents.config[key].clone());
+                }
+            }
+        }
+        Self::build(name, ["tokenizer.json"; 2], contents.vocab, contents.merges, &config, &map)
     }
 
     /// A tokenizer from the texts of its files.
@@ -97,7 +167,7 @@ impl ClipTokenizer {
         let config = parse_object(files.config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
         let map =
             parse_object(files.special_tokens_map).map_err(|e| Error::file(file("special_tokens_map.json"), e))?;
-        Self::build(files.name, vocab, merges, &config, &map)
+        Self::build(files.name, ["vocab.json", "merges.txt"], vocab, merges, &config, &map)
     }
 
     /// CLIP's own tokenizer, which every published SDXL has.
@@ -106,7 +176,7 @@ impl ClipTokenizer {
     /// Never with the vocabulary that is built in.
     pub fn published(padding: Padding) -> Result<Self> {
         let (vocab, merges, config) = published_parts(padding)?;
-        Self::build(BUILT_IN, vocab, merges, &config, &Value::Null)
+        Self::build(BUILT_IN, ["vocab.json", "merges.txt"], vocab, merges, &config, &Value::Null)
     }
 
     /// The files of CLIP's own tokenizer, by their names in a `tokenizer/` folder.
@@ -125,14 +195,24 @@ impl ClipTokenizer {
         ])
     }
 
-    fn build(name: &str, vocab: HashMap<String, u32>, merges: Merges, config: &Value, map: &Value) -> Result<Self> {
+    fn build(
+        name: &str,
+        [vocab_file, merges_file]: [&str; 2],
+        mut vocab: HashMap<String, u32>,
+        merges: Merges,
+        config: &Value,
+        map: &Value,
+    ) -> Result<Self> {
         let file = |part: &str| format!("{name}/{part}");
+        for (token, id) in added_tokens(config).chain(added_tokens(map)) {
+            vocab.entry(token.content.clone()).or_insert(id);
+        }
         // The library takes it for granted that what is merged is no longer than the longest token.
         for (a, b) in &merges {
             let merged = format!("{a}{b}");
             if !vocab.contains_key(&merged) {
-                let detail = format!("merges `{a}` and `{b}`, but `{merged}` is not in vocab.json");
-                return Err(Error::file(file("merges.txt"), detail));
+                let detail = format!("merges `{a}` and `{b}`, but `{merged}` is not in the vocabulary");
+                return Err(Error::file(file(merges_file), detail));
             }
         }
         let special = |role: &str, default: &str| special_token(config, map, role, default);
@@ -143,7 +223,7 @@ impl ClipTokenizer {
             .unk_token(tokens[2].content.clone())
             .end_of_word_suffix(WORD_END.to_owned())
             .build()
-            .map_err(|e| Error::file(file("merges.txt"), format!("does not fit vocab.json: {e}")))?;
+            .map_err(|e| Error::file(file(merges_file), format!("does not fit the vocabulary: {e}")))?;
 
         let mut tokenizer = Tokenizer::new(bpe);
         // The patterns are ours, so an error here is a broken build and not a broken file.
@@ -159,17 +239,41 @@ impl ClipTokenizer {
         let id = |token: &AddedToken| {
             tokenizer
                 .token_to_id(&token.content)
-                .ok_or_else(|| Error::file(file("vocab.json"), format!("lacks the special token `{}`", token.content)))
+                .ok_or_else(|| Error::file(file(vocab_file), format!("lacks the special token `{}`", token.content)))
         };
         let (bos, eos, pad_id) = (id(&tokens[0])?, id(&tokens[1])?, id(&pad)?);
-        tokenizer.add_special_tokens(tokens.into_iter().chain([pad])).map_err(broken)?;
+        // An unknown token that is not there stands for nothing: transformers gives none either.
+        let unk = tokenizer.token_to_id(&tokens[2].content).unwrap_or(eos);
+        let mut added: Vec<AddedToken> = tokens.into_iter().chain([pad]).collect();
+        let others = added_tokens(config).chain(added_tokens(map)).map(|(token, _)| token);
+        added.extend(others.filter(|t| !t.content.is_empty()));
+        tokenizer.add_special_tokens(added.clone()).map_err(broken)?;
+        let mut by_content = HashMap::new();
+        for token in added {
+            if let Some(id) = tokenizer.token_to_id(&token.content) {
+                by_content.entry(token.content.clone()).or_insert((token, id));
+            }
+        }
+        let added = by_content.into_values().collect();
         // transformers writes 1e30 for "no limit".
         let length = config.get("model_max_length").and_then(Value::as_u64).map_or(LENGTH, |n| n as usize);
         if !(2..=4096).contains(&length) {
             let detail = format!("model_max_length is {length}; 2 to 4096 positions are accepted");
             return Err(Error::file(file("tokenizer_config.json"), detail));
         }
-        Ok(ClipTokenizer { tokenizer, name: name.to_owned(), bos, eos, pad: pad_id, length })
+        Ok(ClipTokenizer { tokenizer, added, slow: None, unk, name: name.to_owned(), bos, eos, pad: pad_id, length })
+    }
+
+    /// The same tokenizer with the ids of transformers' slow or fast one; at first they are the fast one's.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn with_kind(self, kind: TokenizerKind) -> Result<Self> {
+        let slow = match kind {
+            TokenizerKind::Fast => None,
+            TokenizerKind::Slow => Some(Slow::new(self.added.clone())?),
+        };
+        Ok(ClipTokenizer { slow, ..self })
     }
 
     /// Number of ids in a row, 77 for CLIP.
@@ -188,8 +292,11 @@ impl ClipTokenizer {
     /// # Errors
     /// When the text cannot be tokenized.
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|e| Error::invalid("prompt", format!("{} cannot take it: {e}", self.name)))?;
+        let failed = |e: String| Error::invalid("prompt", format!("{} cannot take it: {e}", self.name));
+        if let (Some(slow), ModelWrapper::BPE(bpe)) = (&self.slow, self.tokenizer.get_model()) {
+            return slow.tokens(bpe, self.unk, text).map_err(failed);
+        }
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| failed(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -198,20 +305,51 @@ impl ClipTokenizer {
     /// # Errors
     /// When the text cannot be tokenized.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let tokens = self.tokens(text)?;
+        Ok(self.row(&self.tokens(text)?))
+    }
+
+    /// Tokens of a text as a row of ids: begin, as many tokens as fit, end, padding.
+    pub fn row(&self, tokens: &[u32]) -> Vec<u32> {
         let mut row = vec![self.bos];
         row.extend(tokens.iter().take(self.length - 2));
         row.push(self.eos);
         row.resize(self.length, self.pad);
-        Ok(row)
+        row
+    }
+
+    /// The text that tokens stand for, as it was read: in lower case, words apart.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let bytes: HashMap<String, u8> = byte_symbols().into_iter().zip(byte_order()).collect();
+        let mut text = Vec::new();
+        for token in tokens.iter().filter_map(|&id| self.tokenizer.id_to_token(id)) {
+            let (symbols, end) = token.strip_suffix(WORD_END).map_or((token.as_str(), ""), |word| (word, " "));
+            for symbol in symbols.chars() {
+                let mut buffer = [0; 4];
+                let symbol: &str = symbol.encode_utf8(&mut buffer);
+                match bytes.get(symbol) {
+                    Some(&byte) => text.push(byte),
+                    None => text.extend(symbol.bytes()),
+                }
+            }
+            text.extend(end.bytes());
+        }
+        String::from_utf8_lossy(&text).trim_end().to_owned()
     }
 }
 
-/// Printable stand-ins for the 256 bytes, in the order of CLIP's vocabulary: first the bytes that are printable themselves.
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff)
+}
+
+/// The 256 bytes in the order of CLIP's vocabulary: first those that are printable themselves.
+fn byte_order() -> impl Iterator<Item = u8> {
+    (0..=255u8).filter(is_printable).chain((0..=255u8).filter(|byte| !is_printable(byte)))
+}
+
+/// Printable stand-ins for the bytes, in the same order.
 fn byte_symbols() -> Vec<String> {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let themselves = (0..=255u8).filter(printable).map(char::from);
-    let others = (0..=255u8).filter(|byte| !printable(byte)).count() as u32;
+    let themselves = (0..=255u8).filter(is_printable).map(char::from);
+    let others = (0..=255u8).filter(|byte| !is_printable(byte)).count() as u32;
     let stand_ins = (256..256 + others).filter_map(char::from_u32);
     themselves.chain(stand_ins).map(String::from).collect()
 }
@@ -252,6 +390,20 @@ fn parse_object(text: Option<&str>) -> std::result::Result<Value, String> {
         None => Ok(Value::Null),
         Some(text) => serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}")),
     }
+}
+
+/// The tokens that a config lists by their ids.
+fn added_tokens(config: &Value) -> impl Iterator<Item = (AddedToken, u32)> {
+    let listed = config["added_tokens_decoder"].as_object().into_iter().flatten();
+    listed.filter_map(|(id, token)| {
+        let flag = |name: &str| token[name].as_bool().unwrap_or(false);
+        let added = AddedToken::from(token["content"].as_str()?, flag("special"))
+            .normalized(flag("normalized"))
+            .single_word(flag("single_word"))
+            .lstrip(flag("lstrip"))
+            .rstrip(flag("rstrip"));
+        Some((added, id.parse().ok()?))
+    })
 }
 
 /// The special token of a role: from the config (a string or an object), else from the map, else `default`. A role
