@@ -15,6 +15,7 @@ pub mod files;
 mod folder;
 mod hash;
 mod index;
+pub mod json;
 pub mod onnx;
 mod pickle;
 pub mod safetensors;

@@ -1,6 +1,6 @@
 //! CLIP's byte-pair tokenizer from `vocab.json` and `merges.txt`, with the ids that transformers' `CLIPTokenizer` gives.
 
-use pulid_checkpoint::files;
+use pulid_checkpoint::{files, json};
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -91,7 +91,7 @@ impl ClipTokenizer {
     /// When a file is malformed, or a merge or special token is not in the vocabulary.
     pub fn new(files: TokenizerFiles<'_>) -> Result<Self> {
         let file = |name: &str| format!("{}/{name}", files.name);
-        let vocab: HashMap<String, u32> = serde_json::from_str(files.vocab)
+        let vocab: HashMap<String, u32> = json::from_str(files.vocab)
             .map_err(|e| Error::file(file("vocab.json"), format!("is not a map from token to id: {e}")))?;
         let merges = parse_merges(files.merges).map_err(|e| Error::file(file("merges.txt"), e))?;
         let config = parse_object(files.config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
@@ -250,7 +250,7 @@ fn parse_merges(text: &str) -> std::result::Result<Merges, String> {
 fn parse_object(text: Option<&str>) -> std::result::Result<Value, String> {
     match text {
         None => Ok(Value::Null),
-        Some(text) => serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}")),
+        Some(text) => json::from_str(text).map_err(|e| format!("is not JSON: {e}")),
     }
 }
 

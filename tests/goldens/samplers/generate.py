@@ -10,6 +10,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import torch
+import zero_snr
 from common import deterministic, generator, randn, relative_error, save_tensors, versions, write_json
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from pulid_reference import samplers
@@ -193,6 +194,7 @@ def diffusers_trajectories(tensors: dict, cases: list) -> None:
 def main() -> None:
     deterministic()
     random_numbers()
+    zero_snr.main()
     schedules()
     tensors, cases = {}, []
     own_trajectories(tensors, cases)

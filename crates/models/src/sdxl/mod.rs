@@ -4,6 +4,7 @@ mod bands;
 mod clip;
 mod infer;
 mod model;
+mod prediction;
 pub mod single_file;
 mod unet;
 mod unet_blocks;
@@ -11,5 +12,6 @@ mod vae;
 
 pub use clip::{ClipConfig, ClipTextModel};
 pub use model::{Part, PartFiles, SdxlModel, TextEncoder};
+pub use prediction::{PredictionMarks, Predicts};
 pub use unet::{Unet, UnetConfig, UnetSize};
 pub use vae::{Vae, VaeConfig};

@@ -1,6 +1,6 @@
 //! SDXL on disk: a diffusers folder, or a single file.
 
-use super::{ClipConfig, ClipTextModel, Unet, UnetConfig, Vae, VaeConfig, single_file};
+use super::{ClipConfig, ClipTextModel, PredictionMarks, Unet, UnetConfig, Vae, VaeConfig, single_file};
 use crate::{ClipTokenizer, Padding, Precision};
 use pulid_checkpoint::{Checkpoint, files};
 use pulid_tensor::{Error, Result};
@@ -86,9 +86,14 @@ pub struct SdxlModel {
     file: Option<Checkpoint>,
     /// The folder of configurations.
     config: Option<PathBuf>,
+    /// Whether somebody named it, beside a model that has one of its own or none.
+    config_named: bool,
     /// Another UNet than the model's own.
     unet: Option<PathBuf>,
 }
+
+/// What the names of a UNet's tensors begin with, where they do not stand alone.
+pub(crate) const UNET_PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", "model."];
 
 impl SdxlModel {
     /// The model at `path`: a folder in diffusers' layout or a single file.
@@ -109,7 +114,7 @@ impl SdxlModel {
             }
             let beside = path.with_extension("");
             let config = (beside != path && files::is_dir(&beside)).then_some(beside);
-            return Ok(SdxlModel { path, file: Some(file), config, unet: None });
+            return Ok(SdxlModel { path, file: Some(file), config, config_named: false, unet: None });
         }
         for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
             if !files::is_dir(path.join(part)) {
@@ -120,7 +125,7 @@ impl SdxlModel {
                 return Err(Error::file(path, detail));
             }
         }
-        Ok(SdxlModel { config: Some(path.clone()), path, file: None, unet: None })
+        Ok(SdxlModel { config: Some(path.clone()), path, file: None, config_named: false, unet: None })
     }
 
     /// The model with the configurations and tokenizers of this folder.
@@ -132,7 +137,7 @@ impl SdxlModel {
         if !files::is_dir(&folder) {
             return Err(Error::file(folder, "is no folder; configurations lie in a folder in diffusers' layout"));
         }
-        Ok(SdxlModel { config: Some(folder), ..self })
+        Ok(SdxlModel { config: Some(folder), config_named: true, ..self })
     }
 
     /// The model with the UNet of another file or folder: one in diffusers' layout, a file of a UNet alone, or another single
@@ -164,10 +169,43 @@ impl SdxlModel {
         }
     }
 
-    /// Whether a single file says of itself that it predicts velocity, not noise: by a tensor `v_pred`, as programs that train
-    /// such models have agreed.
-    pub fn predicts_velocity(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| file.contains("v_pred"))
+    /// The UNet that goes over the model's own, if one does.
+    pub fn other_unet(&self) -> Option<&Path> {
+        self.unet.as_deref()
+    }
+
+    /// The file that tells the UNet's noise schedule, if there is one: of a folder of configurations that was named, of the
+    /// pipeline's folder in which another UNet lies, of the model.
+    pub fn scheduler_file(&self) -> Option<PathBuf> {
+        const FILE: &str = "scheduler/scheduler_config.json";
+        let named = || self.config_named.then(|| self.config_file(FILE)).flatten();
+        named().or_else(|| self.pipeline_of_unet().map(|folder| folder.join(FILE))).or_else(|| self.config_file(FILE))
+    }
+
+    /// The folder in diffusers' layout whose part `unet` another UNet is, if it has a noise schedule.
+    fn pipeline_of_unet(&self) -> Option<PathBuf> {
+        let path = self.unet.as_ref()?;
+        let folder = if files::is_dir(path) { path.as_path() } else { path.parent()? };
+        let pipeline =
+            folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == Part::Unet.folder()))?;
+        files::is_file(pipeline.join("scheduler/scheduler_config.json")).then(|| pipeline.to_owned())
+    }
+
+    /// Whether [`scheduler_file`](SdxlModel::scheduler_file) is of the model whose UNet is taken, not of one that another UNet goes over.
+    pub fn scheduler_is_own(&self) -> bool {
+        self.unet.is_none() || self.pipeline_of_unet().is_some()
+    }
+
+    /// What the UNet's own file says of its predictions.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or for a kind of prediction that is not built.
+    pub fn prediction(&self) -> Result<PredictionMarks> {
+        match (&self.unet, &self.file) {
+            (Some(path), _) => PredictionMarks::of(&Checkpoint::open(path)?),
+            (None, Some(file)) => PredictionMarks::of(file),
+            (None, None) => PredictionMarks::of(&Checkpoint::open(self.path.join(Part::Unet.folder()))?),
+        }
     }
 
     /// The weights of one network by diffusers' names, and its configuration: what its folder says, else what its tensors

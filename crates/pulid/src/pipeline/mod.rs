@@ -220,20 +220,16 @@ fn check(vae: &Vae, schedule: &NoiseSchedule, options: &GenerateOptions) -> Resu
     options.identity.as_ref().map_or(Ok(()), |identity| identity.settings.check())
 }
 
-/// The model's noise schedule, or SDXL's where its folder has none.
+/// The model's noise schedule, or SDXL's where its folder has none; what the UNet's own file says of its predictions holds before that.
 pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
-    Ok(match model.config_file("scheduler/scheduler_config.json") {
+    let config = match model.scheduler_file() {
         Some(path) => {
             let text = files::read_to_string(&path)?;
             SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
         }
-        None if model.predicts_velocity() => {
-            let detail = "predicts velocity (it holds `v_pred`), which SDXL's own schedule is not made for; name a folder \
-                          with its scheduler/scheduler_config.json as `config`";
-            return Err(Error::file(model.path(), detail));
-        }
         None => SchedulerConfig::default(),
-    })
+    };
+    Ok(config.marked(model.prediction()?, model.scheduler_is_own()))
 }
 
 /// Rows and columns of the latents of an image of so many pixels.

@@ -1,7 +1,7 @@
 //! What a model says of how its images are made.
 
 use super::{Choices, LIST};
-use pulid_checkpoint::files;
+use pulid_checkpoint::{files, json};
 use pulid_tensor::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -34,7 +34,7 @@ impl ModelDefaults {
     /// From the file's text; what is wrong with it otherwise.
     pub(super) fn parse(text: &str) -> std::result::Result<ModelDefaults, String> {
         let mut found = ModelDefaults::default();
-        for (key, value) in serde_json::from_str::<Map<String, Value>>(text).map_err(|e| e.to_string())? {
+        for (key, value) in json::from_str::<Map<String, Value>>(text).map_err(|e| e.to_string())? {
             if key == "latent_rgb" {
                 found.latent_rgb = serde_json::from_value(value).map_err(|e| format!("latent_rgb: {e}"))?;
                 continue;
