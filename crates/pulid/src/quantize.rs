@@ -75,14 +75,32 @@ fn copy_the_rest(model: &SdxlModel, root: &Path) -> Result<()> {
             }
         }
     }
+    copy_the_schedule(model, root)
+}
+
+/// The schedule of the model's UNet. What the UNet's own file says of its predictions goes into it, since quantised files say nothing.
+fn copy_the_schedule(model: &SdxlModel, root: &Path) -> Result<()> {
+    let invalid = |e: serde_json::Error| Error::invalid("scheduler", e.to_string());
+    let config = serde_json::to_value(scheduler_config(model)?).map_err(invalid)?;
+    let value = match model.scheduler_file() {
+        Some(path) => {
+            let text = files::read_to_string(&path)?;
+            let mut value: Value = json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+            for key in ["prediction_type", "rescale_betas_zero_snr"] {
+                if value[key] != config[key] {
+                    value[key] = config[key].clone();
+                }
+            }
+            value
+        }
+        None => config,
+    };
     let scheduler = root.join("scheduler");
     if !scheduler.exists() {
         std::fs::create_dir(&scheduler).map_err(|e| Error::io(&scheduler, e))?;
-        let config = scheduler_config(model)?;
-        let text = serde_json::to_string_pretty(&config).map_err(|e| Error::invalid("scheduler", e.to_string()))?;
-        write_text(&scheduler.join("scheduler_config.json"), &text)?;
     }
-    Ok(())
+    let text = serde_json::to_string_pretty(&value).map_err(invalid)?;
+    write_text(&scheduler.join("scheduler_config.json"), &text)
 }
 
 /// One network's graphs with weights as they are and as they shall be; both list the same weights in the same order.

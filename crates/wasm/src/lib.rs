@@ -14,10 +14,10 @@ pub use conformance::Conformance;
 use error::{Outcome, thrown};
 use events::Listener;
 use options::{Models, Named, Opening, Shown};
-use pulid::identity::{ExtractOptions, FaceModels, Identity, crop, extract};
+use pulid::identity::{ExtractOptions, FaceModels, Identity, check_adapter, crop, extract};
 use pulid::image::{PngMetadata, encode_png};
-use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel};
-use pulid::runtime::Runtime;
+use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel, examine};
+use pulid::runtime::{Reporter, Runtime};
 use pulid::settings::{Choices, ModelDefaults, Settings};
 use pulid_checkpoint::{MemorySource, files};
 use pulid_engine::DeviceOptions;
@@ -181,6 +181,7 @@ impl Engine {
         let before = self.runtime.device_memory();
         let work = async {
             let model = SdxlModel::open(&models.sdxl)?;
+            examine(&model)?.iter().for_each(|note| listener.note(note));
             let settings = Settings::merge(own, None, ModelDefaults::read(model.folder())?.choices)?;
             let window = settings.window()?;
             let mut options = settings.options(&shown.prompt);
@@ -230,7 +231,11 @@ impl Engine {
             }
             (Some(bytes), true) => {
                 files::mount(IDENTITY, Arc::new(MemorySource::new(IDENTITY, bytes.into_vec())));
-                let tokens = Identity::load_tokens(IDENTITY);
+                let tokens = Identity::load_tokens(IDENTITY).and_then(|tokens| {
+                    let note = check_adapter(Path::new(IDENTITY), &tokens, Path::new(&models.adapter))?;
+                    note.iter().for_each(|note| listener.note(note));
+                    Ok(tokens)
+                });
                 files::unmount(IDENTITY);
                 tokens.map(Some)
             }

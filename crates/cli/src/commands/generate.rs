@@ -4,10 +4,11 @@ use super::settings::{SettingsArgs, as_flags};
 use super::warm;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens};
+use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter};
 use pulid::image::{PngMetadata, encode_png};
-use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options};
+use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options, examine};
 use pulid::preset::Preset;
+use pulid::runtime::Reporter;
 use pulid::sampler::StepWindow;
 use pulid::settings::{ModelDefaults, Settings};
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
@@ -99,6 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults)?;
     let mut options = settings.options(&args.prompt);
     check_options(&model, &options)?;
+    let mut notes = examine(&model)?;
     let images = image_paths(&args.output, options.batch);
     let mut files = FileSet::new();
     for path in images.iter().chain(&args.save_latents) {
@@ -107,8 +109,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.debug_dir {
         claim_debug_images(&mut files, folder, args.id.len())?;
     }
-    let person = Person::open(args, &models, &settings)?;
+    let person = Person::open(args, &models, &settings, &mut notes)?;
     let terminal = Terminal::new(args.json);
+    notes.iter().for_each(|note| terminal.note(note));
     let (pipeline, made, seen) = pollster::block_on(async {
         let storage = settings.storage();
         let pipeline = Pipeline::open(args.device.open().await?, model, storage)?;
@@ -153,6 +156,7 @@ pub fn run(args: &Args) -> Result<()> {
             "uploaded_bytes": memory.uploaded_bytes,
             "compiled_kernels": memory.compiled_kernels,
             "parameters": parameters,
+            "notes": terminal.notes(),
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");
@@ -191,8 +195,8 @@ enum Source {
 }
 
 impl Person {
-    /// Reads settings, then files, photos last; `None` when the flags name no person.
-    fn open(args: &Args, models: &Models, settings: &Settings) -> Result<Option<Person>> {
+    /// Reads settings, then files, photos last, and adds to the notes what is odd about them; `None` when the flags name no person.
+    fn open(args: &Args, models: &Models, settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Person>> {
         let (window, settings) = (settings.window()?, settings.identity());
         if args.identity.is_none() && args.id.is_empty() {
             // Nobody needs the adapter then; a preset that does not fit it is a mistake all the same.
@@ -207,7 +211,13 @@ impl Person {
             IdentityAdapter::new(&Checkpoint::open(&adapter)?, Precision::F32)?;
         }
         let source = match &args.identity {
-            Some(file) => Source::Tokens(Identity::load_tokens(file)?),
+            Some(file) => {
+                let tokens = Identity::load_tokens(file)?;
+                if settings.id_scale != 0.0 {
+                    notes.extend(check_adapter(file, &tokens, &adapter)?);
+                }
+                Source::Tokens(tokens)
+            }
             None => Source::Photos {
                 models: models.face_models()?,
                 photos: read_photos(&args.id)?,

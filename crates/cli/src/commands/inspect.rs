@@ -1,3 +1,4 @@
+use pulid::settings::Spelling;
 use pulid_models::inspect::Inspection;
 use pulid_tensor::{Error, Result};
 use std::io::Write;
@@ -47,6 +48,11 @@ fn describe(found: &Inspection, keys: bool) -> String {
     line("file", found.path.display().to_string());
     line("format", found.format.clone());
     line("family", found.family.clone());
+    match found.role {
+        Some(role) => line("named as", Spelling::Flag.of(role)),
+        None if found.unsupported => line("named as", "nothing: such files are not supported".to_owned()),
+        None => {}
+    }
     for part in &found.parts {
         let name = part.path.file_name().unwrap_or_default().to_string_lossy();
         line("part", format!("{name}: {}, {} tensors, {}", part.family, part.count, size(part.bytes)));

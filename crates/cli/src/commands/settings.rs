@@ -3,11 +3,11 @@
 use clap::builder::{StringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use pulid::settings::{Choices, LIST, Range, Setting, Settings, Spelling, respell};
+use pulid::settings::{Choices, LIST, Range, Setting, Settings, Spelling, respell, respell_text};
 use pulid_tensor::{DType, Error};
 
 /// Flags that messages of the library may name, besides the settings.
-const OTHERS: [&str; 5] = ["adapter", "config", "memory", "model", "unet"];
+const OTHERS: [&str; 8] = ["adapter", "config", "id_mix", "identity", "memory", "model", "models_dir", "unet"];
 
 /// Every setting as a flag.
 #[derive(Clone, Debug)]
@@ -140,6 +140,11 @@ fn plain(value: &serde_json::Value) -> String {
 pub fn with_flags(error: &Error, command: &Command) -> String {
     let has = |name: &&str| command.get_arguments().any(|flag| flag.get_id() == *name);
     respell(error, LIST.iter().map(|s| s.name).chain(OTHERS).filter(has), Spelling::Flag)
+}
+
+/// A note of the library's with the flags that set what it names.
+pub fn note_with_flags(text: &str) -> String {
+    respell_text(text.to_owned(), LIST.iter().map(|s| s.name).chain(OTHERS), Spelling::Flag)
 }
 
 #[cfg(test)]

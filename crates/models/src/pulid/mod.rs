@@ -4,6 +4,7 @@ mod id_attention;
 mod id_encoder;
 mod id_former;
 mod mapping;
+mod names;
 mod version;
 
 pub(crate) use id_attention::IdentityAttention;

@@ -1,6 +1,8 @@
 //! SDXL on disk: a diffusers folder, or a single file.
 
 use super::{ClipConfig, ClipTextModel, PredictionMarks, Unet, UnetConfig, Vae, VaeConfig, single_file};
+use crate::family::{Role, kind, require};
+use crate::key_report::looks_like;
 use crate::{ClipTokenizer, Padding, Precision};
 use pulid_checkpoint::{Checkpoint, files};
 use pulid_tensor::{Error, Result};
@@ -52,6 +54,16 @@ impl Part {
     pub const ALL: [Part; 4] =
         [Part::Unet, Part::Vae, Part::TextEncoder(TextEncoder::First), Part::TextEncoder(TextEncoder::Second)];
 
+    /// What it is called in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Unet => "UNet",
+            Part::Vae => "VAE",
+            Part::TextEncoder(TextEncoder::First) => "first text encoder",
+            Part::TextEncoder(TextEncoder::Second) => "second text encoder",
+        }
+    }
+
     /// Its folder in diffusers' layout.
     pub fn folder(self) -> &'static str {
         match self {
@@ -61,6 +73,21 @@ impl Part {
             Part::TextEncoder(TextEncoder::Second) => "text_encoder_2",
         }
     }
+}
+
+/// What a folder that lacks a part of SDXL says it is, as the end of a message.
+fn says_of_itself(folder: &Path) -> String {
+    let class = || {
+        let text = files::read_to_string(folder.join("model_index.json")).ok()?;
+        let index: serde_json::Value = pulid_checkpoint::json::from_str(&text).ok()?;
+        Some(format!("its model_index.json says {}", index["_class_name"].as_str()?))
+    };
+    let network = || {
+        let found = ["unet", "transformer"].into_iter().find_map(|part| Checkpoint::open(folder.join(part)).ok())?;
+        let kind = kind(&found);
+        (kind.role == Role::Unsupported).then(|| format!("its network is {}, which is not supported", kind.name))
+    };
+    [class(), network()].into_iter().flatten().fold(String::new(), |text, part| format!("{text}; {part}"))
 }
 
 /// What is read of a network.
@@ -104,11 +131,16 @@ impl SdxlModel {
         let path = path.into();
         if !files::is_dir(&path) {
             let file = Checkpoint::open(&path)?;
+            let kind = kind(&file);
+            if kind.role == Role::Unsupported || kind.role == Role::Adapter || kind.role == Role::Identity {
+                require(&file, "an SDXL in one file", &[Role::Model])?;
+            }
             if !single_file::is_single_file(&file) {
                 let detail = format!(
                     "is no SDXL in one file: none of its {} tensors begins with `model.diffusion_model.`; the file of a UNet \
-                     alone goes over a whole model, as `unet`",
-                    file.len()
+                     alone goes over a whole model, as `unet`{}",
+                    file.len(),
+                    looks_like(&file)
                 );
                 return Err(Error::file(path, detail));
             }
@@ -120,7 +152,8 @@ impl SdxlModel {
             if !files::is_dir(path.join(part)) {
                 let detail = format!(
                     "has no folder `{part}`; a model is a folder in diffusers' SDXL layout, or a single file with the \
-                     whole model"
+                     whole model{}",
+                    says_of_itself(&path)
                 );
                 return Err(Error::file(path, detail));
             }
@@ -167,6 +200,11 @@ impl SdxlModel {
             Some(folder) => folder,
             None => self.path.parent().unwrap_or(Path::new("")),
         }
+    }
+
+    /// The file of a model that is a single one.
+    pub(super) fn whole_file(&self) -> Option<&Checkpoint> {
+        self.file.as_ref()
     }
 
     /// The UNet that goes over the model's own, if one does.
@@ -222,14 +260,34 @@ impl SdxlModel {
                     config = crate::config::beside(path)?;
                 }
                 let file = Checkpoint::open(path)?;
+                require(&file, "an SDXL UNet", &[Role::Unet, Role::Model])?;
                 if single_file::is_single_file(&file) { single_file::unet(&file)? } else { file }
             }
-            (_, _, None) => Checkpoint::open(self.path.join(folder))?,
+            (_, _, None) => {
+                let file = Checkpoint::open(self.path.join(folder))?;
+                match part {
+                    Part::Unet => require(&file, "an SDXL UNet", &[Role::Unet])?,
+                    Part::Vae => {}
+                    Part::TextEncoder(_) => {
+                        return self.with_config_of(part, config, single_file::text_encoder_names(&file)?);
+                    }
+                }
+                file
+            }
             (Part::Unet, _, Some(file)) => single_file::unet(file)?,
             (Part::Vae, _, Some(file)) => single_file::vae(file)?,
             (Part::TextEncoder(TextEncoder::First), _, Some(file)) => single_file::text_encoder(file)?,
             (Part::TextEncoder(TextEncoder::Second), _, Some(file)) => single_file::text_encoder_2(file)?,
         };
+        self.with_config_of(part, config, weights)
+    }
+
+    /// A network's weights with its configuration, else with what they tell.
+    fn with_config_of(&self, part: Part, config: Option<(String, String)>, weights: Checkpoint) -> Result<PartFiles> {
+        if part == Part::TextEncoder(TextEncoder::Second) {
+            // An encoder without one would do, and give another image.
+            weights.info("text_projection.weight")?;
+        }
         let (config, name) = match config {
             Some(found) => found,
             None => {

@@ -11,8 +11,25 @@ use std::collections::BTreeMap;
 
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
-const TEXT_ENCODER: &str = "conditioner.embedders.0.transformer.";
-const TEXT_ENCODER_2: &str = "conditioner.embedders.1.model.";
+
+/// What the names of the text encoders begin with: Stability's first; then as ComfyUI has them in memory, which merging programs save.
+const TEXT_ENCODER: &[&str] = &[
+    "conditioner.embedders.0.transformer.",
+    "conditioner.embedders.0.",
+    "clip_l.transformer.",
+    "clip_l.",
+    "text_encoders.clip_l.transformer.",
+    "text_encoders.clip_l.",
+];
+const TEXT_ENCODER_2: &[&str] = &[
+    "conditioner.embedders.1.model.",
+    "conditioner.embedders.1.transformer.",
+    "conditioner.embedders.1.",
+    "clip_g.transformer.",
+    "clip_g.",
+    "text_encoders.clip_g.transformer.",
+    "text_encoders.clip_g.",
+];
 
 /// Whether these are the tensors of a whole SDXL, or at least its UNet, in one file.
 pub fn is_single_file(checkpoint: &Checkpoint) -> bool {
@@ -57,7 +74,8 @@ const UNET_LAYERS: [(&str, &str); 7] = [
 pub fn unet(file: &Checkpoint) -> Result<Checkpoint> {
     let part = part(file, UNET, "UNet")?;
     let blocks = unet_blocks(&part);
-    part.rename(|key| {
+    // What is not known keeps its name, so that somebody can be told of it.
+    let known = |key: &str| {
         if let Some(new) = exchange(key, &UNET_LAYERS) {
             return Some(new);
         }
@@ -71,7 +89,8 @@ pub fn unet(file: &Checkpoint) -> Result<Checkpoint> {
                 Some(format!("{new}.conv.{layer}"))
             }
         }
-    })
+    };
+    part.rename(|key| Some(known(key).unwrap_or_else(|| key.to_owned())))
 }
 
 #[derive(Clone, Copy)]
@@ -156,7 +175,7 @@ pub fn vae(file: &Checkpoint) -> Result<Checkpoint> {
         Some(new) if new.contains(".attentions.") && new.ends_with("weight") && !new.contains("group_norm") => {
             vec![(new, View::Matrix)]
         }
-        new => new.map(|new| (new, View::Whole)).into_iter().collect(),
+        new => vec![(new.unwrap_or_else(|| key.to_owned()), View::Whole)],
     })
 }
 
@@ -206,7 +225,9 @@ fn vae_resnet(layer: &[&str]) -> String {
 /// # Errors
 /// When the file holds none.
 pub fn text_encoder(file: &Checkpoint) -> Result<Checkpoint> {
-    part(file, TEXT_ENCODER, "first text encoder")
+    // Its own projection, which some programs save, is not part of SDXL.
+    let encoder = text_encoder_names(&text_part(file, TEXT_ENCODER, "first text encoder")?)?;
+    encoder.rename(|key| (key != "text_projection.weight").then(|| key.to_owned()))
 }
 
 /// Names of open_clip's layers and of transformers'.
@@ -223,12 +244,39 @@ const OPEN_CLIP: [(&str, &str); 5] = [
 /// # Errors
 /// When the file holds none.
 pub fn text_encoder_2(file: &Checkpoint) -> Result<Checkpoint> {
-    part(file, TEXT_ENCODER_2, "second text encoder")?.remap(|key, shape| match key {
+    text_encoder_names(&text_part(file, TEXT_ENCODER_2, "second text encoder")?)
+}
+
+/// The text encoder below the first of these prefixes that the file has one below.
+fn text_part(file: &Checkpoint, prefixes: &[&str], what: &str) -> Result<Checkpoint> {
+    let found = prefixes.iter().map(|prefix| file.with_prefix(prefix)).find(|part| {
+        let body = part.with_optional_prefix("text_model.");
+        part.contains("token_embedding.weight") || body.contains("embeddings.token_embedding.weight")
+    });
+    found.map_or_else(|| part(file, prefixes[0], what), Ok)
+}
+
+/// A text encoder by transformers' names, from these or open_clip's. open_clip's projection is a parameter, `text_projection` [D, P]; a
+/// linear layer's, `text_projection.weight`, is [P, D], and there are files with this name among open_clip's.
+///
+/// # Errors
+/// When two tensors get the same name.
+pub fn text_encoder_names(file: &Checkpoint) -> Result<Checkpoint> {
+    let open_clip = file.contains("token_embedding.weight");
+    let linear = file.contains("text_projection.weight");
+    if !open_clip && !file.contains("text_projection") {
+        return Ok(file.clone());
+    }
+    file.remap(|key, shape| match key {
+        "text_projection" if linear => Vec::new(),
+        "text_projection" => vec![("text_projection.weight".to_owned(), View::Transposed)],
+        _ if !open_clip => whole(key),
         "positional_embedding" => whole("text_model.embeddings.position_embedding.weight"),
         "token_embedding.weight" => whole("text_model.embeddings.token_embedding.weight"),
         "ln_final.weight" | "ln_final.bias" => whole(&key.replacen("ln_final", "text_model.final_layer_norm", 1)),
-        "text_projection" => vec![("text_projection.weight".to_owned(), View::Transposed)],
-        _ => open_clip_block(key, shape).unwrap_or_default(),
+        // Of training, and a constant.
+        "logit_scale" | "attn_mask" => Vec::new(),
+        _ => open_clip_block(key, shape).unwrap_or_else(|| whole(key)),
     })
 }
 
@@ -261,6 +309,14 @@ fn exchange(key: &str, names: &[(&str, &str)]) -> Option<String> {
 fn split_after(key: &str, count: usize) -> Option<(&str, &str)> {
     let (end, _) = key.match_indices('.').nth(count - 1)?;
     Some((&key[..end], &key[end + 1..]))
+}
+
+/// The tensors of a whole model in one file that belong to none of its networks.
+pub(super) fn outside_of_parts(file: &Checkpoint) -> impl Iterator<Item = &str> {
+    file.keys().filter(|key| {
+        let known = [UNET, VAE].iter().chain(TEXT_ENCODER).chain(TEXT_ENCODER_2);
+        !known.into_iter().any(|prefix| key.starts_with(prefix))
+    })
 }
 
 #[cfg(test)]

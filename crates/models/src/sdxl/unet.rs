@@ -220,6 +220,11 @@ pub struct Unet {
 }
 
 impl Unet {
+    /// The file's tensors that the graph built last has no use for.
+    pub(super) fn unread(&self) -> Vec<String> {
+        self.vars.unread()
+    }
+
     /// A UNet from its configuration and weights.
     pub fn new(config: UnetConfig, checkpoint: Checkpoint, precision: Precision) -> Self {
         Unet { config, vars: Vars::new(checkpoint, precision) }
@@ -235,6 +240,7 @@ impl Unet {
         if super::single_file::is_single_file(&weights) {
             return super::SdxlModel::open(path.as_ref())?.unet(precision);
         }
+        crate::family::require(&weights, "an SDXL UNet", &[crate::Role::Unet])?;
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => UnetConfig::parse(&text, &name)?,
             None => UnetConfig::infer(&weights)?,

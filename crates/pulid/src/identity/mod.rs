@@ -5,6 +5,7 @@
 //! [`pipeline`](crate::pipeline).
 
 mod aligner;
+mod belongs;
 mod condition;
 mod debug;
 mod detect;
@@ -14,6 +15,7 @@ mod file;
 mod models;
 mod network;
 
+pub use belongs::{SAME_PERSON, check_adapter};
 pub use debug::{DebugImage, debug_image_names};
 pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detect};
 pub use extract::{ExtractOptions, MAX_PHOTOS, blank_tokens, crop, crop_side, extract};

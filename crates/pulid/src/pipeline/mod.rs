@@ -5,12 +5,14 @@
 
 mod denoise;
 mod encode;
+mod notes;
 mod options;
 mod rows;
 mod start;
 
 pub use denoise::Conditioning;
 pub use encode::TextConditioning;
+pub use notes::examine;
 pub use options::{GenerateOptions, Generated, IdentityTokens, IdentityUse, Storage};
 pub use pulid_models::sdxl::SdxlModel;
 pub use start::{Start, StartOptions};

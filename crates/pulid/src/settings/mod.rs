@@ -17,7 +17,7 @@ mod value;
 pub use list::{Choices, LIST, Settings};
 pub use model::ModelDefaults;
 pub use range::Range;
-pub use spelling::{Spelling, respell};
+pub use spelling::{Spelling, respell, respell_text};
 
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
