@@ -422,3 +422,85 @@ fn an_identity_of_another_adapter_and_photos_of_two_people_are_noted() {
     let message = home.refuse(&["--model", &mini, "--identity", &narrow, "--adapter", &text(&own)]);
     assert!(message.contains("wide") && message.contains("identity.safetensors"), "{message}");
 }
+
+/// The parameters in the report of an image, made with nothing said of sampler, steps and guidance.
+fn chosen(home: &Home, more: &[&str]) -> (String, Vec<String>) {
+    let image = text(&home.at("x.png"));
+    let common =
+        ["generate", "--prompt", "x", "--width", "64", "--height", "64", "--seed", "5", "--json", "--output", &image];
+    let report = succeed(home.0.path(), &[&common[..], more].concat());
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let notes = report["notes"].as_array().unwrap().iter().map(|n| n.as_str().unwrap().to_owned()).collect();
+    (report["parameters"].as_str().unwrap().to_owned(), notes)
+}
+
+#[test]
+fn a_model_s_scheduler_is_its_default_sampler() {
+    let home = Home::new();
+    let model = home.model("model");
+    let at = text(&model);
+    // As `DPMSolverMultistepScheduler.save_pretrained` writes it.
+    let saved = r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "beta_end": 0.012,
+        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "final_sigmas_type": "sigma_min", "lambda_min_clipped": -Infinity,
+        "num_train_timesteps": 1000, "prediction_type": "epsilon", "solver_order": 2, "timestep_spacing": "trailing"}"#;
+    std::fs::write(model.join("scheduler/scheduler_config.json"), saved).unwrap();
+    let (parameters, notes) = chosen(&home, &["--model", &at, "--steps", "3"]);
+    for part in ["dpmpp_2m", "trailing"] {
+        assert!(parameters.contains(part), "{part}: {parameters}");
+    }
+    assert!(notes.iter().all(|note| !note.contains("scheduler")), "{notes:?}");
+    // A person's sampler brings its own spacing.
+    let (parameters, _) = chosen(&home, &["--model", &at, "--steps", "3", "--sampler", "dpmpp_sde"]);
+    assert!(parameters.contains("dpmpp_sde") && parameters.contains("karras"), "{parameters}");
+    // The model's own defaults come before its scheduler.
+    std::fs::write(model.join("generation_defaults.json"), r#"{"sampler": "euler", "steps": 2, "guidance_scale": 1}"#)
+        .unwrap();
+    let (parameters, _) = chosen(&home, &["--model", &at]);
+    assert!(parameters.contains("euler"), "{parameters}");
+    std::fs::remove_file(model.join("generation_defaults.json")).unwrap();
+    home.schedule(&home.model("heun"), &[("_class_name", "HeunDiscreteScheduler".into())]);
+    let (parameters, notes) = chosen(&home, &["--model", &text(&home.at("heun")), "--steps", "3"]);
+    assert!(parameters.contains("dpmpp_2m") && parameters.contains("karras"), "{parameters}");
+    assert!(
+        notes.iter().any(|note| note.contains("HeunDiscreteScheduler") && note.contains("`--sampler`")),
+        "{notes:?}"
+    );
+    home.schedule(&home.at("heun"), &[("_class_name", "EDMEulerScheduler".into()), ("sigma_data", 0.5.into())]);
+    let message = home.refuse(&["--model", &text(&home.at("heun"))]);
+    assert!(message.contains("EDMEulerScheduler") && message.contains("scheduler_config.json"), "{message}");
+}
+
+#[test]
+fn distilled_unets_get_settings_that_suit_them() {
+    let home = Home::new();
+    let base = text(&golden("pipeline/model"));
+    let unet = tensors(&golden("pipeline/model").join(UNET));
+    for (name, metadata, steps, kind) in [
+        ("sdxl_lightning_2step_unet.safetensors", None, 2, "SDXL-Lightning of 2 steps"),
+        ("sdxl_lightning.safetensors", None, 4, "SDXL-Lightning"),
+        ("Hyper-SDXL-1step-Unet.safetensors", None, 1, "Hyper-SD of 1 step"),
+        ("dmd2_sdxl_4step_unet_fp16.safetensors", None, 4, "DMD2 of 4 steps, whose own sampler, LCM, is not built"),
+        ("a.safetensors", Some(("modelspec.title", "My Turbo XL")), 4, "SDXL Turbo"),
+    ] {
+        write(&home.at(name), &unet, metadata.as_slice());
+        let path = text(&home.at(name));
+        let (parameters, notes) = chosen(&home, &["--model", &base, "--unet", &path]);
+        for part in [format!("Steps: {steps},"), "euler".into(), "trailing".into()] {
+            assert!(parameters.contains(&part), "{name}: {part}: {parameters}");
+        }
+        let note = notes.iter().find(|note| note.contains("looks like")).expect("a note");
+        for part in [kind, &format!("`--steps` {steps}"), "`--guidance` 1", "`--sampler` euler", "`--spacing` trailing"]
+        {
+            assert!(note.contains(part), "{name}: {part}: {note}");
+        }
+    }
+    write(&home.at("sdxl_lightning_1step_unet_x0.safetensors"), &unet, &[]);
+    let message =
+        home.refuse(&["--model", &base, "--unet", &text(&home.at("sdxl_lightning_1step_unet_x0.safetensors"))]);
+    assert!(message.contains("`x0`"), "{message}");
+    let path = text(&home.at("sdxl_lightning.safetensors"));
+    let (parameters, notes) =
+        chosen(&home, &["--model", &base, "--unet", &path, "--steps", "3", "--guidance", "2", "--sampler", "dpmpp_2m"]);
+    assert!(parameters.contains("Steps: 3,") && parameters.contains("dpmpp_2m"), "{parameters}");
+    assert!(notes.iter().all(|note| !note.contains("looks like")), "{notes:?}");
+}

@@ -2,7 +2,7 @@
 
 use crate::pipeline::scheduler_config;
 use crate::runtime::Reporter;
-use pulid_checkpoint::{write_folder_atomically, write_safetensors_one_by_one};
+use pulid_checkpoint::{files, json, write_folder_atomically, write_safetensors_one_by_one};
 use pulid_graph::{Graph, NodeKind, Weight};
 use pulid_models::sdxl::{Part, PartFiles, SdxlModel, TextEncoder, UnetSize};
 use pulid_models::{ClipTokenizer, Precision};
@@ -78,29 +78,32 @@ fn copy_the_rest(model: &SdxlModel, root: &Path) -> Result<()> {
     copy_the_schedule(model, root)
 }
 
-/// The schedule of the model's UNet. What the UNet's own file says of its predictions goes into it, since quantised files say nothing.
+/// The schedule of the model's UNet, where it is not copied with the rest: of a file that brings none, of another UNet, or one that the
+/// UNet's own file contradicts, since quantised files say nothing of their predictions.
 fn copy_the_schedule(model: &SdxlModel, root: &Path) -> Result<()> {
     let invalid = |e: serde_json::Error| Error::invalid("scheduler", e.to_string());
+    let to = root.join("scheduler").join("scheduler_config.json");
     let config = serde_json::to_value(scheduler_config(model)?).map_err(invalid)?;
-    let value = match model.scheduler_file() {
-        Some(path) => {
-            let text = files::read_to_string(&path)?;
-            let mut value: Value = json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
-            for key in ["prediction_type", "rescale_betas_zero_snr"] {
-                if value[key] != config[key] {
-                    value[key] = config[key].clone();
-                }
-            }
-            value
+    let mut value = config.clone();
+    if let Some(from) = model.scheduler_file() {
+        let text = files::read_to_string(&from)?;
+        value = json::from_str::<serde_json::Value>(&text).map_err(|e| Error::file(&from, e.to_string()))?;
+        let keys = ["prediction_type", "rescale_betas_zero_snr"];
+        // What is missing there is false.
+        let differ = |key: &&str| value[*key] != config[*key] && !(value[*key].is_null() && config[*key] == false);
+        let changed: Vec<_> = keys.into_iter().filter(differ).collect();
+        let copied = model.config_folder().is_some_and(|folder| from.starts_with(folder));
+        if changed.is_empty() && copied {
+            return Ok(());
         }
-        None => config,
-    };
-    let scheduler = root.join("scheduler");
-    if !scheduler.exists() {
-        std::fs::create_dir(&scheduler).map_err(|e| Error::io(&scheduler, e))?;
+        changed.into_iter().for_each(|key| value[key] = config[key].clone());
+    }
+    if let Some(folder) = to.parent().filter(|folder| !folder.exists()) {
+        std::fs::create_dir(folder).map_err(|e| Error::io(folder, e))?;
     }
     let text = serde_json::to_string_pretty(&value).map_err(invalid)?;
-    write_text(&scheduler.join("scheduler_config.json"), &text)
+    // As Python wrote it and reads it.
+    write_text(&to, &text.replace(": \"-Infinity\"", ": -Infinity"))
 }
 
 /// One network's graphs with weights as they are and as they shall be; both list the same weights in the same order.

@@ -353,3 +353,43 @@ fn zero_terminal_snr_is_diffusers() {
         assert!((product - theirs).abs() < 2e-6, "{product} for {theirs}");
     }
 }
+
+/// Every scheduler class that diffusers saves says the same of the noise; what it says of the steps is followed where it is built.
+#[test]
+fn schedulers_are_read_as_diffusers_saves_them() {
+    let golden = json(&folder("samplers"), "saved_schedulers");
+    let sampler = |kind, spacing| Some((Some(kind), Some(spacing)));
+    let mut infinite = 0;
+    for case in cases(&golden) {
+        let (class, variant, saved) = (text(&case["class"]), text(&case["variant"]), text(&case["text"]));
+        let name = format!("{class} {variant}");
+        infinite += usize::from(saved.contains("Infinity"));
+        if class.starts_with("EDM") || class.starts_with("FlowMatch") {
+            let message = SchedulerConfig::from_json(saved).unwrap_err().to_string();
+            assert!(message.contains(class) && message.contains("not supported"), "{message}");
+            continue;
+        }
+        let config = SchedulerConfig::from_json(saved).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let trailing = variant == "trailing";
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        let highest = if trailing { 4096.0 } else { 14.6146 };
+        assert!((schedule.sigma_max() - highest).abs() < 1e-3, "{name}: {}", schedule.sigma_max());
+        let prediction = if trailing { PredictionType::VPrediction } else { PredictionType::Epsilon };
+        assert_eq!((config.prediction_type, config.rescale_betas_zero_snr), (prediction, trailing), "{name}");
+        let expected = match (class, variant) {
+            ("EulerDiscreteScheduler", "trailing") => sampler(SamplerKind::Euler, Spacing::Trailing),
+            ("DPMSolverMultistepScheduler", "trailing") => sampler(SamplerKind::DpmPp2M, Spacing::Trailing),
+            ("DPMSolverMultistepScheduler", "karras") => sampler(SamplerKind::DpmPp2M, Spacing::Karras),
+            _ => None,
+        };
+        let found = config.suggestion();
+        match expected {
+            Some(expected) => assert_eq!((found.choices.sampler, found.choices.spacing), expected, "{name}"),
+            None => {
+                assert!(found.choices.sampler.is_none(), "{name}");
+                assert!(found.why.contains(class) && found.why.contains("not built"), "{name}: {}", found.why);
+            }
+        }
+    }
+    assert!(infinite > 0);
+}

@@ -116,8 +116,12 @@ impl Engine {
     /// # Errors
     /// `ModelError` for malformed defaults.
     pub fn defaults(&self, model: &str) -> Outcome<JsValue> {
-        let defaults = ModelDefaults::read(Path::new(model));
-        let settings = defaults.and_then(|d| Settings::merge(Choices::default(), None, d.choices));
+        // Its networks may not be there yet.
+        let defaults = match SdxlModel::open(model) {
+            Ok(model) => ModelDefaults::of(&model),
+            Err(_) => ModelDefaults::read(Path::new(model)),
+        };
+        let settings = defaults.and_then(|d| Settings::merge(Choices::default(), None, d.all()));
         options::described(&settings.map_err(thrown)?)
     }
 
@@ -182,7 +186,9 @@ impl Engine {
         let work = async {
             let model = SdxlModel::open(&models.sdxl)?;
             examine(&model)?.iter().for_each(|note| listener.note(note));
-            let settings = Settings::merge(own, None, ModelDefaults::read(model.folder())?.choices)?;
+            let defaults = ModelDefaults::of(&model)?;
+            defaults.notes(&own, None).iter().for_each(|note| listener.note(note));
+            let settings = Settings::merge(own, None, defaults.all())?;
             let window = settings.window()?;
             let mut options = settings.options(&shown.prompt);
             let pipeline = Pipeline::open(self.runtime.clone(), model, settings.storage())?;

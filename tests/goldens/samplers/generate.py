@@ -9,6 +9,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import saved_schedulers
 import torch
 import zero_snr
 from common import deterministic, generator, randn, relative_error, save_tensors, versions, write_json
@@ -195,6 +196,7 @@ def main() -> None:
     deterministic()
     random_numbers()
     zero_snr.main()
+    saved_schedulers.main()
     schedules()
     tensors, cases = {}, []
     own_trajectories(tensors, cases)

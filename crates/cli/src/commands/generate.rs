@@ -96,11 +96,12 @@ fn after_help() -> String {
 pub fn run(args: &Args) -> Result<()> {
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
-    let defaults = ModelDefaults::read(model.folder())?.choices;
-    let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults)?;
+    let defaults = ModelDefaults::of(&model)?;
+    let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults.all())?;
     let mut options = settings.options(&args.prompt);
     check_options(&model, &options)?;
     let mut notes = examine(&model)?;
+    notes.extend(defaults.notes(&args.settings.0, args.preset));
     let images = image_paths(&args.output, options.batch);
     let mut files = FileSet::new();
     for path in images.iter().chain(&args.save_latents) {

@@ -88,8 +88,8 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
     use pulid_checkpoint::write_safetensors;
+    use std::collections::BTreeMap;
 
     fn identity() -> Identity {
         Identity {

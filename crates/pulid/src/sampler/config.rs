@@ -140,13 +140,15 @@ impl SchedulerConfig {
         let invalid = |detail: String| Error::invalid("scheduler_config.json", detail);
         let value: Value = json::from_str(text).map_err(|e| invalid(e.to_string()))?;
         let class = value["_class_name"].as_str().unwrap_or_default();
+        let edm = ["EDM", "CosineDPM", "CMStochastic"];
         let by_class = match class {
-            _ if class.starts_with("EDM") => Some("EDM's noise levels"),
-            _ if class.starts_with("FlowMatch") => Some("flow matching"),
-            _ if value["use_flow_sigmas"] == true => Some("flow matching"),
+            _ if edm.iter().any(|name| class.starts_with(name)) => Some("EDM's noise levels (`sigma_data`)"),
+            _ if class.starts_with("FlowMatch") || value["use_flow_sigmas"] == true => Some("flow matching"),
             _ => None,
         };
-        let by_key = || FOREIGN.iter().find(|(key, _)| !value[key].is_null()).map(|(_, what)| *what);
+        // A scheduler that was made of another one's configuration keeps keys that its class does not know.
+        let telling = |(key, _): &&(&str, &str)| class.is_empty() && !value[*key].is_null();
+        let by_key = || FOREIGN.iter().find(telling).map(|(_, what)| *what);
         if let Some(what) = by_class.or_else(by_key) {
             let name = if class.is_empty() { "this scheduler" } else { class };
             return Err(invalid(format!(
