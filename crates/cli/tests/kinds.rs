@@ -10,6 +10,9 @@ use support::{refuse, repository, succeed, tree};
 
 type Tensors = BTreeMap<String, HostTensor>;
 
+/// Number of the model that it is to be the same as, further tensors, metadata.
+type Mark<'a> = (usize, &'a [&'a str], &'a [(&'a str, &'a str)]);
+
 fn golden(path: &str) -> PathBuf {
     repository("tests/goldens").join(path)
 }
@@ -131,7 +134,7 @@ fn what_a_file_says_of_its_predictions_holds_wherever_it_lies() {
 
     let whole = tensors(&golden("single-file/sdxl.safetensors"));
     let unet = tensors(&golden("pipeline/model").join(UNET));
-    let marks: [(usize, &[&str], &[(&str, &str)]); 6] = [
+    let marks: [Mark<'_>; 6] = [
         (0, &[], &[("modelspec.prediction_type", "epsilon")]),
         (1, &["v_pred"], &[]),
         (1, &[], &[("modelspec.prediction_type", "v")]),

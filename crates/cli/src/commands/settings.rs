@@ -9,6 +9,9 @@ use pulid_tensor::{DType, Error};
 /// Flags that messages of the library may name, besides the settings.
 const OTHERS: [&str; 8] = ["adapter", "config", "id_mix", "identity", "memory", "model", "models_dir", "unet"];
 
+/// Settings that a model's scheduler, or its being distilled, may suggest ([`pulid::settings::Suggestion`]).
+const SUITED: [&str; 4] = ["guidance", "sampler", "spacing", "steps"];
+
 /// Every setting as a flag.
 #[derive(Clone, Debug)]
 pub struct SettingsArgs(pub Choices);
@@ -95,6 +98,9 @@ fn default(setting: &Setting) -> String {
         let with =
             setting.follows.map_or(String::new(), |other| format!(", without {},", Spelling::Flag.of(other.setting)));
         sources.push(format!("the model's{with} in generation_defaults.json"));
+    }
+    if SUITED.contains(&setting.name) {
+        sources.push("what suits it".to_owned());
     }
     sources.push(match setting.follows {
         Some(other) => format!("the {}'s own: {}", other.setting, other.brings),
@@ -214,12 +220,14 @@ mod tests {
             found.get_help().unwrap().to_string()
         };
         let from = "[default: the preset's, else the model's in generation_defaults.json, else";
-        assert!(help("steps").ends_with(&format!("{from} 25]")), "{}", help("steps"));
-        assert!(help("guidance").ends_with(&format!("{from} 7]")), "{}", help("guidance"));
-        assert!(help("sampler").ends_with(&format!("{from} dpmpp_2m]")), "{}", help("sampler"));
+        assert!(help("width").ends_with(&format!("{from} 1024]")), "{}", help("width"));
+        let suited = format!("{from} what suits it, else");
+        assert!(help("steps").ends_with(&format!("{suited} 25]")), "{}", help("steps"));
+        assert!(help("guidance").ends_with(&format!("{suited} 7]")), "{}", help("guidance"));
+        assert!(help("sampler").ends_with(&format!("{suited} dpmpp_2m]")), "{}", help("sampler"));
         assert!(help("seed").ends_with("[default: 0]"), "{}", help("seed"));
         let spacing = "[default: the preset's, else the model's, without --sampler, in generation_defaults.json, else \
-                       the sampler's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]";
+                       what suits it, else the sampler's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]";
         assert!(help("spacing").ends_with(spacing), "{}", help("spacing"));
         let words = "[default: the model's in generation_defaults.json, else nothing]";
         assert!(help("negative_prompt").ends_with(words), "{}", help("negative_prompt"));
