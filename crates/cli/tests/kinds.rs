@@ -507,3 +507,56 @@ fn distilled_unets_get_settings_that_suit_them() {
     assert!(parameters.contains("Steps: 3,") && parameters.contains("dpmpp_2m"), "{parameters}");
     assert!(notes.iter().all(|note| !note.contains("looks like")), "{notes:?}");
 }
+
+/// Every JSON file below a folder whose keys may be any.
+fn configurations(folder: &Path) -> Vec<PathBuf> {
+    let open = |path: &PathBuf| path.extension().is_some_and(|e| e == "json") && !path.ends_with("vocab.json");
+    tree(folder).into_iter().filter(open).collect()
+}
+
+#[test]
+fn configurations_are_read_as_python_writes_them() {
+    let home = Home::new();
+    let model = home.model("model");
+    // The UNet in a shard, for its index.
+    std::fs::rename(model.join(UNET), model.join("unet/a.safetensors")).unwrap();
+    let unet = tensors(&model.join("unet/a.safetensors"));
+    let map: BTreeMap<_, _> = unet.keys().map(|key| (key, "a.safetensors")).collect();
+    let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+    std::fs::write(model.join("unet/diffusion_pytorch_model.safetensors.index.json"), index).unwrap();
+    let want = home.latents(&["--model", &text(&model)]);
+    let files = configurations(&model);
+    assert!(files.len() > 8, "{files:?}");
+    for path in files {
+        let json = std::fs::read_to_string(&path).unwrap();
+        let beyond = "{\"lambda_min_clipped\": -Infinity, \"others\": [NaN, Infinity],";
+        std::fs::write(&path, json.replacen('{', beyond, 1)).unwrap();
+    }
+    assert!(home.latents(&["--model", &text(&model)]) == want);
+    // A number that is wanted must be one.
+    let scheduler = model.join("scheduler/scheduler_config.json");
+    let json = std::fs::read_to_string(&scheduler).unwrap().replace("0.012", "NaN");
+    std::fs::write(scheduler, json).unwrap();
+    let message = home.refuse(&["--model", &text(&model)]);
+    assert!(message.contains("NaN") && message.contains("scheduler_config.json"), "{message}");
+}
+
+#[test]
+fn a_quantised_copy_predicts_what_its_model_does() {
+    let home = Home::new();
+    let config = text(&golden("pipeline/model"));
+    let marked = home.at("marked.safetensors");
+    write(&marked, &with(&tensors(&golden("single-file/sdxl.safetensors")), &["v_pred", "ztsnr"]), &[]);
+    let folder = home.model("folder");
+    write(&folder.join(UNET), &with(&tensors(&folder.join(UNET)), &["v_pred", "ztsnr"]), &[]);
+    for (name, model) in [("a", vec![text(&marked), "--config".into(), config]), ("b", vec![text(&folder)])] {
+        let output = text(&home.at(name));
+        let flags: Vec<_> = model.iter().map(String::as_str).collect();
+        succeed_plain(&[&["quantize", "--to", "q8", "--model"], &flags[..], &["--output", &output]].concat());
+        let saved = std::fs::read_to_string(Path::new(&output).join("scheduler/scheduler_config.json")).unwrap();
+        let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
+        assert_eq!(saved["prediction_type"], "v_prediction", "{name}");
+        assert_eq!(saved["rescale_betas_zero_snr"], true, "{name}");
+        assert_eq!(saved["_class_name"], "EulerDiscreteScheduler", "{name}");
+    }
+}

@@ -245,7 +245,9 @@ pub fn kind(file: &Checkpoint) -> Kind {
     };
     let unet = || UNETS.iter().find_map(|prefix| unet(file, prefix));
     let unknown = || Kind { name: "unknown".into(), role: Role::Unknown };
-    find(ADDED).or_else(unet).or_else(|| find(ALONE)).unwrap_or_else(unknown)
+    // A whole model stays one where something else was left in its file.
+    let whole = || unet().filter(|kind| kind.role == Role::Model && file.with_prefix("control_model.").is_empty());
+    whole().or_else(|| find(ADDED)).or_else(unet).or_else(|| find(ALONE)).unwrap_or_else(unknown)
 }
 
 /// The name of a checkpoint's [`kind`], `unknown` where it is none of those that are known.

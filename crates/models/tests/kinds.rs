@@ -93,6 +93,8 @@ fn unets_are_told_by_their_shapes_under_all_names() {
         let found = kind(&file(&whole));
         let (want, role) = if role == Role::Unet { ("SDXL, a single file", Role::Model) } else { (want, role) };
         assert!(found.name.contains(want) && found.role == role, "whole: {found:?}");
+        whole.extend(named(&["lora_unet_something.lora_up.weight"]));
+        assert_eq!(kind(&file(&whole)).role == Role::Model, role == Role::Model, "a LoRA's leftover");
     }
 }
 
