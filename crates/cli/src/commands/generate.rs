@@ -13,7 +13,8 @@ use pulid::sampler::StepWindow;
 use pulid::settings::{ModelDefaults, Settings};
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
 use pulid_models::Precision;
-use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings, unread_tensors};
+use pulid_models::sdxl::Unread;
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -209,7 +210,10 @@ impl Person {
         let adapter = models.adapter(args.adapter.as_deref())?;
         if settings.id_scale != 0.0 {
             // The UNet takes it up much later.
-            IdentityAdapter::new(&Checkpoint::open(&adapter)?, Precision::F32)?;
+            let file = Checkpoint::open(&adapter)?;
+            IdentityAdapter::new(&file, Precision::F32)?;
+            let unread = Unread { path: adapter.clone(), part: None, keys: unread_tensors(&file) };
+            notes.extend((!unread.keys.is_empty()).then(|| unread.to_string()));
         }
         let source = match &args.identity {
             Some(file) => {

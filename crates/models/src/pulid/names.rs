@@ -22,6 +22,13 @@ pub(super) fn official_names(file: &Checkpoint) -> Result<Cow<'_, Checkpoint>> {
     file.rename(|key| Some(official(key).unwrap_or_else(|| key.to_owned()))).map(Cow::Owned)
 }
 
+/// The tensors of a PuLID file that neither its identity encoder nor its attention has, by their own names.
+pub fn unread_tensors(file: &Checkpoint) -> Vec<String> {
+    let known = |key: &str| ["id_adapter.", "id_adapter_attn_layers."].iter().any(|begin| key.starts_with(begin));
+    let unread = |key: &&str| !known(key) && !official(key).is_some_and(|new| known(&new));
+    file.keys().filter(unread).map(str::to_owned).collect()
+}
+
 fn official(key: &str) -> Option<String> {
     if let Some(rest) = key.strip_prefix(COMFY_ENCODER) {
         return Some(format!("id_adapter.{rest}"));
@@ -38,6 +45,17 @@ fn official(key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_belongs_to_no_part_is_listed() {
+        let tensor = pulid_tensor::HostTensor::zeros([1]);
+        let keys = ["id_adapter.latents", "ip_adapter.1.to_k_ip.weight", "ip_adapter.1.to_q.weight", "step"];
+        let bytes =
+            pulid_checkpoint::safetensors::to_bytes(keys.map(|key| (key, &tensor)), &Default::default()).unwrap();
+        let source = std::sync::Arc::new(pulid_checkpoint::MemorySource::new("a", bytes));
+        let file = Checkpoint::from_source(source).unwrap();
+        assert_eq!(unread_tensors(&file), ["ip_adapter.1.to_q.weight", "step"]);
+    }
 
     #[test]
     fn comfyui_s_names_become_the_official_ones() {
