@@ -1,6 +1,6 @@
 //! Finds the weights in a folder and joins shards.
 
-use crate::{Checkpoint, files};
+use crate::{Checkpoint, files, json};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,8 +104,9 @@ fn open_shards(index_path: &Path) -> Result<Checkpoint> {
         return Err(fail(format!("has {} bytes, too many for an index of shards", file.len())));
     }
     let text = file.read(0..file.len())?;
-    let index: ShardIndex =
-        serde_json::from_slice(&text).map_err(|e| fail(format!("is no index of shards with a `weight_map` ({e})")))?;
+    let no_index = |e: &dyn std::fmt::Display| fail(format!("is no index of shards with a `weight_map` ({e})"));
+    let text = std::str::from_utf8(&text).map_err(|e| no_index(&e))?;
+    let index: ShardIndex = json::from_str(text).map_err(|e| no_index(&e))?;
     let folder = index_path.parent().unwrap_or(Path::new(""));
     let mut shards = Vec::new();
     for name in index.weight_map.values().collect::<BTreeSet<_>>() {

@@ -17,6 +17,7 @@ mod fp8;
 mod gguf;
 mod hash;
 mod index;
+pub mod json;
 pub mod onnx;
 mod pickle;
 pub mod safetensors;

@@ -1,5 +1,6 @@
 //! Progress on a terminal, and signals that end the work.
 
+use crate::commands::note_with_flags;
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use pulid::runtime::Reporter;
@@ -78,6 +79,7 @@ pub struct Terminal {
     seconds: RefCell<Vec<(String, f64)>>,
     /// Whether this stage counts denoising steps; what is counted within a step is not shown then.
     steps: Cell<bool>,
+    notes: RefCell<Vec<String>>,
     quiet: bool,
 }
 
@@ -87,7 +89,14 @@ impl Terminal {
         on_signals();
         let bar = ProgressBar::with_draw_target(Some(0), target(quiet));
         let stage = RefCell::new((String::new(), Instant::now()));
-        Terminal { bar: RefCell::new(bar), stage, seconds: RefCell::default(), steps: Cell::new(false), quiet }
+        Terminal {
+            bar: RefCell::new(bar),
+            stage,
+            seconds: RefCell::default(),
+            steps: Cell::new(false),
+            notes: RefCell::default(),
+            quiet,
+        }
     }
 
     /// Ends the last stage and gives the seconds of each.
@@ -95,6 +104,11 @@ impl Terminal {
         self.close();
         self.bar.borrow().finish_and_clear();
         self.seconds.borrow().clone()
+    }
+
+    /// Everything that was noted so far, for reports.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.borrow().clone()
     }
 
     /// Moves the bar; a stage's first count, and the change from weights to work, gives it its form.
@@ -157,7 +171,9 @@ impl Reporter for Terminal {
     }
 
     fn note(&self, text: &str) {
-        self.print(text);
+        let text = note_with_flags(text);
+        self.print(&text);
+        self.notes.borrow_mut().push(text);
     }
 
     fn step(&self, step: usize, steps: usize) {

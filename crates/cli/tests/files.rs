@@ -105,7 +105,7 @@ fn files_that_belong_elsewhere_are_named_with_what_they_are() {
     let size = ["--width", "64", "--height", "64", "--steps", "1", "--device", "reference"];
     let files = ["generate", "--prompt", "x", "--model", &folder, "--unet", &vae, "--output", &output];
     let message = pulid(&[&files[..], &size[..]].concat()).unwrap_err();
-    for part in ["tensors are missing, first: `", &vae, "VAE by diffusers' names"] {
+    for part in ["is not an SDXL UNet but this: VAE by diffusers' names", &vae] {
         assert!(message.contains(part), "{part}: {message}");
     }
 }

@@ -111,6 +111,28 @@ impl Home {
 }
 
 #[test]
+fn a_mirror_that_sends_to_another_server_is_followed_without_the_token() {
+    let home = Home::new(|_, _| {});
+    let paths = base(JUGGERNAUT, "").into_iter().map(|(path, _)| path);
+    let paths = paths.chain(FILES.iter().map(|(path, _)| format!("/{path}")));
+    let mirror = Server::start(paths.map(|path| {
+        // The listing with one status, files with the other.
+        let code = if path.starts_with("/api/") { 307 } else { 308 };
+        let redirect = Some((code, format!("{}{path}", home.server.address)));
+        (path, Served { redirect, ..Served::default() })
+    }));
+    let pull = ["pull", "v1.1", "--base", "juggernaut", "--faces", "auraface"];
+    let mut command = program(home.folder.path(), &pull);
+    command.env("HF_ENDPOINT", &mirror.address).env("PULID_GITHUB_ENDPOINT", &mirror.address).env("HF_TOKEN", "secret");
+    let output = command.env_remove("PULID_MODELS").output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(mirror.tokens().iter().all(|token| token.as_deref() == Some("Bearer secret")));
+    assert!(!home.server.tokens().is_empty() && home.server.tokens().iter().all(Option::is_none));
+    // It is the hub's own file by every name.
+    home.succeed(&[&pull[..], &["--offline"]].concat(), false);
+}
+
+#[test]
 fn what_was_pulled_makes_the_image_of_its_preset_without_a_network() {
     let tower = "/QuanSun/EVA-CLIP/resolve/main/EVA02_CLIP_L_336_psz14_s6B.pt";
     let home = Home::new(|path, file| match path {

@@ -1,18 +1,14 @@
 //! Asks the servers.
 
 use crate::cache::{plain, within};
-use crate::retry::{ATTEMPTS, Failure, broken, exhausted, refused};
+use crate::retry::{ATTEMPTS, Failure, exhausted, refused};
 use crate::transfer::{Target, fetch_into};
 use crate::{Cache, Repo, Settings};
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
-
-/// Redirects within a server, as a renamed repository has them.
-const MAX_MOVES: usize = 5;
 
 /// Sees a file arrive, and may stop it.
 pub trait Watch {
@@ -48,7 +44,6 @@ impl<'a> Client<'a> {
     pub fn new(settings: Settings, watch: &'a dyn Watch) -> Client<'a> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
             // A body that stalls or takes longer is taken up again where it was.
@@ -119,28 +114,21 @@ impl<'a> Client<'a> {
     }
 
     fn head(&self, url: &str) -> std::result::Result<Head, Failure> {
-        let mut url = url.to_owned();
-        for _ in 0..MAX_MOVES {
-            let request = self.agent.head(&url).config().max_redirects(0).max_redirects_will_error(false).build();
-            let response = self.authorise(request, &url).call().map_err(broken)?;
-            self.accept(&response, &url)?;
-            let location = header(&response, "location").unwrap_or_default();
-            if response.status().is_redirection() && location.starts_with('/') && !location.starts_with("//") {
-                url = format!("{}{location}", self.settings.endpoint);
-                continue;
-            }
-            let etag = header(&response, "x-linked-etag").or(header(&response, "etag")).unwrap_or_default();
+        fn told(response: &Response<Body>) -> Option<(String, String)> {
+            let etag = header(response, "x-linked-etag").or(header(response, "etag"))?;
             let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
-            let commit = header(&response, "x-repo-commit").unwrap_or_default().to_owned();
-            if !plain(&etag) || !plain(&commit) {
-                let detail = "the server says neither version nor hash; is HF_ENDPOINT a hub?";
-                return Err(Error::invalid(url, detail).into());
-            }
-            let own = header(&response, "content-length").filter(|_| !response.status().is_redirection());
-            let size = header(&response, "x-linked-size").or(own).and_then(|size| size.parse().ok());
-            return Ok(Head { url, commit, etag, size });
+            let commit = header(response, "x-repo-commit")?.to_owned();
+            (plain(&etag) && plain(&commit)).then_some((etag, commit))
         }
-        Err(Error::network(url, "the server sends from one address to the next").into())
+        let (response, url) = self.head_of(url, |response| told(response).is_some())?;
+        self.accept(&response, &url)?;
+        let Some((etag, commit)) = told(&response) else {
+            let detail = "the server says neither version nor hash; is HF_ENDPOINT a hub?";
+            return Err(Error::invalid(url, detail).into());
+        };
+        let own = header(&response, "content-length").filter(|_| !response.status().is_redirection());
+        let size = header(&response, "x-linked-size").or(own).and_then(|size| size.parse().ok());
+        Ok(Head { url, commit, etag, size })
     }
 
     /// The token, for the hub alone.

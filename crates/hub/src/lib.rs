@@ -7,6 +7,7 @@ mod cache;
 pub mod catalog;
 mod client;
 mod listing;
+mod redirect;
 mod retry;
 mod settings;
 mod transfer;

@@ -52,7 +52,7 @@ impl Client<'_> {
     pub fn list(&self, repo: &Repo) -> Result<Listing> {
         let url = format!("{}/api/models/{repo}/revision/main", self.settings.endpoint);
         let text = self.persist(&url, || {
-            let mut response = self.authorise(self.agent.get(&url), &url).call().map_err(broken)?;
+            let mut response = self.get(&url, 0)?;
             self.accept(&response, &url)?;
             response.body_mut().with_config().limit(LONGEST).read_to_vec().map_err(broken)
         })?;

@@ -148,11 +148,7 @@ fn receive(
     partial: &mut Partial,
     size: &mut Option<u64>,
 ) -> std::result::Result<(), Failure> {
-    let mut request = client.authorise(client.agent.get(url), url);
-    if partial.done > 0 {
-        request = request.header("range", format!("bytes={}-", partial.done));
-    }
-    let mut response = request.call().map_err(broken)?;
+    let mut response = client.get(url, partial.done)?;
     let status = response.status().as_u16();
     if status == 416 {
         partial.restart()?;

@@ -189,3 +189,46 @@ fn files_of_no_repository_are_held_to_their_known_hash_without_the_token() {
     Client::new(elsewhere, &Quiet).fetch_plain(&url, &root.path().join("other"), None, None).unwrap();
     assert!(server.seen.lock().unwrap().iter().all(|seen| seen.3.is_none()));
 }
+
+#[test]
+fn mirrors_that_send_to_another_server_are_followed_without_the_token() {
+    for code in [301, 302, 307, 308] {
+        // The second server breaks the connection once, which is taken up there.
+        let body = content();
+        let other = Server::start([(FILE, Served { body: body.clone(), cuts: vec![100_000], ..Served::default() })]);
+        let redirect = Some((code, format!("{}{FILE}", other.address)));
+        let token = Some("secret".to_owned());
+        let asked = Served { redirect, token: token.clone(), ..Served::default() };
+        let (got, _root, mirror) = fetch(asked, |settings| settings.token = token.clone());
+        assert_eq!(std::fs::read(got.unwrap()).unwrap(), body, "{code}");
+        assert!(mirror.tokens().iter().all(|token| token.as_deref() == Some("Bearer secret")), "{code}");
+        assert!(
+            !other.tokens().is_empty() && other.tokens().iter().all(Option::is_none),
+            "{code}: {:?}",
+            other.tokens()
+        );
+        assert_eq!(other.ranges(FILE), [None, Some("bytes=100000-".into())]);
+    }
+}
+
+#[test]
+fn a_renamed_repository_keeps_the_token() {
+    let (root, new) = (tempfile::tempdir().unwrap(), "/new/b/resolve/main/sub/w.bin");
+    let token = Some("secret".to_owned());
+    let there = Served { body: content(), token: token.clone(), ..Served::default() };
+    let moved = Served { redirect: Some((307, new.into())), token: token.clone(), ..Served::default() };
+    let server = Server::start([(FILE, moved), (new, there)]);
+    let settings = Settings { token, ..settings(root.path(), &server.address) };
+    let got = Client::new(settings, &Quiet).fetch(&repo(), "sub/w.bin").unwrap();
+    assert_eq!(std::fs::read(got).unwrap(), content());
+}
+
+#[test]
+fn redirects_without_an_end_or_to_no_server_are_refused() {
+    for (to, part) in [(FILE, "from one address to the next"), ("file:///etc/passwd", "no address on the web")] {
+        let (got, root, _server) = fetch(Served { redirect: Some((308, to.into())), ..Served::default() }, |_| {});
+        let message = message(got);
+        assert!(message.contains(part), "{message}");
+        assert_eq!(left(root.path()), Vec::<PathBuf>::new());
+    }
+}

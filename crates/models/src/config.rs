@@ -1,6 +1,6 @@
 //! Reading the `config.json` that lies beside a network's weights.
 
-use pulid_checkpoint::files;
+use pulid_checkpoint::{files, json};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -42,7 +42,7 @@ impl Config {
     /// Parses the text; `name` is the file, for messages.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
         let value: Value =
-            serde_json::from_str(text).map_err(|e| Error::file(name, format!("is not a configuration: {e}")))?;
+            json::from_str(text).map_err(|e| Error::file(name, format!("is not a configuration: {e}")))?;
         Ok(Config { value, name: name.to_owned() })
     }
 

@@ -3,6 +3,7 @@
 //! Published sizes (EVA02-CLIP-L-14-336): 24 blocks, width 1024, 16 heads, feed-forward 2730, patches of 14 pixels,
 //! images of 336, output 768. All are read from the tensors here.
 
+use crate::eva_names::official_names;
 use crate::layers::{Attend, Conv, add, attention, concat, expand, rotary, slice};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
@@ -48,13 +49,16 @@ pub struct EvaClip {
 }
 
 impl EvaClip {
-    /// The tower of a file in the official key names, with or without the `visual.` prefix.
+    /// The tower of a file in the official key names, timm's or, around these, open_clip's; alone or among other towers.
     ///
     /// # Errors
     /// When a tensor that tells a size is missing or the sizes do not agree.
     pub fn new(checkpoint: &Checkpoint, precision: Precision, settings: EvaSettings) -> Result<Self> {
         const PATCHES: &str = "patch_embed.proj.weight";
-        let vars = Vars::optional(checkpoint, precision, "visual");
+        let vars = match official_names(checkpoint)? {
+            Some(renamed) => Vars::new(renamed, precision),
+            None => Vars::optional(checkpoint, precision, "visual"),
+        };
         let (width, patch) = (vars.extent(PATCHES, 4, 0)?, vars.extent(PATCHES, 4, 2)?);
         let positions = vars.extent("pos_embed", 3, 1)?;
         let grid = positions.saturating_sub(1).isqrt();

@@ -1,6 +1,6 @@
 //! What a weights file is, told by its header alone.
 
-use crate::family::{family, onnx_family};
+use crate::family::{Role, kind, onnx_family};
 use pulid_checkpoint::{Checkpoint, Format, MappedFile, onnx};
 use pulid_tensor::{Error, Result};
 use serde::Serialize;
@@ -34,6 +34,10 @@ pub struct Inspection {
     pub format: String,
     /// Which network it belongs to; `unknown` for all others.
     pub family: String,
+    /// The setting that takes such a file (`model`, `unet`, `adapter`, `identity`, `models_dir`), if one does.
+    pub role: Option<&'static str>,
+    /// Whether it is known to be of a kind that is not supported.
+    pub unsupported: bool,
     /// Parameters: the elements of all tensors.
     pub parameters: u64,
     /// Bytes of all tensors, shared ones as often as they are named.
@@ -69,6 +73,8 @@ impl Inspection {
             path: path.to_owned(),
             format: format.to_string(),
             family: "unknown".into(),
+            role: None,
+            unsupported: false,
             parameters: 0,
             bytes: 0,
             file_bytes: path.metadata().map_or(0, |m| if m.is_file() { m.len() } else { 0 }),
@@ -98,8 +104,13 @@ impl Inspection {
             return Err(Error::file(path, "has a model_index.json but none of the folders unet, vae, text_encoder"));
         }
         let all = whole.parts.len() == 4;
-        whole.family =
-            if all { "SDXL, a folder in diffusers' layout" } else { "a part of a diffusers pipeline" }.into();
+        let foreign = whole.parts.iter().find(|part| part.unsupported);
+        (whole.family, whole.role) = match foreign {
+            Some(part) => (format!("a diffusers pipeline with this: {}", part.family), None),
+            None if all => ("SDXL, a folder in diffusers' layout".into(), Some("model")),
+            None => ("a part of a diffusers pipeline".into(), None),
+        };
+        whole.unsupported = foreign.is_some();
         whole.sum();
         Ok(whole)
     }
@@ -142,6 +153,7 @@ impl Inspection {
             let model = onnx::Model::open(path)?;
             let mut found = Self::empty(path, "ONNX");
             found.family = onnx_family(&model).into();
+            found.role = (found.family != "unknown").then_some("models_dir");
             found.metadata.insert("producer".into(), model.producer.clone());
             found.metadata.insert("opset".into(), model.opset.to_string());
             for (name, tensor) in &model.graph.initializers {
@@ -160,7 +172,9 @@ impl Inspection {
     }
 
     fn add(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        self.family = family(checkpoint).into();
+        let kind = kind(checkpoint);
+        (self.family, self.role) = (kind.name, kind.role.setting());
+        self.unsupported = kind.role == Role::Unsupported;
         self.metadata = checkpoint.metadata().clone();
         for key in checkpoint.keys() {
             let info = checkpoint.info(key)?;

@@ -1,6 +1,6 @@
 //! Missing and mismatched keys of a network's file, all of them at once.
 
-use crate::family::family;
+use crate::family::{Kind, Role, kind};
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result, Shape};
 use std::collections::BTreeSet;
@@ -17,10 +17,8 @@ const LARGEST: usize = 1 << 31;
 
 /// What a file seems to be, as the end of a message; empty where that is not known.
 pub(crate) fn looks_like(checkpoint: &Checkpoint) -> String {
-    match family(checkpoint) {
-        "unknown" => String::new(),
-        known => format!("; the file looks like this: {known}"),
-    }
+    let Kind { name, role } = kind(checkpoint);
+    if role == Role::Unknown { String::new() } else { format!("; the file looks like this: {name}") }
 }
 
 /// Shared by all views of one network's weights.
@@ -31,6 +29,8 @@ pub(crate) struct KeyReport(Arc<Mutex<Found>>);
 struct Found {
     /// Every key that was asked for.
     asked: BTreeSet<String>,
+    /// Keys that are read without being part of the graph as they are.
+    read: BTreeSet<String>,
     missing: Vec<String>,
     /// Key, shape that the network has, shape in the file.
     mismatched: Vec<(String, Shape, Shape)>,
@@ -72,6 +72,18 @@ impl KeyReport {
         if found.asked.insert(key.to_owned()) {
             found.missing.push(key.to_owned());
         }
+    }
+
+    /// Notes a key that is read to compute a weight.
+    pub fn note_read(&self, key: String) {
+        self.found().read.insert(key);
+    }
+
+    /// The keys that nobody asked for since the last [`KeyReport::clear`].
+    pub fn unread(&self, checkpoint: &Checkpoint) -> Vec<String> {
+        let found = self.found();
+        let unread = |key: &&str| !found.asked.contains(*key) && !found.read.contains(*key);
+        checkpoint.keys().filter(unread).map(str::to_owned).collect()
     }
 
     /// Forgets what was found before.

@@ -6,6 +6,7 @@
 
 mod config;
 mod eva_clip;
+mod eva_names;
 pub mod face;
 mod family;
 #[cfg(not(target_arch = "wasm32"))]
@@ -25,7 +26,7 @@ mod vars;
 
 pub use config::PerBlock;
 pub use eva_clip::{EvaClip, EvaSettings};
-pub use family::{family, onnx_family};
+pub use family::{Kind, Role, family, kind, onnx_family, require};
 pub use layers::Conv;
 pub use patch::{Patch, Patches};
 pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles, TokenizerKind};

@@ -147,6 +147,11 @@ impl Vars {
         built
     }
 
+    /// The file's tensors that the last graph built by [`Vars::complete`] has no use for.
+    pub(crate) fn unread(&self) -> Vec<String> {
+        self.key_report.unread(&self.checkpoint)
+    }
+
     /// The same view with no quantised weights: for small layers whose error reaches every value.
     pub fn unquantized(&self) -> Vars {
         let mut vars = self.clone();
@@ -326,6 +331,7 @@ impl Vars {
         load: impl Fn(&Vars) -> Result<HostTensor> + MaybeSendSync + 'static,
     ) -> NodeId {
         let (vs, dtype) = (self.clone(), ty.dtype);
+        reads.iter().for_each(|name| self.key_report.note_read(self.key(name)));
         let keys: Vec<_> = reads.iter().map(|name| self.weight_key(&self.key(name), recipe)).collect();
         let patches: Vec<_> = keys.iter().filter_map(|key| key.patch.as_deref()).collect();
         let key = WeightKey {

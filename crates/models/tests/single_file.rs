@@ -1,7 +1,7 @@
 //! Whole SDXLs in one file: the published one by its names, a small one by its tensors, and CLIP's own tokenizer.
 
 use pulid_checkpoint::{Checkpoint, MemorySource};
-use pulid_models::sdxl::{ClipConfig, SdxlModel, TextEncoder, UnetConfig, VaeConfig, single_file};
+use pulid_models::sdxl::{ClipConfig, Predicts, SdxlModel, TextEncoder, UnetConfig, VaeConfig, single_file};
 use pulid_models::{ClipTokenizer, Padding, Precision, run};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -173,8 +173,13 @@ fn models_that_predict_velocity_say_so() {
     let first = ("model.diffusion_model.input_blocks.0.0.weight", &tensor);
     pulid_checkpoint::write_safetensors(&plain, [first], &BTreeMap::new()).unwrap();
     pulid_checkpoint::write_safetensors(&velocity, [first, ("v_pred", &tensor)], &BTreeMap::new()).unwrap();
-    assert!(!SdxlModel::open(plain).unwrap().predicts_velocity());
-    assert!(SdxlModel::open(velocity).unwrap().predicts_velocity());
+    let predicts = |model: SdxlModel| model.prediction().unwrap().predicts;
+    assert_eq!(predicts(SdxlModel::open(&plain).unwrap()), None);
+    assert_eq!(predicts(SdxlModel::open(&velocity).unwrap()), Some(Predicts::Velocity));
+    // The UNet that is taken decides.
+    assert_eq!(predicts(SdxlModel::open(&velocity).unwrap().with_unet(&plain)), None);
+    assert_eq!(predicts(SdxlModel::open(&plain).unwrap().with_unet(&velocity)), Some(Predicts::Velocity));
+    assert_eq!(predicts(SdxlModel::open(golden("pipeline/model")).unwrap()), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::pipeline::scheduler_config;
 use crate::runtime::Reporter;
 use crate::settings::ModelDefaults;
-use pulid_checkpoint::{write_folder_atomically, write_safetensors_one_by_one};
+use pulid_checkpoint::{files, json, write_folder_atomically, write_safetensors_one_by_one};
 use pulid_graph::{Graph, NodeKind, Weight};
 use pulid_models::sdxl::{Part, PartFiles, SdxlModel, TextEncoder, UnetSize};
 use pulid_models::{ClipTokenizer, Precision};
@@ -80,14 +80,35 @@ fn copy_the_rest(model: &SdxlModel, root: &Path) -> Result<()> {
             }
         }
     }
-    let scheduler = root.join("scheduler");
-    if !scheduler.exists() {
-        std::fs::create_dir(&scheduler).map_err(|e| Error::io(&scheduler, e))?;
-        let config = scheduler_config(model)?;
-        let text = serde_json::to_string_pretty(&config).map_err(|e| Error::invalid("scheduler", e.to_string()))?;
-        write_text(&scheduler.join("scheduler_config.json"), &text)?;
+    copy_the_schedule(model, root)
+}
+
+/// The schedule of the model's UNet, where it is not copied with the rest: of a file that brings none, of another UNet, or one that the
+/// UNet's own file contradicts, since quantised files say nothing of their predictions.
+fn copy_the_schedule(model: &SdxlModel, root: &Path) -> Result<()> {
+    let invalid = |e: serde_json::Error| Error::invalid("scheduler", e.to_string());
+    let to = root.join("scheduler").join("scheduler_config.json");
+    let config = serde_json::to_value(scheduler_config(model)?).map_err(invalid)?;
+    let mut value = config.clone();
+    if let Some(from) = model.scheduler_file() {
+        let text = files::read_to_string(&from)?;
+        value = json::from_str::<serde_json::Value>(&text).map_err(|e| Error::file(&from, e.to_string()))?;
+        let keys = ["prediction_type", "rescale_betas_zero_snr"];
+        // What is missing there is false.
+        let differ = |key: &&str| value[*key] != config[*key] && !(value[*key].is_null() && config[*key] == false);
+        let changed: Vec<_> = keys.into_iter().filter(differ).collect();
+        let copied = model.config_folder().is_some_and(|folder| from.starts_with(folder));
+        if changed.is_empty() && copied {
+            return Ok(());
+        }
+        changed.into_iter().for_each(|key| value[key] = config[key].clone());
     }
-    Ok(())
+    if let Some(folder) = to.parent().filter(|folder| !folder.exists()) {
+        std::fs::create_dir(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    let text = serde_json::to_string_pretty(&value).map_err(invalid)?;
+    // As Python wrote it and reads it.
+    write_text(&to, &text.replace(": \"-Infinity\"", ": -Infinity"))
 }
 
 /// One network's graphs with weights as they are and as they shall be; both list the same weights in the same order.

@@ -6,7 +6,8 @@ use pulid::face::{
 use pulid::image::{Normalization, RgbImage, resize_bicubic, resize_bilinear, resize_lanczos4};
 use pulid::random::TorchGenerator;
 use pulid::sampler::{
-    FinalSigma, NoiseSchedule, Sampler, SamplerKind, SamplerOptions, SchedulerConfig, Spacing, StepNoise,
+    FinalSigma, NoiseSchedule, PredictionType, Sampler, SamplerKind, SamplerOptions, SchedulerConfig, Spacing,
+    StepNoise,
 };
 use pulid_tensor::{HostTensor, deviation};
 use safetensors::{Dtype, SafeTensors};
@@ -302,4 +303,93 @@ fn the_vision_tower_s_image_is_pulid_s() {
     let masked = gray_on_white(&RgbImage::from_raw(32, 32, bytes).unwrap(), &labels).unwrap();
     let worst = masked.as_f32().unwrap().iter().zip(features.as_f32().unwrap()).map(|(a, b)| (a - b).abs());
     assert!(worst.fold(0.0, f32::max) < 0.51 / 255.0);
+}
+
+/// Networks that predict velocity down to pure noise, at diffusers' last noise level of 4096; and the other schedules of betas.
+#[test]
+fn zero_terminal_snr_is_diffusers() {
+    let golden = json(&folder("samplers"), "zero_snr");
+    let (a, b) = (golden["a"].as_f64().unwrap(), golden["b"].as_f64().unwrap());
+    let config = SchedulerConfig {
+        prediction_type: PredictionType::VPrediction,
+        rescale_betas_zero_snr: true,
+        ..SchedulerConfig::default()
+    };
+    let schedule = NoiseSchedule::new(&config).unwrap();
+    assert!((schedule.sigma_max() - 4096.0).abs() < 1e-3);
+    for case in cases(&golden) {
+        let kind: SamplerKind = text(&case["sampler"]).parse().unwrap();
+        let steps = case["steps"].as_u64().unwrap() as usize;
+        let options = SamplerOptions { spacing: Spacing::Trailing, ..SamplerOptions::new(kind, steps) };
+        let noise = numbers(&case["noise"]).iter().map(|&x| x as f32).collect();
+        let mut sampler = Sampler::new(&schedule, &options, noise).unwrap();
+        for (ours, theirs) in sampler.levels().sigmas.iter().zip(numbers(&case["sigmas"])) {
+            assert!((ours - theirs).abs() <= 1e-4 * theirs, "{kind} {steps}: {ours} for {theirs}");
+        }
+        let mut timesteps = Vec::new();
+        while let Some(request) = sampler.next_request() {
+            timesteps.push(request.timestep);
+            let added = b * (request.timestep / 100.0).cos();
+            let velocity: Vec<f32> = request.x_in.iter().map(|&x| (a * f64::from(x) + added) as f32).collect();
+            sampler.advance(&velocity).unwrap();
+        }
+        assert_eq!(timesteps, numbers(&case["timesteps"]), "{kind} {steps}");
+        for (ours, theirs) in sampler.into_latents().unwrap().iter().zip(numbers(&case["latents"])) {
+            // diffusers takes a step of 4096 from latents of 4096 in f32, whose last bit is 2^-11 there.
+            assert!((f64::from(*ours) - theirs).abs() < 6e-4, "{kind} {steps}: {ours} for {theirs}");
+        }
+    }
+    for table in golden["tables"].as_array().unwrap() {
+        let config = SchedulerConfig::from_json(&table["config"].to_string()).unwrap();
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        for (ours, theirs) in schedule.sigmas().iter().step_by(111).zip(numbers(&table["sigmas"])) {
+            assert!((ours - theirs).abs() <= 1e-4 * theirs, "{}: {ours} for {theirs}", table["config"]);
+        }
+    }
+    let cosine = SchedulerConfig::from_json(&golden["cosine"]["config"].to_string()).unwrap();
+    let schedule = NoiseSchedule::new(&cosine).unwrap();
+    for (ours, theirs) in schedule.sigmas().iter().step_by(111).zip(numbers(&golden["cosine"]["alphas_cumprod"])) {
+        let product = 1.0 / (ours * ours + 1.0);
+        assert!((product - theirs).abs() < 2e-6, "{product} for {theirs}");
+    }
+}
+
+/// Every scheduler class that diffusers saves says the same of the noise; what it says of the steps is followed where it is built.
+#[test]
+fn schedulers_are_read_as_diffusers_saves_them() {
+    let golden = json(&folder("samplers"), "saved_schedulers");
+    let sampler = |kind, spacing| Some((Some(kind), Some(spacing)));
+    let mut infinite = 0;
+    for case in cases(&golden) {
+        let (class, variant, saved) = (text(&case["class"]), text(&case["variant"]), text(&case["text"]));
+        let name = format!("{class} {variant}");
+        infinite += usize::from(saved.contains("Infinity"));
+        if class.starts_with("EDM") || class.starts_with("FlowMatch") {
+            let message = SchedulerConfig::from_json(saved).unwrap_err().to_string();
+            assert!(message.contains(class) && message.contains("not supported"), "{message}");
+            continue;
+        }
+        let config = SchedulerConfig::from_json(saved).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let trailing = variant == "trailing";
+        let schedule = NoiseSchedule::new(&config).unwrap();
+        let highest = if trailing { 4096.0 } else { 14.6146 };
+        assert!((schedule.sigma_max() - highest).abs() < 1e-3, "{name}: {}", schedule.sigma_max());
+        let prediction = if trailing { PredictionType::VPrediction } else { PredictionType::Epsilon };
+        assert_eq!((config.prediction_type, config.rescale_betas_zero_snr), (prediction, trailing), "{name}");
+        let expected = match (class, variant) {
+            ("EulerDiscreteScheduler", "trailing") => sampler(SamplerKind::Euler, Spacing::Trailing),
+            ("DPMSolverMultistepScheduler", "trailing") => sampler(SamplerKind::DpmPp2M, Spacing::Trailing),
+            ("DPMSolverMultistepScheduler", "karras") => sampler(SamplerKind::DpmPp2M, Spacing::Karras),
+            _ => None,
+        };
+        let found = config.suggestion();
+        match expected {
+            Some(expected) => assert_eq!((found.choices.sampler, found.choices.spacing), expected, "{name}"),
+            None => {
+                assert!(found.choices.sampler.is_none(), "{name}");
+                assert!(found.why.contains(class) && found.why.contains("not built"), "{name}: {}", found.why);
+            }
+        }
+    }
+    assert!(infinite > 0);
 }

@@ -33,7 +33,8 @@ fn the_table_of_settings_is_true() {
     let mut text = String::from(
         "# Settings\n\nGenerated from the list in `crates/pulid/src/settings/list.rs` by `cargo xtask bless`; `cargo xtask test` holds it \
          to the code.\n\nA value comes from the flag or option, else from the preset (settings marked P), else from the model's \
-         `generation_defaults.json` (those with a key), else from the list. A preset sets every setting marked P.\n\n\
+         `generation_defaults.json` (those with a key), else from what its scheduler and its kind suggest (`sampler`, \
+         `spacing`, `final_sigma`, `steps`, `guidance`; see `docs/models.md`), else from the list. A preset sets every setting marked P.\n\n\
          | setting | flag | JavaScript | key of a model | preset | default | values | meaning |\n\
          |---|---|---|---|---|---|---|---|\n",
     );

@@ -14,10 +14,10 @@ pub use conformance::Conformance;
 use error::{Outcome, thrown};
 use events::Listener;
 use options::{Models, Named, Opening, Shown};
-use pulid::identity::{ExtractOptions, FaceChoice, FaceModels, Identity, crop, extract};
+use pulid::identity::{ExtractOptions, FaceChoice, FaceModels, Identity, check_adapter, crop, extract};
 use pulid::image::{ImageMetadata, encode_png};
-use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel};
-use pulid::runtime::Runtime;
+use pulid::pipeline::{IdentityTokens, IdentityUse, Pipeline, SdxlModel, examine};
+use pulid::runtime::{Reporter, Runtime};
 use pulid::settings::{Choices, ModelDefaults, Settings};
 use pulid_checkpoint::{MemorySource, files};
 use pulid_engine::DeviceOptions;
@@ -116,8 +116,12 @@ impl Engine {
     /// # Errors
     /// `ModelError` for malformed defaults.
     pub fn defaults(&self, model: &str) -> Outcome<JsValue> {
-        let defaults = ModelDefaults::read(Path::new(model));
-        let settings = defaults.and_then(|d| Settings::merge(Choices::default(), None, d.choices));
+        // Its networks may not be there yet.
+        let defaults = match SdxlModel::open(model) {
+            Ok(model) => ModelDefaults::of(&model),
+            Err(_) => ModelDefaults::read(Path::new(model)),
+        };
+        let settings = defaults.and_then(|d| Settings::merge(Choices::default(), None, d.all()));
         options::described(&settings.map_err(thrown)?)
     }
 
@@ -187,7 +191,10 @@ impl Engine {
         let before = self.runtime.device_memory();
         let work = async {
             let model = SdxlModel::open(&models.sdxl)?;
-            let settings = Settings::merge(own, None, ModelDefaults::read(model.folder())?.choices)?;
+            examine(&model)?.iter().for_each(|note| listener.note(note));
+            let defaults = ModelDefaults::of(&model)?;
+            defaults.notes(&own, None).iter().for_each(|note| listener.note(note));
+            let settings = Settings::merge(own, None, defaults.all())?;
             let window = settings.window()?;
             let mut options = settings.options(&shown.prompt);
             let pipeline = Pipeline::open(self.runtime.clone(), model, settings.storage())?;
@@ -247,7 +254,11 @@ impl Engine {
             }
             (Some(bytes), true) => {
                 files::mount(IDENTITY, Arc::new(MemorySource::new(IDENTITY, bytes.into_vec())));
-                let tokens = Identity::load_tokens(IDENTITY);
+                let tokens = Identity::load_tokens(IDENTITY).and_then(|tokens| {
+                    let note = check_adapter(Path::new(IDENTITY), &tokens, Path::new(&models.adapter))?;
+                    note.iter().for_each(|note| listener.note(note));
+                    Ok(tokens)
+                });
                 files::unmount(IDENTITY);
                 tokens.map(Some)
             }

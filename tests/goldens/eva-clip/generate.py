@@ -35,10 +35,24 @@ CASES = {
         dict(),
         1,
     ),
+    # timm's own names, query, key and value in one matrix.
+    "timm-names": (
+        dict(image_size=20, patch=4, width=32, depth=6, heads=2, hidden=40, output_dim=24, pretrained_grid=4),
+        dict(timm="", fused=True),
+        dict(heads=2, pretrained_grid=4),
+        1,
+    ),
+    # open_clip's, around timm's as in `eva02_large_patch14_clip_336`.
+    "open-clip-names": (
+        dict(image_size=20, patch=4, width=32, depth=6, heads=2, hidden=40, output_dim=24, pretrained_grid=4),
+        dict(timm="visual.trunk.", fused=False, extra=True),
+        dict(heads=2, pretrained_grid=4),
+        1,
+    ),
 }
 
 
-def timm_tower(sizes: dict, state: dict[str, torch.Tensor]) -> Eva:
+def timm_tower(sizes: dict, state: dict[str, torch.Tensor], fused: bool = False) -> Eva:
     """timm's writing of the same tower, with the same weights under its own names."""
     grid = sizes["pretrained_grid"]
     model = Eva(
@@ -49,7 +63,7 @@ def timm_tower(sizes: dict, state: dict[str, torch.Tensor]) -> Eva:
         depth=sizes["depth"],
         num_heads=sizes["heads"],
         mlp_ratio=sizes["hidden"] / sizes["width"],
-        qkv_fused=False,
+        qkv_fused=fused,
         swiglu_mlp=True,
         scale_mlp=True,
         scale_attn_inner=True,
@@ -57,7 +71,14 @@ def timm_tower(sizes: dict, state: dict[str, torch.Tensor]) -> Eva:
         ref_feat_shape=(grid, grid),
         global_pool="token",
     )
-    model.load_state_dict(checkpoint_filter_fn(state, model), strict=True)
+    state = checkpoint_filter_fn(state, model)
+    if fused:
+        for block in range(sizes["depth"]):
+            parts = [state.pop(f"blocks.{block}.attn.{part}_proj.weight") for part in "qkv"]
+            state[f"blocks.{block}.attn.qkv.weight"] = torch.cat(parts)
+            for part in "qv":
+                state[f"blocks.{block}.attn.{part}_bias"] = state.pop(f"blocks.{block}.attn.{part}_proj.bias")
+    model.load_state_dict(state, strict=True)
     return model.eval()
 
 
@@ -83,24 +104,30 @@ def witness(model: Eva, image: torch.Tensor) -> dict:
 
 
 def main() -> None:
+    """Writes the cases that are named on the command line, or all of them."""
     deterministic()
     for index, (name, (sizes, layout, settings, batch)) in enumerate(CASES.items()):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         seed = SEED + 10 * index
         tower = randomise(EvaClipTower(**sizes), seed)
         # Positions must matter in the output, so they are drawn as large as the patches.
         tower.cls_token.copy_(randn(seed + 1, *tower.cls_token.shape).half().float())
         tower.pos_embed.copy_((0.5 * randn(seed + 2, *tower.pos_embed.shape)).half().float())
         image = randn(seed + 3, batch, 3, sizes["image_size"], sizes["image_size"])
-        state = tower.official_state_dict(with_rope=layout["rope"])
-
-        outputs = witness(timm_tower(sizes, tower.official_state_dict(with_rope=False)), image)
+        model = timm_tower(sizes, tower.official_state_dict(with_rope=False), layout.get("fused", False))
+        outputs = witness(model, image)
         own = run(tower, image)
         worst = max(relative_error(own[key], outputs[key]) for key in outputs)
         assert own.keys() == outputs.keys() and worst < 1e-5, (name, worst)
 
-        if not layout["prefix"]:
+        if "timm" in layout:
+            state = {layout["timm"] + key: value for key, value in model.state_dict().items()}
+        else:
+            state = tower.official_state_dict(with_rope=layout["rope"])
+        if not layout.get("prefix", True):
             state = {key.removeprefix("visual."): value for key, value in state.items()}
-        if layout["extra"]:
+        if layout.get("extra"):
             state["logit_scale"] = torch.tensor(4.5)
             state["text.positional_embedding"] = randn(seed + 4, 77, 8).half().float()
         error = half_error(lambda: run(copy.deepcopy(tower).half(), image.half()), outputs)

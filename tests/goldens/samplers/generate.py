@@ -9,7 +9,9 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import saved_schedulers
 import torch
+import zero_snr
 from common import deterministic, generator, randn, relative_error, save_tensors, versions, write_json
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from pulid_reference import samplers
@@ -193,6 +195,8 @@ def diffusers_trajectories(tensors: dict, cases: list) -> None:
 def main() -> None:
     deterministic()
     random_numbers()
+    zero_snr.main()
+    saved_schedulers.main()
     schedules()
     tensors, cases = {}, []
     own_trajectories(tensors, cases)

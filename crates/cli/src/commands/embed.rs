@@ -77,6 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
             "photos": identity.photos,
             "adapter_sha256": identity.adapter_sha256,
             "tokens": identity.tokens.id_embedding.shape().extents(),
+            "notes": terminal.notes(),
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");

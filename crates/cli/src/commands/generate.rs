@@ -4,15 +4,17 @@ use super::settings::{SettingsArgs, as_flags};
 use super::warm;
 use super::{DeviceArgs, check_report, check_weights, outputs, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens};
+use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter};
 use pulid::image::{ImageFormat, ImageMetadata, encode_image};
-use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options};
+use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options, examine};
 use pulid::preset::Preset;
+use pulid::runtime::Reporter;
 use pulid::sampler::StepWindow;
 use pulid::settings::{ModelDefaults, Settings};
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
 use pulid_models::Precision;
-use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings, unread_tensors};
+use pulid_models::sdxl::Unread;
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -98,10 +100,12 @@ fn after_help() -> String {
 pub fn run(args: &Args) -> Result<()> {
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
-    let defaults = ModelDefaults::read(model.folder())?.choices;
-    let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults)?;
+    let defaults = ModelDefaults::of(&model)?;
+    let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults.all())?;
     let mut options = settings.options(&args.prompt);
     check_options(&model, &options)?;
+    let mut notes = examine(&model)?;
+    notes.extend(defaults.notes(&args.settings.0, args.preset));
     // The UNet takes its turn late.
     model.unet_path().map_or(Ok(()), check_weights)?;
     let mut files = outputs(args.id.iter().chain(&args.identity).chain(&args.unet).chain(&args.config))?;
@@ -123,8 +127,9 @@ pub fn run(args: &Args) -> Result<()> {
         generated: true,
     };
     format.check([options.width, options.height], &metadata(&options, 0))?;
-    let person = Person::open(args, &models, &settings)?;
+    let person = Person::open(args, &models, &settings, &mut notes)?;
     let terminal = Terminal::new(args.json);
+    notes.iter().for_each(|note| terminal.note(note));
     let (pipeline, made, seen) = pollster::block_on(async {
         let storage = settings.storage();
         let pipeline = Pipeline::open(args.device.open().await?, model.clone(), storage)?;
@@ -173,6 +178,7 @@ pub fn run(args: &Args) -> Result<()> {
             "images": images.iter().zip(&parameters).map(|(file, parameters)| {
                 serde_json::json!({"file": file, "parameters": parameters})
             }).collect::<Vec<_>>(),
+            "notes": terminal.notes(),
             "seconds": seconds.into_iter().collect::<BTreeMap<_, _>>(),
         });
         say!("{report}");
@@ -211,8 +217,8 @@ enum Source {
 }
 
 impl Person {
-    /// Reads settings, then files, photos last; `None` when the flags name no person.
-    fn open(args: &Args, models: &Models, settings: &Settings) -> Result<Option<Person>> {
+    /// Reads settings, then files, photos last, and adds to the notes what is odd about them; `None` when the flags name no person.
+    fn open(args: &Args, models: &Models, settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Person>> {
         let (window, settings) = (settings.window()?, settings.identity());
         let shown = args.identity.is_some() || !args.id.is_empty();
         // Nobody needs the adapter without a person; one that is named and no PuLID, or not the preset's, is a mistake all the same.
@@ -222,13 +228,22 @@ impl Person {
         let adapter = models.adapter(args.adapter.as_deref())?;
         if settings.id_scale != 0.0 || args.adapter.is_some() {
             // The UNet takes it up much later.
-            IdentityAdapter::new(&Checkpoint::open(&adapter)?, Precision::F32)?;
+            let file = Checkpoint::open(&adapter)?;
+            IdentityAdapter::new(&file, Precision::F32)?;
+            let unread = Unread { path: adapter.clone(), part: None, keys: unread_tensors(&file) };
+            notes.extend((!unread.keys.is_empty()).then(|| unread.to_string()));
         }
         if !shown {
             return Ok(None);
         }
         let source = match &args.identity {
-            Some(file) => Source::Tokens(Identity::load_tokens(file)?),
+            Some(file) => {
+                let tokens = Identity::load_tokens(file)?;
+                if settings.id_scale != 0.0 {
+                    notes.extend(check_adapter(file, &tokens, &adapter)?);
+                }
+                Source::Tokens(tokens)
+            }
             None => Source::Photos {
                 models: models.face_models()?,
                 photos: read_photos(&args.id)?,

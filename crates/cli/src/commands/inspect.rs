@@ -1,3 +1,4 @@
+use pulid::settings::Spelling;
 use pulid_models::inspect::Inspection;
 use pulid_tensor::{Error, Result};
 use std::path::PathBuf;
@@ -45,6 +46,11 @@ fn describe(found: &Inspection, keys: bool) -> String {
     line("file", found.path.display().to_string());
     line("format", found.format.clone());
     line("family", found.family.clone());
+    match found.role {
+        Some(role) => line("named as", Spelling::Flag.of(role)),
+        None if found.unsupported => line("named as", "nothing: such files are not supported".to_owned()),
+        None => {}
+    }
     for part in &found.parts {
         let name = part.path.strip_prefix(&found.path).unwrap_or(&part.path).display();
         let what =

@@ -18,7 +18,7 @@ mod settings;
 mod warm;
 
 pub use choices::remember_choices;
-pub use settings::with_flags;
+pub use settings::{note_with_flags, with_flags};
 
 use choices::known_choices;
 use clap::Args;

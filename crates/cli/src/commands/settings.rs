@@ -3,11 +3,15 @@
 use clap::builder::{StringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use pulid::settings::{Choices, LIST, Range, Setting, Settings, Spelling, respell};
+use pulid::settings::{Choices, LIST, Range, Setting, Settings, Spelling, respell, respell_text};
 use pulid_tensor::{DType, Error};
 
 /// Flags that messages of the library may name, besides the settings.
-const OTHERS: [&str; 7] = ["adapter", "config", "device", "memory", "model", "prompt", "unet"];
+const OTHERS: [&str; 10] =
+    ["adapter", "config", "device", "id_mix", "identity", "memory", "model", "models_dir", "prompt", "unet"];
+
+/// Settings that a model's scheduler, or its being distilled, may suggest ([`pulid::settings::Suggestion`]).
+const SUITED: [&str; 4] = ["guidance", "sampler", "spacing", "steps"];
 
 /// Every setting as a flag.
 #[derive(Clone, Debug)]
@@ -96,6 +100,9 @@ fn default(setting: &Setting) -> String {
             setting.follows.map_or(String::new(), |other| format!(", without {},", Spelling::Flag.of(other.setting)));
         sources.push(format!("the model's{with} in generation_defaults.json"));
     }
+    if SUITED.contains(&setting.name) {
+        sources.push("what suits it".to_owned());
+    }
     sources.push(match setting.follows {
         Some(other) => format!("the {}'s own: {}", other.setting, other.brings),
         None if setting.optional => "none".to_owned(),
@@ -139,6 +146,11 @@ fn plain(value: &serde_json::Value) -> String {
 pub fn with_flags(error: &Error, command: &Command) -> String {
     let has = |name: &&str| command.get_arguments().any(|flag| flag.get_id() == *name);
     respell(error, LIST.iter().map(|s| s.name).chain(OTHERS).filter(has), Spelling::Flag)
+}
+
+/// A note of the library's with the flags that set what it names.
+pub fn note_with_flags(text: &str) -> String {
+    respell_text(text.to_owned(), LIST.iter().map(|s| s.name).chain(OTHERS), Spelling::Flag)
 }
 
 #[cfg(test)]
@@ -210,12 +222,14 @@ mod tests {
             found.get_help().unwrap().to_string()
         };
         let from = "[default: the preset's, else the model's in generation_defaults.json, else";
-        assert!(help("steps").ends_with(&format!("{from} 25]")), "{}", help("steps"));
-        assert!(help("guidance").ends_with(&format!("{from} 7]")), "{}", help("guidance"));
-        assert!(help("sampler").ends_with(&format!("{from} dpmpp_2m]")), "{}", help("sampler"));
+        assert!(help("width").ends_with(&format!("{from} 1024]")), "{}", help("width"));
+        let suited = format!("{from} what suits it, else");
+        assert!(help("steps").ends_with(&format!("{suited} 25]")), "{}", help("steps"));
+        assert!(help("guidance").ends_with(&format!("{suited} 7]")), "{}", help("guidance"));
+        assert!(help("sampler").ends_with(&format!("{suited} dpmpp_2m]")), "{}", help("sampler"));
         assert!(help("seed").ends_with("[default: 0]"), "{}", help("seed"));
         let spacing = "[default: the preset's, else the model's, without --sampler, in generation_defaults.json, else \
-                       the sampler's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]";
+                       what suits it, else the sampler's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]";
         assert!(help("spacing").ends_with(spacing), "{}", help("spacing"));
         let words = "[default: the model's in generation_defaults.json, else none]";
         assert!(help("negative_prompt").ends_with(words), "{}", help("negative_prompt"));

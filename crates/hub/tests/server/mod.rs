@@ -22,6 +22,8 @@ pub struct Served {
     pub no_ranges: bool,
     /// The token that is wanted.
     pub token: Option<String>,
+    /// Status and address to send to.
+    pub redirect: Option<(u16, String)>,
 }
 
 /// A request as it came in: method, path, range, token.
@@ -52,6 +54,11 @@ impl Server {
         Server { address, seen }
     }
 
+    /// The tokens of all requests, without their kind.
+    pub fn tokens(&self) -> Vec<Option<String>> {
+        self.seen.lock().unwrap().iter().map(|seen| seen.3.clone()).collect()
+    }
+
     /// The ranges of all downloads of a path.
     pub fn ranges(&self, path: &str) -> Vec<Option<String>> {
         let seen = self.seen.lock().unwrap();
@@ -75,6 +82,11 @@ fn answer(mut stream: TcpStream, files: &Mutex<HashMap<String, Served>>, log: &M
         let Some(file) = files.get_mut(&path) else { return status(&mut stream, 404, None) };
         if file.token.as_ref().is_some_and(|wanted| token != Some(format!("Bearer {wanted}"))) {
             return status(&mut stream, 401, None);
+        }
+        if let Some((code, to)) = &file.redirect {
+            let head =
+                format!("HTTP/1.1 {code} Moved\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return stream.write_all(head.as_bytes()).ok();
         }
         if !file.refusals.is_empty() {
             let (code, wait) = file.refusals.remove(0);

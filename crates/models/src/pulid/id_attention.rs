@@ -3,6 +3,7 @@
 //! It is cut at the keys and values. [`IdentityAdapter`] makes them from the tokens, once for an image, and holds all weights; the
 //! UNet takes them and the strength as inputs ([`IdentityInputs`]), and so serves every person, strength and adapter.
 
+use super::names::official_names;
 use crate::layers::{Attend, attention};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
@@ -80,19 +81,25 @@ pub struct IdentityAdapter {
 }
 
 impl IdentityAdapter {
-    /// The adapter of a PuLID file.
+    /// The adapter of a PuLID file, by the official names or ComfyUI's.
     ///
     /// # Errors
-    /// When the file holds no adapter.
+    /// When the file holds no adapter; it says what the file is where that is known.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
-        if checkpoint.with_prefix(&format!("{ADAPTER_LAYERS}.")).is_empty() {
+        let file = official_names(checkpoint)?;
+        let first = format!("{ADAPTER_LAYERS}.1.id_to_k.weight");
+        if !checkpoint.contains(&first) {
+            // IP-Adapter's names are ComfyUI's.
+            crate::family::require(checkpoint, "a PuLID file for SDXL", &[crate::Role::Adapter])?;
+        }
+        if !file.contains(&first) {
             return Err(Error::Weight {
-                key: format!("{ADAPTER_LAYERS}.1.id_to_k.weight"),
+                key: first,
                 source_name: checkpoint.name().into(),
                 detail: "is missing; this is no PuLID file for SDXL".into(),
             });
         }
-        let adapter = IdentityAdapter { vars: Vars::new(checkpoint.clone(), precision).pp(ADAPTER_LAYERS) };
+        let adapter = IdentityAdapter { vars: Vars::new(file.into_owned(), precision).pp(ADAPTER_LAYERS) };
         adapter.id_dim()?;
         Ok(adapter)
     }

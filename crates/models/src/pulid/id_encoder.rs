@@ -2,6 +2,7 @@
 
 use super::id_former::SCALES;
 use super::mapping::mapping;
+use super::names::official_names;
 use crate::layers::{add, concat, mean_of_rows, slice};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
@@ -24,7 +25,7 @@ impl IdEncoder {
     /// # Errors
     /// When a tensor that tells a size is missing or the sizes do not agree.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
-        let vars = Vars::optional(checkpoint, precision, "id_adapter");
+        let vars = Vars::optional(&*official_names(checkpoint)?, precision, "id_adapter");
         let dim = vars.extent("mapping_0.6.weight", 2, 0)?;
         let rows = vars.extent("body.6.weight", 2, 0)?;
         if dim == 0 || rows == 0 || !rows.is_multiple_of(dim) {

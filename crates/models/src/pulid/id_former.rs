@@ -1,6 +1,7 @@
 //! IDFormer, PuLID v1.1's identity encoder: a perceiver resampler over face and vision-tower features.
 
 use super::mapping::{EPS, mapping};
+use super::names::official_names;
 use crate::layers::{Attend, activation, add, attention, concat, expand, slice};
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
@@ -40,7 +41,7 @@ impl IdFormer {
     /// # Errors
     /// When a tensor that tells a size is missing or the sizes do not agree.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
-        let vars = Vars::optional(checkpoint, precision, "id_adapter");
+        let vars = Vars::optional(&*official_names(checkpoint)?, precision, "id_adapter");
         let (queries, dim) = (vars.extent("latents", 3, 1)?, vars.extent("latents", 3, 2)?);
         let inner = vars.extent("layers.0.0.to_q.weight", 2, 0)?;
         let tokens = vars.extent("id_embedding_mapping.6.weight", 2, 0)?;

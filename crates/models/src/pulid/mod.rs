@@ -4,6 +4,7 @@ mod id_attention;
 mod id_encoder;
 mod id_former;
 mod mapping;
+mod names;
 mod version;
 
 pub(crate) use id_attention::IdentityAttention;
@@ -12,5 +13,6 @@ pub use id_encoder::IdEncoder;
 pub use id_former::IdFormer;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use id_former::SCALES;
+pub use names::unread_tensors;
 pub use pulid_ops::Ortho;
 pub use version::PulidVersion;

@@ -1,5 +1,6 @@
 //! Which PuLID a file belongs to.
 
+use super::names::official_names;
 use pulid_checkpoint::Checkpoint;
 use std::fmt;
 
@@ -13,11 +14,13 @@ pub enum PulidVersion {
 }
 
 impl PulidVersion {
-    /// The version whose identity encoder a file holds, as `id_adapter.*` or as the bare module; `None` where it holds none.
+    /// The version whose identity encoder a file holds, as `id_adapter.*`, as `image_proj.*` (ComfyUI's) or as the bare module; `None`
+    /// where it holds none.
     pub fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        let checkpoint = official_names(checkpoint).ok()?;
         let encoder = checkpoint.with_optional_prefix("id_adapter.");
-        // One tensor that only this encoder has.
-        let telling = [("body.0.weight", PulidVersion::V1), ("latents", PulidVersion::V1_1)];
+        // Tensors that only this encoder has. IP-Adapter's resamplers have latents too.
+        let telling = [("body.0.weight", PulidVersion::V1), ("id_embedding_mapping.0.weight", PulidVersion::V1_1)];
         telling.into_iter().find(|(key, _)| encoder.contains(key)).map(|(_, version)| version)
     }
 }

@@ -83,6 +83,11 @@ pub struct ClipTextModel {
 }
 
 impl ClipTextModel {
+    /// The file's tensors that the graph built last has no use for.
+    pub(super) fn unread(&self) -> Vec<String> {
+        self.vars.unread()
+    }
+
     /// A text encoder from its configuration and weights.
     pub fn new(config: ClipConfig, checkpoint: Checkpoint, precision: Precision) -> Self {
         let vars = Vars::new(checkpoint, precision);
@@ -103,10 +108,7 @@ impl ClipTextModel {
             let detail = "is a whole SDXL with two text encoders; say which one (--set encoder=1 or 2)";
             return Err(Error::file(path.as_ref(), detail));
         }
-        let weights = match super::names::is_open_clip(&weights) {
-            true => super::single_file::any_part(super::Part::TextEncoder(super::TextEncoder::Second), &weights)?,
-            false => weights,
-        };
+        let weights = super::single_file::any_part(super::Part::TextEncoder(super::TextEncoder::Second), &weights)?;
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => ClipConfig::parse(&text, &name)?,
             None => ClipConfig::infer(&weights)?,

@@ -4,12 +4,16 @@ mod clip;
 mod infer;
 mod model;
 mod names;
+mod prediction;
 pub mod single_file;
 mod unet;
 mod unet_blocks;
+mod unread;
 mod vae;
 
 pub use clip::{ClipConfig, ClipTextModel};
 pub use model::{Part, PartFiles, SdxlModel, TextEncoder};
+pub use prediction::{PredictionMarks, Predicts};
 pub use unet::{Unet, UnetConfig, UnetSize};
+pub use unread::Unread;
 pub use vae::{Vae, VaeConfig};

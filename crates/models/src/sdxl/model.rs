@@ -1,6 +1,8 @@
 //! SDXL on disk: a diffusers folder, or a single file.
 
-use super::{ClipConfig, ClipTextModel, Unet, UnetConfig, Vae, VaeConfig, single_file};
+use super::{ClipConfig, ClipTextModel, PredictionMarks, Unet, UnetConfig, Vae, VaeConfig, single_file};
+use crate::family::{Role, kind, require};
+use crate::key_report::looks_like;
 use crate::{ClipTokenizer, Padding, Precision};
 use pulid_checkpoint::{Checkpoint, files};
 use pulid_tensor::{Error, Result};
@@ -53,6 +55,16 @@ impl Part {
     pub const ALL: [Part; 4] =
         [Part::Unet, Part::Vae, Part::TextEncoder(TextEncoder::First), Part::TextEncoder(TextEncoder::Second)];
 
+    /// What it is called in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Unet => "UNet",
+            Part::Vae => "VAE",
+            Part::TextEncoder(TextEncoder::First) => "first text encoder",
+            Part::TextEncoder(TextEncoder::Second) => "second text encoder",
+        }
+    }
+
     /// Its folder in diffusers' layout.
     pub fn folder(self) -> &'static str {
         match self {
@@ -62,6 +74,21 @@ impl Part {
             Part::TextEncoder(TextEncoder::Second) => "text_encoder_2",
         }
     }
+}
+
+/// What a folder that lacks a part of SDXL says it is, as the end of a message.
+fn says_of_itself(folder: &Path) -> String {
+    let class = || {
+        let text = files::read_to_string(folder.join("model_index.json")).ok()?;
+        let index: serde_json::Value = pulid_checkpoint::json::from_str(&text).ok()?;
+        Some(format!("its model_index.json says {}", index["_class_name"].as_str()?))
+    };
+    let network = || {
+        let found = ["unet", "transformer"].into_iter().find_map(|part| Checkpoint::open(folder.join(part)).ok())?;
+        let kind = kind(&found);
+        (kind.role == Role::Unsupported).then(|| format!("its network is {}, which is not supported", kind.name))
+    };
+    [class(), network()].into_iter().flatten().fold(String::new(), |text, part| format!("{text}; {part}"))
 }
 
 /// What is read of a network.
@@ -87,9 +114,14 @@ pub struct SdxlModel {
     file: Option<Checkpoint>,
     /// The folder of configurations.
     config: Option<PathBuf>,
+    /// Whether somebody named it, beside a model that has one of its own or none.
+    config_named: bool,
     /// Another UNet than the model's own.
     unet: Option<PathBuf>,
 }
+
+/// What the names of a UNet's tensors begin with, where they do not stand alone.
+pub(crate) const UNET_PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", "model."];
 
 impl SdxlModel {
     /// The model at `path`: a folder in diffusers' layout or a single file.
@@ -100,28 +132,34 @@ impl SdxlModel {
         let path = path.into();
         if !files::is_dir(&path) {
             let file = Checkpoint::open(&path)?;
+            let kind = kind(&file);
+            if kind.role == Role::Unsupported || kind.role == Role::Adapter || kind.role == Role::Identity {
+                require(&file, "an SDXL in one file", &[Role::Model])?;
+            }
             if !single_file::is_single_file(&file) {
                 let detail = format!(
                     "is no SDXL in one file: none of its {} tensors begins with `model.diffusion_model.`; the file of a UNet \
-                     alone goes over a whole model, as `unet`",
-                    file.len()
+                     alone goes over a whole model, as `unet`{}",
+                    file.len(),
+                    looks_like(&file)
                 );
                 return Err(Error::file(path, detail));
             }
             let beside = path.with_extension("");
             let config = (beside != path && files::is_dir(&beside)).then_some(beside);
-            return Ok(SdxlModel { path, file: Some(file), config, unet: None });
+            return Ok(SdxlModel { path, file: Some(file), config, config_named: false, unet: None });
         }
         for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
             if !files::is_dir(path.join(part)) {
                 let detail = format!(
                     "has no folder `{part}`; a model is a folder in diffusers' SDXL layout, or a single file with the \
-                     whole model"
+                     whole model{}",
+                    says_of_itself(&path)
                 );
                 return Err(Error::file(path, detail));
             }
         }
-        Ok(SdxlModel { config: Some(path.clone()), path, file: None, unet: None })
+        Ok(SdxlModel { config: Some(path.clone()), path, file: None, config_named: false, unet: None })
     }
 
     /// The model with the configurations and tokenizers of this folder.
@@ -133,7 +171,7 @@ impl SdxlModel {
         if !files::is_dir(&folder) {
             return Err(Error::file(folder, "is no folder; configurations lie in a folder in diffusers' layout"));
         }
-        Ok(SdxlModel { config: Some(folder), ..self })
+        Ok(SdxlModel { config: Some(folder), config_named: true, ..self })
     }
 
     /// The model with the UNet of another file or folder: one in diffusers' layout, a file of a UNet alone, or another single
@@ -170,10 +208,55 @@ impl SdxlModel {
         }
     }
 
-    /// Whether a single file says of itself that it predicts velocity, not noise: by a tensor `v_pred`, as programs that train
-    /// such models have agreed.
-    pub fn predicts_velocity(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| file.contains("v_pred"))
+    /// The file of a model that is a single one.
+    pub(super) fn whole_file(&self) -> Option<&Checkpoint> {
+        self.file.as_ref()
+    }
+
+    /// The UNet that goes over the model's own, if one does.
+    pub fn other_unet(&self) -> Option<&Path> {
+        self.unet.as_deref()
+    }
+
+    /// The file that tells the UNet's noise schedule, if there is one: of a folder of configurations that was named, of the
+    /// pipeline's folder in which another UNet lies, of the model.
+    pub fn scheduler_file(&self) -> Option<PathBuf> {
+        const FILE: &str = "scheduler/scheduler_config.json";
+        let named = || self.config_named.then(|| self.config_file(FILE)).flatten();
+        named().or_else(|| self.pipeline_of_unet().map(|folder| folder.join(FILE))).or_else(|| self.config_file(FILE))
+    }
+
+    /// The folder in diffusers' layout whose part `unet` another UNet is, if it has a noise schedule.
+    fn pipeline_of_unet(&self) -> Option<PathBuf> {
+        let path = self.unet.as_ref()?;
+        let folder = if files::is_dir(path) { path.as_path() } else { path.parent()? };
+        let pipeline =
+            folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == Part::Unet.folder()))?;
+        files::is_file(pipeline.join("scheduler/scheduler_config.json")).then(|| pipeline.to_owned())
+    }
+
+    /// Whether [`scheduler_file`](SdxlModel::scheduler_file) is of the model whose UNet is taken, not of one that another UNet goes over.
+    pub fn scheduler_is_own(&self) -> bool {
+        self.unet.is_none() || self.pipeline_of_unet().is_some()
+    }
+
+    /// What the UNet's own file says of its predictions.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or for a kind of prediction that is not built.
+    pub fn prediction(&self) -> Result<PredictionMarks> {
+        let path = self.unet.as_ref().unwrap_or(&self.path);
+        // SDXL-Lightning's for one step, which nothing but its name tells from the others.
+        if path.file_name().is_some_and(|name| name.to_string_lossy().contains("unet_x0")) {
+            let detail = "is called a UNet that predicts the clean image (`x0`), which is not supported; SDXL-Lightning's for two \
+                          and more steps predict noise";
+            return Err(Error::file(path, detail));
+        }
+        match (&self.unet, &self.file) {
+            (Some(path), _) => PredictionMarks::of(&Checkpoint::open(path)?),
+            (None, Some(file)) => PredictionMarks::of(file),
+            (None, None) => PredictionMarks::of(&Checkpoint::open(self.path.join(Part::Unet.folder()))?),
+        }
     }
 
     /// Whether the unconditional pass of an image without a negative prompt reads zeros and not an empty prompt: what
@@ -208,14 +291,31 @@ impl SdxlModel {
                 if files::is_file(path.join("config.json")) {
                     config = crate::config::beside(path)?;
                 }
-                single_file::any_part(part, &Checkpoint::open(path)?)?
+                let file = Checkpoint::open(path)?;
+                require(&file, "an SDXL UNet", &[Role::Unet, Role::Model])?;
+                single_file::any_part(part, &file)?
             }
-            (_, _, None) => single_file::any_part(part, &Checkpoint::open(self.path.join(folder))?)?,
+            (_, _, None) => {
+                let file = Checkpoint::open(self.path.join(folder))?;
+                if part == Part::Unet {
+                    require(&file, "an SDXL UNet", &[Role::Unet])?;
+                }
+                single_file::any_part(part, &file)?
+            }
             (Part::Unet, _, Some(file)) => single_file::unet(file)?,
             (Part::Vae, _, Some(file)) => single_file::vae(file)?,
             (Part::TextEncoder(TextEncoder::First), _, Some(file)) => single_file::text_encoder(file)?,
             (Part::TextEncoder(TextEncoder::Second), _, Some(file)) => single_file::text_encoder_2(file)?,
         };
+        self.with_config_of(part, config, weights)
+    }
+
+    /// A network's weights with its configuration, else with what they tell.
+    fn with_config_of(&self, part: Part, config: Option<(String, String)>, weights: Checkpoint) -> Result<PartFiles> {
+        if part == Part::TextEncoder(TextEncoder::Second) {
+            // An encoder without one would do, and give another image.
+            weights.info("text_projection.weight")?;
+        }
         let (config, name) = match config {
             Some(found) => found,
             None => {

@@ -19,6 +19,7 @@ pub(super) const fn text_encoder(which: TextEncoder) -> &'static [&'static str] 
     match which {
         TextEncoder::First => &[
             "conditioner.embedders.0.transformer.",
+            "conditioner.embedders.0.",
             "cond_stage_model.transformer.",
             "cond_stage_model.0.transformer.",
             "text_encoders.clip_l.transformer.",
@@ -30,6 +31,7 @@ pub(super) const fn text_encoder(which: TextEncoder) -> &'static [&'static str] 
         TextEncoder::Second => &[
             "conditioner.embedders.1.model.",
             "conditioner.embedders.1.transformer.",
+            "conditioner.embedders.1.",
             "cond_stage_model.1.transformer.",
             "cond_stage_model.1.model.",
             "text_encoders.clip_g.transformer.",
@@ -78,6 +80,11 @@ pub(super) fn find(file: &Checkpoint, prefixes: &[&str], is: impl Fn(&Checkpoint
     prefixes.iter().map(|prefix| file.with_prefix(prefix)).find(is)
 }
 
+/// The first of these prefixes below which a file has such a network.
+pub(super) fn prefix<'p>(file: &Checkpoint, prefixes: &[&'p str], is: impl Fn(&Checkpoint) -> bool) -> Option<&'p str> {
+    prefixes.iter().copied().find(|prefix| is(&file.with_prefix(prefix)))
+}
+
 /// Whether a file holds more networks than a UNet.
 pub(super) fn is_whole(file: &Checkpoint) -> bool {
     let text = |which| find(file, text_encoder(which), is_text_encoder).is_some();
@@ -85,22 +92,14 @@ pub(super) fn is_whole(file: &Checkpoint) -> bool {
     find(file, &UNET, is_unet).is_some() && others()
 }
 
-/// The views by transformers' names of a tensor that has these or nearly these: stable-diffusion.cpp keeps open_clip's projection
-/// and fused matrices among them.
-pub(super) fn transformers_key(which: TextEncoder, key: &str, shape: &Shape) -> Vec<(String, View)> {
-    let bare = key.strip_prefix("text_model.").unwrap_or(key);
-    // SDXL's first text encoder does not project; ComfyUI's files may hold a matrix that is not used.
-    if bare.starts_with("text_projection") && which == TextEncoder::First {
-        return Vec::new();
-    }
-    match bare {
-        // A parameter [hidden, projected], as open_clip has it.
-        "text_projection" => vec![("text_projection.weight".to_owned(), View::Transposed)],
-        "text_projection.weight" => vec![(bare.to_owned(), View::Whole)],
-        _ => match key.split_once(".self_attn.in_proj") {
-            Some((layer, kind)) if kind.len() > 1 => query_key_value(layer, &kind[1..], shape),
-            _ => vec![(key.to_owned(), View::Whole)],
-        },
+/// The views by transformers' names of a tensor that has these or nearly these: stable-diffusion.cpp keeps open_clip's fused matrices
+/// among them.
+pub(super) fn transformers_key(key: &str, shape: &Shape) -> Vec<(String, View)> {
+    match key.split_once(".self_attn.in_proj") {
+        Some((layer, kind)) if kind.len() > 1 => query_key_value(layer, &kind[1..], shape),
+        // Some programs keep the projection within the encoder.
+        _ if key == "text_model.text_projection.weight" => vec![("text_projection.weight".to_owned(), View::Whole)],
+        _ => vec![(key.to_owned(), View::Whole)],
     }
 }
 

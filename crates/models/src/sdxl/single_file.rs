@@ -13,8 +13,6 @@ use std::collections::BTreeMap;
 
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
-const TEXT_ENCODER: &str = "conditioner.embedders.0.transformer.";
-const TEXT_ENCODER_2: &str = "conditioner.embedders.1.model.";
 
 /// Whether these are the tensors of a whole SDXL, or at least its UNet, in one file.
 pub fn is_single_file(checkpoint: &Checkpoint) -> bool {
@@ -81,7 +79,8 @@ pub fn unet(file: &Checkpoint) -> Result<Checkpoint> {
         None => part(file, UNET, "UNet")?,
     };
     let blocks = unet_blocks(&part);
-    part.rename(|key| {
+    // What is not known keeps its name, so that somebody can be told of it.
+    let known = |key: &str| {
         if let Some(new) = exchange(key, &UNET_LAYERS) {
             return Some(new);
         }
@@ -95,7 +94,8 @@ pub fn unet(file: &Checkpoint) -> Result<Checkpoint> {
                 Some(format!("{new}.conv.{layer}"))
             }
         }
-    })
+    };
+    part.rename(|key| Some(known(key).unwrap_or_else(|| key.to_owned())))
 }
 
 #[derive(Clone, Copy)]
@@ -179,7 +179,7 @@ pub fn vae(file: &Checkpoint) -> Result<Checkpoint> {
         Some(new) if new.contains(".attentions.") && new.ends_with("weight") && !new.contains("group_norm") => {
             vec![(new, View::Matrix)]
         }
-        new => new.map(|new| (new, View::Whole)).into_iter().collect(),
+        new => vec![(new.unwrap_or_else(|| key.to_owned()), View::Whole)],
     })
 }
 
@@ -231,7 +231,7 @@ fn vae_resnet(layer: &[&str]) -> String {
 pub fn text_encoder(file: &Checkpoint) -> Result<Checkpoint> {
     match names::find(file, names::text_encoder(TextEncoder::First), names::is_text_encoder) {
         Some(found) => text_encoder_by_name(TextEncoder::First, &found),
-        None => part(file, TEXT_ENCODER, "first text encoder"),
+        None => part(file, names::text_encoder(TextEncoder::First)[0], "first text encoder"),
     }
 }
 
@@ -251,22 +251,28 @@ const OPEN_CLIP: [(&str, &str); 5] = [
 pub fn text_encoder_2(file: &Checkpoint) -> Result<Checkpoint> {
     let part = match names::find(file, names::text_encoder(TextEncoder::Second), names::is_text_encoder) {
         Some(found) => found,
-        None => part(file, TEXT_ENCODER_2, "second text encoder")?,
+        None => part(file, names::text_encoder(TextEncoder::Second)[0], "second text encoder")?,
     };
     text_encoder_by_name(TextEncoder::Second, &part)
 }
 
-/// A text encoder by transformers' names.
+/// A text encoder by transformers' names, from these or open_clip's. open_clip's projection is a parameter, `text_projection` [D, P]; a
+/// linear layer's, `text_projection.weight`, is [P, D], and there are files with this name among open_clip's.
 fn text_encoder_by_name(which: TextEncoder, part: &Checkpoint) -> Result<Checkpoint> {
-    if !names::is_open_clip(part) {
-        return part.remap(|key, shape| names::transformers_key(which, key, shape));
-    }
+    let open_clip = names::is_open_clip(part);
+    let linear = part.contains("text_projection.weight");
     part.remap(|key, shape| match key {
+        // SDXL's first text encoder does not project; some programs save a matrix that is not used.
+        "text_projection" | "text_projection.weight" if which == TextEncoder::First => Vec::new(),
+        "text_projection" if linear => Vec::new(),
+        "text_projection" => vec![("text_projection.weight".to_owned(), View::Transposed)],
+        _ if !open_clip => names::transformers_key(key, shape),
         "positional_embedding" => whole("text_model.embeddings.position_embedding.weight"),
         "token_embedding.weight" => whole("text_model.embeddings.token_embedding.weight"),
         "ln_final.weight" | "ln_final.bias" => whole(&key.replacen("ln_final", "text_model.final_layer_norm", 1)),
-        "text_projection" => vec![("text_projection.weight".to_owned(), View::Transposed)],
-        _ => open_clip_block(key, shape).unwrap_or_default(),
+        // Of training, and a constant.
+        "logit_scale" | "attn_mask" => Vec::new(),
+        _ => open_clip_block(key, shape).unwrap_or_else(|| whole(key)),
     })
 }
 
@@ -292,6 +298,19 @@ fn exchange(key: &str, names: &[(&str, &str)]) -> Option<String> {
 fn split_after(key: &str, count: usize) -> Option<(&str, &str)> {
     let (end, _) = key.match_indices('.').nth(count - 1)?;
     Some((&key[..end], &key[end + 1..]))
+}
+
+/// The tensors of a whole model in one file that belong to none of its networks.
+pub(super) fn outside_of_parts(file: &Checkpoint) -> impl Iterator<Item = &str> {
+    let [first, second] =
+        TextEncoder::BOTH.map(|which| names::prefix(file, names::text_encoder(which), names::is_text_encoder));
+    let parts = [
+        names::prefix(file, &names::UNET, names::is_unet),
+        names::prefix(file, &names::VAE, names::is_vae),
+        first,
+        second,
+    ];
+    file.keys().filter(move |key| !parts.iter().flatten().any(|prefix| key.starts_with(prefix)))
 }
 
 #[cfg(test)]

@@ -235,6 +235,11 @@ pub struct Unet {
 }
 
 impl Unet {
+    /// The file's tensors that the graph built last has no use for.
+    pub(super) fn unread(&self) -> Vec<String> {
+        self.vars.unread()
+    }
+
     /// A UNet from its configuration and weights.
     pub fn new(config: UnetConfig, checkpoint: Checkpoint, precision: Precision) -> Self {
         let vars = Vars::new(projections(&config, checkpoint), precision);
@@ -251,6 +256,7 @@ impl Unet {
         if super::single_file::is_single_file(&weights) {
             return super::SdxlModel::open(path.as_ref())?.unet(precision);
         }
+        crate::family::require(&weights, "an SDXL UNet", &[crate::Role::Unet])?;
         let weights = super::single_file::any_part(super::Part::Unet, &weights)?;
         let config = match crate::config::beside(path.as_ref())? {
             Some((text, name)) => UnetConfig::parse(&text, &name)?,

@@ -115,6 +115,11 @@ pub struct Vae {
 }
 
 impl Vae {
+    /// The file's tensors that the graph built last has no use for.
+    pub(super) fn unread(&self) -> Vec<String> {
+        self.vars.unread()
+    }
+
     /// A VAE from its configuration and weights.
     pub fn new(config: VaeConfig, checkpoint: Checkpoint, precision: Precision) -> Self {
         Vae { config, vars: Vars::new(checkpoint, precision) }

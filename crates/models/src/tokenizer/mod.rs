@@ -2,11 +2,11 @@
 //! `CLIPTokenizer` gives, the fast one's or the slow one's.
 
 mod ftfy;
-mod json;
+mod saved;
 mod slow;
 
 use self::slow::Slow;
-use pulid_checkpoint::files;
+use pulid_checkpoint::{files, json};
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -136,7 +136,7 @@ impl ClipTokenizer {
     /// When a file is malformed, is another kind of tokenizer, or a merge or special token is not in the vocabulary.
     pub fn from_json(name: &str, text: &str, config: Option<&str>, special_tokens_map: Option<&str>) -> Result<Self> {
         let file = |part: &str| format!("{name}/{part}");
-        let contents = json::parse(text).map_err(|e| Error::file(file("tokenizer.json"), e))?;
+        let contents = saved::parse(text).map_err(|e| Error::file(file("tokenizer.json"), e))?;
         let mut config = parse_object(config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
         let mut map = parse_object(special_tokens_map).map_err(|e| Error::file(file("special_tokens_map.json"), e))?;
         // What the file itself says counts last.
@@ -161,7 +161,7 @@ impl ClipTokenizer {
     /// When a file is malformed, or a merge or special token is not in the vocabulary.
     pub fn new(files: TokenizerFiles<'_>) -> Result<Self> {
         let file = |name: &str| format!("{}/{name}", files.name);
-        let vocab: HashMap<String, u32> = serde_json::from_str(files.vocab)
+        let vocab: HashMap<String, u32> = json::from_str(files.vocab)
             .map_err(|e| Error::file(file("vocab.json"), format!("is not a map from token to id: {e}")))?;
         let merges = parse_merges(files.merges).map_err(|e| Error::file(file("merges.txt"), e))?;
         let config = parse_object(files.config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
@@ -388,7 +388,7 @@ fn parse_merges(text: &str) -> std::result::Result<Merges, String> {
 fn parse_object(text: Option<&str>) -> std::result::Result<Value, String> {
     match text {
         None => Ok(Value::Null),
-        Some(text) => serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}")),
+        Some(text) => json::from_str(text).map_err(|e| format!("is not JSON: {e}")),
     }
 }
 

@@ -5,10 +5,15 @@ use crate::pipeline::{IdentityTokens, take};
 use crate::runtime::{Loaded, Reporter, Runtime};
 use pulid_checkpoint::Checkpoint;
 use pulid_models::Precision;
-use pulid_models::pulid::{IdEncoder, IdFormer, PulidVersion};
+use pulid_models::pulid::{IdEncoder, IdFormer, IdentityAdapter, PulidVersion};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::HashMap;
 use std::path::Path;
+
+/// What a file that is no PuLID file is, where it is known.
+fn not_pulid(file: &Checkpoint) -> Option<Error> {
+    IdentityAdapter::new(file, Precision::F32).err().filter(|error| matches!(error, Error::File { .. }))
+}
 
 /// Tokens that an auxiliary photo adds in PuLID v1: those of the whole face, without those of the tower's scales.
 const AUXILIARY_TOKENS: usize = 5;
@@ -31,11 +36,13 @@ impl Encoder {
         match PulidVersion::of(&checkpoint) {
             Some(PulidVersion::V1) => Ok(Encoder::V1(IdEncoder::new(&checkpoint, precision)?)),
             Some(PulidVersion::V1_1) => Ok(Encoder::V1_1(IdFormer::new(&checkpoint, precision)?)),
-            None => Err(Error::file(
-                adapter,
-                "holds no identity encoder: neither PuLID v1's (`id_adapter.body.0.weight`) nor v1.1's \
+            None => Err(not_pulid(&checkpoint).unwrap_or_else(|| {
+                Error::file(
+                    adapter,
+                    "holds no identity encoder: neither PuLID v1's (`id_adapter.body.0.weight`) nor v1.1's \
                  (`id_adapter.latents`); give a PuLID file for SDXL",
-            )),
+                )
+            })),
         }
     }
 
@@ -52,6 +59,17 @@ impl Encoder {
         match self {
             Encoder::V1(encoder) => encoder.output_shape(),
             Encoder::V1_1(former) => former.output_shape(),
+        }
+    }
+
+    /// Whether so many tokens can be those of a person: v1 adds some for each further photo.
+    pub fn gives(&self, count: usize) -> bool {
+        let [tokens, _] = self.output_shape();
+        match self {
+            Encoder::V1(_) => {
+                count >= tokens && ((count - tokens).is_multiple_of(AUXILIARY_TOKENS) || count.is_multiple_of(tokens))
+            }
+            Encoder::V1_1(_) => count == tokens,
         }
     }
 

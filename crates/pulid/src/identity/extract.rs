@@ -1,6 +1,7 @@
 //! Photos of a person to identity tokens, as the official pipelines of PuLID v1 and v1.1 read them.
 
 use super::aligner::Aligner;
+use super::belongs::strangers;
 use super::choice::FaceChoice;
 use super::condition::{HIDDEN_STATES, PhotoFeatures, conditions};
 use super::debug::{PhotoImages, draw_debug_images};
@@ -107,6 +108,12 @@ pub async fn extract(
     let side = crop_side(tower.image_size());
     let readings = find_faces(runtime, models, photos, side, options.face, reporter).await?;
     let embeddings = recognise(runtime, models, &readings, reporter).await?;
+    if !options.id_mix {
+        let names: Vec<_> = readings.iter().map(|reading| reading.name.as_str()).collect();
+        if let Some(note) = strangers(&names, &embeddings)? {
+            reporter.note(&note);
+        }
+    }
     let masks = parse(runtime, models, &readings, precision, reporter).await?;
     let mut grays = Vec::with_capacity(readings.len());
     for (reading, mask) in readings.iter().zip(&masks) {
@@ -131,6 +138,7 @@ pub async fn extract(
         face_embedding: HostTensor::from_f32([photos.len(), FACE_EMBEDDING], faces)?,
         id_cond: conditions(&features)?.reshape([photos.len(), condition])?,
         adapter_sha256: sha256_file(adapter)?,
+        adapter: adapter.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         photos: photos.iter().map(|(name, _)| name.clone()).collect(),
         debug_images,
     })

@@ -3,8 +3,8 @@
 use super::DebugImage;
 use crate::pipeline::IdentityTokens;
 use pulid_checkpoint::{Checkpoint, safetensors};
+use pulid_models::{Role, require};
 use pulid_tensor::{DType, Error, HostTensor, Result};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A person as PuLID's networks see them.
@@ -19,6 +19,8 @@ pub struct Identity {
     pub id_cond: HostTensor,
     /// SHA-256 of the adapter whose encoder made the tokens; they mean nothing to another one.
     pub adapter_sha256: String,
+    /// The name of that adapter's file, for messages.
+    pub adapter: String,
     /// Names of the photos, in order.
     pub photos: Vec<String>,
     /// What the networks saw, where it was asked for. Not kept in the file.
@@ -27,14 +29,14 @@ pub struct Identity {
 
 impl Identity {
     /// The identity as a safetensors file: tensors `id_embedding`, `uncond_id_embedding`, `face_embedding`; metadata
-    /// `adapter_sha256` and `photos` (a JSON list of names).
+    /// `adapter_sha256`, `adapter` (its file's name) and `photos` (a JSON list of names).
     ///
     /// # Errors
     /// Never, with these names.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let photos = serde_json::Value::from(self.photos.clone()).to_string();
-        let metadata =
-            BTreeMap::from([("adapter_sha256".to_owned(), self.adapter_sha256.clone()), ("photos".to_owned(), photos)]);
+        let metadata = [("adapter_sha256", &self.adapter_sha256), ("adapter", &self.adapter), ("photos", &photos)];
+        let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
         let tensors = [
             ("id_embedding", &self.tokens.id_embedding),
             ("uncond_id_embedding", &self.tokens.uncond_id_embedding),
@@ -59,6 +61,7 @@ impl Identity {
     pub fn load_tokens(path: impl AsRef<Path>) -> Result<IdentityTokens> {
         let path = path.as_ref();
         let file = Checkpoint::open(path)?;
+        require(&file, "a person's identity", &[Role::Identity])?;
         let read = |key: &str| -> Result<HostTensor> {
             let tensor = file.tensor(key)?.cast(DType::F32);
             if tensor.as_f32()?.iter().any(|v| !v.is_finite()) {
@@ -86,6 +89,7 @@ impl Identity {
 mod tests {
     use super::*;
     use pulid_checkpoint::write_safetensors;
+    use std::collections::BTreeMap;
 
     fn identity() -> Identity {
         Identity {
@@ -96,6 +100,7 @@ mod tests {
             face_embedding: HostTensor::from_fn([2, 512], |i| i as f32),
             id_cond: HostTensor::zeros([2, 512 + 768]),
             adapter_sha256: "ab".repeat(32),
+            adapter: "pulid.safetensors".into(),
             photos: vec!["a \"quoted\".jpg".into(), "b.png".into()],
             debug_images: Vec::new(),
         }

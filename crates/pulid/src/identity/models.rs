@@ -1,6 +1,6 @@
 //! Where the face networks lie on disk.
 
-use pulid_checkpoint::{Checkpoint, files};
+use pulid_checkpoint::{Checkpoint, files, json};
 use pulid_models::face::{BiSeNet, RetinaFace};
 use pulid_models::{EvaClip, EvaSettings, Precision};
 use pulid_tensor::{Error, Result};
@@ -178,7 +178,7 @@ impl FaceModels {
 /// The published tower's settings, changed by what the file says if there is one.
 fn tower_settings(path: &Path) -> Result<EvaSettings> {
     let config: TowerConfig = match files::is_file(path) {
-        true => serde_json::from_str(&files::read_to_string(path)?)
+        true => json::from_str(&files::read_to_string(path)?)
             .map_err(|e| Error::file(path, format!("is malformed: {e}")))?,
         false => TowerConfig::default(),
     };

@@ -5,6 +5,7 @@
 
 mod denoise;
 mod encode;
+mod notes;
 mod options;
 mod rows;
 mod start;
@@ -12,6 +13,7 @@ mod start;
 pub use denoise::Conditioning;
 pub use encode::TextConditioning;
 use encode::tokenize;
+pub use notes::examine;
 pub use options::{GenerateOptions, Generated, IdentityTokens, IdentityUse, LongPrompt, Storage};
 pub use pulid_models::sdxl::SdxlModel;
 pub use start::{Start, StartOptions};
@@ -239,20 +241,16 @@ fn check_setting(name: &str, value: &impl SettingValue) -> Result<()> {
     Setting::named(name).map_or(Ok(()), |setting| setting.check(&value.to_json()))
 }
 
-/// The model's noise schedule, or SDXL's where its folder has none.
+/// The model's noise schedule, or SDXL's where its folder has none; what the UNet's own file says of its predictions holds before that.
 pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
-    Ok(match model.config_file("scheduler/scheduler_config.json") {
+    let config = match model.scheduler_file() {
         Some(path) => {
             let text = files::read_to_string(&path)?;
             SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
         }
-        None if model.predicts_velocity() => {
-            let detail = "predicts velocity (it holds `v_pred`), which SDXL's own schedule is not made for; name a folder \
-                          with its scheduler/scheduler_config.json as `config`";
-            return Err(Error::file(model.path(), detail));
-        }
         None => SchedulerConfig::default(),
-    })
+    };
+    Ok(config.marked(model.prediction()?, model.scheduler_is_own()))
 }
 
 /// Rows and columns of the latents of an image of so many pixels.

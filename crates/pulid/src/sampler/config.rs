@@ -1,5 +1,8 @@
+use pulid_checkpoint::json;
+use pulid_models::sdxl::{PredictionMarks, Predicts};
 use pulid_tensor::{Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,6 +14,8 @@ pub enum BetaSchedule {
     Linear,
     /// Linear in the square root of beta, as Stable Diffusion.
     ScaledLinear,
+    /// By a squared cosine of the product (Nichol and Dhariwal 2021); `beta_start` and `beta_end` do not count.
+    SquaredcosCapV2,
 }
 
 /// What the network predicts.
@@ -23,46 +28,148 @@ pub enum PredictionType {
     VPrediction,
 }
 
-/// The fields of a diffusers `scheduler/scheduler_config.json` that the schedule depends on.
+/// The fields of a diffusers `scheduler/scheduler_config.json` that say how a network was trained and how its images are made.
 ///
-/// Missing fields take SDXL's values; fields not listed here are ignored.
+/// Missing fields take SDXL's values; fields not listed here are ignored. Every scheduler class says the same of the noise; of what it
+/// says of the steps see [`SchedulerConfig::choices`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SchedulerConfig {
+    /// The scheduler's class.
+    #[serde(rename = "_class_name", skip_serializing_if = "Option::is_none")]
+    pub class_name: Option<String>,
     /// Beta of the first training timestep.
     pub beta_start: f32,
     /// Beta of the last training timestep.
     pub beta_end: f32,
     /// How beta grows between them.
     pub beta_schedule: BetaSchedule,
+    /// The betas themselves, one for each training timestep, where they follow no formula.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trained_betas: Option<Vec<f32>>,
     /// Number of training timesteps.
     pub num_train_timesteps: usize,
     /// What the network predicts.
     pub prediction_type: PredictionType,
-    /// Whether the last timestep is pure noise; not supported.
+    /// Whether the last timestep is pure noise (Lin et al. 2023).
+    #[serde(deserialize_with = "null_is_default")]
     pub rescale_betas_zero_snr: bool,
+    /// Where the steps lie: `leading`, `trailing` or `linspace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestep_spacing: Option<String>,
+    /// Whether the steps' noise levels are Karras et al.'s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_karras_sigmas: Option<bool>,
+    /// The DPM-Solver's kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm_type: Option<String>,
+    /// The solver's order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solver_order: Option<usize>,
+    /// The DPM-Solver's second order: `midpoint` or `heun`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solver_type: Option<String>,
+    /// The noise level after the last step: `zero` or `sigma_min`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_sigmas_type: Option<String>,
+    /// What else changes the steps: options of which `true` stands for something that is not built.
+    #[serde(flatten)]
+    pub others: Others,
+}
+
+/// Options of schedulers' classes that are off in most files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Others {
+    /// Levels spaced evenly in log sigma.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_exponential_sigmas: Option<bool>,
+    /// Levels by a beta distribution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_beta_sigmas: Option<bool>,
+    /// Levels of flow matching.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_flow_sigmas: Option<bool>,
+    /// Lu et al.'s levels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_lu_lambdas: Option<bool>,
+    /// Clean latents cut at a quantile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thresholding: Option<bool>,
+}
+
+/// `null` is as good as nothing.
+fn null_is_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> std::result::Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
         SchedulerConfig {
+            class_name: None,
             beta_start: 0.00085,
             beta_end: 0.012,
             beta_schedule: BetaSchedule::ScaledLinear,
+            trained_betas: None,
             num_train_timesteps: 1000,
             prediction_type: PredictionType::Epsilon,
             rescale_betas_zero_snr: false,
+            timestep_spacing: None,
+            use_karras_sigmas: None,
+            algorithm_type: None,
+            solver_order: None,
+            solver_type: None,
+            final_sigmas_type: None,
+            others: Others::default(),
         }
     }
 }
 
+/// What only schedulers for networks of other kinds say, and what these are.
+const FOREIGN: [(&str, &str); 2] =
+    [("sigma_data", "EDM's noise levels (`sigma_data`)"), ("base_shift", "flow matching")];
+
 impl SchedulerConfig {
-    /// Reads the text of a `scheduler_config.json`.
+    /// Reads the text of a `scheduler_config.json`, as diffusers writes it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is no JSON object or a field has an unknown value.
+    /// [`Error::Invalid`] when it is no JSON object, a field has an unknown value, or the scheduler is for networks of another kind.
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|e| Error::invalid("scheduler_config.json", e.to_string()))
+        let invalid = |detail: String| Error::invalid("scheduler_config.json", detail);
+        let value: Value = json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+        let class = value["_class_name"].as_str().unwrap_or_default();
+        let edm = ["EDM", "CosineDPM", "CMStochastic"];
+        let by_class = match class {
+            _ if edm.iter().any(|name| class.starts_with(name)) => Some("EDM's noise levels (`sigma_data`)"),
+            _ if class.starts_with("FlowMatch") || value["use_flow_sigmas"] == true => Some("flow matching"),
+            _ => None,
+        };
+        // A scheduler that was made of another one's configuration keeps keys that its class does not know.
+        let telling = |(key, _): &&(&str, &str)| class.is_empty() && !value[*key].is_null();
+        let by_key = || FOREIGN.iter().find(telling).map(|(_, what)| *what);
+        if let Some(what) = by_class.or_else(by_key) {
+            let name = if class.is_empty() { "this scheduler" } else { class };
+            return Err(invalid(format!(
+                "{name} is for networks trained on {what}, which are not supported; SDXL's networks predict noise or velocity \
+                 on a schedule of betas"
+            )));
+        }
+        serde_json::from_value(value).map_err(|e| invalid(e.to_string()))
+    }
+
+    /// The schedule of a network whose own file says this of its predictions: nearer to it than a folder's scheduler, which may be the
+    /// base model's. `own` says whether scheduler and file are of the same model, so that what the file leaves open holds.
+    pub fn marked(mut self, marks: PredictionMarks, own: bool) -> Self {
+        let Some(predicts) = marks.predicts else { return self };
+        let prediction_type = match predicts {
+            Predicts::Noise => PredictionType::Epsilon,
+            Predicts::Velocity => PredictionType::VPrediction,
+        };
+        let keeps = own && prediction_type == self.prediction_type && self.rescale_betas_zero_snr;
+        self.rescale_betas_zero_snr = marks.zero_terminal_snr || keeps;
+        SchedulerConfig { prediction_type, ..self }
     }
 }
 
@@ -252,7 +359,7 @@ mod tests {
         assert_eq!(config.beta_schedule, BetaSchedule::Linear);
         assert_eq!(config.prediction_type, PredictionType::VPrediction);
         assert_eq!((config.num_train_timesteps, config.beta_end, config.beta_start), (500, 0.02, 0.00085));
-        assert!(SchedulerConfig::from_json(r#"{"beta_schedule": "squaredcos_cap_v2"}"#).is_err());
+        assert!(SchedulerConfig::from_json(r#"{"beta_schedule": "laplace"}"#).is_err());
         assert!(SchedulerConfig::from_json("[").is_err());
     }
 }

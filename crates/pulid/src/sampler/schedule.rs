@@ -7,6 +7,10 @@ const KARRAS_RHO: f64 = 7.0;
 /// A schedule longer than this is a broken file, not a model.
 const MAX_TRAIN_TIMESTEPS: usize = 1 << 20;
 
+/// The product at a last timestep of pure noise, whose noise level would be infinite: diffusers has its schedulers compute with this
+/// instead, a noise level of 4096.
+const LAST_PRODUCT: f32 = 1.0 / (1 << 24) as f32;
+
 /// Noise levels of the training timesteps: sigma(t) = sqrt((1 - a(t)) / a(t)), a the cumulative product of 1 - beta.
 #[derive(Clone, Debug)]
 pub struct NoiseSchedule {
@@ -34,23 +38,28 @@ impl NoiseSchedule {
             return invalid(format!("num_train_timesteps is {n}; 2 to {MAX_TRAIN_TIMESTEPS} can be used"));
         }
         let in_range = |beta: f32| beta > 0.0 && beta < 1.0;
-        if !in_range(config.beta_start) || !in_range(config.beta_end) {
+        let formula = config.trained_betas.is_none() && config.beta_schedule != BetaSchedule::SquaredcosCapV2;
+        if formula && (!in_range(config.beta_start) || !in_range(config.beta_end)) {
             return invalid(format!(
                 "beta_start {} and beta_end {} must be in (0, 1)",
                 config.beta_start, config.beta_end
             ));
         }
+        let betas = match &config.trained_betas {
+            Some(betas) if betas.len() != n || !betas.iter().copied().all(in_range) => {
+                return invalid(format!("trained_betas must be {n} numbers in (0, 1), as num_train_timesteps says"));
+            }
+            Some(betas) => betas.clone(),
+            None => betas(config),
+        };
+        let mut products = cumulative_products(&betas);
         if config.rescale_betas_zero_snr {
-            return invalid("rescale_betas_zero_snr is not supported".into());
+            products = cumulative_products(&zero_terminal_snr(&products));
+            if let Some(last) = products.last_mut() {
+                *last = LAST_PRODUCT;
+            }
         }
-        let mut product = 1.0f64;
-        let sigmas: Vec<f64> = betas(config)
-            .map(|beta| {
-                product *= f64::from(1.0 - beta);
-                let a = product as f32;
-                f64::from(((1.0 - a) / a).sqrt())
-            })
-            .collect();
+        let sigmas: Vec<f64> = products.iter().map(|a| f64::from(((1.0 - a) / a).sqrt())).collect();
         if !sigmas.iter().all(|s| s.is_finite() && *s > 0.0) || sigmas.windows(2).any(|w| w[0] >= w[1]) {
             return invalid("its betas give noise levels that do not grow; check beta_start and beta_end".into());
         }
@@ -120,17 +129,47 @@ impl NoiseSchedule {
     }
 }
 
-/// The betas as `torch.linspace` spaces them: from both ends towards the middle, in f32.
-fn betas(config: &SchedulerConfig) -> impl Iterator<Item = f32> {
-    let scaled = config.beta_schedule == BetaSchedule::ScaledLinear;
+/// The betas of a formula: as `torch.linspace` spaces them, from both ends towards the middle, in f32; or diffusers'
+/// `betas_for_alpha_bar`.
+fn betas(config: &SchedulerConfig) -> Vec<f32> {
     let n = config.num_train_timesteps;
-    let end = |beta: f32| if scaled { f64::from(beta).sqrt() as f32 } else { beta };
-    let (first, last) = (end(config.beta_start), end(config.beta_end));
-    let step = (last - first) / (n - 1) as f32;
-    (0..n).map(move |i| {
-        let x = if i < n / 2 { first + step * i as f32 } else { last - step * (n - 1 - i) as f32 };
-        if scaled { x * x } else { x }
-    })
+    let spaced = |ends: [f32; 2], map: fn(f32) -> f32| {
+        let [first, last] = ends;
+        let step = (last - first) / (n - 1) as f32;
+        let at = |i: usize| if i < n / 2 { first + step * i as f32 } else { last - step * (n - 1 - i) as f32 };
+        (0..n).map(|i| map(at(i))).collect()
+    };
+    let ends = [config.beta_start, config.beta_end];
+    match config.beta_schedule {
+        BetaSchedule::Linear => spaced(ends, |x| x),
+        BetaSchedule::ScaledLinear => spaced(ends.map(|beta| f64::from(beta).sqrt() as f32), |x| x * x),
+        BetaSchedule::SquaredcosCapV2 => {
+            let product =
+                |i: usize| ((i as f64 / n as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+            (0..n).map(|i| (1.0 - product(i + 1) / product(i)).min(0.999) as f32).collect()
+        }
+    }
+}
+
+/// The product of 1 - beta up to each timestep, as `torch.cumprod` has it: in f64, rounded to f32.
+fn cumulative_products(betas: &[f32]) -> Vec<f32> {
+    let mut product = 1.0f64;
+    let next = |beta: &f32| {
+        product *= f64::from(1.0 - beta);
+        product as f32
+    };
+    betas.iter().map(next).collect()
+}
+
+/// Betas under which nothing of the image is left at the last timestep: Lin et al. (2023), algorithm 1, as diffusers'
+/// `rescale_zero_terminal_snr` computes it in f32.
+fn zero_terminal_snr(products: &[f32]) -> Vec<f32> {
+    let roots: Vec<f32> = products.iter().map(|a| a.sqrt()).collect();
+    let (Some(&first), Some(&last)) = (roots.first(), roots.last()) else { return Vec::new() };
+    let scale = first / (first - last);
+    let rescaled: Vec<f32> = roots.iter().map(|root| ((root - last) * scale).powi(2)).collect();
+    let before = std::iter::once(1.0).chain(rescaled.iter().copied());
+    rescaled.iter().zip(before).map(|(a, before)| 1.0 - a / before).collect()
 }
 
 #[cfg(test)]
@@ -203,7 +242,8 @@ mod tests {
             SchedulerConfig { beta_end: f32::NAN, ..Default::default() },
             SchedulerConfig { num_train_timesteps: 1, ..Default::default() },
             SchedulerConfig { num_train_timesteps: usize::MAX, ..Default::default() },
-            SchedulerConfig { rescale_betas_zero_snr: true, ..Default::default() },
+            SchedulerConfig { trained_betas: Some(vec![0.1; 3]), ..Default::default() },
+            SchedulerConfig { trained_betas: Some(vec![1.5; 1000]), ..Default::default() },
             SchedulerConfig { beta_end: 0.999, ..Default::default() },
         ] {
             assert!(NoiseSchedule::new(&broken).is_err(), "{broken:?}");

@@ -17,15 +17,15 @@ impl Default for Settings {
 impl Settings {
     /// A person's choices, then the preset's, then the model's, then the list's defaults.
     ///
-    /// A sampler brings its own spacing. A model's spacing goes with the model's sampler, so that another sampler brings its own; a
-    /// preset's holds until it is changed itself.
+    /// A sampler brings its own spacing. A model's spacing and end go with the model's sampler, so that another sampler brings its own;
+    /// a preset's holds until it is changed itself.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the setting's name for a value outside of its range.
     pub fn merge(own: Choices, preset: Option<Preset>, mut model: Choices) -> Result<Settings> {
         let above = own.or(preset.map(Preset::settings).unwrap_or_default());
         if above.sampler.is_some() {
-            model.spacing = None;
+            (model.spacing, model.final_sigma) = (None, None);
         }
         let mut all = above.or(model);
         all.spacing = all.spacing.or(all.sampler.map(|sampler| sampler.default_spacing()));

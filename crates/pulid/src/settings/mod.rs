@@ -12,12 +12,14 @@ mod merge;
 mod model;
 mod range;
 mod spelling;
+mod suited;
 mod value;
 
 pub use list::{Choices, LIST, Settings};
 pub use model::ModelDefaults;
 pub use range::Range;
-pub use spelling::{Spelling, respell};
+pub use spelling::{Spelling, respell, respell_text};
+pub use suited::Suggestion;
 pub(crate) use value::SettingValue;
 
 use crate::sampler::names;

@@ -42,7 +42,10 @@ pub fn respell<'a>(error: &Error, names: impl IntoIterator<Item = &'a str>, spel
         Error::Invalid { what, detail } if names.contains(&what.as_str()) => format!("{}: {detail}", spelling.of(what)),
         other => other.to_string(),
     };
-    names
-        .into_iter()
-        .fold(message, |message, name| message.replace(&format!("`{name}`"), &format!("`{}`", spelling.of(name))))
+    respell_text(message, names, spelling)
+}
+
+/// A note with whatever of these names stands in backticks as a surface spells it.
+pub fn respell_text<'a>(text: String, names: impl IntoIterator<Item = &'a str>, spelling: Spelling) -> String {
+    names.into_iter().fold(text, |text, name| text.replace(&format!("`{name}`"), &format!("`{}`", spelling.of(name))))
 }

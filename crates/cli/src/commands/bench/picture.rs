@@ -76,7 +76,7 @@ pub(super) async fn measure(args: &Args, runtime: Runtime) -> Result<Figures> {
 async fn in_one_pipeline(args: &Args, runtime: Runtime) -> Result<[Image; 2]> {
     let models = args.models()?;
     let model = SdxlModel::open(models.model(args.model.as_deref())?.0)?;
-    let settings = Settings::merge(Choices::default(), None, ModelDefaults::read(model.folder())?.choices)?;
+    let settings = Settings::merge(Choices::default(), None, ModelDefaults::of(&model)?.all())?;
     let photo = args.id.as_ref().map_or(Ok(Vec::new()), |path| read_photos(std::slice::from_ref(path)))?;
     let pipeline = Pipeline::open(runtime.keeping(Keep::Fitting), model, settings.storage())?;
     let image = async || {

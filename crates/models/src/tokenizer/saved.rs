@@ -15,7 +15,7 @@ pub(super) struct Contents {
 
 /// From the file's text; what is wrong with it otherwise.
 pub(super) fn parse(text: &str) -> Result<Contents, String> {
-    let file: Value = serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}"))?;
+    let file: Value = pulid_checkpoint::json::from_str(text).map_err(|e| format!("is not JSON: {e}"))?;
     let model = &file["model"];
     let kind = model["type"].as_str().unwrap_or("BPE");
     if kind != "BPE" || !model["vocab"].is_object() {

@@ -1,0 +1,66 @@
+//! Names of EVA02-CLIP's tensors: the official file's, timm's (`eva02_large_patch14_clip_336`), and open_clip's, whose towers are timm's
+//! `trunk`s. timm's `checkpoint_filter_fn` in `timm/models/eva.py` goes the other way.
+
+use pulid_checkpoint::{Checkpoint, View};
+use pulid_tensor::{Result, Shape};
+
+/// What the tower's names begin with: open_clip's, the official file's, none.
+const PREFIXES: [&str; 4] = ["visual.trunk.", "trunk.", "visual.", ""];
+
+/// The tower's tensors by the official names, without a prefix; none where the file has these names itself.
+///
+/// # Errors
+/// When a file has a tensor under two names.
+pub(crate) fn official_names(file: &Checkpoint) -> Result<Option<Checkpoint>> {
+    let tower =
+        PREFIXES.iter().map(|prefix| file.with_prefix(prefix)).find(|part| part.contains("patch_embed.proj.weight"));
+    let theirs =
+        ["blocks.0.attn.norm.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "blocks.0.mlp.w12.weight"];
+    tower.filter(|tower| theirs.iter().any(|key| tower.contains(key))).map(|tower| tower.remap(official)).transpose()
+}
+
+fn official(key: &str, shape: &Shape) -> Vec<(String, View)> {
+    let unchanged = || vec![(key.to_owned(), View::Whole)];
+    let Some((block, layer)) = block_and_layer(key) else { return unchanged() };
+    let part = |count: usize, index: usize, name: &str| {
+        let rows = shape.first().copied().unwrap_or(0) / count;
+        (format!("{block}.{name}"), View::Rows(index * rows..(index + 1) * rows))
+    };
+    let name = match layer {
+        // Query, key and value, one below the other.
+        "attn.qkv.weight" => {
+            return vec![
+                part(3, 0, "attn.q_proj.weight"),
+                part(3, 1, "attn.k_proj.weight"),
+                part(3, 2, "attn.v_proj.weight"),
+            ];
+        }
+        // The key's is none.
+        "attn.qkv.bias" => return vec![part(3, 0, "attn.q_bias"), part(3, 2, "attn.v_bias")],
+        "attn.k_bias" => return Vec::new(),
+        // Gate and value.
+        "mlp.fc1.weight" | "mlp.w12.weight" => return vec![part(2, 0, "mlp.w1.weight"), part(2, 1, "mlp.w2.weight")],
+        "mlp.fc1.bias" | "mlp.w12.bias" => return vec![part(2, 0, "mlp.w1.bias"), part(2, 1, "mlp.w2.bias")],
+        "attn.q_proj.bias" => "attn.q_bias",
+        "attn.v_proj.bias" => "attn.v_bias",
+        "attn.norm.weight" => "attn.inner_attn_ln.weight",
+        "attn.norm.bias" => "attn.inner_attn_ln.bias",
+        "mlp.fc1_g.weight" => "mlp.w1.weight",
+        "mlp.fc1_g.bias" => "mlp.w1.bias",
+        "mlp.fc1_x.weight" => "mlp.w2.weight",
+        "mlp.fc1_x.bias" => "mlp.w2.bias",
+        "mlp.norm.weight" => "mlp.ffn_ln.weight",
+        "mlp.norm.bias" => "mlp.ffn_ln.bias",
+        "mlp.fc2.weight" => "mlp.w3.weight",
+        "mlp.fc2.bias" => "mlp.w3.bias",
+        _ => return unchanged(),
+    };
+    vec![(format!("{block}.{name}"), View::Whole)]
+}
+
+/// `blocks.N` and what is below it.
+fn block_and_layer(key: &str) -> Option<(&str, &str)> {
+    let rest = key.strip_prefix("blocks.")?;
+    let number = rest.find('.')?;
+    Some((&key[.."blocks.".len() + number], &rest[number + 1..]))
+}

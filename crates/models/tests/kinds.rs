@@ -1,0 +1,268 @@
+//! What files are told to be by their tensors' names and shapes, and what is said of those that are named in the wrong place.
+
+use pulid_checkpoint::{Checkpoint, MemorySource, safetensors, write_safetensors};
+use pulid_models::pulid::IdentityAdapter;
+use pulid_models::sdxl::{SdxlModel, Unet};
+use pulid_models::{Precision, Role, kind};
+use pulid_tensor::{DType, HostTensor};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+type Tensors<'a> = Vec<(String, Vec<usize>)>;
+
+fn tensors(all: &[(String, Vec<usize>)]) -> Vec<(&str, HostTensor)> {
+    all.iter().map(|(key, shape)| (key.as_str(), HostTensor::zeros(shape.clone()).into_dtype(DType::F16))).collect()
+}
+
+fn file(all: &[(String, Vec<usize>)]) -> Checkpoint {
+    let all = tensors(all);
+    let bytes = safetensors::to_bytes(all.iter().map(|(key, t)| (*key, t)), &BTreeMap::new()).unwrap();
+    Checkpoint::from_source(Arc::new(MemorySource::new("x.safetensors", bytes))).unwrap()
+}
+
+fn named(keys: &[&str]) -> Tensors<'static> {
+    keys.iter().map(|key| (key.to_string(), vec![1, 1])).collect()
+}
+
+/// The telling tensors of a UNet, by Stability's names or diffusers'.
+struct Design {
+    input: usize,
+    base: usize,
+    context: usize,
+    added: Option<usize>,
+    guided: bool,
+}
+
+const SDXL: Design = Design { input: 4, base: 320, context: 2048, added: Some(2816), guided: false };
+
+impl Design {
+    fn stability(&self, prefix: &str) -> Tensors<'static> {
+        let mut all = vec![
+            ("input_blocks.0.0.weight", vec![self.base, self.input, 1, 1]),
+            ("out.2.weight", vec![4, self.base, 1, 1]),
+            ("time_embed.0.weight", vec![2, self.base]),
+            ("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", vec![2, self.context]),
+        ];
+        all.extend(self.added.map(|width| ("label_emb.0.0.weight", vec![2, width])));
+        all.extend(self.guided.then(|| ("time_embed.cond_proj.weight", vec![2, 256])));
+        all.into_iter().map(|(key, shape)| (format!("{prefix}{key}"), shape)).collect()
+    }
+
+    fn diffusers(&self) -> Tensors<'static> {
+        let mut all = vec![
+            ("conv_in.weight", vec![self.base, self.input, 1, 1]),
+            ("time_embedding.linear_1.weight", vec![2, self.base]),
+            ("down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight", vec![2, self.context]),
+        ];
+        all.extend(self.added.map(|width| ("add_embedding.linear_1.weight", vec![2, width])));
+        all.extend(self.guided.then(|| ("time_embedding.cond_proj.weight", vec![2, 256])));
+        all.into_iter().map(|(key, shape)| (key.to_owned(), shape)).collect()
+    }
+}
+
+#[test]
+fn unets_are_told_by_their_shapes_under_all_names() {
+    let none = None;
+    for (design, want, role) in [
+        (SDXL, "UNet by", Role::Unet),
+        (Design { input: 9, ..SDXL }, "inpainting", Role::Unsupported),
+        (Design { input: 8, ..SDXL }, "editing", Role::Unsupported),
+        (Design { guided: true, ..SDXL }, "LCM", Role::Unsupported),
+        (Design { base: 384, context: 1280, added: Some(2560), ..SDXL }, "SDXL's refiner", Role::Unsupported),
+        (Design { context: 768, added: none, ..SDXL }, "Stable Diffusion 1", Role::Unsupported),
+        (
+            Design { context: 768, added: none, input: 9, ..SDXL },
+            "Stable Diffusion 1 for inpainting",
+            Role::Unsupported,
+        ),
+        (Design { context: 1024, added: none, ..SDXL }, "Stable Diffusion 2", Role::Unsupported),
+        // Small ones of ours, without the embedding of sizes too.
+        (Design { base: 96, context: 256, added: Some(352), ..SDXL }, "UNet by", Role::Unet),
+        (Design { base: 32, context: 48, added: none, ..SDXL }, "UNet by", Role::Unet),
+    ] {
+        for prefix in ["", "model.diffusion_model.", "diffusion_model.", "model."] {
+            let found = kind(&file(&design.stability(prefix)));
+            assert!(found.name.contains(want) && found.role == role, "{prefix}: {found:?} for {want}");
+        }
+        let found = kind(&file(&design.diffusers()));
+        assert!(found.name.contains(want) && found.role == role, "{found:?} for {want}");
+        // In a whole model.
+        let mut whole = design.stability("model.diffusion_model.");
+        whole.extend(named(&["first_stage_model.decoder.conv_in.weight"]));
+        let found = kind(&file(&whole));
+        let (want, role) = if role == Role::Unet { ("SDXL, a single file", Role::Model) } else { (want, role) };
+        assert!(found.name.contains(want) && found.role == role, "whole: {found:?}");
+        whole.extend(named(&["lora_unet_something.lora_up.weight"]));
+        assert_eq!(kind(&file(&whole)).role == Role::Model, role == Role::Model, "a LoRA's leftover");
+    }
+}
+
+#[test]
+fn everything_else_is_told_by_its_names() {
+    for (keys, want, role) in [
+        (&["lora_unet_input_blocks_4_1_proj_in.lora_up.weight"][..], "LoRA", Role::Unsupported),
+        (&["unet.down_blocks.1.attentions.0.proj_in.lora_A.weight"], "LoRA", Role::Unsupported),
+        (&["lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha"], "LoRA", Role::Unsupported),
+        (
+            &["conv_in.weight", "time_embedding.linear_1.weight", "controlnet_cond_embedding.conv_in.weight"],
+            "ControlNet",
+            Role::Unsupported,
+        ),
+        (
+            &["control_model.input_blocks.0.0.weight", "control_model.zero_convs.0.0.weight"],
+            "ControlNet",
+            Role::Unsupported,
+        ),
+        (
+            &["input_blocks.0.0.weight", "zero_convs.0.0.weight", "input_hint_block.0.weight"],
+            "ControlNet",
+            Role::Unsupported,
+        ),
+        (&["adapter.body.0.resnets.0.block1.weight"], "T2I-Adapter", Role::Unsupported),
+        (&["conv_in.weight", "body.0.block1.weight"], "T2I-Adapter", Role::Unsupported),
+        (
+            &["image_proj.proj.weight", "image_proj.norm.weight", "ip_adapter.1.to_k_ip.weight"],
+            "IP-Adapter",
+            Role::Unsupported,
+        ),
+        (
+            &["image_proj.latents", "image_proj.proj_in.weight", "ip_adapter.1.to_k_ip.weight"],
+            "IP-Adapter",
+            Role::Unsupported,
+        ),
+        (
+            &["image_proj.id_embedding_mapping.0.weight", "image_proj.latents", "ip_adapter.1.to_k_ip.weight"],
+            "PuLID v1.1 by ComfyUI",
+            Role::Adapter,
+        ),
+        (
+            &["image_proj.body.0.weight", "image_proj.mapping_0.0.weight", "ip_adapter.1.to_k_ip.weight"],
+            "PuLID v1 by ComfyUI",
+            Role::Adapter,
+        ),
+        (
+            &["id_adapter.body.0.weight", "id_adapter.mapping_patch_0.0.weight"],
+            "PuLID v1's identity encoder",
+            Role::Adapter,
+        ),
+        (&["pulid_ca.0.to_q.weight", "pulid_encoder.latents"], "PuLID for FLUX", Role::Unsupported),
+        (&["clip_g", "clip_l"], "textual inversion", Role::Unsupported),
+        (&["emb_params"], "textual inversion", Role::Unsupported),
+        (&["double_blocks.0.img_attn.qkv.weight"], "FLUX", Role::Unsupported),
+        (&["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"], "FLUX", Role::Unsupported),
+        (&["single_transformer_blocks.0.attn.to_q.weight", "x_embedder.weight"], "FLUX", Role::Unsupported),
+        (&["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3", Role::Unsupported),
+        (
+            &["transformer_blocks.0.attn.add_k_proj.weight", "pos_embed.proj.weight"],
+            "Stable Diffusion 3",
+            Role::Unsupported,
+        ),
+        (&["adaln_single.linear.weight"], "PixArt", Role::Unsupported),
+        (&["joint_transformer_blocks.0.attn.to_q.weight"], "AuraFlow", Role::Unsupported),
+        (&["clip_txt_mapper.weight"], "Stable Cascade", Role::Unsupported),
+        (&["blocks.0.cross_attn.norm_k.weight", "patch_embedding.weight"], "Wan", Role::Unsupported),
+        (&["first_stage_model.decoder.mid.block_1.norm1.weight"], "VAE", Role::Part),
+        (&["decoder.mid_block.resnets.0.norm1.weight"], "VAE by diffusers' names", Role::Part),
+        (
+            &["text_model.embeddings.token_embedding.weight", "text_model.final_layer_norm.weight"],
+            "CLIP text encoder",
+            Role::Part,
+        ),
+        (
+            &["token_embedding.weight", "transformer.resblocks.0.ln_1.weight"],
+            "CLIP text encoder by open_clip",
+            Role::Part,
+        ),
+        (&["encoder.block.0.layer.0.SelfAttention.q.weight"], "T5", Role::Unsupported),
+        (
+            &[
+                "visual.trunk.blocks.0.attn.norm.weight",
+                "visual.trunk.blocks.0.mlp.fc1_g.weight",
+                "visual.trunk.pos_embed",
+            ],
+            "EVA02-CLIP by timm",
+            Role::Photos,
+        ),
+        (&["a", "b"], "unknown", Role::Unknown),
+    ] {
+        let found = kind(&file(&named(keys)));
+        assert!(found.name.contains(want) && found.role == role, "{keys:?}: {found:?}");
+    }
+}
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(path)
+}
+
+#[test]
+fn what_is_named_in_the_wrong_place_is_refused_with_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = |name: &str, all: &[(String, Vec<usize>)]| {
+        let path = folder.path().join(name);
+        let all = tensors(all);
+        write_safetensors(&path, all.iter().map(|(key, t)| (*key, t)), &BTreeMap::new()).unwrap();
+        path
+    };
+    let lcm = Design { guided: true, ..SDXL };
+    let inpainting = Design { input: 9, ..SDXL };
+    let flux = named(&["pulid_ca.0.to_q.weight"]);
+    let lora = named(&["lora_unet_mid_block_1_proj_in.lora_down.weight"]);
+    let vae = golden("pipeline/model/vae/diffusion_pytorch_model.safetensors");
+    let unet = golden("pipeline/model/unet/diffusion_pytorch_model.safetensors");
+    let pulid = golden("../../models/mini/pulid_v1.1.safetensors");
+
+    let as_unet = |path: &Path| {
+        let over = SdxlModel::open(golden("pipeline/model")).unwrap().with_unet(path).unet(Precision::F32).map(drop);
+        let alone = Unet::open(path, Precision::F32).map(drop).unwrap_err().to_string();
+        let over = over.unwrap_err().to_string();
+        assert!(over.contains(&path.display().to_string()), "{over}");
+        [over, alone]
+    };
+    for (path, parts) in [
+        (save("lcm.safetensors", &lcm.diffusers()), ["LCM", "cond_proj", "not supported"]),
+        (save("lcm-2.safetensors", &lcm.stability("")), ["LCM", "cond_proj", "not supported"]),
+        (save("inpainting.safetensors", &inpainting.diffusers()), ["inpainting", "9 input channels", "not supported"]),
+        (save("lora.safetensors", &lora), ["LoRA", "not an SDXL UNet", "not supported"]),
+        (vae.clone(), ["VAE by diffusers' names", "not an SDXL UNet", "a part of a model"]),
+        (pulid.clone(), ["PuLID v1.1", "not an SDXL UNet", "as `adapter`"]),
+    ] {
+        for message in as_unet(&path) {
+            parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
+        }
+    }
+    let as_model = |path: &Path| SdxlModel::open(path).map(drop).unwrap_err().to_string();
+    for (path, parts) in [
+        (save("flux.safetensors", &named(&["model.diffusion_model.double_blocks.0.a"])), ["FLUX", "not supported"]),
+        (
+            save("sd1.safetensors", &Design { context: 768, added: None, ..SDXL }.stability("model.diffusion_model.")),
+            ["Stable Diffusion 1", "not supported"],
+        ),
+        (pulid, ["PuLID v1.1", "as `adapter`"]),
+        (unet.clone(), ["is no SDXL in one file", "as `unet`"]),
+        (vae, ["is no SDXL in one file", "VAE by diffusers' names"]),
+        (golden("pipeline/model/identity.safetensors"), ["identity", "as `identity`"]),
+    ] {
+        let message = as_model(&path);
+        parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
+    }
+    let as_adapter = |path: &Path| {
+        IdentityAdapter::new(&Checkpoint::open(path).unwrap(), Precision::F32).map(drop).unwrap_err().to_string()
+    };
+    for (path, parts) in [
+        (save("pulid_flux.safetensors", &flux), ["PuLID for FLUX", "not supported"]),
+        (unet, ["UNet by diffusers' names", "as `unet`"]),
+        (
+            save("ip.safetensors", &named(&["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"])),
+            ["IP-Adapter", "not supported"],
+        ),
+    ] {
+        let message = as_adapter(&path);
+        parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
+    }
+    // A folder says of itself what it is.
+    std::fs::create_dir_all(folder.path().join("pipe/transformer")).unwrap();
+    std::fs::write(folder.path().join("pipe/model_index.json"), r#"{"_class_name": "FluxPipeline"}"#).unwrap();
+    let message = as_model(&folder.path().join("pipe"));
+    assert!(message.contains("FluxPipeline"), "{message}");
+}
