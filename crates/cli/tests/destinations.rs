@@ -260,7 +260,8 @@ fn a_name_tells_the_format() {
         );
         assert!(!message.contains(" ...\n"), "{name}: a stage began");
     }
-    let long = "a long prompt, ".repeat(3000);
+    // Few tokens and many bytes.
+    let long = format!("a long{}prompt", " ".repeat(70_000));
     let message = refuse(folder.path(), &["generate", "--prompt", &long, "--output", "x.jpg"]);
     assert!(message.contains("64 KiB") && message.contains(".png"), "{message}");
 }

@@ -448,22 +448,22 @@ fn a_model_s_scheduler_is_its_default_sampler() {
         "num_train_timesteps": 1000, "prediction_type": "epsilon", "solver_order": 2, "timestep_spacing": "trailing"}"#;
     std::fs::write(model.join("scheduler/scheduler_config.json"), saved).unwrap();
     let (parameters, notes) = chosen(&home, &["--model", &at, "--steps", "3"]);
-    for part in ["dpmpp_2m", "trailing"] {
+    for part in ["Sampler: DPM++ 2M,", "Schedule type: SGM Uniform"] {
         assert!(parameters.contains(part), "{part}: {parameters}");
     }
     assert!(notes.iter().all(|note| !note.contains("scheduler")), "{notes:?}");
     // A person's sampler brings its own spacing.
     let (parameters, _) = chosen(&home, &["--model", &at, "--steps", "3", "--sampler", "dpmpp_sde"]);
-    assert!(parameters.contains("dpmpp_sde") && parameters.contains("karras"), "{parameters}");
+    assert!(parameters.contains("Sampler: DPM++ SDE,") && parameters.contains("Schedule type: Karras"), "{parameters}");
     // The model's own defaults come before its scheduler.
     std::fs::write(model.join("generation_defaults.json"), r#"{"sampler": "euler", "steps": 2, "guidance_scale": 1}"#)
         .unwrap();
     let (parameters, _) = chosen(&home, &["--model", &at]);
-    assert!(parameters.contains("euler"), "{parameters}");
+    assert!(parameters.contains("Sampler: Euler,"), "{parameters}");
     std::fs::remove_file(model.join("generation_defaults.json")).unwrap();
     home.schedule(&home.model("heun"), &[("_class_name", "HeunDiscreteScheduler".into())]);
     let (parameters, notes) = chosen(&home, &["--model", &text(&home.at("heun")), "--steps", "3"]);
-    assert!(parameters.contains("dpmpp_2m") && parameters.contains("karras"), "{parameters}");
+    assert!(parameters.contains("Sampler: DPM++ 2M,") && parameters.contains("Schedule type: Karras"), "{parameters}");
     assert!(
         notes.iter().any(|note| note.contains("HeunDiscreteScheduler") && note.contains("`--sampler`")),
         "{notes:?}"
@@ -488,7 +488,7 @@ fn distilled_unets_get_settings_that_suit_them() {
         write(&home.at(name), &unet, metadata.as_slice());
         let path = text(&home.at(name));
         let (parameters, notes) = chosen(&home, &["--model", &base, "--unet", &path]);
-        for part in [format!("Steps: {steps},"), "euler".into(), "trailing".into()] {
+        for part in [format!("Steps: {steps},"), "Sampler: Euler,".into(), "Schedule type: SGM Uniform".into()] {
             assert!(parameters.contains(&part), "{name}: {part}: {parameters}");
         }
         let note = notes.iter().find(|note| note.contains("looks like")).expect("a note");
@@ -504,7 +504,7 @@ fn distilled_unets_get_settings_that_suit_them() {
     let path = text(&home.at("sdxl_lightning.safetensors"));
     let (parameters, notes) =
         chosen(&home, &["--model", &base, "--unet", &path, "--steps", "3", "--guidance", "2", "--sampler", "dpmpp_2m"]);
-    assert!(parameters.contains("Steps: 3,") && parameters.contains("dpmpp_2m"), "{parameters}");
+    assert!(parameters.contains("Steps: 3, Sampler: DPM++ 2M,"), "{parameters}");
     assert!(notes.iter().all(|note| !note.contains("looks like")), "{notes:?}");
 }
 

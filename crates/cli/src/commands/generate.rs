@@ -2,7 +2,7 @@ use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_ima
 use super::models::{Models, ModelsArgs};
 use super::settings::{SettingsArgs, as_flags};
 use super::warm;
-use super::{DeviceArgs, check_report, check_weights, outputs, remember_choices};
+use super::{DeviceArgs, check_report, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter};
 use pulid::image::{ImageFormat, ImageMetadata, encode_image};
@@ -106,8 +106,6 @@ pub fn run(args: &Args) -> Result<()> {
     check_options(&model, &options)?;
     let mut notes = examine(&model)?;
     notes.extend(defaults.notes(&args.settings.0, args.preset));
-    // The UNet takes its turn late.
-    model.unet_path().map_or(Ok(()), check_weights)?;
     let mut files = outputs(args.id.iter().chain(&args.identity).chain(&args.unet).chain(&args.config))?;
     models.inputs(&model, args.adapter.as_deref()).iter().try_for_each(|path| files.reads(path))?;
     let images = image_paths(&files, &args.output, options.images())?;

@@ -170,7 +170,7 @@ impl Models {
     pub fn inputs(&self, model: &SdxlModel, adapter: Option<&Path>) -> Vec<PathBuf> {
         let faces = self.face_models().map(|faces| faces.files()).unwrap_or_default();
         let adapter = adapter.map(Path::to_owned).or_else(|| self.own_adapter().ok());
-        let own = [model.path().to_owned()].into_iter().chain(model.unet_path().map(Path::to_owned));
+        let own = [model.path().to_owned()].into_iter().chain(model.other_unet().map(Path::to_owned));
         let own = own.chain(model.config_folder().map(Path::to_owned)).chain(ModelDefaults::file(model.folder()));
         own.chain(adapter).chain(faces).collect()
     }

@@ -4,7 +4,7 @@ use super::{ClipConfig, ClipTextModel, PredictionMarks, Unet, UnetConfig, Vae, V
 use crate::family::{Role, kind, require};
 use crate::key_report::looks_like;
 use crate::{ClipTokenizer, Padding, Precision};
-use pulid_checkpoint::{Checkpoint, files};
+use pulid_checkpoint::{Checkpoint, files, json};
 use pulid_tensor::{Error, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -190,11 +190,6 @@ impl SdxlModel {
         Some(self.config.as_ref()?.join(name)).filter(|path| files::is_file(path) || files::is_dir(path))
     }
 
-    /// The UNet that goes over the model's own, if one does.
-    pub fn unet_path(&self) -> Option<&Path> {
-        self.unet.as_deref()
-    }
-
     /// The folder of configurations, if there is one; the model's own where it is a folder.
     pub fn config_folder(&self) -> Option<&Path> {
         self.config.as_deref()
@@ -268,7 +263,7 @@ impl SdxlModel {
         const KEY: &str = "force_zeros_for_empty_prompt";
         let Some(path) = self.config_file("model_index.json") else { return Ok(true) };
         let text = files::read_to_string(&path)?;
-        let index: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
+        let index: Value = json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
         match index.get(KEY) {
             None => Ok(true),
             Some(Value::Bool(zeros)) => Ok(*zeros),

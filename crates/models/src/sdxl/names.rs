@@ -97,8 +97,6 @@ pub(super) fn is_whole(file: &Checkpoint) -> bool {
 pub(super) fn transformers_key(key: &str, shape: &Shape) -> Vec<(String, View)> {
     match key.split_once(".self_attn.in_proj") {
         Some((layer, kind)) if kind.len() > 1 => query_key_value(layer, &kind[1..], shape),
-        // Some programs keep the projection within the encoder.
-        _ if key == "text_model.text_projection.weight" => vec![("text_projection.weight".to_owned(), View::Whole)],
         _ => vec![(key.to_owned(), View::Whole)],
     }
 }

@@ -256,16 +256,23 @@ pub fn text_encoder_2(file: &Checkpoint) -> Result<Checkpoint> {
     text_encoder_by_name(TextEncoder::Second, &part)
 }
 
+/// The second text encoder's projection by transformers' names.
+const PROJECTION: &str = "text_projection.weight";
+
 /// A text encoder by transformers' names, from these or open_clip's. open_clip's projection is a parameter, `text_projection` [D, P]; a
 /// linear layer's, `text_projection.weight`, is [P, D], and there are files with this name among open_clip's.
 fn text_encoder_by_name(which: TextEncoder, part: &Checkpoint) -> Result<Checkpoint> {
     let open_clip = names::is_open_clip(part);
-    let linear = part.contains("text_projection.weight");
+    // stable-diffusion.cpp keeps the projection within the encoder.
+    let within = |key: &'static str| [key.to_owned(), format!("text_model.{key}")];
+    let (parameter, linear) = (within("text_projection"), within("text_projection.weight"));
+    let is_linear = linear.iter().any(|key| part.contains(key));
     part.remap(|key, shape| match key {
         // SDXL's first text encoder does not project; some programs save a matrix that is not used.
-        "text_projection" | "text_projection.weight" if which == TextEncoder::First => Vec::new(),
-        "text_projection" if linear => Vec::new(),
-        "text_projection" => vec![("text_projection.weight".to_owned(), View::Transposed)],
+        _ if parameter.iter().any(|name| name == key) && (which == TextEncoder::First || is_linear) => Vec::new(),
+        _ if linear.iter().any(|name| name == key) && which == TextEncoder::First => Vec::new(),
+        _ if parameter.iter().any(|name| name == key) => vec![(PROJECTION.to_owned(), View::Transposed)],
+        _ if linear.iter().any(|name| name == key) => whole(PROJECTION),
         _ if !open_clip => names::transformers_key(key, shape),
         "positional_embedding" => whole("text_model.embeddings.position_embedding.weight"),
         "token_embedding.weight" => whole("text_model.embeddings.token_embedding.weight"),
