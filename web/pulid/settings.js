@@ -5,7 +5,7 @@ export const SETTINGS = [
   {"default":1024,"help":"Height in pixels, a multiple of 8 for SDXL.","max":4096,"min":1,"name":"height","ofModel":true,"option":"height","page":true,"type":"whole"},
   {"default":25,"help":"Denoising steps; more take longer and change less and less.","min":1,"name":"steps","ofModel":true,"option":"steps","page":true,"type":"whole"},
   {"default":7.0,"help":"Classifier-free guidance, how strictly the prompt is followed; up to 1 is without, and twice as fast.","max":100.0,"min":0.0,"name":"guidance","ofModel":true,"option":"guidance","page":true,"type":"number"},
-  {"choices":["dpmpp_2m","dpmpp_sde","euler"],"default":"dpmpp_2m","help":"Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler.","name":"sampler","ofModel":true,"option":"sampler","page":true,"type":"choice"},
+  {"choices":["dpmpp_2m","dpmpp_sde","euler"],"default":"dpmpp_2m","help":"Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler; other programs' names of them are understood, as DPM++ 2M Karras.","name":"sampler","ofModel":true,"option":"sampler","page":true,"type":"choice"},
   {"choices":["karras","trailing"],"default":null,"follows":"sampler","help":"Where the noise levels lie: karras or trailing.","name":"spacing","ofModel":true,"option":"spacing","page":true,"type":"choice"},
   {"choices":["zero","sigma_min"],"default":"zero","help":"Noise left by the last step: zero, or sigma_min as diffusers 0.25 ends dpmpp_2m with trailing levels.","name":"final_sigma","ofModel":false,"option":"finalSigma","page":true,"type":"choice"},
   {"default":0.8,"help":"Strength of the identity; 0 is without.","max":5.0,"min":-5.0,"name":"id_scale","ofModel":true,"option":"idScale","page":true,"type":"number"},
