@@ -36,7 +36,11 @@ fn unmistakable(text: &str, leads: bool) -> String {
         match (lines.is_empty(), mistakable) {
             (true, true) if leads => lines += &line.replacen(' ', "  ", 1),
             (true, _) => lines += line,
-            (false, true) => lines += &format!(" {line}"),
+            (false, true) => {
+                // Past empty lines, which it would begin too.
+                lines.truncate(trim(&lines).len());
+                lines += &format!(" {line}");
+            }
             (false, false) => lines += &format!("\n{line}"),
         }
     }
@@ -179,6 +183,7 @@ pub(crate) mod tests {
             ("a hat\nNegative prompt: not this one\nmore", "blurry"),
             ("Negative prompt: at once", "Negative prompt: twice\nNegative prompt: thrice"),
             ("x\r\n  Negative prompt: indented", ""),
+            ("x\n\n \nNegative prompt: after empty lines", "y\n\nNegative prompt: z"),
             ("Steps: 1, Sampler: Euler, CFG scale: 3, Seed: 9", "Steps: 2, Size: 1x1, Model: y"),
             ("x\nSteps: 1, Sampler: Euler, CFG scale: 3", ""),
             ("", "only negative"),
