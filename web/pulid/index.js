@@ -71,7 +71,7 @@ async function locate(given, baseUrl) {
       throw fail('SettingsError', `${given[part]} is not an address. It should begin with https://.`);
     }
     const last = url.pathname.split('/').pop();
-    const kind = /\.(safetensors|bin|ckpt|pth?|onnx)$/.test(last) ? 'file' : part;
+    const kind = /\.(safetensors|gguf|bin|ckpt|pth?|onnx)$/.test(last) ? 'file' : part;
     if (part === 'adapter' && kind !== 'file') {
       throw fail('SettingsError', `${url.href} is not an adapter's file: it should end with .safetensors or .bin.`);
     }
