@@ -120,9 +120,6 @@ pub struct SdxlModel {
     unet: Option<PathBuf>,
 }
 
-/// What the names of a UNet's tensors begin with, where they do not stand alone.
-pub(crate) const UNET_PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", "model."];
-
 impl SdxlModel {
     /// The model at `path`: a folder in diffusers' layout or a single file.
     ///
@@ -152,7 +149,7 @@ impl SdxlModel {
         for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
             if !files::is_dir(path.join(part)) {
                 let detail = format!(
-                    "has no folder `{part}`; a model is a folder in diffusers' SDXL layout, or a single file with the \
+                    "has no folder {part}/; a model is a folder in diffusers' SDXL layout, or a single file with the \
                      whole model{}",
                     says_of_itself(&path)
                 );

@@ -5,7 +5,7 @@
 //! `SDXL.model_type` (`comfy/supported_models.py`) reads them; others write Stability's model specification into the metadata
 //! (<https://github.com/Stability-AI/ModelSpec>).
 
-use super::model::UNET_PREFIXES;
+use super::names;
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result};
 
@@ -45,7 +45,7 @@ impl PredictionMarks {
     /// For a kind of prediction that is not built.
     pub fn of(file: &Checkpoint) -> Result<Self> {
         let marked = |name: &str| {
-            file.contains(name) || UNET_PREFIXES.iter().any(|prefix| file.contains(&format!("{prefix}{name}")))
+            file.contains(name) || names::UNET.iter().any(|prefix| file.contains(&format!("{prefix}{name}")))
         };
         if let Some((name, who)) = EDM.into_iter().find(|(name, _)| marked(name)) {
             let detail = format!(
@@ -58,11 +58,12 @@ impl PredictionMarks {
             return Ok(PredictionMarks { predicts: Some(Predicts::Velocity), zero_terminal_snr: marked("ztsnr") });
         }
         // A mark of zero terminal SNR alone says nothing of the prediction; there is ComfyUI's precedent for leaving it out.
-        let Some((key, value)) = METADATA.iter().find_map(|key| Some((key, file.metadata().get(*key)?))) else {
+        let Some((key, value)) =
+            METADATA.iter().find_map(|key| Some((key, file.metadata().get(*key).filter(|v| !v.trim().is_empty())?)))
+        else {
             return Ok(PredictionMarks::default());
         };
         let predicts = match value.trim().to_lowercase().as_str() {
-            "" => None,
             "epsilon" | "eps" | "noise" => Some(Predicts::Noise),
             "v" | "v_prediction" | "v-prediction" | "v_pred" | "vpred" | "velocity" => Some(Predicts::Velocity),
             other => {
@@ -111,6 +112,10 @@ mod tests {
             marks(&["model.diffusion_model.v_pred", "model.diffusion_model.ztsnr"], &[]).unwrap(),
             velocity(true)
         );
+        assert_eq!(marks(&["unet.v_pred"], &[]).unwrap(), velocity(false));
+        assert!(marks(&["_orig_mod.edm_mean"], &[]).is_err());
+        let both = [("modelspec.prediction_type", ""), ("modelspec.predict_key", "v")];
+        assert_eq!(marks(&[], &both).unwrap(), velocity(false));
         // Tensors before metadata: ComfyUI reads these alone.
         assert_eq!(marks(&["v_pred"], &[("modelspec.prediction_type", "epsilon")]).unwrap(), velocity(false));
         for (key, value, want) in [

@@ -19,8 +19,8 @@ pub const SAME_PERSON: f64 = 0.2;
 /// encoder mean nothing to the attention of another.
 ///
 /// # Errors
-/// When the tokens are of a width that the adapter cannot take, or when another adapter made them and there are of them as many as this
-/// one's encoder never gives; an adapter that cannot be read.
+/// When the tokens are of a width that the adapter cannot take, or there are of them as many as its encoder never gives; an adapter
+/// that cannot be read.
 pub fn check_adapter(identity: &Path, tokens: &IdentityTokens, adapter: &Path) -> Result<Option<String>> {
     let file = Checkpoint::open(adapter)?;
     let width = IdentityAdapter::new(&file, Precision::F32)?.id_dim()?;
@@ -38,17 +38,17 @@ pub fn check_adapter(identity: &Path, tokens: &IdentityTokens, adapter: &Path) -
         );
         return Err(Error::file(identity, detail));
     }
-    let Some(made_with) = made_with else { return Ok(None) };
-    let sha256 = sha256_file(adapter)?;
-    if *made_with == sha256 {
-        return Ok(None);
-    }
     if let Ok(encoder) = Encoder::open(adapter, Precision::F32)
         && !encoder.gives(count)
     {
         let detail =
             format!("holds {count} tokens{maker}, which the adapter {} never gives; {advice}", adapter.display());
         return Err(Error::file(identity, detail));
+    }
+    let Some(made_with) = made_with else { return Ok(None) };
+    let sha256 = sha256_file(adapter)?;
+    if *made_with == sha256 {
+        return Ok(None);
     }
     Ok(Some(format!(
         "{} was made with {name} (SHA-256 {} ...), not with {} (SHA-256 {} ...), to which its tokens may mean nothing; {advice}",

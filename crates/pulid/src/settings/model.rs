@@ -65,9 +65,14 @@ impl ModelDefaults {
     /// # Errors
     /// As [`ModelDefaults::read`], and for a broken scheduler.
     pub fn of(model: &SdxlModel) -> Result<ModelDefaults> {
-        let found = ModelDefaults::read(model.folder())?;
+        let mut found = ModelDefaults::read(model.folder())?;
         let config = scheduler_config(model)?;
         let (scheduled, distilled) = (config.suggestion(), distilled(model, &config));
+        if distilled.is_some() && model.other_unet().is_some() {
+            // They were said of the UNet that is replaced.
+            let base = std::mem::take(&mut found.choices);
+            found.choices = Choices { steps: None, guidance: None, sampler: None, spacing: None, ..base };
+        }
         // What was saved beside a distilled UNet fits it. A base model's scheduler does not.
         let own = model.scheduler_is_own() && scheduled.choices.sampler.is_some();
         let suggestions = match distilled {
@@ -119,7 +124,7 @@ impl ModelDefaults {
                 Some(setting) => found.choices.set(setting.name, &value).map_err(|e| e.to_string())?,
                 None => {
                     let known: Vec<_> = LIST.iter().filter_map(|s| s.file_key).chain(["latent_rgb"]).collect();
-                    return Err(format!("`{key}` is not known; accepted are {}", known.join(", ")));
+                    return Err(format!("the key {key} is not known; accepted are {}", known.join(", ")));
                 }
             }
         }
