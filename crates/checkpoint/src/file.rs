@@ -192,6 +192,10 @@ impl FileSet {
                     if i + 1 < count {
                         undo.set_aside(&path, &place)?;
                     }
+                    // Who may read and write it stays as it was.
+                    if let Ok(former) = place.metadata() {
+                        fs::set_permissions(&temporary, former.permissions()).map_err(|e| Error::io(&path, e))?;
+                    }
                     temporary.persist(&place).map_err(|e| Error::io(&path, e.error))?;
                     undo.steps.push(Step::Named(place));
                 }

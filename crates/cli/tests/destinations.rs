@@ -345,3 +345,16 @@ fn a_quantised_copy_is_made_with_the_same_settings() {
     assert!(made("own/sdxl/q8").status.success());
     assert!(at("own/sdxl/q8/unet/config.json").is_file() && !at("own/sdxl/q8/q8").exists());
 }
+
+#[cfg(unix)]
+#[test]
+fn who_may_read_a_file_stays_as_it_was() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.png");
+    fs::write(&path, b"old").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    succeed(folder.path(), &[&GENERATE[..], &["--output", "mine.png"]].concat());
+    assert_ne!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}

@@ -65,6 +65,10 @@ impl Inspection {
     /// When there is no such file, or it is of no format that is read.
     pub fn of(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        // A pipe would be waited for.
+        if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            return Err(Error::file(path, "is not a regular file"));
+        }
         if path.is_dir() { Self::of_folder(path) } else { Self::of_file(path) }
     }
 

@@ -110,7 +110,8 @@ pub fn run(args: &Args) -> Result<()> {
     models.inputs(&model, args.adapter.as_deref()).iter().try_for_each(|path| files.reads(path))?;
     let images = image_paths(&files, &args.output, options.images())?;
     let format = match files.is_stream(&args.output)? {
-        true => ImageFormat::Png,
+        // A pipe may be named after a format; standard output is not.
+        true => ImageFormat::of(&args.output).unwrap_or(ImageFormat::Png),
         false => ImageFormat::of(&args.output)?,
     };
     for path in images.iter().chain(&args.save_latents) {

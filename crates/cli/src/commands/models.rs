@@ -125,7 +125,12 @@ impl ModelsArgs {
             let (version, base) = (pulled_as(preset.version()).0, preset_base(preset).name);
             note!("note: the mini models are used; `pulid pull {version} --base {base}` fetches this preset's own");
         }
-        let mini = mini_models().ok_or_else(|| {
+        let mini = mini_models();
+        if mini.is_none() && model.is_some_and(Path::exists) {
+            // Where nobody is shown nothing of theirs is needed; else what is needed is named.
+            return Ok(with(None, Some(hub)));
+        }
+        let mini = mini.ok_or_else(|| {
             let detail = "the mini models (models/mini) are neither below this folder nor beside the program; name a folder \
                           of models, or fetch the published ones with `pulid pull`";
             Error::invalid("--models-dir", detail)

@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn report(made: &Quantized) {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     say!("weights: {:.1} MiB, before {:.1} MiB", mib(made.bytes_after), mib(made.bytes_before));
-    say!("error: root mean squared difference over root mean square");
+    say!("difference: root mean squared difference over root mean square");
     let mut networks: Vec<&str> = made.tensors.iter().map(|t| t.network.as_str()).collect();
     networks.sort_unstable();
     networks.dedup();

@@ -7,8 +7,20 @@ use pulid::settings::{Choices, LIST, Range, Setting, Settings, Spelling, respell
 use pulid_tensor::{DType, Error};
 
 /// Flags that messages of the library may name, besides the settings.
-const OTHERS: [&str; 10] =
-    ["adapter", "config", "device", "id_mix", "identity", "memory", "model", "models_dir", "prompt", "unet"];
+const OTHERS: [&str; 12] = [
+    "adapter",
+    "config",
+    "device",
+    "face",
+    "id_mix",
+    "identity",
+    "memory",
+    "model",
+    "models_dir",
+    "prompt",
+    "threshold",
+    "unet",
+];
 
 /// Settings that a model's scheduler, or its being distilled, may suggest ([`pulid::settings::Suggestion`]).
 const SUITED: [&str; 4] = ["guidance", "sampler", "spacing", "steps"];

@@ -91,15 +91,15 @@ impl FaceChoice {
         Ok(chosen.unwrap_or(0))
     }
 
-    /// What is worth saying of a photo with several faces, of which the first was taken.
-    pub(super) fn note(self, name: &str, faces: &[Face]) -> Option<String> {
+    /// What is worth saying of a photo with several faces, of which the first was taken; `scale` pixels of the photo make one of theirs.
+    pub(super) fn note(self, name: &str, faces: &[Face], scale: f32) -> Option<String> {
         let [taken, others @ ..] = faces else { return None };
-        let ((width, height), count) = (taken.size(), faces.len());
+        let (size, count) = (taken.size(), faces.len());
+        let [width, height, left, top] = [size.0, size.1, taken.bbox[0], taken.bbox[1]].map(|v| v * scale);
         (!others.is_empty()).then(|| {
             format!(
-                "{name} shows {count} faces; {self} was taken, {width:.0} x {height:.0} pixels at ({:.0}, {:.0}). `face` chooses \
-                 another: largest, centre, left, right or its number",
-                taken.bbox[0], taken.bbox[1]
+                "{name} shows {count} faces; {self} was taken, {width:.0} x {height:.0} pixels at ({left:.0}, {top:.0}). `face` chooses \
+                 another: largest, centre, left, right or its number"
             )
         })
     }
@@ -139,8 +139,8 @@ mod tests {
     #[test]
     fn the_one_that_was_taken_is_said_where_there_are_several() {
         let faces = [face(10.0, 20.0, 120.0, 0.8), face(300.0, 0.0, 90.0, 0.9)];
-        let note = FaceChoice::Official.note("us.jpg", &faces).unwrap();
-        assert!(note.contains("2 faces; the largest was taken, 120 x 120 pixels at (10, 20)"), "{note}");
-        assert_eq!(FaceChoice::Official.note("me.jpg", &faces[..1]), None);
+        let note = FaceChoice::Official.note("us.jpg", &faces, 1.5).unwrap();
+        assert!(note.contains("2 faces; the largest was taken, 180 x 180 pixels at (15, 30)"), "{note}");
+        assert_eq!(FaceChoice::Official.note("me.jpg", &faces[..1], 1.0), None);
     }
 }

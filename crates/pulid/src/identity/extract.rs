@@ -47,7 +47,10 @@ pub struct ExtractOptions {
 /// A photo on its way through the networks.
 struct Reading {
     name: String,
+    /// Shrunk to [`LONG_SIDE`].
     photo: RgbImage,
+    /// Pixels of the photo as it came, along each side of one of `photo`.
+    scale: f32,
     /// insightface's faces, the person's first. There may be none where facexlib finds the person.
     faces: Vec<Face>,
     /// facexlib's faces, the person's first, where its detector is at hand.
@@ -183,25 +186,28 @@ async fn find_faces(
 ) -> Result<Vec<Reading>> {
     let mut readings = Vec::with_capacity(photos.len());
     for (name, bytes) in photos {
-        let photo = shrink_to_long_side(decode_photo(name, bytes)?, LONG_SIDE)?;
+        let photo = decode_photo(name, bytes)?;
+        let width = photo.width() as f32;
+        let photo = shrink_to_long_side(photo, LONG_SIDE)?;
+        let scale = width / photo.width() as f32;
         let (faces, aligned, crop) = (Vec::new(), Vec::new(), RgbImage::default());
-        readings.push(Reading { name: name.clone(), photo, faces, aligned, crop });
+        readings.push(Reading { name: name.clone(), photo, scale, faces, aligned, crop });
     }
     let mut aligner = Aligner::open(models)?;
     let mut detector = Detector::load(runtime, models, reporter).await?;
     for reading in &mut readings {
-        let Reading { name, photo, faces, .. } = reading;
+        let Reading { name, photo, scale, faces, .. } = reading;
         *faces = match aligner {
             // Where insightface finds none, facexlib's detector may.
             Some(_) => detector.find(name, photo, SCORE_THRESHOLD, reporter).await?,
             None => detector.find_any(name, photo, SCORE_THRESHOLD, reporter).await?,
         };
         if aligner.is_none() || !faces.is_empty() {
-            take_first(name, faces, photo.dimensions(), choice, reporter)?;
+            take_first(name, faces, photo.dimensions(), *scale, choice, reporter)?;
         }
     }
     drop(detector);
-    for Reading { name, photo, faces, aligned, crop } in &mut readings {
+    for Reading { name, photo, scale, faces, aligned, crop } in &mut readings {
         if let Some(aligner) = &mut aligner {
             *aligned = aligner.find_any(runtime, name, photo, RETINAFACE_SCORE_THRESHOLD, reporter).await?;
             if aligned.is_empty() {
@@ -217,7 +223,7 @@ async fn find_faces(
                         ));
                     }
                 }
-                (None, _) => take_first(name, aligned, photo.dimensions(), choice, reporter)?,
+                (None, _) => take_first(name, aligned, photo.dimensions(), *scale, choice, reporter)?,
                 (Some(face), _) => {
                     let same = aligned.iter().position(|other| face.overlaps(other));
                     let same = same.ok_or_else(|| no_aligned_face(name, faces))?;
@@ -231,18 +237,20 @@ async fn find_faces(
     Ok(readings)
 }
 
-/// Puts the person's face before the others, which is also the order in which the faces are drawn, and says so where there are several.
+/// Puts the person's face before the others, which is also the order in which the faces are drawn, and says so where there are several,
+/// in pixels of the photo as it came: `scale` of them make one of the faces' pixels.
 fn take_first(
     name: &str,
     faces: &mut [Face],
     size: (u32, u32),
+    scale: f32,
     choice: FaceChoice,
     reporter: &dyn Reporter,
 ) -> Result<()> {
     let chosen = choice.of(name, faces, size)?;
     require_usable(name, &faces[chosen])?;
     faces[..=chosen].rotate_right(1);
-    if let Some(note) = choice.note(name, faces) {
+    if let Some(note) = choice.note(name, faces, scale) {
         reporter.note(&note);
     }
     Ok(())

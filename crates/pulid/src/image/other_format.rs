@@ -22,6 +22,9 @@ fn name(bytes: &[u8]) -> (&'static str, Option<&'static str>) {
             std::str::from_utf8(&bytes[..bytes.len().min(509)]).ok()
         })
     };
+    if bytes.iter().all(|&byte| byte == 0) {
+        return ("nothing but zeros, as a broken copy or download leaves", Some("copy or download it again"));
+    }
     let kind = if starts(b"GIF8") {
         "a GIF image"
     } else if starts(b"%PDF") {
@@ -97,6 +100,7 @@ mod tests {
             (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", &["raw file"]),
             (b"\0\0\0\x08ftyp", &["video"]),
             (b"GIF89a", &["GIF"]),
+            (&[0; 40], &["zeros", "again"]),
             (b"BM\x36\0\0\0", &["BMP"]),
             (b"\xff\x0a\xfa\x7f", &["JPEG XL"]),
             (b"II*\0\x08\0\0\0", &["TIFF", "raw"]),

@@ -183,7 +183,7 @@ fn a_model_s_file_sets_what_models_may() {
     assert_eq!(found.latent_rgb.unwrap()[4], [0.5; 3]);
     for (text, part) in [
         (r#"{"guidance": 2.0}"#, "the key guidance is not known; accepted are width,"),
-        (r#"{"seed": 1}"#, "`seed`"),
+        (r#"{"seed": 1}"#, "the key seed"),
         (r#"{"steps": "many"}"#, "steps: `many` is not a whole number"),
         (r#"{"ortho": "v9"}"#, "off, v1, v2"),
         (r#"{"latent_rgb": [1]}"#, "latent_rgb"),
