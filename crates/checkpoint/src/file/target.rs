@@ -58,6 +58,9 @@ impl Target {
 
 /// [`place`] of a file, which need not exist.
 pub(super) fn file_place(path: &Path, at: &Path) -> Result<PathBuf> {
+    if cfg!(windows) && at.as_os_str().as_encoded_bytes().starts_with(br"\\.\") {
+        return Err(Error::file(path, "cannot be written: it is a device of Windows; name a file"));
+    }
     let separator_ends = at.to_string_lossy().ends_with(std::path::is_separator);
     let name = at.file_name().filter(|_| !separator_ends);
     let name = name.ok_or_else(|| Error::file(path, "cannot be written: it names a folder, not a file"))?;
