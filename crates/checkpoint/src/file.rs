@@ -6,7 +6,7 @@ use pulid_tensor::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufWriter, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use target::Target;
 use tempfile::TempPath;
 
@@ -113,10 +113,15 @@ impl FileSet {
     /// [`Error::File`] that names what is in the way.
     pub fn claim_folder(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let (folder, _) = existing(path);
+        let (folder, new) = existing(path);
         if !folder.is_dir() {
             return Err(Error::file(folder, "is a file; a folder is needed here"));
         }
+        let mut names = new.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        });
+        names.try_for_each(|name| target::check_name(path, name, "made"))?;
         let place = place(path)?;
         let inside = |target: &Target| matches!(target, Target::File(file) if key(&place).starts_with(key(file)));
         if self.claimed.iter().any(|(_, target)| inside(target)) {
@@ -385,7 +390,11 @@ fn existing(path: &Path) -> (&Path, &Path) {
 /// Where a folder lies or will lie, whatever way it is named.
 fn place(folder: &Path) -> Result<PathBuf> {
     let (found, rest) = existing(folder);
-    let mut place = found.canonicalize().map_err(|e| Error::io(found, e))?;
+    // Not every disk on Windows tells a folder's whole name, and Wine tells none of more than 260 characters.
+    let by_name =
+        || std::path::absolute(found).ok().filter(|_| cfg!(windows)).and_then(|whole| target::verbatim(&whole));
+    let whole = found.canonicalize().or_else(|e| by_name().ok_or(e));
+    let mut place = whole.map_err(|e| Error::io(found, e))?;
     place.extend(rest);
     Ok(place)
 }

@@ -194,7 +194,7 @@ mod tests {
         for (map, expected) in [
             (r#""x": "missing.safetensors""#.to_owned(), "not in the folder"),
             (r#""x": "../a.safetensors""#.to_owned(), "plain file name"),
-            (format!(r#""x": "{outside}""#), "plain file name"),
+            (format!(r#""x": {}"#, serde_json::json!(outside)), "plain file name"),
             (r#""x": """#.to_owned(), "plain file name"),
             (r#""q": "a.safetensors""#.to_owned(), "does not hold it"),
             (r#""x": "a.safetensors", "y": "b.safetensors""#.to_owned(), "is in"),

@@ -195,6 +195,18 @@ mod tests {
         assert!(backwards.is_err());
     }
 
+    #[cfg(windows)]
+    #[test]
+    fn windows_keeps_a_mapped_file_from_being_cut_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w");
+        std::fs::write(&path, [7u8; 4096]).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        assert!(std::fs::File::options().write(true).open(&path).unwrap().set_len(100).is_err());
+        assert_eq!(file.read(0..4096).unwrap()[4095], 7);
+    }
+
+    #[cfg(unix)]
     #[test]
     fn a_file_that_changes_under_the_map_is_an_error_and_a_renamed_one_is_none() {
         let folder = tempfile::tempdir().unwrap();

@@ -13,23 +13,27 @@ use std::time::{Duration, Instant};
 
 static CANCELLED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// Columns of a console that stay free. Windows' consoles go on in the next line once the last column is written, and some draw
-/// block characters wider than one; a redraw then finds its line moved, and the bars pile up.
-const FREE_COLUMNS: u16 = if cfg!(windows) { 8 } else { 1 };
+/// Columns of a console that stay free: Windows' consoles go on in the next line once the last column is written, and terminals show
+/// Ctrl-C as two characters where the cursor stands. A redraw would then find its line moved, and the bars pile up.
+const FREE_COLUMNS: u16 = 3;
 
 /// The filled part of a bar, its head and the rest: on Windows characters that every code page and font has, one column wide.
 const BAR: &str = if cfg!(windows) { "=> " } else { "█▉▊▋▌▍▎▏  " };
 
-/// Standard error as a terminal that is a little narrower than it is.
-#[derive(Debug)]
-struct Narrower(Term);
+/// What turns while nothing is counted yet, and the last of them when it is over.
+const SPINNER: &str = if cfg!(windows) { r"-\|/ " } else { "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ " };
 
-impl TermLike for Narrower {
+/// A terminal that is a little narrower than it is. Bars alone may be drawn on it: indicatif ends a line of text by filling it up
+/// with spaces, as wide as it takes the terminal to be.
+#[derive(Debug)]
+struct Narrower<T>(T);
+
+impl<T: TermLike> TermLike for Narrower<T> {
     fn width(&self) -> u16 {
-        self.0.size().1.saturating_sub(FREE_COLUMNS).max(1)
+        self.0.width().saturating_sub(FREE_COLUMNS).max(1)
     }
     fn height(&self) -> u16 {
-        self.0.size().0
+        self.0.height()
     }
     fn move_cursor_up(&self, n: usize) -> io::Result<()> {
         self.0.move_cursor_up(n)
@@ -49,8 +53,9 @@ impl TermLike for Narrower {
     fn write_str(&self, text: &str) -> io::Result<()> {
         self.0.write_str(text)
     }
+    /// By spaces: some consoles (Wine's) promise to follow escape codes and then write them, which moves the rest of the line.
     fn clear_line(&self) -> io::Result<()> {
-        self.0.clear_line()
+        self.0.write_str(&format!("\r{:width$}\r", "", width = usize::from(self.0.width().saturating_sub(1))))
     }
     fn flush(&self) -> io::Result<()> {
         self.0.flush()
@@ -68,7 +73,7 @@ fn target(quiet: bool) -> ProgressDrawTarget {
 
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars(BAR)
+    style.progress_chars(BAR).tick_chars(SPINNER)
 }
 
 /// Shows stages and denoising steps with the time left; Ctrl-C cancels at the next submission. Where standard error is no
@@ -87,7 +92,8 @@ impl Terminal {
     /// `quiet` hides everything (for `--json`).
     pub fn new(quiet: bool) -> Self {
         on_signals();
-        let bar = ProgressBar::with_draw_target(Some(0), target(quiet));
+        // Nothing of it is seen before the first count.
+        let bar = ProgressBar::with_draw_target(Some(0), target(quiet)).with_style(style("{msg}"));
         let stage = RefCell::new((String::new(), Instant::now()));
         Terminal {
             bar: RefCell::new(bar),
@@ -101,8 +107,8 @@ impl Terminal {
 
     /// Ends the last stage and gives the seconds of each.
     pub fn finish(&self) -> Vec<(String, f64)> {
-        self.close();
         self.bar.borrow().finish_and_clear();
+        self.close();
         self.seconds.borrow().clone()
     }
 
@@ -126,7 +132,7 @@ impl Terminal {
     /// A line above the bar, or a plain one where there is no bar.
     fn print(&self, text: &str) {
         if !self.quiet {
-            print_above(&self.bar.borrow(), text);
+            above(&self.bar.borrow(), || note!("{text}"));
         }
     }
 
@@ -157,14 +163,15 @@ impl Observer for Terminal {
 
 impl Reporter for Terminal {
     fn stage(&self, name: &str) {
+        self.bar.borrow().finish_and_clear();
         self.close();
         self.steps.set(false);
         *self.stage.borrow_mut() = (name.to_owned(), Instant::now());
-        self.bar.borrow().finish_and_clear();
         let bar = ProgressBar::with_draw_target(None, target(self.quiet));
         if bar.is_hidden() && !self.quiet {
             note!("{name} ...");
         }
+        bar.set_style(style("{spinner} {msg}"));
         bar.set_message(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         *self.bar.borrow_mut() = bar;
@@ -257,9 +264,9 @@ mod signals {
     }
 }
 
-/// A hidden bar swallows what is printed above it.
-fn print_above(bar: &ProgressBar, text: &str) {
-    if bar.is_hidden() { note!("{text}") } else { bar.println(text) }
+/// Says a line where the bar is, which moves below it; a hidden bar is in nobody's way. Not indicatif's `println`, see [`Narrower`].
+fn above(bar: &ProgressBar, say: impl FnOnce()) {
+    bar.suspend(say);
 }
 
 /// Shows a file arrive, with rate and time left; Ctrl-C stops it.
@@ -302,7 +309,7 @@ impl Arrival {
 
     /// A line above the bar.
     pub fn print(&self, text: &str) {
-        print_above(&self.bar.borrow(), text);
+        above(&self.bar.borrow(), || note!("{text}"));
     }
 
     /// Takes the bar away.
@@ -311,3 +318,6 @@ impl Arrival {
         self.name.borrow_mut().clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

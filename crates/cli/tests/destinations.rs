@@ -5,6 +5,7 @@ mod support;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+#[cfg(target_os = "linux")]
 use std::process::Stdio;
 use support::{portrait, program, pulid, refuse, repository, succeed, tree};
 
@@ -260,7 +261,10 @@ fn a_name_tells_the_format() {
         );
         assert!(!message.contains(" ...\n"), "{name}: a stage began");
     }
-    // Few tokens and many bytes.
+    // Few tokens and many bytes. Windows' command lines end before that.
+    if cfg!(windows) {
+        return;
+    }
     let long = format!("a long{}prompt", " ".repeat(70_000));
     let message = refuse(folder.path(), &["generate", "--prompt", &long, "--output", "x.jpg"]);
     assert!(message.contains("64 KiB") && message.contains(".png"), "{message}");

@@ -2,9 +2,12 @@
 
 mod support;
 
+#[cfg(target_os = "linux")]
 use serde_json::Value;
 use std::path::Path;
-use support::{portrait, program, pulid, refuse, repository, succeed, tree};
+#[cfg(unix)]
+use support::program;
+use support::{portrait, pulid, refuse, repository, succeed, tree};
 
 const GENERATE: [&str; 9] =
     ["generate", "--prompt", "a person, in a garden", "--steps", "1", "--width", "64", "--height", "64"];

@@ -104,8 +104,10 @@ impl Cache {
         if std::fs::symlink_metadata(&pointer).is_ok() {
             std::fs::remove_file(&pointer).map_err(|e| Error::io(&pointer, e))?;
         }
-        let up = "../".repeat(2 + file.split('/').count() - 1);
-        if symlink(&PathBuf::from(format!("{up}blobs/{etag}")), &pointer).is_err() {
+        // Wine says that it made one, and did not.
+        let linked = symlink(&blob_from(file, etag), &pointer).is_ok() && pointer.is_file();
+        if !linked {
+            let _ = std::fs::remove_file(&pointer);
             // Systems without links for everybody: the same file under both names, else under one.
             std::fs::hard_link(&blob, &pointer)
                 .or_else(|_| std::fs::rename(&blob, &pointer))
@@ -124,6 +126,13 @@ impl Cache {
         file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
         Ok(())
     }
+}
+
+/// Where a blob lies, as seen from the folder of a snapshot's file. Joined part by part: Windows follows no link that holds its
+/// foreign separator.
+fn blob_from(file: &str, etag: &str) -> PathBuf {
+    let up = std::iter::repeat_n("..", 1 + file.split('/').count());
+    up.chain(["blobs", etag]).collect()
 }
 
 #[cfg(unix)]
@@ -148,6 +157,12 @@ mod tests {
         }
         assert!(within("unet/config.json") && !within("../x") && !within("/x") && !within("a/../../x") && !within(""));
         assert!(plain("0a1b") && !plain("..") && !plain("a/b") && !plain(""));
+    }
+
+    #[test]
+    fn links_hold_the_systems_own_separator() {
+        let text = |file: &str| blob_from(file, "e1").to_str().unwrap().replace(std::path::MAIN_SEPARATOR, "|");
+        assert_eq!((text("x"), text("a/b/x")), ("..|..|blobs|e1".into(), "..|..|..|..|blobs|e1".into()));
     }
 
     #[test]

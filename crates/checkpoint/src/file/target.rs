@@ -2,6 +2,7 @@
 
 use super::{parent, place};
 use pulid_tensor::{Error, Result};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,11 @@ impl Target {
     fn at(path: &Path, at: &Path) -> Result<Target> {
         match fs::metadata(at) {
             Ok(found) if found.is_dir() => Err(Error::file(path, "cannot be written: it is a folder")),
-            Ok(found) if found.is_file() => Ok(Target::File(file_place(path, at)?)),
+            Ok(found) if found.is_file() => {
+                let place = file_place(path, at)?;
+                // There a file that exists may be named by its short name, or in other letters; it keeps its own.
+                Ok(Target::File(if cfg!(windows) { place.canonicalize().unwrap_or(place) } else { place }))
+            }
             Ok(found) if is_stream(&found) => Ok(Target::Stream(at.to_owned())),
             Ok(_) => Err(Error::file(path, "exists and is neither a file, a pipe nor a terminal; choose another name")),
             Err(_) => Ok(Target::File(file_place(path, at)?)),
@@ -53,19 +58,42 @@ impl Target {
 
 /// [`place`] of a file, which need not exist.
 pub(super) fn file_place(path: &Path, at: &Path) -> Result<PathBuf> {
+    if cfg!(windows) && at.as_os_str().as_encoded_bytes().starts_with(br"\\.\") {
+        return Err(Error::file(path, "cannot be written: it is a device of Windows; name a file"));
+    }
     let separator_ends = at.to_string_lossy().ends_with(std::path::is_separator);
     let name = at.file_name().filter(|_| !separator_ends);
     let name = name.ok_or_else(|| Error::file(path, "cannot be written: it names a folder, not a file"))?;
-    if cfg!(windows)
-        && let Some(why) = refused_by_windows(&name.to_string_lossy())
-    {
-        return Err(Error::file(path, format!("cannot be written: {why}; choose another name")));
-    }
+    check_name(path, name, "written")?;
     Ok(place(parent(at))?.join(name))
 }
 
+/// Refuses names that the system keeps for itself or would change, of something new at `path` that is to be `done`.
+///
+/// # Errors
+/// [`Error::File`] that names `path`.
+pub(super) fn check_name(path: &Path, name: &OsStr, done: &str) -> Result<()> {
+    match refused_by_windows(&name.to_string_lossy()).filter(|_| cfg!(windows)) {
+        Some(why) => Err(Error::file(path, format!("cannot be {done}: {why}; choose another name"))),
+        None => Ok(()),
+    }
+}
+
+/// The verbatim form, which has no limit of 260 characters, of a whole path on a disk or a server of Windows.
+pub(super) fn verbatim(whole: &Path) -> Option<PathBuf> {
+    let text = whole.to_str()?;
+    if text.starts_with(r"\\?\") {
+        return Some(whole.to_owned());
+    }
+    if let Some(server) = text.strip_prefix(r"\\").filter(|rest| !rest.starts_with('.')) {
+        return Some(format!(r"\\?\UNC\{server}").into());
+    }
+    let disk = text.as_bytes().first().is_some_and(u8::is_ascii_alphabetic) && text.get(1..3) == Some(r":\");
+    disk.then(|| format!(r"\\?\{text}").into())
+}
+
 /// Why Windows would not have a file of this name, or would give it another one.
-pub(super) fn refused_by_windows(name: &str) -> Option<String> {
+fn refused_by_windows(name: &str) -> Option<String> {
     const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_uppercase();
     let port = ["COM", "LPT"].iter().any(|kind| {
@@ -145,6 +173,22 @@ mod tests {
         }
         for name in ["pulid.png", "console.png", "com.png", "COM10.png", "null.png", ".png", "ä b.png", "a.con"] {
             assert_eq!(refused_by_windows(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn windows_whole_paths_have_a_verbatim_form() {
+        for (whole, expected) in [
+            (r"C:\a\b", Some(r"\\?\C:\a\b")),
+            (r"\\server\share\a", Some(r"\\?\UNC\server\share\a")),
+            (r"\\?\C:\a", Some(r"\\?\C:\a")),
+            (r"\\.\pipe\a", None),
+            (r"C:a", None),
+            (r"\a", None),
+            ("é:\\a", None),
+            ("", None),
+        ] {
+            assert_eq!(verbatim(Path::new(whole)), expected.map(PathBuf::from), "{whole}");
         }
     }
 

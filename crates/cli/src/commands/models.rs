@@ -289,8 +289,10 @@ fn hub_name(path: &Path) -> Option<HubName> {
 
 /// `models/mini` in the current folder or above it, else in the program's folder or above it.
 pub fn mini_models() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok().and_then(|p| p.canonicalize().ok());
-    let starts = [std::env::current_dir().ok(), program];
+    // As it was started before where links lead to: Windows' whole paths (`\\?\`) are none to show.
+    let program = std::env::current_exe().ok();
+    let linked = program.as_ref().and_then(|p| p.canonicalize().ok());
+    let starts = [std::env::current_dir().ok(), program, linked];
     starts.into_iter().flatten().find_map(|start| {
         start
             .ancestors()
