@@ -121,11 +121,9 @@ pub fn run(args: &Args) -> Result<()> {
         claim_debug_images(&mut files, folder, args.id.len())?;
     }
     check_report(&files, args.json)?;
-    let metadata = |options: &GenerateOptions, index| ImageMetadata {
-        parameters: (!args.no_metadata).then(|| options.parameters(model.path(), index)),
-        generated: true,
-    };
-    format.check([options.width, options.height], &metadata(&options, 0))?;
+    let metadata =
+        |parameters: String| ImageMetadata { parameters: (!args.no_metadata).then_some(parameters), generated: true };
+    format.check([options.width, options.height], &metadata(options.parameters(model.path(), 0)))?;
     let person = Person::open(args, &models, &settings, &mut notes)?;
     let terminal = Terminal::new(args.json);
     notes.iter().for_each(|note| terminal.note(note));
@@ -153,8 +151,8 @@ pub fn run(args: &Args) -> Result<()> {
     let memory = pipeline.runtime().device_memory();
 
     let parameters: Vec<_> = (0..images.len()).map(|i| options.parameters(pipeline.model().path(), i)).collect();
-    for (index, (path, image)) in images.iter().zip(&made.images).enumerate() {
-        files.write_bytes(path, &encode_image(format, image, &metadata(&options, index))?)?;
+    for ((path, image), parameters) in images.iter().zip(&made.images).zip(&parameters) {
+        files.write_bytes(path, &encode_image(format, image, &metadata(parameters.clone()))?)?;
     }
     if let Some(path) = &args.save_latents {
         files.write_bytes(path, &safetensors::to_bytes([("latents", &made.latents)], &BTreeMap::new())?)?;

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A path of the repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -40,6 +40,16 @@ pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     let output = pulid(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs what must succeed without a word though nobody reads its standard output, as with `| head`.
+pub fn succeed_unread(folder: &Path, arguments: &[&str]) {
+    let mut command = program(folder, arguments);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stderr.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}");
 }
 
 /// Runs what must fail: exit code 2, a message on stderr and nothing in the folder but what was there before.

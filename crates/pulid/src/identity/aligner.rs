@@ -1,7 +1,6 @@
 //! facexlib's detector, which places the crop for parser and tower in the official pipelines.
 
 use super::FaceModels;
-use super::detect::{ROOM, best_of, with_room, without_room};
 use crate::face::{Face, decode_retinaface, retinaface_input};
 use crate::image::RgbImage;
 use crate::pipeline::take;
@@ -20,24 +19,6 @@ impl Aligner {
     /// The detector of these models; `None` where they have none.
     pub fn open(models: &FaceModels) -> Result<Option<Aligner>> {
         Ok(models.retinaface(Precision::F32)?.map(|network| Aligner { network, loaded: None }))
-    }
-
-    /// [`Aligner::find`], and where there is no face again with borders around the photo.
-    pub async fn find_any(
-        &mut self,
-        runtime: &Runtime,
-        name: &str,
-        photo: &RgbImage,
-        threshold: f32,
-        reporter: &dyn Reporter,
-    ) -> Result<Vec<Face>> {
-        let faces = self.find(runtime, name, photo, threshold, reporter).await?;
-        let mut tries = Vec::new();
-        for share in ROOM.into_iter().filter(|_| faces.is_empty()) {
-            let (larger, border) = with_room(photo, share);
-            tries.push(without_room(self.find(runtime, name, &larger, threshold, reporter).await?, border));
-        }
-        Ok(best_of(faces, tries, photo.dimensions()))
     }
 
     /// Faces in the pixels of `photo` that score above `threshold`, the best first.

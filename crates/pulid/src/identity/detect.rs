@@ -21,13 +21,13 @@ pub const MIN_EYE_DISTANCE: f32 = 16.0;
 
 /// Borders that are put around a photo without a face, in shares of its longer side: a face that fills the photo is larger than any
 /// that a detector was trained on. Each is tried in turn.
-pub(super) const ROOM: [f32; 3] = [0.25, 0.5, 1.0];
+const ROOM: [f32; 3] = [0.25, 0.5, 1.0];
 
 /// The colour of such a border, which is no edge to dark or bright photos.
 const BORDER: image::Rgb<u8> = image::Rgb([127; 3]);
 
 /// A photo with a border, and the border's width in pixels.
-pub(super) fn with_room(photo: &RgbImage, share: f32) -> (RgbImage, u32) {
+fn with_room(photo: &RgbImage, share: f32) -> (RgbImage, u32) {
     let border = (photo.width().max(photo.height()) as f32 * share).round() as u32;
     let mut larger = RgbImage::from_pixel(photo.width() + 2 * border, photo.height() + 2 * border, BORDER);
     image::imageops::replace(&mut larger, photo, border.into(), border.into());
@@ -35,7 +35,7 @@ pub(super) fn with_room(photo: &RgbImage, share: f32) -> (RgbImage, u32) {
 }
 
 /// Faces of a photo with a border, in the pixels of the photo without.
-pub(super) fn without_room(mut faces: Vec<Face>, border: u32) -> Vec<Face> {
+fn without_room(mut faces: Vec<Face>, border: u32) -> Vec<Face> {
     let border = border as f32;
     for face in &mut faces {
         face.bbox = face.bbox.map(|v| v - border);
@@ -44,12 +44,26 @@ pub(super) fn without_room(mut faces: Vec<Face>, border: u32) -> Vec<Face> {
     faces
 }
 
-/// Faces as they were found, else those of the try whose best face is the surest. Detectors see faces in edges of borders, too: what lies
-/// in the border is none, and several borders rarely agree on a mistake.
-pub(super) fn best_of(faces: Vec<Face>, tries: Vec<Vec<Face>>, (width, height): (u32, u32)) -> Vec<Face> {
+/// Faces that a detector finds in a photo, and where there is none those that it finds with borders around the photo.
+pub(super) async fn find_any(
+    photo: &RgbImage,
+    mut find: impl AsyncFnMut(&RgbImage) -> Result<Vec<Face>>,
+) -> Result<Vec<Face>> {
+    let faces = find(photo).await?;
     if !faces.is_empty() {
-        return faces;
+        return Ok(faces);
     }
+    let mut tries = Vec::new();
+    for share in ROOM {
+        let (larger, border) = with_room(photo, share);
+        tries.push(without_room(find(&larger).await?, border));
+    }
+    Ok(surest(tries, photo.dimensions()))
+}
+
+/// The faces of the try whose best face is the surest. Detectors see faces in edges of borders, too: what lies in the border is none,
+/// and several borders rarely agree on a mistake.
+fn surest(tries: Vec<Vec<Face>>, (width, height): (u32, u32)) -> Vec<Face> {
     let inside = |face: &Face| {
         let points = face.landmarks.iter();
         points.filter(|[x, y]| (0.0..width as f32).contains(x) && (0.0..height as f32).contains(y)).count() >= 4
@@ -105,13 +119,14 @@ pub async fn detect(
     let mut faces = match options.detector {
         DetectorKind::Scrfd => {
             let threshold = options.threshold.unwrap_or(SCORE_THRESHOLD);
-            Detector::load(runtime, models, reporter).await?.find_any(name, &small, threshold, reporter).await?
+            let mut detector = Detector::load(runtime, models, reporter).await?;
+            find_any(&small, async |photo| detector.find(name, photo, threshold, reporter).await).await?
         }
         DetectorKind::RetinaFace => {
             reporter.stage("finding faces");
             let threshold = options.threshold.unwrap_or(RETINAFACE_SCORE_THRESHOLD);
             let mut aligner = Aligner::open(models)?.ok_or_else(|| models.no_retinaface())?;
-            aligner.find_any(runtime, name, &small, threshold, reporter).await?
+            find_any(&small, async |photo| aligner.find(runtime, name, photo, threshold, reporter).await).await?
         }
     };
     let scale = [photo.width() as f32 / small.width() as f32, photo.height() as f32 / small.height() as f32];
@@ -142,23 +157,6 @@ impl Detector {
         };
         let network = OnnxRunner::load(runtime, &path, &network, [side, side], reporter).await?;
         Ok(Detector { network, side: side as u32 })
-    }
-
-    /// [`Detector::find`], and where there is no face again with borders around the photo.
-    pub async fn find_any(
-        &mut self,
-        name: &str,
-        photo: &RgbImage,
-        threshold: f32,
-        reporter: &dyn Reporter,
-    ) -> Result<Vec<Face>> {
-        let faces = self.find(name, photo, threshold, reporter).await?;
-        let mut tries = Vec::new();
-        for share in ROOM.into_iter().filter(|_| faces.is_empty()) {
-            let (larger, border) = with_room(photo, share);
-            tries.push(without_room(self.find(name, &larger, threshold, reporter).await?, border));
-        }
-        Ok(best_of(faces, tries, photo.dimensions()))
     }
 
     /// Faces in the pixels of `photo`.

@@ -5,7 +5,7 @@ use super::belongs::strangers;
 use super::choice::FaceChoice;
 use super::condition::{HIDDEN_STATES, PhotoFeatures, conditions};
 use super::debug::{PhotoImages, draw_debug_images};
-use super::detect::{Detector, LONG_SIDE, require_usable};
+use super::detect::{Detector, LONG_SIDE, find_any, require_usable};
 use super::encoder::Encoder;
 use super::network::OnnxRunner;
 use super::{FaceModels, Identity};
@@ -200,7 +200,7 @@ async fn find_faces(
         *faces = match aligner {
             // Where insightface finds none, facexlib's detector may.
             Some(_) => detector.find(name, photo, SCORE_THRESHOLD, reporter).await?,
-            None => detector.find_any(name, photo, SCORE_THRESHOLD, reporter).await?,
+            None => find_any(photo, async |photo| detector.find(name, photo, SCORE_THRESHOLD, reporter).await).await?,
         };
         if aligner.is_none() || !faces.is_empty() {
             take_first(name, faces, photo.dimensions(), *scale, choice, reporter)?;
@@ -209,7 +209,9 @@ async fn find_faces(
     drop(detector);
     for Reading { name, photo, scale, faces, aligned, crop } in &mut readings {
         if let Some(aligner) = &mut aligner {
-            *aligned = aligner.find_any(runtime, name, photo, RETINAFACE_SCORE_THRESHOLD, reporter).await?;
+            let find =
+                async |photo: &RgbImage| aligner.find(runtime, name, photo, RETINAFACE_SCORE_THRESHOLD, reporter).await;
+            *aligned = find_any(photo, find).await?;
             if aligned.is_empty() {
                 return Err(no_aligned_face(name, faces));
             }
