@@ -59,6 +59,8 @@ pub struct Node {
     pub ty: TensorType,
     /// Place in the network, for example `down_blocks.1.attentions.0.proj_in`.
     pub label: String,
+    /// Whether fusion leaves it as it is: where gradients are computed, values must not depend on who else reads them.
+    pub unfused: bool,
 }
 
 impl Node {
@@ -125,14 +127,24 @@ impl Graph {
 
     /// Labels of nodes added inside `build` start with `part`.
     pub fn scoped<T>(&mut self, part: impl Into<String>, build: impl FnOnce(&mut Graph) -> T) -> T {
-        self.scope.push(part.into());
+        self.enter(part.into());
         let result = build(self);
-        self.scope.pop();
+        self.leave();
         result
     }
 
+    /// Labels of nodes added from here on start with `part`, until [`Graph::leave`].
+    pub(crate) fn enter(&mut self, part: String) {
+        self.scope.push(part);
+    }
+
+    /// Undoes the last [`Graph::enter`].
+    pub(crate) fn leave(&mut self) {
+        self.scope.pop();
+    }
+
     pub(crate) fn add(&mut self, kind: NodeKind, ty: TensorType, label: String) -> NodeId {
-        self.nodes.push(Node { kind, ty, label });
+        self.nodes.push(Node { kind, ty, label, unfused: false });
         NodeId(self.nodes.len() as u32 - 1)
     }
 
@@ -233,6 +245,9 @@ impl Graph {
                 NodeKind::Weight(weight) => add(weight.key()),
                 NodeKind::Reshape(from) => add(from),
                 NodeKind::Apply { operator, inputs } => add(&(operator.name(), operator.attributes(), inputs)),
+            }
+            if node.unfused {
+                add(&"unfused");
             }
         }
         add(&self.outputs);

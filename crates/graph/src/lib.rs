@@ -5,6 +5,7 @@
 //! between steps, chooses kernel variants and assigns buffers by liveness. [`reference`] runs the same graph in plain
 //! Rust on the CPU.
 
+pub mod autodiff;
 mod bypass;
 mod graph;
 mod passes;
@@ -14,6 +15,7 @@ pub mod reference;
 pub mod residency;
 mod weight;
 
+pub use autodiff::Checkpointing;
 pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
 pub use passes::{fit_bindings, optimize};
 pub use plan::{Alternative, Plan, Stage};

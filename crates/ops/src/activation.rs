@@ -119,6 +119,42 @@ impl Activation {
         }
     }
 
+    /// The derivative in double precision. Where there is none, at a kink, it is PyTorch's.
+    pub fn slope(self, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let choose = |condition: bool, yes: f64, no: f64| if condition { yes } else { no };
+        match self {
+            Activation::None => 1.0,
+            Activation::Relu => choose(x <= 0.0, 0.0, 1.0),
+            Activation::Silu => {
+                let s = sigmoid(x);
+                s * (1.0 + x * (1.0 - s))
+            }
+            Activation::Gelu => {
+                let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
+                0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)) + x * density
+            }
+            Activation::QuickGelu => {
+                let s = sigmoid(1.702 * x);
+                s * (1.0 + 1.702 * x * (1.0 - s))
+            }
+            Activation::Sigmoid => {
+                let s = sigmoid(x);
+                s * (1.0 - s)
+            }
+            Activation::LeakyRelu(slope) => choose(x <= 0.0, f64::from(slope), 1.0),
+            Activation::Exp => x.exp(),
+            Activation::Sqrt => 0.5 / x.sqrt(),
+            Activation::Rsqrt => -0.5 / (x * x.sqrt()),
+            Activation::Tanh => 1.0 - x.tanh().powi(2),
+            Activation::Clamp(low, high) => choose(x < f64::from(low) || x > f64::from(high), 0.0, 1.0),
+            Activation::Neg => -1.0,
+            Activation::Abs => choose(x == 0.0, 0.0, x.signum()),
+            Activation::Reciprocal => -1.0 / (x * x),
+            Activation::Affine(scale, _) => f64::from(scale),
+        }
+    }
+
     /// Short canonical text for attributes, for example `silu` or `leaky_relu(0.1)`.
     pub fn label(self) -> String {
         match self {

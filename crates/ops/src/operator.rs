@@ -1,6 +1,6 @@
 //! The trait every operator implements.
 
-use crate::{Activation, Capabilities, RowsOf, Substitute, TwoPasses, Variant};
+use crate::{Activation, Capabilities, GradientRule, RowsOf, Substitute, TwoPasses, Variant};
 use pulid_tensor::{BLOCK, Error, HostTensor, Result, Shape, TensorType};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -93,6 +93,14 @@ pub trait Operator: Debug + Send + Sync {
     /// sessions do leave it out, with everything that only it reads.
     fn passes_when_zero(&self) -> Option<Passes> {
         None
+    }
+
+    /// The gradients of a loss in the operands that need one, from that in the result. The default says that there is no rule.
+    ///
+    /// # Errors
+    /// Where the operator, or this form of it, has no rule.
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        Err(rule.fail("has no gradient rule"))
     }
 
     /// How rows of a result [N, H, W, C] are computed by themselves, where they can be, for images that exceed a binding.

@@ -36,10 +36,12 @@ pub static FAMILIES: &[Family] = &[
         name: "elementwise",
         operators: &[
             Unary::INFO,
+            ActivationGradient::INFO,
             Pointwise::INFO,
             Binary::INFO,
             Select::INFO,
             GeGlu::INFO,
+            GeGluGradient::INFO,
             SwiGlu::INFO,
             PRelu::INFO,
             Cast::INFO,

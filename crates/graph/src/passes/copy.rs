@@ -27,7 +27,9 @@ impl<'a> Copy<'a> {
             NodeKind::Apply { inputs, .. } => inputs.copy_from_slice(operands),
             _ => {}
         }
-        self.new.add(kind, node.ty.clone(), node.label.clone())
+        let id = self.new.add(kind, node.ty.clone(), node.label.clone());
+        self.new.nodes[id.index()].unfused = node.unfused;
+        id
     }
 
     /// An operator in the place of a node, under its label.

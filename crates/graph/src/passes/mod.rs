@@ -46,7 +46,8 @@ fn fuse_epilogues(graph: &Graph) -> Graph {
         let fused = (0..inputs.len()).rev().find_map(|operand| {
             let epilogue = operator.as_epilogue(operand, &types)?;
             let producer = inputs[operand];
-            if readers[producer.index()] != 1 || unchanging[producer.index()] != unchanging[index] {
+            let apart = graph.nodes[index].unfused || graph.nodes[producer.index()].unfused;
+            if apart || readers[producer.index()] != 1 || unchanging[producer.index()] != unchanging[index] {
                 return None;
             }
             let NodeKind::Apply { operator: first, inputs: first_inputs } = &graph.nodes[producer.index()].kind else {
@@ -85,13 +86,14 @@ fn remove_dead_nodes(graph: &Graph) -> Graph {
     let mut renamed = vec![NodeId(0); graph.nodes.len()];
     let mut result = Graph::new(graph.name.clone());
     for (index, node) in graph.nodes.iter().enumerate().filter(|(i, _)| live[*i]) {
-        let Node { mut kind, ty, label } = node.clone();
+        let Node { mut kind, ty, label, unfused } = node.clone();
         match &mut kind {
             NodeKind::Reshape(from) => *from = renamed[from.index()],
             NodeKind::Apply { inputs, .. } => inputs.iter_mut().for_each(|i| *i = renamed[i.index()]),
             _ => {}
         }
         renamed[index] = result.add(kind, ty, label);
+        result.nodes[renamed[index].index()].unfused = unfused;
     }
     result.outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), renamed[id.index()])).collect();
     result

@@ -214,6 +214,78 @@ impl Operator for Binary {
         usable.then(|| RowsOf::same(self, rows, inputs.iter().map(|t| t.shape == result)))
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        use Value::{Operand, Upstream};
+        let (a, b) = (Operand(0), Operand(1));
+        let mut up = Upstream;
+        let plain = Binary::new(self.function);
+        if self.activation != Activation::None {
+            let before = rule.apply(plain.clone(), [a, b])?;
+            up = rule.apply(ActivationGradient(self.activation), [before, up])?;
+        }
+        let negative = Unary(Activation::Neg);
+        let mut sides = [None, None];
+        match self.function {
+            BinaryFunction::Add => sides = [Some(up), Some(up)],
+            BinaryFunction::Sub => {
+                sides[0] = Some(up);
+                if rule.needs(1) {
+                    sides[1] = Some(rule.apply(negative, [up])?);
+                }
+            }
+            BinaryFunction::Mul => {
+                if rule.needs(0) {
+                    sides[0] = Some(rule.mul(up, b)?);
+                }
+                if rule.needs(1) {
+                    sides[1] = Some(rule.mul(up, a)?);
+                }
+            }
+            BinaryFunction::Div => {
+                let quotient = rule.apply(Binary::div(), [up, b])?;
+                sides[0] = Some(quotient);
+                if rule.needs(1) {
+                    let ratio = rule.apply(plain, [a, b])?;
+                    let product = rule.mul(quotient, ratio)?;
+                    sides[1] = Some(rule.apply(negative, [product])?);
+                }
+            }
+            BinaryFunction::Max | BinaryFunction::Min => {
+                // Equal operands share the gradient, as in PyTorch.
+                let larger = self.function == BinaryFunction::Max;
+                for (side, operand) in sides.iter_mut().enumerate() {
+                    if !rule.needs(side) {
+                        continue;
+                    }
+                    let a_is_less = (side == 1) == larger;
+                    let order = if a_is_less { BinaryFunction::Less } else { BinaryFunction::LessOrEqual };
+                    let strict = rule.apply(Binary::new(order), [a, b])?;
+                    let equal = rule.apply(Binary::new(BinaryFunction::Equal), [a, b])?;
+                    let half = rule.apply(Unary(Activation::Affine(0.5, 0.0)), [equal])?;
+                    let share = if a_is_less {
+                        rule.apply(Binary::add(), [strict, half])?
+                    } else {
+                        // Of a > b, or half where equal.
+                        let less = rule.apply(Binary::sub(), [strict, half])?;
+                        rule.apply(Unary(Activation::Affine(-1.0, 1.0)), [less])?
+                    };
+                    *operand = Some(rule.mul(up, share)?);
+                }
+            }
+            BinaryFunction::Pow => return Err(rule.fail("has no gradient rule for powers")),
+            BinaryFunction::Less | BinaryFunction::LessOrEqual | BinaryFunction::Equal => {
+                return Err(rule.fail("has no gradient: it compares"));
+            }
+        }
+        for (i, side) in sides.into_iter().enumerate() {
+            if let (Some(side), true) = (side, rule.needs(i)) {
+                let sum = rule.sum_to(side, i)?;
+                rule.set(i, sum);
+            }
+        }
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -62,6 +62,13 @@ impl Operator for Cast {
         Some(RowsOf::same(self, rows, [true]))
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let dtype = rule.ty(Value::Operand(0)).dtype;
+        let dx = rule.cast(Value::Upstream, dtype)?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

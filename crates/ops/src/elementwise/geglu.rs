@@ -66,6 +66,12 @@ impl Operator for GeGlu {
         Some(Epilogue::Gate(Activation::Gelu))
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let dx = rule.apply(GeGluGradient, [Value::Operand(0), Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

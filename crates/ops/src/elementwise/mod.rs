@@ -1,8 +1,10 @@
 //! Operators that compute each element on its own.
 
+mod activation_gradient;
 mod binary;
 mod cast;
 mod geglu;
+mod geglu_gradient;
 mod pointwise;
 mod prelu;
 mod select;
@@ -10,9 +12,11 @@ mod swiglu;
 mod time_embedding;
 mod unary;
 
+pub use activation_gradient::ActivationGradient;
 pub use binary::{Binary, BinaryFunction};
 pub use cast::Cast;
 pub use geglu::GeGlu;
+pub use geglu_gradient::GeGluGradient;
 pub use pointwise::{Function, Pointwise};
 pub use prelu::PRelu;
 pub use select::Select;

@@ -104,6 +104,21 @@ impl Operator for Select {
         HostTensor::from_f32(output.shape, y)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if rule.needs(0) {
+            return Err(rule.fail("has no gradient in the condition"));
+        }
+        let zero = rule.apply(Unary(Activation::Affine(0.0, 0.0)), [Value::Upstream])?;
+        for (operand, chosen) in [(1, [Value::Upstream, zero]), (2, [zero, Value::Upstream])] {
+            if rule.needs(operand) {
+                let part = rule.apply(Select, [Value::Operand(0), chosen[0], chosen[1]])?;
+                let part = rule.sum_to(part, operand)?;
+                rule.set(operand, part);
+            }
+        }
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -60,6 +60,12 @@ impl Operator for Unary {
         Some(RowsOf::same(self, rows, [true]))
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let dx = rule.apply(ActivationGradient(self.0), [Value::Operand(0), Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -13,6 +13,8 @@ use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 /// alpha · a b + bias and y = v · f(w) + residual, [.., M, N / 2]. So the N columns between are never stored.
 #[derive(Clone, Debug)]
 pub struct MatMul {
+    /// a is stored [.., K, M].
+    pub transpose_a: bool,
     /// b is stored [.., N, K].
     pub transpose_b: bool,
     /// Factor of the product.
@@ -30,6 +32,7 @@ pub struct MatMul {
 impl Default for MatMul {
     fn default() -> Self {
         MatMul {
+            transpose_a: false,
             transpose_b: false,
             alpha: 1.0,
             bias: false,
@@ -93,7 +96,10 @@ impl MatMul {
         if a.rank() < 2 || b.rank() < 2 {
             return Err(fail("operands need two axes"));
         }
-        let (rows, k) = (a[a.rank() - 2], a.last());
+        let (rows, k) = match self.transpose_a {
+            false => (a[a.rank() - 2], a.last()),
+            true => (a.last(), a[a.rank() - 2]),
+        };
         let (bk, n) = match self.transpose_b {
             false => (b[b.rank() - 2], b.last()),
             true => (b.last(), b[b.rank() - 2]),
@@ -109,7 +115,11 @@ impl MatMul {
         if inputs[1].dtype.is_quantized() {
             // Others become so before they are lowered, see [`Operator::padded`].
             let padded = padded_matrix(bk, n).filter(|_| !self.gated && !self.residual).unwrap_or([bk, n]);
-            if self.transpose_b || !b_is_shared || !fits_quantized(&TensorType::new(inputs[1].dtype, padded)) {
+            if self.transpose_a
+                || self.transpose_b
+                || !b_is_shared
+                || !fits_quantized(&TensorType::new(inputs[1].dtype, padded))
+            {
                 return Err(fail("a quantised right operand must be [K, N], K a multiple of 32, N of 4"));
             }
             if padded == [bk, n] && width % 4 != 0 {
@@ -122,7 +132,7 @@ impl MatMul {
             return Err(fail("leading extents differ"));
         }
         let batch: usize = a[..a.rank() - 2].iter().product();
-        let (batch, m) = if b_is_shared { (1, batch * rows) } else { (batch, rows) };
+        let (batch, m) = if b_is_shared && !self.transpose_a { (1, batch * rows) } else { (batch, rows) };
         if m == 0 || n == 0 || k == 0 || batch == 0 {
             return Err(fail("an extent is zero"));
         }
@@ -138,8 +148,9 @@ impl Operator for MatMul {
     fn attributes(&self) -> String {
         // Said where it is so, which is in few places.
         let gated = if self.gated { ";gated=true" } else { "" };
+        let transpose_a = if self.transpose_a { "transpose_a=true;" } else { "" };
         format!(
-            "transpose_b={};alpha={};bias={};f={};residual={}{gated}",
+            "{transpose_a}transpose_b={};alpha={};bias={};f={};residual={}{gated}",
             self.transpose_b,
             self.alpha,
             self.bias,
@@ -151,9 +162,11 @@ impl Operator for MatMul {
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
         let sizes = self.sizes(inputs)?;
         let mut shape = inputs[0].shape.to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = sizes.width;
+        let rank = shape.len();
+        if self.transpose_a {
+            shape[rank - 2] = shape[rank - 1];
         }
+        shape[rank - 1] = sizes.width;
         let output = TensorType::new(inputs[0].dtype, shape);
         if self.bias && inputs[2] != TensorType::f32([sizes.n]) {
             return Err(Error::operator("matmul", format!("bias must be f32[{}], got {}", sizes.n, inputs[2])));
@@ -200,7 +213,8 @@ impl Operator for MatMul {
             |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
         // There half of the invocations take gates.
         let columns = if self.gated { 32 } else { 64 };
-        if !self.transpose_b && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
+        let plain = !self.transpose_a && !self.transpose_b;
+        if plain && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
@@ -211,7 +225,7 @@ impl Operator for MatMul {
                 _ => [workgroup, register, None].into_iter().flatten(),
             });
         }
-        if a == DType::F16 && !self.transpose_b && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
+        if a == DType::F16 && plain && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
             variants = CooperativeTile::offer(variants, limits, [s.m, s.n], |t| {
                 let dispatch = t.apply(finish(Dispatch::new("matmul_cooperative", params)));
                 Variant::single(t.name(), dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
@@ -220,6 +234,7 @@ impl Operator for MatMul {
         if b.is_quantized() {
             return Ok(variants);
         }
+        let (a_row, a_column) = if self.transpose_a { (1, s.m) } else { (s.k, 1) };
         let (b_row, b_column) = if self.transpose_b { (1, s.k) } else { (s.n, 1) };
         let params = StridedParams {
             m: s.m as u32,
@@ -227,8 +242,8 @@ impl Operator for MatMul {
             k: s.k as u32,
             batch: s.batch as u32,
             a_batch: (s.m * s.k) as u32,
-            a_row: s.k as u32,
-            a_column: 1,
+            a_row: a_row as u32,
+            a_column: a_column as u32,
             b_batch: if s.b_is_shared { 0 } else { (s.k * s.n) as u32 },
             b_row: b_row as u32,
             b_column: b_column as u32,
@@ -248,10 +263,16 @@ impl Operator for MatMul {
         let residual = if self.residual { Some(inputs[inputs.len() - 1].as_f32()?) } else { None };
         let mut y = Vec::with_capacity(output.shape.count());
         let mut row_sums = vec![0f64; s.n];
+        let mut row = vec![0f32; s.k];
         for g in 0..s.batch {
             let b = if s.b_is_shared { b } else { &b[g * s.k * s.n..][..s.k * s.n] };
             for m in 0..s.m {
-                let row = &a[(g * s.m + m) * s.k..][..s.k];
+                if self.transpose_a {
+                    row.clear();
+                    row.extend((0..s.k).map(|k| a[(g * s.k + k) * s.m + m]));
+                } else {
+                    row.copy_from_slice(&a[(g * s.m + m) * s.k..][..s.k]);
+                }
                 if self.transpose_b {
                     for (n, sum) in row_sums.iter_mut().enumerate() {
                         let column = &b[n * s.k..][..s.k];
@@ -281,7 +302,9 @@ impl Operator for MatMul {
 
     fn cost(&self, inputs: &[TensorType], output: &TensorType) -> Cost {
         let halves = if self.gated { 2 } else { 1 };
-        let products = output.shape.count() * halves * inputs[0].shape.last();
+        let a = &inputs[0].shape;
+        let k = if self.transpose_a { a[a.rank() - 2] } else { a.last() };
+        let products = output.shape.count() * halves * k;
         let bytes = inputs.iter().map(TensorType::bytes).sum::<usize>() + output.bytes();
         Cost { flops: 2 * products as u64, bytes: bytes as u64 }
     }
@@ -305,12 +328,53 @@ impl Operator for MatMul {
 
     fn padded(&self, inputs: &[TensorType]) -> Option<Vec<Shape>> {
         let b = &inputs[1].shape;
-        let simple = !self.transpose_b && b.rank() == 2 && !self.gated && !self.residual;
+        let simple = !self.transpose_a && !self.transpose_b && b.rank() == 2 && !self.gated && !self.residual;
         let [rows, columns] = simple.then(|| padded_matrix(b[0], b[1])).flatten()?;
         let mut a = inputs[0].shape.to_vec();
         *a.last_mut()? = rows;
         let bias = self.bias.then(|| Shape::from([columns]));
         Some([Shape::from(a), Shape::from([rows, columns])].into_iter().chain(bias).collect())
+    }
+
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        use Value::{Operand, Upstream};
+        if self.gated || self.transpose_a {
+            return Err(rule.fail("has no gradient rule where gated or with a transposed left operand"));
+        }
+        let mut up = Upstream;
+        if self.activation != Activation::None {
+            let before = MatMul { activation: Activation::None, residual: false, ..self.clone() };
+            let operands: Vec<_> = (0..2 + usize::from(self.bias)).map(Operand).collect();
+            let before = rule.apply(before, operands)?;
+            up = rule.apply(ActivationGradient(self.activation), [before, up])?;
+        }
+        let product = MatMul { alpha: self.alpha, ..MatMul::default() };
+        if rule.needs(0) {
+            let da = rule.apply(MatMul { transpose_b: !self.transpose_b, ..product.clone() }, [up, Operand(1)])?;
+            rule.set(0, da);
+        }
+        if rule.needs(1) {
+            let (b, mut left, mut right) = (rule.ty(Operand(1)), Operand(0), up);
+            if b.shape.rank() == 2 {
+                // One sum over all rows of the batch.
+                for value in [&mut left, &mut right] {
+                    let shape = rule.shape(*value);
+                    *value = rule.reshape(*value, [shape.count() / shape.last(), shape.last()])?;
+                }
+            }
+            let operands = if self.transpose_b { [right, left] } else { [left, right] };
+            let db = rule.apply(MatMul { transpose_a: true, ..product }, operands)?;
+            let db = rule.cast(db, b.dtype)?;
+            rule.set(1, db);
+        }
+        if self.bias && rule.needs(2) {
+            let sum = rule.sum_to(up, 2)?;
+            rule.set(2, sum);
+        }
+        if self.residual {
+            rule.set(rule.operands() - 1, Upstream);
+        }
+        Ok(())
     }
 
     fn boxed(&self) -> Box<dyn Operator> {
@@ -396,6 +460,17 @@ fn cases() -> Vec<Case> {
         let more = vec![Operand::parameter([n])];
         let name = format!("m={m};k={k};n={n};bias;gelu;gated");
         cases.push(case(&name, gated.clone(), &[m, k], weight(k, n), more).benchmark());
+    }
+    for (shape, k, m, n, b) in [
+        (vec![7, 5], 7, 5, 3, vec![7, 3]),
+        (vec![2, 40, 12], 40, 12, 8, vec![2, 40, 8]),
+        (vec![2, 6, 4], 6, 4, 5, vec![6, 5]),
+    ] {
+        let shared = if b.len() < shape.len() { ";shared" } else { "" };
+        let name = format!("transpose_a;batch={};m={m};k={k};n={n}{shared}", shape.len() - 1);
+        let operands = vec![Operand::activation(shape), Operand::activation(b)];
+        let operator = MatMul { transpose_a: true, alpha: 0.5, ..MatMul::default() };
+        cases.push(Case::new(name, operator, operands, Tolerance::Sum(k)));
     }
     cases
 }

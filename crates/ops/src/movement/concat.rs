@@ -118,6 +118,19 @@ impl Operator for Concat {
         moving_cost(output)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let (whole, mut start) = (rule.shape(Value::Upstream), 0);
+        for i in 0..rule.operands() {
+            let size = rule.shape(Value::Operand(i))[self.axis];
+            if rule.needs(i) {
+                let part = rule.apply(Slice::along(&whole, self.axis, start, size), [Value::Upstream])?;
+                rule.set(i, part);
+            }
+            start += size;
+        }
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -55,6 +55,12 @@ impl Operator for Expand {
         moving_cost(output)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let dx = rule.sum_to(Value::Upstream, 0)?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -127,6 +127,13 @@ impl Operator for Pad {
         moving_cost(output)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let x = rule.shape(Value::Operand(0));
+        let dx = rule.apply(Slice::new(self.before.clone(), x.to_vec()), [Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -60,6 +60,14 @@ impl Operator for Permute {
         moving_cost(output)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let mut back = vec![0; self.order.len()];
+        self.order.iter().enumerate().for_each(|(i, &axis)| back[axis] = i);
+        let dx = rule.apply(Permute::new(back), [Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -90,6 +90,17 @@ impl Operator for Slice {
         moving_cost(output)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if self.steps.iter().zip(&self.sizes).any(|(&step, &size)| step > 1 && size > 1) {
+            return Err(rule.fail("has no gradient rule for steps over 1"));
+        }
+        let x = rule.shape(Value::Operand(0));
+        let after: Vec<_> = (0..x.rank()).map(|axis| x[axis] - self.starts[axis] - self.sizes[axis]).collect();
+        let dx = rule.apply(Pad::zeros(self.starts.clone(), after), [Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -186,6 +186,28 @@ impl Operator for Reduce {
         Cost { flops: inputs[0].shape.count() as u64, bytes: (inputs[0].bytes() + output.bytes()) as u64 }
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let x = rule.shape(Value::Operand(0));
+        let mut kept = x.to_vec();
+        self.axes.iter().for_each(|&axis| kept[axis] = 1);
+        let count: usize = self.axes.iter().map(|&axis| x[axis]).product();
+        let mut up = rule.reshape(Value::Upstream, kept)?;
+        match self.reduction {
+            Reduction::Sum => {}
+            Reduction::Mean => {
+                up = rule.apply(Unary(Activation::Affine((1.0 / count as f64) as f32, 0.0)), [up])?;
+            }
+            Reduction::Max | Reduction::Product => {
+                return Err(rule.fail("has no gradient rule but for sums and means"));
+            }
+        }
+        if rule.shape(up) != x {
+            up = rule.apply(Expand::new(x), [up])?;
+        }
+        rule.set(0, up);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
