@@ -84,8 +84,20 @@ fn rules_agree_with_finite_differences() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for name in ["matmul", "unary", "binary", "geglu", "cast", "reduce", "concat", "slice", "pad", "permute", "expand"]
-    {
+    for name in [
+        "matmul",
+        "unary",
+        "binary",
+        "geglu",
+        "cast",
+        "reduce",
+        "concat",
+        "slice",
+        "pad",
+        "permute",
+        "expand",
+        "affine_sample",
+    ] {
         assert!(checked.contains(name), "{name} has no rule: {checked:?}");
     }
 }

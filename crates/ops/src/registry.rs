@@ -30,7 +30,14 @@ pub static FAMILIES: &[Family] = &[
     Family { name: "conv", operators: &[Conv2d::INFO] },
     Family {
         name: "resample",
-        operators: &[MaxPool2d::INFO, AveragePool2d::INFO, Resize2d::INFO, UpsampleNearest::INFO],
+        operators: &[
+            MaxPool2d::INFO,
+            AveragePool2d::INFO,
+            Resize2d::INFO,
+            UpsampleNearest::INFO,
+            AffineSample::INFO,
+            AffineSampleGradient::INFO,
+        ],
     },
     Family {
         name: "elementwise",
