@@ -73,6 +73,7 @@ pub static FAMILIES: &[Family] = &[
         name: "movement",
         operators: &[Concat::INFO, Slice::INFO, Pad::INFO, Permute::INFO, Gather::INFO, Expand::INFO],
     },
+    Family { name: "optimizer", operators: &[AdamW::INFO] },
 ];
 
 /// Every operator with its family.
