@@ -59,7 +59,7 @@ impl Pipeline {
     pub fn open(runtime: Runtime, model: SdxlModel, storage: Storage) -> Result<Pipeline> {
         let precision = runtime.precision(storage.dtype, storage.quantize);
         let vae = model.vae(vae_precision(precision))?;
-        let schedule = NoiseSchedule::new(&scheduler_config(&model)?)?;
+        let schedule = noise_schedule(&model)?;
         Ok(Pipeline { runtime, model, precision, schedule, vae, tokenizers: Arc::default() })
     }
 
@@ -221,7 +221,7 @@ impl Pipeline {
 /// # Errors
 /// As [`Pipeline::check`], and for a broken configuration.
 pub fn check_options(model: &SdxlModel, options: &GenerateOptions) -> Result<()> {
-    check(&model.vae(Precision::F32)?, &NoiseSchedule::new(&scheduler_config(model)?)?, options)?;
+    check(&model.vae(Precision::F32)?, &noise_schedule(model)?, options)?;
     tokenize(&encode::tokenizers(model)?, &encode::texts(model, options)?, options.long_prompt).map(drop)
 }
 
@@ -229,7 +229,7 @@ fn check(vae: &Vae, schedule: &NoiseSchedule, options: &GenerateOptions) -> Resu
     latent_size([options.width, options.height], options.batch, vae.config().factor())?;
     start::members(options.batch, options.batch_index)?;
     check_setting("guidance", &options.guidance)?;
-    schedule.levels(options.sampler.spacing, options.sampler.steps)?;
+    schedule.levels(options.sampler.kind, options.sampler.spacing, options.sampler.steps)?;
     options.identity.as_ref().map_or(Ok(()), |identity| {
         check_setting("id_scale", &identity.settings.id_scale)?;
         identity.settings.check()
@@ -251,6 +251,15 @@ pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
         None => SchedulerConfig::default(),
     };
     Ok(config.marked(model.prediction()?, model.scheduler_is_own()))
+}
+
+/// The noise levels of that schedule.
+fn noise_schedule(model: &SdxlModel) -> Result<NoiseSchedule> {
+    let found = NoiseSchedule::new(&scheduler_config(model)?);
+    found.map_err(|error| match model.scheduler_file() {
+        Some(path) => Error::file(path, error.to_string()),
+        None => error,
+    })
 }
 
 /// Rows and columns of the latents of an image of so many pixels.
