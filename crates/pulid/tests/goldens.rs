@@ -378,7 +378,12 @@ fn schedulers_are_read_as_diffusers_saves_them() {
         let expected = match (class, variant) {
             ("EulerDiscreteScheduler", "trailing") => sampler(SamplerKind::Euler, Spacing::Trailing),
             ("DPMSolverMultistepScheduler", "trailing") => sampler(SamplerKind::DpmPp2M, Spacing::Trailing),
-            ("DPMSolverMultistepScheduler", "karras") => sampler(SamplerKind::DpmPp2M, Spacing::Karras),
+            ("DPMSolverMultistepScheduler", "karras") => sampler(SamplerKind::DpmPp2M, Spacing::KarrasDiffusers),
+            ("EulerDiscreteScheduler", "karras") => sampler(SamplerKind::Euler, Spacing::KarrasDiffusers),
+            ("EulerDiscreteScheduler", "") => sampler(SamplerKind::Euler, Spacing::Leading),
+            ("DPMSolverMultistepScheduler", "") => sampler(SamplerKind::DpmPp2M, Spacing::Leading),
+            // It has no Karras levels.
+            ("DDIMScheduler", "" | "karras") => sampler(SamplerKind::Euler, Spacing::Leading),
             _ => None,
         };
         let found = config.suggestion();

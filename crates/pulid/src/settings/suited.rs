@@ -215,8 +215,13 @@ mod tests {
             // What the class replaces, and what does nothing here.
             (
                 multistep(
-                    json!({"algorithm_type": "deis", "solver_type": "bh2", "timestep_spacing": "leading", "euler_at_final": true,
-                "lower_order_final": false, "lambda_min_clipped": -5.1}),
+                    json!({"algorithm_type": "deis", "solver_type": "bh2", "timestep_spacing": "leading", "final_sigmas_type": "sigma_min"}),
+                ),
+                (DpmPp2M, Leading, SigmaMin),
+            ),
+            (
+                multistep(
+                    json!({"timestep_spacing": "leading", "euler_at_final": true, "lower_order_final": false, "lambda_min_clipped": -5.1}),
                 ),
                 (DpmPp2M, Leading, Zero),
             ),
