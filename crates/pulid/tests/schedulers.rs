@@ -114,6 +114,6 @@ fn every_other_scheduler_is_refused_by_name() {
     for class in others {
         let message = SchedulerConfig::from_json(&json!({"_class_name": class}).to_string()).unwrap_err().to_string();
         let class = class.as_str().unwrap();
-        assert!(message.contains(&format!("{class} is for networks trained on")), "{message}");
+        assert!(message.contains(&format!("{class}: is for networks trained on")), "{message}");
     }
 }

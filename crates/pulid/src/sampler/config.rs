@@ -232,12 +232,12 @@ impl Keys<'_> {
             }
             None => return Ok(()),
         };
-        let name = if class.is_empty() { "this scheduler" } else { class };
+        let name = if class.is_empty() { "the scheduler" } else { class };
         let detail = format!(
-            "{name} is for networks trained on {what}, which are not supported; SDXL's networks predict noise or velocity \
+            "is for networks trained on {what}, which are not supported; SDXL's networks predict noise or velocity \
              on a schedule of betas"
         );
-        Err(Error::invalid("_class_name", detail))
+        Err(Error::invalid(name, detail))
     }
 }
 
@@ -323,7 +323,7 @@ mod tests {
         ] {
             let message = refusal(&format!(r#"{{"_class_name": "{class}"}}"#));
             assert!(
-                message.contains(&format!("{class} is for networks trained on")) && message.contains(what),
+                message.contains(&format!("{class}: is for networks trained on")) && message.contains(what),
                 "{message}"
             );
         }

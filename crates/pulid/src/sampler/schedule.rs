@@ -25,28 +25,26 @@ impl NoiseSchedule {
     /// # Errors
     /// [`Error::Invalid`] for betas outside (0, 1) or a schedule that this crate does not support.
     pub fn new(config: &SchedulerConfig) -> Result<Self> {
-        let invalid = |detail: String| Err(Error::invalid("the noise schedule", detail));
+        let invalid = |key: &str, detail: String| Err(Error::invalid(key, detail));
         let n = config.num_train_timesteps;
         if config.steps_offset >= n {
-            return invalid(format!(
-                "steps_offset is {}; {n} training timesteps are counted from 0",
-                config.steps_offset
-            ));
+            let detail = format!("is {}; {n} training timesteps are counted from 0", config.steps_offset);
+            return invalid("steps_offset", detail);
         }
         if !(2..=MAX_TRAIN_TIMESTEPS).contains(&n) {
-            return invalid(format!("num_train_timesteps is {n}; 2 to {MAX_TRAIN_TIMESTEPS} can be used"));
+            return invalid("num_train_timesteps", format!("is {n}; 2 to {MAX_TRAIN_TIMESTEPS} can be used"));
         }
         let in_range = |beta: f32| beta > 0.0 && beta < 1.0;
         let formula = config.trained_betas.is_none() && config.beta_schedule != BetaSchedule::SquaredcosCapV2;
         if formula && (!in_range(config.beta_start) || !in_range(config.beta_end)) {
-            return invalid(format!(
-                "beta_start {} and beta_end {} must be in (0, 1)",
-                config.beta_start, config.beta_end
-            ));
+            let detail =
+                format!("is {} and beta_end is {}; both must be in (0, 1)", config.beta_start, config.beta_end);
+            return invalid("beta_start", detail);
         }
         let betas = match &config.trained_betas {
             Some(betas) if betas.len() != n || !betas.iter().copied().all(in_range) => {
-                return invalid(format!("trained_betas must be {n} numbers in (0, 1), as num_train_timesteps says"));
+                let detail = format!("must be {n} numbers in (0, 1), as num_train_timesteps says");
+                return invalid("trained_betas", detail);
             }
             Some(betas) => betas.clone(),
             None => betas(config),
@@ -60,7 +58,10 @@ impl NoiseSchedule {
         }
         let sigmas: Vec<f64> = products.iter().map(|a| f64::from(((1.0 - a) / a).sqrt())).collect();
         if !sigmas.iter().all(|s| s.is_finite() && *s > 0.0) || sigmas.windows(2).any(|w| w[0] >= w[1]) {
-            return invalid("its betas give noise levels that do not grow; check beta_start and beta_end".into());
+            return invalid(
+                "the noise schedule",
+                "has betas whose noise levels do not grow; check beta_start and beta_end".into(),
+            );
         }
         Ok(NoiseSchedule {
             sigmas,

@@ -1,7 +1,7 @@
 //! Settings that suit a model where nobody says otherwise: what its scheduler says of the steps.
 
 use super::Choices;
-use crate::sampler::{FinalSigma, NoiseSchedule, SamplerKind, SchedulerConfig, Spacing, TimestepSpacing};
+use crate::sampler::{BetaSchedule, FinalSigma, NoiseSchedule, SamplerKind, SchedulerConfig, Spacing, TimestepSpacing};
 use serde_json::Value;
 
 /// Settings, and why they are taken.
@@ -28,7 +28,15 @@ impl SchedulerConfig {
                 let final_sigma = Some(end).filter(|end| *end != FinalSigma::default());
                 let choices =
                     Choices { sampler: Some(sampler), spacing: Some(spacing), final_sigma, ..Choices::default() };
-                Suggestion { choices, why: String::new() }
+                let seeded = sampler == SamplerKind::DpmPpSde && self.option("noise_sampler_seed").is_some();
+                let why = if seeded {
+                    format!(
+                        "the model's scheduler is {class} with a `noise_sampler_seed`, in whose place `seed` is taken"
+                    )
+                } else {
+                    String::new()
+                };
+                Suggestion { choices, why }
             }
             Err(what) => {
                 let why = format!("the model's scheduler is {class}{what}, which is not built");
@@ -84,6 +92,10 @@ impl SchedulerConfig {
             if differs("lower_order_final", true) {
                 return Err(" without `lower_order_final` before `sigma_min`".into());
             }
+        }
+        if spacing == Spacing::KarrasDiffusers && self.beta_schedule == BetaSchedule::SquaredcosCapV2 {
+            // The network is told fractions of timesteps there, cut to whole ones.
+            return Err(" with Karras noise levels on a cosine schedule".into());
         }
         if spacing != Spacing::KarrasDiffusers && self.is_on("use_lu_lambdas") {
             return Err(" with Lu's noise levels".into());
@@ -267,6 +279,10 @@ mod tests {
             (json!({"_class_name": multistep, "use_exponential_sigmas": true}), "exponential"),
             (json!({"_class_name": multistep, "use_beta_sigmas": true}), "beta"),
             (json!({"_class_name": multistep, "thresholding": true}), "thresholding"),
+            (
+                json!({"_class_name": multistep, "use_karras_sigmas": true, "beta_schedule": "squaredcos_cap_v2"}),
+                "cosine schedule",
+            ),
             (json!({"_class_name": multistep, "variance_type": "learned"}), "`variance_type` learned"),
             (json!({"_class_name": multistep, "lambda_min_clipped": -2.0}), "`lambda_min_clipped`"),
             (
@@ -283,6 +299,8 @@ mod tests {
             assert!(found.why.contains(part) && found.why.contains("not built"), "{part}: {}", found.why);
         }
         assert_eq!(suggested(json!({})), Suggestion::default());
+        let seeded = suggested(json!({"_class_name": "DPMSolverSDEScheduler", "noise_sampler_seed": 3}));
+        assert!(seeded.choices.sampler.is_some() && seeded.why.contains("`noise_sampler_seed`"), "{}", seeded.why);
     }
 
     #[test]
