@@ -636,5 +636,10 @@ fn a_quantised_copy_predicts_what_its_model_does() {
         assert_eq!(saved["prediction_type"], "v_prediction", "{name}");
         assert_eq!(saved["rescale_betas_zero_snr"], true, "{name}");
         assert_eq!(saved["_class_name"], "EulerDiscreteScheduler", "{name}");
+        // Where the copy's steps lie is where the model's do.
+        let model: Vec<_> = flags.iter().copied().chain(["--steps", "3"]).collect();
+        let parameters = [&[&["--model"], &model[..]].concat()[..], &["--model", &output, "--steps", "3"]]
+            .map(|model| chosen(&home, model).0);
+        assert!(parameters.iter().all(|text| text.contains("Euler, Schedule type: SGM Uniform")), "{parameters:?}");
     }
 }

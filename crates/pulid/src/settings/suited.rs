@@ -36,7 +36,10 @@ impl SchedulerConfig {
                 } else {
                     String::new()
                 };
-                Suggestion { choices, why }
+                let found = Suggestion { choices, why };
+                // The scheduler is the base model's, as it were, where only the weights' own mark says so.
+                let unaware = !self.is_on("rescale_betas_zero_snr") && spacing != Spacing::Trailing;
+                if unaware { self.down_to_noise(found) } else { found }
             }
             Err(what) => {
                 let why = format!("the model's scheduler is {class}{what}, which is not built");
@@ -310,5 +313,15 @@ mod tests {
         let found = suggested(json!({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true}));
         assert_eq!(found.choices.spacing, Some(Spacing::Trailing));
         assert!(found.why.contains("DDIMScheduler") && found.why.contains("zero terminal SNR"), "{}", found.why);
+        // A file that knows of it is followed, one beside weights that say so themselves is not.
+        let mut euler = json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"});
+        let marked =
+            SchedulerConfig { rescale_betas_zero_snr: true, ..SchedulerConfig::from_json(&euler.to_string()).unwrap() };
+        let found = marked.suggestion();
+        assert_eq!(found.choices.spacing, Some(Spacing::Trailing));
+        assert!(found.why.contains("zero terminal SNR"), "{}", found.why);
+        euler["rescale_betas_zero_snr"] = true.into();
+        let found = suggested(euler);
+        assert_eq!((found.choices.spacing, found.why.as_str()), (Some(Spacing::Leading), ""));
     }
 }
