@@ -134,7 +134,7 @@ pub(crate) fn spacing(text: &str) -> Result<String, String> {
     match schedule(&letters(text)) {
         Some(Schedule::Ours(spacing)) => Ok(spacing.name().to_owned()),
         Some(Schedule::Other(_)) => Err(format!(
-            "`{text}` is a schedule that is not here; there are {} (SGM Uniform elsewhere)",
+            "`{text}` is a schedule that is not here; there are {} (trailing is SGM Uniform elsewhere)",
             list(Spacing::ALL.map(Spacing::name))
         )),
         _ => Ok(text.to_owned()),
