@@ -4,20 +4,48 @@
 use pulid_checkpoint::{Checkpoint, View};
 use pulid_tensor::{Result, Shape};
 
-/// What the tower's names begin with: open_clip's, the official file's, none.
-const PREFIXES: [&str; 4] = ["visual.trunk.", "trunk.", "visual.", ""];
+/// What the tower's names begin with: open_clip's, the official file's, none, each as it is or as parallel training left it.
+pub(crate) const PREFIXES: [&str; 8] =
+    ["visual.trunk.", "module.visual.trunk.", "visual.", "module.visual.", "trunk.", "module.trunk.", "module.", ""];
 
-/// The tower's tensors by the official names, without a prefix; none where the file has these names itself.
+/// What the names begin with that a CLIP has beside its vision tower: the text encoder's, below a prefix or bare as open_clip's are.
+const TEXT: [&str; 9] = [
+    "text.",
+    "text_model.",
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+    "logit_",
+    "attn_mask",
+];
+
+/// A file's vision tower.
+pub(crate) struct Tower {
+    /// Its tensors by the official names, without a prefix.
+    pub weights: Checkpoint,
+    /// The file's tensors that belong to neither the tower nor a CLIP's text encoder.
+    pub others: Vec<String>,
+}
+
+/// The tower of a file. Where it has none that is known, all of the file, so that what is missing can be said.
 ///
 /// # Errors
 /// When a file has a tensor under two names.
-pub(crate) fn official_names(file: &Checkpoint) -> Result<Option<Checkpoint>> {
-    let tower =
-        PREFIXES.iter().map(|prefix| file.with_prefix(prefix)).find(|part| part.contains("patch_embed.proj.weight"));
-    let theirs =
-        ["blocks.0.attn.norm.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "blocks.0.mlp.w12.weight"];
-    tower.filter(|tower| theirs.iter().any(|key| tower.contains(key))).map(|tower| tower.remap(official)).transpose()
+pub(crate) fn tower(file: &Checkpoint) -> Result<Tower> {
+    let patches = |prefix: &&str| file.contains(&format!("{prefix}patch_embed.proj.weight"));
+    let prefix = PREFIXES.into_iter().find(patches).unwrap_or_default();
+    let text = |key: &str| {
+        let key = key.strip_prefix("module.").unwrap_or(key);
+        TEXT.iter().any(|begin| key.starts_with(begin))
+    };
+    let others = file.keys().filter(|key| !key.starts_with(prefix) && !text(key)).map(str::to_owned).collect();
+    Ok(Tower { weights: file.with_prefix(prefix).remap(official)?, others })
 }
+
+/// The bias of the keys, which the tower has not, and which some files hold as zeros.
+pub(crate) const KEY_BIAS: &str = "attn.k_bias";
 
 fn official(key: &str, shape: &Shape) -> Vec<(String, View)> {
     let unchanged = || vec![(key.to_owned(), View::Whole)];
@@ -35,9 +63,11 @@ fn official(key: &str, shape: &Shape) -> Vec<(String, View)> {
                 part(3, 2, "attn.v_proj.weight"),
             ];
         }
-        // The key's is none.
-        "attn.qkv.bias" => return vec![part(3, 0, "attn.q_bias"), part(3, 2, "attn.v_bias")],
-        "attn.k_bias" => return Vec::new(),
+        // The key's is zeros, which is looked at.
+        "attn.qkv.bias" => {
+            return vec![part(3, 0, "attn.q_bias"), part(3, 1, KEY_BIAS), part(3, 2, "attn.v_bias")];
+        }
+        "attn.k_proj.bias" => KEY_BIAS,
         // Gate and value.
         "mlp.fc1.weight" | "mlp.w12.weight" => return vec![part(2, 0, "mlp.w1.weight"), part(2, 1, "mlp.w2.weight")],
         "mlp.fc1.bias" | "mlp.w12.bias" => return vec![part(2, 0, "mlp.w1.bias"), part(2, 1, "mlp.w2.bias")],

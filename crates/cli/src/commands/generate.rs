@@ -4,7 +4,9 @@ use super::settings::{SettingsArgs, as_flags};
 use super::warm;
 use super::{DeviceArgs, check_report, outputs, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter};
+use pulid::identity::{
+    DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter, unread_of_adapter,
+};
 use pulid::image::{ImageFormat, ImageMetadata, encode_image};
 use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options, examine};
 use pulid::preset::Preset;
@@ -13,8 +15,7 @@ use pulid::sampler::StepWindow;
 use pulid::settings::{ModelDefaults, Settings};
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
 use pulid_models::Precision;
-use pulid_models::pulid::{IdentityAdapter, IdentitySettings, unread_tensors};
-use pulid_models::sdxl::Unread;
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -124,7 +125,7 @@ pub fn run(args: &Args) -> Result<()> {
     let metadata =
         |parameters: String| ImageMetadata { parameters: (!args.no_metadata).then_some(parameters), generated: true };
     format.check([options.width, options.height], &metadata(options.parameters(model.path(), 0)))?;
-    let person = Person::open(args, &models, &settings, &mut notes)?;
+    let person = Person::open(args, &models, &model, &settings, &mut notes)?;
     let terminal = Terminal::new(args.json);
     notes.iter().for_each(|note| terminal.note(note));
     let (pipeline, made, seen) = pollster::block_on(async {
@@ -215,7 +216,13 @@ enum Source {
 
 impl Person {
     /// Reads settings, then files, photos last, and adds to the notes what is odd about them; `None` when the flags name no person.
-    fn open(args: &Args, models: &Models, settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Person>> {
+    fn open(
+        args: &Args,
+        models: &Models,
+        model: &SdxlModel,
+        settings: &Settings,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Person>> {
         let (window, settings) = (settings.window()?, settings.identity());
         let shown = args.identity.is_some() || !args.id.is_empty();
         // Nobody needs the adapter without a person; one that is named and no PuLID, or not the preset's, is a mistake all the same.
@@ -227,8 +234,8 @@ impl Person {
             // The UNet takes it up much later.
             let file = Checkpoint::open(&adapter)?;
             IdentityAdapter::new(&file, Precision::F32)?;
-            let unread = Unread { path: adapter.clone(), part: None, keys: unread_tensors(&file) };
-            notes.extend((!unread.keys.is_empty()).then(|| unread.to_string()));
+            let layers = model.unet(Precision::F32)?.identity_layers()?;
+            notes.extend(unread_of_adapter(&adapter, Some(&layers))?.map(|unread| unread.to_string()));
         }
         if !shown {
             return Ok(None);
@@ -236,6 +243,7 @@ impl Person {
         let source = match &args.identity {
             Some(file) => {
                 let tokens = Identity::load_tokens(file)?;
+                notes.extend(Identity::unread(file)?.map(|unread| unread.to_string()));
                 if settings.id_scale != 0.0 {
                     notes.extend(check_adapter(file, &tokens, &adapter)?);
                 }

@@ -129,10 +129,8 @@ impl SdxlModel {
         let path = path.into();
         if !files::is_dir(&path) {
             let file = Checkpoint::open(&path)?;
-            let kind = kind(&file);
-            if kind.role == Role::Unsupported || kind.role == Role::Adapter || kind.role == Role::Identity {
-                require(&file, "an SDXL in one file", &[Role::Model])?;
-            }
+            // A file with a UNet's prefix and nothing else says later what it lacks.
+            require(&file, "an SDXL in one file", &[Role::Model, Role::Unet])?;
             if !single_file::is_single_file(&file) {
                 let detail = format!(
                     "is no SDXL in one file: none of its {} tensors begins with `model.diffusion_model.`; the file of a UNet \
@@ -289,9 +287,12 @@ impl SdxlModel {
             }
             (_, _, None) => {
                 let file = Checkpoint::open(self.path.join(folder))?;
-                if part == Part::Unet {
-                    require(&file, "an SDXL UNet", &[Role::Unet])?;
-                }
+                let (wanted, role) = match part {
+                    Part::Unet => ("an SDXL UNet", Role::Unet),
+                    Part::Vae => ("an SDXL VAE", Role::Vae),
+                    Part::TextEncoder(_) => ("a CLIP text encoder", Role::TextEncoder),
+                };
+                require(&file, wanted, &[role])?;
                 single_file::any_part(part, &file)?
             }
             (Part::Unet, _, Some(file)) => single_file::unet(file)?,
@@ -349,13 +350,14 @@ impl SdxlModel {
         Ok(ClipTextModel::new(ClipConfig::parse(&files.config, &files.name)?, files.weights, precision))
     }
 
-    /// The tokenizer of a text encoder: the model's own, or CLIP's, which every published SDXL has.
+    /// The tokenizer of a text encoder: the model's own, or CLIP's, which every published SDXL has. Where the model's own says nothing of
+    /// what fills a row, it is what fills it in every published SDXL.
     ///
     /// # Errors
     /// When its files are malformed.
     pub fn tokenizer(&self, which: TextEncoder) -> Result<ClipTokenizer> {
         match self.config_file(which.tokenizer()) {
-            Some(folder) => ClipTokenizer::open(folder),
+            Some(folder) => ClipTokenizer::open(folder, which.padding()),
             None => ClipTokenizer::published(which.padding()),
         }
     }
