@@ -331,6 +331,7 @@ fn files_in_the_wrong_place_are_told_what_they_are() {
         (&["--model", &pulid], ["`--adapter`", "PuLID v1.1"]),
         (&["--model", &unet], ["`--unet`", "UNet by diffusers' names"]),
         (&["--model", &vae], ["vae/", "VAE by diffusers' names"]),
+        (&["--model", &text(&model.join("vae"))], ["below vae/", "VAE by diffusers' names"]),
         (&["--model", &text(&tower)], ["`--models-dir`", "EVA02-CLIP"]),
         (&["--model", &base, "--unet", &text(&empty)], ["holds no tensor", "fetched whole"]),
         (&adapter(&text(&cut)), ["`id_adapter_attn_layers.1.id_to_k.weight`", "is missing: the PuLID file"]),

@@ -99,6 +99,7 @@ fn after_help() -> String {
 
 /// Makes images.
 pub fn run(args: &Args) -> Result<()> {
+    args.face.check(&args.id)?;
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
     let defaults = ModelDefaults::of(&model)?;
@@ -110,11 +111,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut files = outputs(args.id.iter().chain(&args.identity).chain(&args.unet).chain(&args.config))?;
     models.inputs(&model, args.adapter.as_deref()).iter().try_for_each(|path| files.reads(path))?;
     let images = image_paths(&files, &args.output, options.images())?;
-    let format = match files.is_stream(&args.output)? {
-        // A pipe may be named after a format; standard output is not.
-        true => ImageFormat::of(&args.output).unwrap_or(ImageFormat::Png),
-        false => ImageFormat::of(&args.output)?,
-    };
+    let formats = images.iter().map(|path| format_of(&files, path)).collect::<Result<Vec<_>>>()?;
     for path in images.iter().chain(&args.save_latents) {
         files.claim(path)?;
     }
@@ -124,7 +121,8 @@ pub fn run(args: &Args) -> Result<()> {
     check_report(&files, args.json)?;
     let metadata =
         |parameters: String| ImageMetadata { parameters: (!args.no_metadata).then_some(parameters), generated: true };
-    format.check([options.width, options.height], &metadata(options.parameters(model.path(), 0)))?;
+    let size = [options.width, options.height];
+    formats.iter().try_for_each(|format| format.check(size, &metadata(options.parameters(model.path(), 0))))?;
     let person = Person::open(args, &models, &model, &settings, &mut notes)?;
     let terminal = Terminal::new(args.json);
     notes.iter().for_each(|note| terminal.note(note));
@@ -152,7 +150,7 @@ pub fn run(args: &Args) -> Result<()> {
     let memory = pipeline.runtime().device_memory();
 
     let parameters: Vec<_> = (0..images.len()).map(|i| options.parameters(pipeline.model().path(), i)).collect();
-    for ((path, image), parameters) in images.iter().zip(&made.images).zip(&parameters) {
+    for (((path, format), image), parameters) in images.iter().zip(formats).zip(&made.images).zip(&parameters) {
         files.write_bytes(path, &encode_image(format, image, &metadata(parameters.clone()))?)?;
     }
     if let Some(path) = &args.save_latents {
@@ -296,6 +294,16 @@ fn image_paths(files: &FileSet, output: &Path, batch: usize) -> Result<Vec<PathB
         }
         several => Ok((0..several).map(|index| numbered(output, index)).collect()),
     }
+}
+
+/// The format that an image's name asks for: of a link the name of the file that it leads to, where that has one.
+fn format_of(files: &FileSet, path: &Path) -> Result<ImageFormat> {
+    if files.is_stream(path)? {
+        // A pipe may be named after a format; standard output is not.
+        return Ok(ImageFormat::of(path).unwrap_or(ImageFormat::Png));
+    }
+    let led_to = files.led_to(path)?.and_then(|file| ImageFormat::of(&file).ok());
+    led_to.map_or_else(|| ImageFormat::of(path), Ok)
 }
 
 fn numbered(path: &Path, index: usize) -> PathBuf {

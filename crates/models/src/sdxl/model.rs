@@ -146,6 +146,10 @@ impl SdxlModel {
         }
         for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
             if !files::is_dir(path.join(part)) {
+                // The folder of one network is told what it is.
+                if let Ok(file) = Checkpoint::open(&path) {
+                    require(&file, "a whole model", &[])?;
+                }
                 let detail = format!(
                     "has no folder {part}/; a model is a folder in diffusers' SDXL layout, or a single file with the \
                      whole model{}",
@@ -160,11 +164,27 @@ impl SdxlModel {
     /// The model with the configurations and tokenizers of this folder.
     ///
     /// # Errors
-    /// When there is no such folder.
+    /// When there is no such folder, or nothing of a model in it.
     pub fn with_config(self, folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
         if !files::is_dir(&folder) {
             return Err(Error::file(folder, "is no folder; configurations lie in a folder in diffusers' layout"));
+        }
+        const ANY: [&str; 9] = [
+            "model_index.json",
+            "unet/config.json",
+            "vae/config.json",
+            "text_encoder/config.json",
+            "text_encoder_2/config.json",
+            "scheduler/scheduler_config.json",
+            "tokenizer",
+            "tokenizer_2",
+            "generation_defaults.json",
+        ];
+        if !ANY.iter().any(|name| files::is_file(folder.join(name)) || files::is_dir(folder.join(name))) {
+            let detail = "holds no configuration: neither unet/config.json nor scheduler/scheduler_config.json nor any other \
+                          of a folder in diffusers' layout";
+            return Err(Error::file(folder, detail));
         }
         Ok(SdxlModel { config: Some(folder), config_named: true, ..self })
     }
