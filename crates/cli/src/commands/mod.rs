@@ -93,6 +93,11 @@ impl DeviceArgs {
         let options = DeviceOptions { max_binding_bytes: self.max_binding << 20, ..options };
         // One command uses most networks once.
         let runtime = Runtime::open(&self.device, options).await?;
+        if let Runtime::Gpu { device, .. } = &runtime
+            && let Some(choice) = device.choice()
+        {
+            note!("note: {}", note_with_flags(choice));
+        }
         let runtime = runtime.with_memory(self.memory).keeping(Keep::Nothing);
         if self.autotune == "off" {
             return Ok(runtime);
