@@ -416,7 +416,7 @@ fn every_tensor_without_a_use_is_named() {
         &[
             "pulid_v1.1.safetensors: 2 tensors are not known and left out: `elsewhere`, `id_adapter.extra`",
             "parsing_bisenet.safetensors: 1 tensor is not known and left out: `cp.other.weight`",
-            "eva_clip.safetensors: 3 tensors are not known and left out: `audio.proj`, `blocks.0.attn.k_bias`, `foo`",
+            "eva_clip.safetensors: 3 tensors are not known and left out: `audio.proj`, `visual.blocks.0.attn.k_bias`, `visual.foo`",
         ],
     );
     let other = home.at("other.safetensors");

@@ -60,8 +60,9 @@ impl EvaClip {
     pub fn new(checkpoint: &Checkpoint, precision: Precision, settings: EvaSettings) -> Result<Self> {
         const PATCHES: &str = "patch_embed.proj.weight";
         require(checkpoint, "a vision tower of EVA02-CLIP", &[Role::VisionTower])?;
-        let Tower { weights, others } = tower(checkpoint)?;
+        let Tower { weights, module, others } = tower(checkpoint)?;
         let vars = Vars::new(weights, precision);
+        let vars = if module.is_empty() { vars } else { vars.pp(module) };
         let (width, patch) = (vars.extent(PATCHES, 4, 0)?, vars.extent(PATCHES, 4, 2)?);
         let positions = vars.extent("pos_embed", 3, 1)?;
         let grid = positions.saturating_sub(1).isqrt();
@@ -130,13 +131,15 @@ impl EvaClip {
         self.graph(1)?;
         let mut unread = self.others.clone();
         for key in self.vars.unread() {
-            let computed = key.ends_with("rope.freqs_cos") || key.ends_with("rope.freqs_sin");
+            // What is outside of the tower is among the others, if it has no place in a CLIP.
+            let Some(name) = self.vars.name_of(&key) else { continue };
+            let computed = name.ends_with("rope.freqs_cos") || name.ends_with("rope.freqs_sin");
             let zeros = || -> Result<bool> {
-                let shape = self.vars.shape(&key)?;
-                let few = key.ends_with(KEY_BIAS) && shape.extents() == [self.width];
-                Ok(few && self.vars.tensor(&key, shape)?.to_f32_vec().iter().all(|value| *value == 0.0))
+                let shape = self.vars.shape(name)?;
+                let few = KEY_BIAS.iter().any(|bias| name.ends_with(bias)) && shape.extents() == [self.width];
+                Ok(few && self.vars.tensor(name, shape)?.to_f32_vec().iter().all(|value| *value == 0.0))
             };
-            if !harmless(&key) && !computed && !zeros()? {
+            if !harmless(name) && !computed && !zeros()? {
                 unread.push(key);
             }
         }

@@ -23,8 +23,10 @@ const TEXT: [&str; 9] = [
 
 /// A file's vision tower.
 pub(crate) struct Tower {
-    /// Its tensors by the official names, without a prefix.
+    /// A file whose tower has the official names.
     pub weights: Checkpoint,
+    /// The module that the tower is there; empty where it is all of the file.
+    pub module: &'static str,
     /// The file's tensors that belong to neither the tower nor a CLIP's text encoder.
     pub others: Vec<String>,
 }
@@ -41,11 +43,16 @@ pub(crate) fn tower(file: &Checkpoint) -> Result<Tower> {
         TEXT.iter().any(|begin| key.starts_with(begin))
     };
     let others = file.keys().filter(|key| !key.starts_with(prefix) && !text(key)).map(str::to_owned).collect();
-    Ok(Tower { weights: file.with_prefix(prefix).remap(official)?, others })
+    let theirs =
+        ["blocks.0.attn.norm.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "blocks.0.mlp.w12.weight"];
+    if theirs.iter().any(|key| file.contains(&format!("{prefix}{key}"))) {
+        return Ok(Tower { weights: file.with_prefix(prefix).remap(official)?, module: "", others });
+    }
+    Ok(Tower { weights: file.clone(), module: prefix.trim_end_matches('.'), others })
 }
 
 /// The bias of the keys, which the tower has not, and which some files hold as zeros.
-pub(crate) const KEY_BIAS: &str = "attn.k_bias";
+pub(crate) const KEY_BIAS: [&str; 2] = ["attn.k_bias", "attn.k_proj.bias"];
 
 fn official(key: &str, shape: &Shape) -> Vec<(String, View)> {
     let unchanged = || vec![(key.to_owned(), View::Whole)];
@@ -65,9 +72,8 @@ fn official(key: &str, shape: &Shape) -> Vec<(String, View)> {
         }
         // The key's is zeros, which is looked at.
         "attn.qkv.bias" => {
-            return vec![part(3, 0, "attn.q_bias"), part(3, 1, KEY_BIAS), part(3, 2, "attn.v_bias")];
+            return vec![part(3, 0, "attn.q_bias"), part(3, 1, KEY_BIAS[0]), part(3, 2, "attn.v_bias")];
         }
-        "attn.k_proj.bias" => KEY_BIAS,
         // Gate and value.
         "mlp.fc1.weight" | "mlp.w12.weight" => return vec![part(2, 0, "mlp.w1.weight"), part(2, 1, "mlp.w2.weight")],
         "mlp.fc1.bias" | "mlp.w12.bias" => return vec![part(2, 0, "mlp.w1.bias"), part(2, 1, "mlp.w2.bias")],

@@ -312,7 +312,7 @@ fn what_is_named_in_the_wrong_place_is_refused_with_what_it_is() {
             ["Stable Diffusion 1", "not supported"],
         ),
         (pulid, ["PuLID v1.1", "as `adapter`"]),
-        (unet.clone(), ["is not an SDXL in one file but this: VAE", "as `unet`"]),
+        (unet.clone(), ["is no SDXL in one file", "as `unet`"]),
         (vae, ["is not an SDXL in one file but this: VAE", "VAE by diffusers' names"]),
         (golden("pipeline/model/identity.safetensors"), ["identity", "as `identity`"]),
     ] {
