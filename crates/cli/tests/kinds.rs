@@ -334,7 +334,13 @@ fn files_in_the_wrong_place_are_told_what_they_are() {
         (&["--model", &text(&model.join("vae"))], ["below vae/", "VAE by diffusers' names"]),
         (&["--model", &text(&tower)], ["`--models-dir`", "EVA02-CLIP"]),
         (&["--model", &base, "--unet", &text(&empty)], ["holds no tensor", "fetched whole"]),
-        (&adapter(&text(&cut)), ["`id_adapter_attn_layers.1.id_to_k.weight`", "is missing: the PuLID file"]),
+        (
+            &adapter(&text(&cut)),
+            [
+                "`id_adapter_attn_layers.1.id_to_k.weight`",
+                "is missing: this is no PuLID file for SDXL, or not all of one",
+            ],
+        ),
         (&["--model", &text(&with_unet)], ["vae/", "UNet by diffusers' names"]),
         (&["--model", &text(&wide)], ["16 latent channels", "FLUX"]),
         (&["--model", &base, "--models-dir", &text(&photos), "--id", &portrait], ["parsing_bisenet", "EVA02-CLIP"]),

@@ -100,3 +100,39 @@ fn block_and_layer(key: &str) -> Option<(&str, &str)> {
     let number = rest.find('.')?;
     Some((&key[.."blocks.".len() + number], &rest[number + 1..]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulid_checkpoint::{MemorySource, safetensors};
+    use pulid_tensor::HostTensor;
+
+    fn file(keys: &[String]) -> Checkpoint {
+        let tensor = HostTensor::zeros([6, 1]);
+        let bytes = safetensors::to_bytes(keys.iter().map(|key| (key.as_str(), &tensor)), &Default::default()).unwrap();
+        Checkpoint::from_source(std::sync::Arc::new(MemorySource::new("a", bytes))).unwrap()
+    }
+
+    #[test]
+    fn a_tower_is_found_below_each_prefix_and_what_is_beside_it_is_told() {
+        for prefix in PREFIXES {
+            let own = ["patch_embed.proj.weight", "blocks.0.attn.inner_attn_ln.weight", "foo"];
+            let beside = ["audio.proj", "text.positional_embedding", "module.logit_scale"].map(str::to_owned);
+            let keys: Vec<_> = own.iter().map(|key| format!("{prefix}{key}")).chain(beside).collect();
+            let Tower { weights, module, others } = tower(&file(&keys)).unwrap();
+            assert_eq!((format!("{module}."), weights.len()), (format!("{}.", prefix.trim_end_matches('.')), 6));
+            // Without a prefix all of the file is the tower's.
+            let told: &[&str] = if prefix.is_empty() { &[] } else { &["audio.proj"] };
+            assert_eq!(others, told, "{prefix}");
+        }
+    }
+
+    #[test]
+    fn no_bias_is_dropped_without_being_looked_at() {
+        let keys = ["patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias"];
+        let Tower { weights, .. } = tower(&file(&keys.map(|key| format!("module.visual.{key}")))).unwrap();
+        for name in ["q_bias", "k_bias", "v_bias", "q_proj.weight", "k_proj.weight", "v_proj.weight"] {
+            assert_eq!(weights.info(&format!("blocks.0.attn.{name}")).unwrap().shape.extents()[0], 2, "{name}");
+        }
+    }
+}

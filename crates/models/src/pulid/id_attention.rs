@@ -96,12 +96,7 @@ impl IdentityAdapter {
             return Err(Error::Weight {
                 key: first,
                 source_name: checkpoint.name().into(),
-                detail: match crate::family::kind(checkpoint).role {
-                    crate::Role::Adapter => {
-                        "is missing: the PuLID file has no identity attention, or not all of it".into()
-                    }
-                    _ => "is missing; this is no PuLID file for SDXL".into(),
-                },
+                detail: "is missing: this is no PuLID file for SDXL, or not all of one".into(),
             });
         }
         let adapter = IdentityAdapter { vars: Vars::new(file.into_owned(), precision).pp(ADAPTER_LAYERS) };
