@@ -94,6 +94,11 @@ impl DeviceArgs {
         // One command uses most networks once.
         let runtime = Runtime::open(&self.device, options).await?;
         use_compiled(&runtime);
+        if let Runtime::Gpu { device, .. } = &runtime
+            && let Some(choice) = device.choice()
+        {
+            note!("note: {}", note_with_flags(choice));
+        }
         let runtime = runtime.with_memory(self.memory).keeping(Keep::Nothing);
         if self.autotune == "off" {
             return Ok(runtime);
