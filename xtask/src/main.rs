@@ -5,6 +5,7 @@ mod check;
 mod coop;
 mod dependencies;
 mod documents;
+mod mesa;
 mod random_model;
 mod setup;
 

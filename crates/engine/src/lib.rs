@@ -2,6 +2,8 @@
 //! thread, so that the same code runs in a browser.
 
 mod autotune;
+#[cfg(not(target_arch = "wasm32"))]
+mod barriers;
 mod device;
 mod kernel;
 mod loader;
@@ -17,6 +19,8 @@ mod time;
 mod timing;
 
 pub use autotune::{Autotune, TuneBudget, signature, tune};
+#[cfg(not(target_arch = "wasm32"))]
+pub use barriers::vulkan_module;
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters, driver_advice};
 pub use memory::DeviceMemory;
 pub use observer::{Observer, Silent};
