@@ -38,12 +38,17 @@ fn validated(mesa: &Mesa) -> Outcome {
     let canary = folder.join("canary.log");
     conformance(mesa, "16", CANARY, Some(&canary))?;
     if objections(&canary)?.is_empty() {
-        return Err("Vulkan's validation layer does not object to matrices that the driver does not list: is it loaded?".into());
+        return Err(
+            "Vulkan's validation layer does not object to matrices that the driver does not list: is it loaded?".into(),
+        );
     }
     let log = folder.join("validation.log");
     conformance(mesa, "8", COOPERATIVE, Some(&log))?;
     match objections(&log)?.as_slice() {
-        [] => Ok(println!("Vulkan's validation layer has no objection")),
+        [] => {
+            println!("Vulkan's validation layer has no objection");
+            Ok(())
+        }
         found => Err(format!("Vulkan's validation layer objects, see {}:\n{}", log.display(), found.join("\n"))),
     }
 }

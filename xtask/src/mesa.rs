@@ -88,7 +88,8 @@ impl Mesa {
         std::fs::write(folder.join("sources.list"), sources).map_err(text)?;
         self.apt(&["update", "-qq"])?;
         let wanted: Vec<String> = PINNED.iter().map(|(name, version, _)| format!("{name}={version}")).collect();
-        let install = ["-t", RELEASE, "install", "-y", "-qq", "--no-install-recommends", "--download-only", "libvulkan1"];
+        let install =
+            ["-t", RELEASE, "install", "-y", "-qq", "--no-install-recommends", "--download-only", "libvulkan1"];
         self.apt(&install.into_iter().chain(wanted.iter().map(String::as_str)).collect::<Vec<_>>())?;
         for entry in std::fs::read_dir(folder.join("cache/archives")).map_err(text)? {
             let path = entry.map_err(text)?.path();
