@@ -25,7 +25,7 @@ pub use device::{AdapterSummary, Device, DeviceOptions, adapters, driver_advice}
 pub use memory::DeviceMemory;
 pub use observer::{Observer, Silent};
 pub use pulid_ops::DeviceKind;
-pub use report::{AdapterReport, adapter_reports};
+pub use report::{AdapterReport, CooperativeMatrices, adapter_reports};
 pub use session::{DeviceTensor, Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
 pub use time::Instant;
