@@ -43,7 +43,7 @@ mod tests {
             max_workgroup_bytes: 48 << 10,
             ..Capabilities::baseline(DeviceKind::Discrete)
         };
-        let inputs = [[512, 512], [512, 512]].map(|shape| TensorType::new(DType::F16, shape.into()));
+        let inputs = [[512, 512], [512, 512]].map(|shape| TensorType::new(DType::F16, shape));
         let output = MatMul::default().infer(&inputs).unwrap();
         let context = LowerContext { capabilities: &capabilities, inputs: &inputs, output: &output };
         let variants = MatMul::default().lower(&context).unwrap();
