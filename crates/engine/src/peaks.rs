@@ -79,7 +79,8 @@ fn loops(kind: DeviceKind, cooperative_size: u32, lanes: u32) -> Vec<Loop> {
         loops.push(Loop {
             name: "cooperative",
             text: text.replace("SIZE = 16u", &format!("SIZE = {size}u")).into(),
-            bytes: [2 * size * size, 4 * size * size * subgroups],
+            // Six factors; a matrix of sums for each subgroup.
+            bytes: [6 * 2 * size * size, 4 * size * size * subgroups],
             workgroups,
             work: (subgroups * 64 * 8 * size * size * size * 2) as f64,
         });
@@ -129,8 +130,8 @@ mod tests {
 
     #[test]
     fn loops_do_the_work_that_is_counted() {
-        for (size, lanes) in [(8, 8), (16, 32)] {
-            let loops = loops(DeviceKind::Discrete, size, lanes);
+        for (size, lanes) in [(8u64, 8), (16, 32)] {
+            let loops = loops(DeviceKind::Discrete, size as u32, lanes);
             let [copy, multiply, cooperative] = loops.as_slice() else { panic!("three loops") };
             assert_eq!(copy.workgroups * INVOCATIONS * 16, copy.bytes[0]);
             assert!(copy.workgroups <= u64::from(pulid_ops::MAX_WORKGROUPS) && copy.bytes[1] <= 128 << 20);
@@ -140,6 +141,7 @@ mod tests {
             assert!(cooperative.text.contains(&format!("const SIZE = {size}u;")));
             assert_eq!(cooperative.text.matches(&format!("coop_mat{size}x{size}<")).count(), 3);
             assert_eq!(cooperative.text.matches("= coopMultiplyAdd(").count(), 8);
+            assert_eq!(cooperative.bytes[0], 6 * 2 * size * size);
             assert!(cooperative.bytes[1] <= 128 << 20);
         }
         assert_eq!(loops(DeviceKind::Cpu, 0, 8).len(), 2);

@@ -20,8 +20,13 @@ fn cooperative(
     @builtin(subgroup_size) lanes: u32,
 ) {
     let stride = SIZE;
-    let a = coopLoadT<Left>(&x[0], stride);
-    let b = coopLoadT<Right>(&x[0], stride);
+    // Different factors, or compilers would see that the sums are one.
+    let a0 = coopLoadT<Left>(&x[0], stride);
+    let a1 = coopLoadT<Left>(&x[SIZE * SIZE], stride);
+    let b0 = coopLoadT<Right>(&x[2u * SIZE * SIZE], stride);
+    let b1 = coopLoadT<Right>(&x[3u * SIZE * SIZE], stride);
+    let b2 = coopLoadT<Right>(&x[4u * SIZE * SIZE], stride);
+    let b3 = coopLoadT<Right>(&x[5u * SIZE * SIZE], stride);
     var s0 = Sum();
     var s1 = Sum();
     var s2 = Sum();
@@ -31,14 +36,14 @@ fn cooperative(
     var s6 = Sum();
     var s7 = Sum();
     for (var i = 0u; i < STEPS; i++) {
-        s0 = coopMultiplyAdd(a, b, s0);
-        s1 = coopMultiplyAdd(a, b, s1);
-        s2 = coopMultiplyAdd(a, b, s2);
-        s3 = coopMultiplyAdd(a, b, s3);
-        s4 = coopMultiplyAdd(a, b, s4);
-        s5 = coopMultiplyAdd(a, b, s5);
-        s6 = coopMultiplyAdd(a, b, s6);
-        s7 = coopMultiplyAdd(a, b, s7);
+        s0 = coopMultiplyAdd(a0, b0, s0);
+        s1 = coopMultiplyAdd(a0, b1, s1);
+        s2 = coopMultiplyAdd(a0, b2, s2);
+        s3 = coopMultiplyAdd(a0, b3, s3);
+        s4 = coopMultiplyAdd(a1, b0, s4);
+        s5 = coopMultiplyAdd(a1, b1, s5);
+        s6 = coopMultiplyAdd(a1, b2, s6);
+        s7 = coopMultiplyAdd(a1, b3, s7);
     }
     let sum = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7));
     // Subgroups take invocations in order.
