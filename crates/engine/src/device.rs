@@ -293,9 +293,18 @@ fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
 const COOPERATIVE: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP_BARRIER);
 
-/// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none.
-fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
-    if !options.cooperative_matrices || !adapter.features().contains(COOPERATIVE) {
+/// Whether subgroup operations can be used: kernels must know how many lanes a subgroup has.
+fn subgroups(adapter: &wgpu::Adapter) -> bool {
+    let info = adapter.get_info();
+    info.subgroup_min_size == info.subgroup_max_size && adapter.features().contains(wgpu::Features::SUBGROUP)
+}
+
+/// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none, and where
+/// half precision or subgroup operations cannot be used.
+pub(crate) fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
+    let needed = COOPERATIVE | wgpu::Features::SHADER_F16;
+    let wanted = options.cooperative_matrices && options.shader_f16;
+    if !wanted || !adapter.features().contains(needed) || !subgroups(adapter) {
         return 0;
     }
     let (half, full) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
@@ -344,15 +353,14 @@ impl Device {
         let shader_f16 = options.shader_f16 && offered.contains(wgpu::Features::SHADER_F16);
         features.set(wgpu::Features::SHADER_F16, shader_f16);
         let info = adapter.get_info();
-        let one_size = info.subgroup_min_size == info.subgroup_max_size;
-        let subgroups = one_size && offered.contains(wgpu::Features::SUBGROUP);
+        let subgroups = subgroups(adapter);
         features.set(wgpu::Features::SUBGROUP, subgroups);
         features.set(wgpu::Features::PIPELINE_CACHE, offered.contains(wgpu::Features::PIPELINE_CACHE));
         features.set(
             wgpu::Features::TIMESTAMP_QUERY,
             options.timestamps && offered.contains(wgpu::Features::TIMESTAMP_QUERY),
         );
-        let cooperative_size = if shader_f16 && subgroups { cooperative_size(adapter, options) } else { 0 };
+        let cooperative_size = cooperative_size(adapter, options);
         features.set(COOPERATIVE, cooperative_size > 0);
         let experimental_features = match cooperative_size {
             0 => wgpu::ExperimentalFeatures::disabled(),
