@@ -1,4 +1,5 @@
 use crate::cooperative::CooperativeTile;
+use crate::workgroup_tile::WorkgroupTile;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
 use std::ops::Range;
@@ -228,12 +229,12 @@ impl Operator for Conv2d {
             let long = self.cost(cx.inputs, cx.output).flops >= LONG;
             let lanes = if long { [tall, subgroup] } else { [subgroup, tall] };
             let lanes = lanes.into_iter().filter(|_| cx.capabilities.subgroup_lanes == 8);
-            let workgroup = over(tile("workgroup_tile", "conv2d_workgroup_tile", 4, 4), 64, 64);
-            let fits = cx.capabilities.holds_workgroup_tile();
-            match on_cpu {
-                true => variants.extend(lanes.chain([register]).chain(fits.then_some(workgroup))),
-                false => variants.extend(fits.then_some(workgroup).into_iter().chain([register])),
-            }
+            let others = lanes.filter(|_| on_cpu).chain([register]);
+            let tiles = WorkgroupTile::offer_with(others, cx.capabilities, [pixels, out_channels], |t| {
+                let (name, dispatch) = tile(t.name(), "conv2d_workgroup_tile", 4, 4);
+                over((name, t.apply(dispatch)), t.columns(), t.rows())
+            });
+            variants.extend(tiles);
         }
         // A CPU device skips idle lanes, so its register tile loses little to few channels.
         if on_cpu {

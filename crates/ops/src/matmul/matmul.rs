@@ -1,5 +1,6 @@
 use super::padded_matrix;
 use crate::cooperative::CooperativeTile;
+use crate::workgroup_tile::WorkgroupTile;
 use crate::*;
 use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 
@@ -187,29 +188,25 @@ impl Operator for MatMul {
             b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
             alpha: self.alpha,
         };
-        // Workgroups of `columns` x `rows` elements of the result.
+        // Register tiles: workgroups of `columns` x `rows` elements of the result.
         let tile = |name, shader, columns: usize, rows: usize| {
             let dispatch = finish(Dispatch::new(shader, params));
-            let (columns, rows) = (s.width.div_ceil(columns), s.m.div_ceil(rows));
-            // Register tiles run along M first: all rows meet the same columns of b while those are cached.
-            let (x, y) = if shader == "matmul_workgroup_tile" { (columns, rows) } else { (rows, columns) };
-            Variant::single(name, dispatch.grid(x, y, s.batch))
+            // They run along M first: all rows meet the same columns of b while those are cached.
+            Variant::single(name, dispatch.grid(s.m.div_ceil(rows), s.width.div_ceil(columns), s.batch))
         };
         let limits = cx.capabilities;
         let fits =
             |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
-        // There half of the invocations take gates.
-        let columns = if self.gated { 32 } else { 64 };
         if !self.transpose_b && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
-            let workgroup = fits(64) && limits.holds_workgroup_tile();
-            let workgroup = workgroup.then(|| tile("workgroup_tile", "matmul_workgroup_tile", columns, 64));
-            variants.extend(match limits.kind {
-                DeviceKind::Cpu => [subgroup, register, workgroup].into_iter().flatten(),
-                _ => [workgroup, register, None].into_iter().flatten(),
+            let others = subgroup.into_iter().chain(register);
+            variants = WorkgroupTile::offer_with(others, limits, [s.m, s.n], |t| {
+                let dispatch = t.apply(finish(Dispatch::new("matmul_workgroup_tile", params)));
+                Variant::single(t.name(), dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
             });
+            variants.retain(|v| v.dispatches.iter().all(|d| d.grid.iter().all(|&n| n <= limits.max_workgroups)));
         }
         if a == DType::F16 && !self.transpose_b && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
             variants = CooperativeTile::offer(variants, limits, [s.m, s.n], |t| {

@@ -1,0 +1,156 @@
+//! Products in workgroup memory: the tiles of `shaders/shared/workgroup_tile.wgsl`, what they ask of a device, and which of them
+//! is likely the fastest.
+
+use crate::{Capabilities, DeviceKind, Dispatch, Variant};
+
+/// How a workgroup's tile is made up.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Of the variant: rows and columns.
+    name: &'static str,
+    /// Invocations, down and across.
+    invocations: [u32; 2],
+    /// Rows of an invocation, 4 or 8; it has 8 columns.
+    rows: u32,
+}
+
+/// Largest first. What an invocation reads of workgroup memory feeds twice as many products with 8 rows as with 4, and what a
+/// workgroup reads of storage the more the larger its tile; smaller ones leave less of a GPU idle.
+const SHAPES: [Shape; 4] = [
+    Shape { name: "workgroup_tile_128x128", invocations: [16, 16], rows: 8 },
+    Shape { name: "workgroup_tile_64x64", invocations: [8, 8], rows: 8 },
+    Shape { name: "workgroup_tile_32x64", invocations: [8, 8], rows: 4 },
+    Shape { name: "workgroup_tile_32x32", invocations: [8, 4], rows: 4 },
+];
+
+/// Columns of an invocation.
+const COLUMNS: u32 = 8;
+
+/// What a product costs about, by the table of devices.
+const USUAL_SLOWNESS: usize = 10;
+
+/// Steps of the inner axis in workgroup memory at a time.
+const STEP: u32 = 16;
+
+/// A workgroup's tile on a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WorkgroupTile(Shape);
+
+impl WorkgroupTile {
+    /// A variant for each tile that a device can run, the most promising first.
+    pub(crate) fn offer(
+        capabilities: &Capabilities,
+        [rows, columns]: [usize; 2],
+        variant: impl Fn(WorkgroupTile) -> Variant,
+    ) -> Vec<Variant> {
+        let able = |t: &WorkgroupTile| {
+            t.invocations() <= capabilities.max_invocations && t.bytes() <= capabilities.max_workgroup_bytes
+        };
+        let mut tiles: Vec<_> = SHAPES.into_iter().map(WorkgroupTile).zip(capabilities.class.tiles()).collect();
+        tiles.retain(|(t, _)| able(t));
+        tiles.sort_by_key(|(t, slowness)| {
+            (t.effort(rows, columns, capabilities.class.invocations(), *slowness), t.rows() * t.columns())
+        });
+        tiles.into_iter().map(|(t, _)| variant(t)).collect()
+    }
+
+    /// The same after the kernels that suit a CPU device, else before them.
+    pub(crate) fn offer_with(
+        others: impl IntoIterator<Item = Variant>,
+        capabilities: &Capabilities,
+        extents: [usize; 2],
+        variant: impl Fn(WorkgroupTile) -> Variant,
+    ) -> Vec<Variant> {
+        let (others, tiles) = (others.into_iter().collect(), Self::offer(capabilities, extents, variant));
+        let order: [Vec<_>; 2] = if capabilities.kind == DeviceKind::Cpu { [others, tiles] } else { [tiles, others] };
+        order.concat()
+    }
+
+    /// Of the variant.
+    pub(crate) fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// Rows of the result.
+    pub(crate) fn rows(self) -> usize {
+        (self.0.invocations[0] * self.0.rows) as usize
+    }
+
+    /// Columns of the product.
+    pub(crate) fn columns(self) -> usize {
+        (self.0.invocations[1] * COLUMNS) as usize
+    }
+
+    fn invocations(self) -> u32 {
+        self.0.invocations.iter().product()
+    }
+
+    /// Both operands in f32.
+    fn bytes(self) -> u32 {
+        4 * STEP * (self.rows() + self.columns()) as u32
+    }
+
+    /// About how long a result takes on a GPU that `at_once` invocations keep busy, where a product costs `slowness`: what a tile
+    /// computes past the edges counts, and that fewer invocations leave a part of the GPU idle.
+    fn effort(self, rows: usize, columns: usize, at_once: usize, slowness: usize) -> usize {
+        let workgroups = rows.div_ceil(self.rows()) * columns.div_ceil(self.columns());
+        let busy = workgroups * self.invocations() as usize * slowness;
+        busy.max(at_once * USUAL_SLOWNESS) * (self.0.rows * COLUMNS) as usize
+    }
+
+    /// The dispatch with the tile's constants.
+    pub(crate) fn apply(self, dispatch: Dispatch) -> Dispatch {
+        let [down, across] = self.0.invocations;
+        let dispatch = dispatch.constant("ACROSS", across).constant("DOWN", down);
+        if self.0.rows == 8 { dispatch.constant("TALL", 1) } else { dispatch }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceClass, LowerContext, MatMul, Operator, shader};
+    use pulid_tensor::TensorType;
+
+    fn first(class: DeviceClass, [m, n]: [usize; 2]) -> &'static str {
+        let capabilities = Capabilities { class, ..Capabilities::baseline(DeviceKind::Discrete) };
+        let inputs = [TensorType::f32([m, 640]), TensorType::f32([640, n])];
+        let output = MatMul::default().infer(&inputs).unwrap();
+        let cx = LowerContext { capabilities: &capabilities, inputs: &inputs, output: &output };
+        MatMul::default().lower(&cx).unwrap()[0].name
+    }
+
+    #[test]
+    fn large_results_take_large_tiles_and_small_ones_small() {
+        for class in [DeviceClass::Nvidia, DeviceClass::Amd] {
+            assert_eq!(first(class, [8192, 5120]), "workgroup_tile_128x128", "{class:?}");
+            assert_eq!(first(class, [2, 1280]), "workgroup_tile_32x32", "{class:?}");
+        }
+        // Their invocations have too few registers for 64 sums.
+        assert_eq!(first(DeviceClass::Mobile, [8192, 5120]), "workgroup_tile_32x64");
+    }
+
+    #[test]
+    fn tiles_fit_the_limits_that_every_device_has() {
+        let baseline = Capabilities::baseline(DeviceKind::Other);
+        let less = Capabilities { max_workgroup_bytes: 8 << 10, max_invocations: 128, ..baseline.clone() };
+        let names = |c: &Capabilities| {
+            let variant = |t: WorkgroupTile| Variant { name: t.name(), dispatches: vec![], scratch: vec![] };
+            WorkgroupTile::offer(c, [4096, 4096], variant).len()
+        };
+        assert_eq!(names(&baseline), SHAPES.len());
+        assert_eq!(names(&less), SHAPES.len() - 1);
+    }
+
+    #[test]
+    fn a_tile_is_copied_by_whole_workgroups() {
+        for t in SHAPES.map(WorkgroupTile) {
+            let vec4s = |elements: usize| (elements as u32 * STEP / 4, t.invocations());
+            for (count, invocations) in [vec4s(t.rows()), vec4s(t.columns())] {
+                // What the shader has copies for: 1, 2 or 4 an invocation.
+                assert!(count % invocations == 0 && matches!(count / invocations, 1 | 2 | 4), "{t:?}");
+            }
+        }
+        assert!(shader("matmul_workgroup_tile", &[]).is_some());
+    }
+}
