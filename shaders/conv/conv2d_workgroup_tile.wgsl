@@ -124,19 +124,19 @@ fn conv2d_workgroup_tile(
     let windows = Windows(window(p), window(p + LEFTDOWN), window(p + 2u * LEFTDOWN), window(p + 3u * LEFTDOWN));
     var t = tap(index % STEP4);
     let a = advance();
-    let steps = 4u * params.kernel_height * params.kernel_width * params.in_channels;
+    let steps4 = params.kernel_height * params.kernel_width * params.in_channels;
     let e = extents(4u * params.in_channels);
-    var place = Place(0u, index / WIDTH, steps, min(group.x * WIDTH + index % WIDTH, params.out_channels - 1u));
+    var place = Place(0u, index / WIDTH, 4u * steps4, min(group.x * WIDTH + index % WIDTH, params.out_channels - 1u));
     var sums = Sums();
     var lefts = fetch_left(windows, t);
     var rights = fetch_right(place, e);
-    for (var step = 0u; step < steps; step += STEP) {
+    for (var step = 0u; step < steps4; step += STEP4) {
         put(index, lefts, rights, place.row);
         t = next(t, a);
         place.row += STEP;
         lefts = fetch_left(windows, t);
         rights = fetch_right(place, e);
-        multiply(&sums, lane);
+        multiply(&sums, lane, step);
     }
     // Counted from what is no constant, so that no driver writes the loop out.
     for (var down = first; down < first + ROWS; down += DOWN) {

@@ -73,7 +73,7 @@ fn matmul_workgroup_tile(
         place.row += STEP;
         lefts = fetch_left(starts, k4);
         rights = fetch_right(place, e);
-        multiply(&sums, lane);
+        multiply(&sums, lane, step);
     }
     // Counted from what is no constant, so that no driver writes the loop out.
     for (var down = first; down < first + ROWS; down += DOWN) {

@@ -121,10 +121,12 @@ fn put(index: u32, l: Lefts, r: Rights, row: u32) {
     workgroupBarrier();
 }
 
-// Adds a STEP to an invocation's sums.
-fn multiply(sums: ptr<function, Sums>, lane: vec3<u32>) {
+// Adds a STEP, the one that begins with vec4 `first`, to an invocation's sums. Counted from what is no constant, so that no
+// compiler writes the loop out: its body is long enough.
+fn multiply(sums: ptr<function, Sums>, lane: vec3<u32>, first: u32) {
     let down = DOWN * STEP4;
-    for (var k = 0u; k < STEP4; k++) {
+    for (var step = first; step < first + STEP4; step++) {
+        let k = step - first;
         let left = lane.y * STEP4 + (k ^ swizzle(lane.y));
         let right = 4u * k * WIDTH + lane.x;
         let b0 = right_tile[right];

@@ -26,6 +26,9 @@ const SHAPES: [Shape; 4] = [
 /// Columns of an invocation.
 const COLUMNS: u32 = 8;
 
+/// Rows and columns of the smallest tile.
+const SMALLEST: usize = 32;
+
 /// What a product costs about, by the table of devices.
 const USUAL_SLOWNESS: usize = 10;
 
@@ -37,7 +40,7 @@ const STEP: u32 = 16;
 pub(crate) struct WorkgroupTile(Shape);
 
 impl WorkgroupTile {
-    /// A variant for each tile that a device can run, the most promising first.
+    /// A variant for each tile that a device can run and that is not far too large, the most promising first.
     pub(crate) fn offer(
         capabilities: &Capabilities,
         [rows, columns]: [usize; 2],
@@ -47,7 +50,7 @@ impl WorkgroupTile {
             t.invocations() <= capabilities.max_invocations && t.bytes() <= capabilities.max_workgroup_bytes
         };
         let mut tiles: Vec<_> = SHAPES.into_iter().map(WorkgroupTile).zip(capabilities.class.tiles()).collect();
-        tiles.retain(|(t, _)| able(t));
+        tiles.retain(|(t, _)| able(t) && t.suits(rows, columns));
         tiles.sort_by_key(|(t, slowness)| {
             (t.effort(rows, columns, capabilities.class.invocations(), *slowness), t.rows() * t.columns())
         });
@@ -83,6 +86,12 @@ impl WorkgroupTile {
 
     fn invocations(self) -> u32 {
         self.0.invocations.iter().product()
+    }
+
+    /// Whether not half of a tile would lie past the edges along an axis, where there are smaller ones.
+    fn suits(self, rows: usize, columns: usize) -> bool {
+        let fits = |tile: usize, extent: usize| tile == SMALLEST || tile < 2 * extent;
+        fits(self.rows(), rows) && fits(self.columns(), columns)
     }
 
     /// Both operands in f32.
@@ -140,6 +149,18 @@ mod tests {
         };
         assert_eq!(names(&baseline), SHAPES.len());
         assert_eq!(names(&less), SHAPES.len() - 1);
+    }
+
+    #[test]
+    fn no_tile_is_mostly_past_the_edges() {
+        let names = |m: usize, n: usize| {
+            let variant = |t: WorkgroupTile| Variant { name: t.name(), dispatches: vec![], scratch: vec![] };
+            let offered = WorkgroupTile::offer(&Capabilities::baseline(DeviceKind::Other), [m, n], variant);
+            offered.into_iter().map(|v| v.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(2, 4), ["workgroup_tile_32x32"]);
+        assert_eq!(names(64, 64).len(), 3);
+        assert_eq!(names(65, 65).len(), 4);
     }
 
     #[test]

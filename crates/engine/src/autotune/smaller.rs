@@ -4,8 +4,8 @@ use pulid_ops::{Capabilities, LowerContext, Operator, Variant};
 use pulid_tensor::TensorType;
 use std::ops::Range;
 
-/// Extents that axes are cut to where there is too much work. The first is more than any kernel's tile (64 at most) and no multiple
-/// of one, so that kernels meet whole tiles and parts of them; the others come to it where it is not enough.
+/// Extents that axes are cut to where there is too much work. The first is more than most kernels' tiles and no multiple of
+/// one, so that kernels meet whole tiles and parts of them; the others come to it where it is not enough.
 const EXTENTS: [usize; 3] = [77, 13, 5];
 
 /// Extents that are left alone: batches, windows, colours.
