@@ -4,15 +4,22 @@
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // A workgroup computes ROWS pixels x 4 WIDTH channels, see shared/workgroup_tile. Taps and input channels form one inner axis of
 // KH * KW * I steps, along which each invocation keeps its place, so that nothing is divided on the way. Workgroups run along O
-// in x and along pixels in y, then z.
+// in x and along pixels in y, then z; with feature `split` over parts of the inner axis in z.
 // permutation: f16
 // permutation: w16
 // permutation: w8
 // permutation: w4
 // permutation: f16 w8
 // permutation: f16 w4
+// permutation: split
+// permutation: split f16
+// permutation: split w16
+// permutation: split w8
+// permutation: split w4
+// permutation: split f16 w8
+// permutation: split f16 w4
 
-import package::shared::conv2d_tile::{corner, extents, params, store, x};
+import package::shared::conv2d_tile::{corner, extents, params, part, store_part, tile_number, x};
 import package::shared::storage::elem;
 import package::shared::workgroup_tile::{
     ACROSS, DOWN, fetch_right, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, Place, put, ROWS, STEP, STEP4, Sums, WIDTH,
@@ -118,19 +125,21 @@ fn conv2d_workgroup_tile(
     @builtin(local_invocation_id) lane: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let first = (group.z * groups.y + group.y) * ROWS;
+    let first = tile_number(group, groups) * ROWS;
     // What this invocation copies.
     let p = first + index / STEP4;
     let windows = Windows(window(p), window(p + LEFTDOWN), window(p + 2u * LEFTDOWN), window(p + 3u * LEFTDOWN));
-    var t = tap(index % STEP4);
-    let a = advance();
     let steps4 = params.kernel_height * params.kernel_width * params.in_channels;
+    let steps = part(group.z, steps4);
+    var t = tap(steps.x + index % STEP4);
+    let a = advance();
     let e = extents(4u * params.in_channels);
-    var place = Place(0u, index / WIDTH, 4u * steps4, min(group.x * WIDTH + index % WIDTH, params.out_channels - 1u));
+    let column4 = min(group.x * WIDTH + index % WIDTH, params.out_channels - 1u);
+    var place = Place(0u, 4u * steps.x + index / WIDTH, 4u * steps.y, column4);
     var sums = Sums();
     var lefts = fetch_left(windows, t);
     var rights = fetch_right(place, e);
-    for (var step = 0u; step < steps4; step += STEP4) {
+    for (var step = steps.x; step < steps.y; step += STEP4) {
         put(index, lefts, rights, place.row);
         t = next(t, a);
         place.row += STEP;
@@ -141,7 +150,7 @@ fn conv2d_workgroup_tile(
     // Counted from what is no constant, so that no driver writes the loop out.
     for (var down = first; down < first + ROWS; down += DOWN) {
         let sum = pair(&sums, (down - first) / DOWN);
-        store(down + lane.y, group.x * WIDTH + lane.x, sum.low);
-        store(down + lane.y, group.x * WIDTH + ACROSS + lane.x, sum.high);
+        store_part(group.z, down + lane.y, group.x * WIDTH + lane.x, sum.low);
+        store_part(group.z, down + lane.y, group.x * WIDTH + ACROSS + lane.x, sum.high);
     }
 }

@@ -3,15 +3,22 @@
 //   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves or quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // A workgroup computes ROWS x 4 WIDTH elements, see shared/workgroup_tile. Workgroups run along N in x, along M in y, over G in
-// z. With gates, each invocation's first four columns are values and its second four their gates.
+// z, with feature `split` over parts of K, too. With gates, each invocation's first four columns are values and its second four their gates.
 // permutation: f16
 // permutation: w16
 // permutation: w8
 // permutation: w4
 // permutation: f16 w8
 // permutation: f16 w4
+// permutation: split
+// permutation: split f16
+// permutation: split w16
+// permutation: split w8
+// permutation: split w4
+// permutation: split f16 w8
+// permutation: split f16 w4
 
-import package::shared::matmul_tile::{a, extents, GATED, params, store, store_gated, width4};
+import package::shared::matmul_tile::{a, extents, GATED, params, part, store, store_gated, width4};
 import package::shared::workgroup_tile::{
     ACROSS, DOWN, fetch_right, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, Place, put, ROWS, STEP, STEP4, Sums, WIDTH,
 };
@@ -23,10 +30,10 @@ fn row_start(g: u32, row: u32) -> u32 {
     return g * params.a_batch4 + min(row, params.m - 1u) * params.k4;
 }
 
-// An invocation's copies from vec4 k4 of the rows that begin at these places; zero past the last step.
-fn fetch_left(starts: vec4<u32>, k4: u32) -> Lefts {
+// An invocation's copies from vec4 k4 of the rows that begin at these places; zero from vec4 `end4`.
+fn fetch_left(starts: vec4<u32>, k4: u32, end4: u32) -> Lefts {
     var l: Lefts;
-    if k4 < params.k4 {
+    if k4 < end4 {
         l.x0 = a[starts.x + k4];
         if LEFTCOPIES > 1u {
             l.x1 = a[starts.y + k4];
@@ -45,7 +52,8 @@ fn matmul_workgroup_tile(
     @builtin(local_invocation_id) lane: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let g = group.z;
+    let p = part(group.z);
+    let g = p.g;
     let first = group.y * ROWS;
     // What this invocation copies.
     let row = first + index / STEP4;
@@ -55,7 +63,7 @@ fn matmul_workgroup_tile(
         row_start(g, row + 2u * LEFTDOWN),
         row_start(g, row + 3u * LEFTDOWN),
     );
-    var k4 = index % STEP4;
+    var k4 = p.first4 + index % STEP4;
     let position = index % WIDTH;
     var column4 = group.x * WIDTH + position;
     if GATED == 1u {
@@ -63,26 +71,26 @@ fn matmul_workgroup_tile(
         column4 = group.x * ACROSS + position % ACROSS + position / ACROSS * width4();
     }
     let e = extents();
-    var place = Place(g * params.b_batch4, index / WIDTH, 4u * params.k4, min(column4, params.n4 - 1u));
+    var place = Place(g * params.b_batch4, 4u * p.first4 + index / WIDTH, 4u * p.end4, min(column4, params.n4 - 1u));
     var sums = Sums();
-    var lefts = fetch_left(starts, k4);
+    var lefts = fetch_left(starts, k4, p.end4);
     var rights = fetch_right(place, e);
-    for (var step = 0u; step < params.k4; step += STEP4) {
+    for (var step = p.first4; step < p.end4; step += STEP4) {
         put(index, lefts, rights, place.row);
         k4 += STEP4;
         place.row += STEP;
-        lefts = fetch_left(starts, k4);
+        lefts = fetch_left(starts, k4, p.end4);
         rights = fetch_right(place, e);
         multiply(&sums, lane, step);
     }
     // Counted from what is no constant, so that no driver writes the loop out.
     for (var down = first; down < first + ROWS; down += DOWN) {
-        let p = pair(&sums, (down - first) / DOWN);
+        let sum = pair(&sums, (down - first) / DOWN);
         if GATED == 1u {
-            store_gated(down + lane.y, group.x * ACROSS + lane.x, g, p.low, p.high);
+            store_gated(down + lane.y, group.x * ACROSS + lane.x, group.z, sum.low, sum.high);
         } else {
-            store(down + lane.y, group.x * WIDTH + lane.x, g, p.low);
-            store(down + lane.y, group.x * WIDTH + ACROSS + lane.x, g, p.high);
+            store(down + lane.y, group.x * WIDTH + lane.x, group.z, sum.low);
+            store(down + lane.y, group.x * WIDTH + ACROSS + lane.x, group.z, sum.high);
         }
     }
 }

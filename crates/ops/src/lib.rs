@@ -20,6 +20,7 @@ pub mod operator;
 pub mod registry;
 pub mod resample;
 pub mod shader;
+mod split_k;
 mod strided;
 mod workgroup_tile;
 

@@ -1,5 +1,6 @@
 use super::padded_matrix;
 use crate::cooperative::CooperativeTile;
+use crate::split_k::{Extents, Parts, Reduction};
 use crate::workgroup_tile::WorkgroupTile;
 use crate::*;
 use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
@@ -51,7 +52,7 @@ params! {
 }
 
 params! {
-    struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32 }
+    struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32, batch: u32, part4: u32 }
 }
 
 /// Extents of one product, with a shared b folded into more rows.
@@ -77,6 +78,7 @@ impl MatMul {
             "matmul_subgroup_tile",
             "matmul_register_tile",
             "matmul_strided",
+            "split_k_reduce",
         ],
         cases,
     };
@@ -187,6 +189,37 @@ impl Operator for MatMul {
             a_batch4: (s.m * s.k / 4) as u32,
             b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
             alpha: self.alpha,
+            batch: s.batch as u32,
+            part4: (s.k / 4) as u32,
+        };
+        let end = Reduction {
+            rows: s.batch * s.m,
+            columns: s.n,
+            alpha: self.alpha,
+            bias,
+            activation: self.activation,
+            gated: self.gated,
+            residual,
+        };
+        // Workgroups of `columns` x `rows` elements of the product, as a whole or in parts of `inner` elements of the inner axis.
+        let product = |name,
+                       shader,
+                       [rows, columns]: [usize; 2],
+                       parts: Option<(Parts, usize)>,
+                       apply: &dyn Fn(Dispatch) -> Dispatch| {
+            let layers = s.batch * parts.map_or(1, |(p, _)| p.count);
+            let grid = |d: Dispatch| d.grid(s.n.div_ceil(columns), s.m.div_ceil(rows), layers);
+            let fits =
+                s.n.div_ceil(columns).max(s.m.div_ceil(rows)).max(layers) <= cx.capabilities.max_workgroups as usize;
+            let variant = match parts {
+                None => Some(Variant::single(name, grid(apply(finish(Dispatch::new(shader, params)))))),
+                Some((parts, inner)) => {
+                    let params = TileParams { part4: (inner / 4) as u32, ..params };
+                    let kernel = grid(apply(Dispatch::new(shader, params)));
+                    end.variant(name, kernel, [a, b], parts, cx.capabilities.max_binding_bytes)
+                }
+            };
+            variant.filter(|_| fits)
         };
         // Register tiles: workgroups of `columns` x `rows` elements of the result.
         let tile = |name, shader, columns: usize, rows: usize| {
@@ -195,6 +228,7 @@ impl Operator for MatMul {
             Variant::single(name, dispatch.grid(s.m.div_ceil(rows), s.width.div_ceil(columns), s.batch))
         };
         let limits = cx.capabilities;
+        let extents = Extents { batch: s.batch, rows: s.m, columns: s.n, k: s.k };
         let fits =
             |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
         if !self.transpose_b && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
@@ -202,16 +236,15 @@ impl Operator for MatMul {
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
             let others = subgroup.into_iter().chain(register);
-            variants = WorkgroupTile::offer_with(others, limits, [s.m, s.n], |t| {
-                let dispatch = t.apply(finish(Dispatch::new("matmul_workgroup_tile", params)));
-                Variant::single(t.name(), dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
+            variants = WorkgroupTile::offer(others, limits, extents, |t, parts| {
+                let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
+                product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| t.apply(d))
             });
-            variants.retain(|v| v.dispatches.iter().all(|d| d.grid.iter().all(|&n| n <= limits.max_workgroups)));
         }
         if a == DType::F16 && !self.transpose_b && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
-            variants = CooperativeTile::offer(variants, limits, [s.m, s.n], |t| {
-                let dispatch = t.apply(finish(Dispatch::new("matmul_cooperative", params)));
-                Variant::single(t.name(), dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
+            variants = CooperativeTile::offer(variants, limits, extents, |t, parts| {
+                let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
+                product(name, "matmul_cooperative", [t.rows(), t.columns()], inner, &|d| t.apply(d))
             });
         }
         if b.is_quantized() {
@@ -351,6 +384,20 @@ fn cases() -> Vec<Case> {
         let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
         cases.push(case(&format!("b=2;m={m};k={k};n={n};eights"), all.clone(), &[2, m, k], weight(k, n), more));
     }
+    // Inner axes that are split into parts, the last of them shorter.
+    for (m, k, n) in [(77, 288, 68), (5, 324, 36), (33, 416, 136)] {
+        let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
+        cases.push(case(&format!("b=2;m={m};k={k};n={n};long"), all.clone(), &[2, m, k], weight(k, n), more));
+    }
+    let op = MatMul { activation: Activation::Gelu, gated: true, ..MatMul::linear() };
+    cases.push(case("m=9;k=320;n=144;gated;long", op, &[9, 320], weight(320, 144), vec![Operand::parameter([144])]));
+    cases.push(case(
+        "batched=3;m=6;k=264;n=40;long",
+        MatMul::default(),
+        &[3, 6, 264],
+        Operand::activation([3, 264, 40]),
+        vec![],
+    ));
     let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };
     cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
     // Around the tiles' edges with half of the columns gates: 16 and 32 columns of the result.
