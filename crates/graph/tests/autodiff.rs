@@ -26,11 +26,13 @@ fn is_smooth(case: &Case) -> bool {
     let attributes = case.operator.attributes();
     // The derivatives of the last three and rounding are held elsewhere: they bend or jump within a step.
     let kinks = ["relu", "clamp", "abs", "op=max", "op=min", "op=less", "op=equal", "rsqrt", "reciprocal", "to=f16"];
+    // A step of scores that are scaled by 20 is no small one.
+    let steep = attributes.contains("scale=20");
     let ordinary = case.operands.iter().all(|o| match &o.fill {
         Fill::Values(values) => values.iter().all(|v| v.is_finite() && v.abs() < 100.0 && *v != 0.0),
         _ => true,
     });
-    ordinary && !case.name.contains("every_class") && !kinks.iter().any(|kink| attributes.contains(kink))
+    ordinary && !steep && !case.name.contains("every_class") && !kinks.iter().any(|kink| attributes.contains(kink))
 }
 
 /// The gradient in one operand of a case along a direction, by its rule and by differences of its reference; `None` where the
@@ -84,8 +86,23 @@ fn rules_agree_with_finite_differences() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for name in ["matmul", "unary", "binary", "geglu", "cast", "reduce", "concat", "slice", "pad", "permute", "expand"]
-    {
+    let with_rules = [
+        "matmul",
+        "unary",
+        "binary",
+        "geglu",
+        "cast",
+        "reduce",
+        "concat",
+        "slice",
+        "pad",
+        "permute",
+        "expand",
+        "attention",
+        "identity_projection",
+        "time_embedding",
+    ];
+    for name in with_rules {
         assert!(checked.contains(name), "{name} has no rule: {checked:?}");
     }
 }

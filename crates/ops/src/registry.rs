@@ -46,6 +46,7 @@ pub static FAMILIES: &[Family] = &[
             PRelu::INFO,
             Cast::INFO,
             TimeEmbedding::INFO,
+            TimeEmbeddingGradient::INFO,
         ],
     },
     Family {
@@ -61,7 +62,20 @@ pub static FAMILIES: &[Family] = &[
             Reduce::INFO,
         ],
     },
-    Family { name: "attention", operators: &[Attention::INFO, IdentityProjection::INFO, Rotary::INFO] },
+    Family {
+        name: "attention",
+        operators: &[
+            Attention::INFO,
+            AttentionLogSum::INFO,
+            HeadDot::INFO,
+            AttentionQueryGradient::INFO,
+            AttentionKeyValueGradient::INFO,
+            IdentityProjection::INFO,
+            IdentityProjectionGradient::INFO,
+            IdentityScoreGradient::INFO,
+            Rotary::INFO,
+        ],
+    },
     Family {
         name: "movement",
         operators: &[Concat::INFO, Slice::INFO, Pad::INFO, Permute::INFO, Gather::INFO, Expand::INFO],

@@ -10,6 +10,7 @@ mod prelu;
 mod select;
 mod swiglu;
 mod time_embedding;
+mod time_embedding_gradient;
 mod unary;
 
 pub use activation_gradient::ActivationGradient;
@@ -22,4 +23,5 @@ pub use prelu::PRelu;
 pub use select::Select;
 pub use swiglu::SwiGlu;
 pub use time_embedding::TimeEmbedding;
+pub use time_embedding_gradient::TimeEmbeddingGradient;
 pub use unary::Unary;
