@@ -52,7 +52,9 @@ pub static FAMILIES: &[Family] = &[
         name: "norm",
         operators: &[
             LayerNorm::INFO,
+            LayerNormGradient::INFO,
             GroupNorm::INFO,
+            GroupNormGradient::INFO,
             GroupStatistics::INFO,
             GroupApply::INFO,
             BatchNorm::INFO,
