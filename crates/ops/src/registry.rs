@@ -27,7 +27,7 @@ pub struct Family {
 /// The operators, by family.
 pub static FAMILIES: &[Family] = &[
     Family { name: "matmul", operators: &[MatMul::INFO] },
-    Family { name: "conv", operators: &[Conv2d::INFO] },
+    Family { name: "conv", operators: &[Conv2d::INFO, Conv2dGradient::INFO] },
     Family {
         name: "resample",
         operators: &[MaxPool2d::INFO, AveragePool2d::INFO, Resize2d::INFO, UpsampleNearest::INFO],
