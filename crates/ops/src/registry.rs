@@ -30,7 +30,14 @@ pub static FAMILIES: &[Family] = &[
     Family { name: "conv", operators: &[Conv2d::INFO, Conv2dGradient::INFO] },
     Family {
         name: "resample",
-        operators: &[MaxPool2d::INFO, AveragePool2d::INFO, Resize2d::INFO, UpsampleNearest::INFO],
+        operators: &[
+            MaxPool2d::INFO,
+            AveragePool2d::INFO,
+            Resize2d::INFO,
+            UpsampleNearest::INFO,
+            AffineSample::INFO,
+            AffineSampleGradient::INFO,
+        ],
     },
     Family {
         name: "elementwise",
@@ -71,6 +78,7 @@ pub static FAMILIES: &[Family] = &[
         name: "movement",
         operators: &[Concat::INFO, Slice::INFO, Pad::INFO, Permute::INFO, Gather::INFO, Expand::INFO],
     },
+    Family { name: "optimizer", operators: &[AdamW::INFO] },
 ];
 
 /// Every operator with its family.
