@@ -30,7 +30,7 @@ fn open(bytes: impl Into<Vec<u8>>) -> Result<Checkpoint, String> {
 #[test]
 fn both_formats_hold_what_torch_put_in() {
     let files = files("");
-    assert_eq!(files.len(), 17);
+    assert_eq!(files.len(), 21);
     for (name, path) in files {
         let want = Checkpoint::open(folder(name.split('.').next().unwrap()).with_extension("safetensors")).unwrap();
         let got = Checkpoint::open(&path).unwrap();
@@ -39,6 +39,20 @@ fn both_formats_hold_what_torch_put_in() {
             assert_eq!(got.info(key).unwrap(), want.info(key).unwrap(), "{name}: {key}");
             assert_eq!(got.bytes(key).unwrap(), want.bytes(key).unwrap(), "{name}: {key}");
         }
+    }
+}
+
+#[test]
+fn what_is_said_beside_the_weights_is_metadata() {
+    for (file, want) in [
+        ("marked.pth", &[("epoch", "3"), ("title", "a network")][..]),
+        ("marked.legacy.pth", &[("epoch", "3"), ("title", "a network")]),
+        ("marked-module.pth", &[("ema", "true")]),
+        ("state-dict.pth", &[]),
+    ] {
+        let found = Checkpoint::open(folder(file)).unwrap();
+        let said: Vec<_> = found.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(said, want, "{file}");
     }
 }
 

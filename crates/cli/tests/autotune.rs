@@ -141,3 +141,26 @@ fn a_cache_that_cannot_be_written_costs_no_result() {
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && complaints.contains("kernel choices were not kept"), "{complaints}");
 }
+
+#[test]
+fn what_the_driver_compiled_is_kept_where_it_offers_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipelines = folder.path().join("cache/pipelines");
+    let files = || -> Vec<PathBuf> {
+        std::fs::read_dir(&pipelines)
+            .map_or_else(|_| Vec::new(), |entries| entries.map(|e| e.unwrap().path()).collect())
+    };
+    let first = bench(folder.path(), "off");
+    let [file] = &files()[..] else {
+        // Only Vulkan offers it.
+        let backend = std::env::var("WGPU_BACKEND").unwrap_or_else(|_| "vulkan".into());
+        assert_ne!((backend.as_str(), cfg!(target_os = "linux")), ("vulkan", true), "nothing was kept");
+        return;
+    };
+    let kept = std::fs::read(file).unwrap();
+    assert_eq!(bench(folder.path(), "off"), first);
+    // Broken files cost nothing but time.
+    std::fs::write(file, &kept[..kept.len() / 2]).unwrap();
+    assert_eq!(bench(folder.path(), "off"), first);
+    assert_eq!(std::fs::read(file).unwrap().len(), kept.len());
+}

@@ -244,7 +244,10 @@ fn samplers_go_by_other_programs_names() {
         ),
         (["--sampler", "UniPC"], "`UniPC` is a sampler that is not here"),
         (["--sampler", "quick"], "`quick` is not one of dpmpp_2m, dpmpp_sde, euler"),
-        (["--spacing", "exponential"], "`exponential` is a schedule that is not here; there are karras and trailing"),
+        (
+            ["--spacing", "exponential"],
+            "`exponential` is a schedule that is not here; there are karras, trailing, leading, linspace and karras_diffusers",
+        ),
     ] {
         let message = refuse(folder.path(), &[&GENERATE[..], &flags].concat());
         assert!(message.contains(part), "{part}: {message}");

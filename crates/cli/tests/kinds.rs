@@ -452,6 +452,22 @@ fn a_model_s_scheduler_is_its_default_sampler() {
         assert!(parameters.contains(part), "{part}: {parameters}");
     }
     assert!(notes.iter().all(|note| !note.contains("scheduler")), "{notes:?}");
+    // SDXL's own, and what diffusers makes of Karras' levels.
+    for (class, change, sampler, schedule) in [
+        ("EulerDiscreteScheduler", ("timestep_spacing", "leading".into()), "Euler", "DDIM"),
+        ("EulerDiscreteScheduler", ("timestep_spacing", "linspace".into()), "Euler", "Normal"),
+        ("DPMSolverMultistepScheduler", ("use_karras_sigmas", true.into()), "DPM++ 2M", "Karras"),
+        ("DDIMScheduler", ("set_alpha_to_one", false.into()), "Euler", "DDIM"),
+    ] {
+        let name = format!("{class} {}", change.0);
+        home.schedule(&home.model(&name), &[("_class_name", class.into()), change]);
+        let (parameters, notes) = chosen(&home, &["--model", &text(&home.at(&name)), "--steps", "3"]);
+        assert!(
+            parameters.contains(&format!("Sampler: {sampler}, Schedule type: {schedule},")),
+            "{name}: {parameters}"
+        );
+        assert_eq!(notes, [""; 0], "{name}");
+    }
     // A person's sampler brings its own spacing.
     let (parameters, _) = chosen(&home, &["--model", &at, "--steps", "3", "--sampler", "dpmpp_sde"]);
     assert!(parameters.contains("Sampler: DPM++ SDE,") && parameters.contains("Schedule type: Karras"), "{parameters}");
@@ -468,9 +484,52 @@ fn a_model_s_scheduler_is_its_default_sampler() {
         notes.iter().any(|note| note.contains("HeunDiscreteScheduler") && note.contains("`--sampler`")),
         "{notes:?}"
     );
-    home.schedule(&home.at("heun"), &[("_class_name", "EDMEulerScheduler".into()), ("sigma_data", 0.5.into())]);
-    let message = home.refuse(&["--model", &text(&home.at("heun"))]);
-    assert!(message.contains("EDMEulerScheduler") && message.contains("scheduler_config.json"), "{message}");
+    for (change, want) in [
+        (
+            &[("_class_name", "EDMEulerScheduler".into()), ("sigma_data", 0.5.into())][..],
+            "EDMEulerScheduler is for networks trained",
+        ),
+        (
+            &[("_class_name", "FlowMatchHeunDiscreteScheduler".into())],
+            "FlowMatchHeunDiscreteScheduler is for networks trained",
+        ),
+        (
+            &[("_class_name", "HeunDiscreteScheduler".into()), ("prediction_type", serde_json::Value::Null)],
+            "prediction_type is null; ",
+        ),
+        (
+            &[("prediction_type", "epsilon".into()), ("beta_end", 2.into())],
+            "beta_start is 0.00085 and beta_end is 2; both",
+        ),
+    ] {
+        home.schedule(&home.at("heun"), change);
+        let message = home.refuse(&["--model", &text(&home.at("heun"))]);
+        let file = "scheduler_config.json: ";
+        assert_eq!(message.matches("scheduler_config.json").count(), 1, "{message}");
+        assert!(message.contains(&format!("{file}{want}")), "{message}");
+    }
+}
+
+#[test]
+fn inspecting_a_model_tells_how_its_images_are_made() {
+    let home = Home::new();
+    let model = home.model("model");
+    home.schedule(&model, &[("prediction_type", "v_prediction".into()), ("rescale_betas_zero_snr", true.into())]);
+    let shown = |model: &Path| succeed_plain(&["inspect", &text(model)]);
+    for part in ["predicts   velocity, down to pure noise\n", "settings   sampler euler, spacing leading\n"] {
+        assert!(shown(&model).contains(part), "{part}: {}", shown(&model));
+    }
+    home.schedule(&model, &[("use_beta_sigmas", true.into())]);
+    let json: serde_json::Value = serde_json::from_str(&succeed_plain(&["inspect", &text(&model), "--json"])).unwrap();
+    assert_eq!(json["sampling"]["predicts"], "velocity");
+    assert!(json["sampling"]["notes"][0].as_str().unwrap().contains("beta noise levels, which is not built"), "{json}");
+    // What generating would refuse is no reason to say nothing of the tensors.
+    home.schedule(&model, &[("_class_name", "FlowMatchEulerDiscreteScheduler".into())]);
+    let text = shown(&model);
+    assert!(
+        text.contains("problem    ") && text.contains("flow matching") && text.contains("part       unet"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -484,6 +543,15 @@ fn distilled_unets_get_settings_that_suit_them() {
         ("Hyper-SDXL-1step-Unet.safetensors", None, 1, "Hyper-SD of 1 step"),
         ("dmd2_sdxl_4step_unet_fp16.safetensors", None, 4, "DMD2 of 4 steps, whose own sampler, LCM, is not built"),
         ("a.safetensors", Some(("modelspec.title", "My Turbo XL")), 4, "SDXL Turbo"),
+        ("b.safetensors", Some(("modelspec.architecture", "stable-diffusion-xl-lightning")), 4, "SDXL-Lightning"),
+        (
+            "c.safetensors",
+            Some(("modelspec.description", "Distilled from SDXL by DMD2 to 2 steps.")),
+            2,
+            "DMD2 of 2 steps",
+        ),
+        ("d.safetensors", Some(("ss_base_model_version", "sdxl_lcm")), 4, "a latent consistency model (LCM)"),
+        ("e.safetensors", Some(("general.name", "Hyper SDXL")), 4, "Hyper-SD"),
     ] {
         write(&home.at(name), &unet, metadata.as_slice());
         let path = text(&home.at(name));
@@ -496,6 +564,16 @@ fn distilled_unets_get_settings_that_suit_them() {
         {
             assert!(note.contains(part), "{name}: {part}: {note}");
         }
+    }
+    // A stock scheduler beside it, as programs write it that convert models, is not what it was distilled for.
+    let lightning = home.model("juggernaut_lightning");
+    let (parameters, notes) = chosen(&home, &["--model", &text(&lightning)]);
+    assert!(parameters.contains("Steps: 4, Sampler: Euler, Schedule type: SGM Uniform"), "{parameters}");
+    assert!(notes.iter().any(|note| note.contains("looks like SDXL-Lightning")), "{notes:?}");
+    for name in ["hyper_realistic.safetensors", "lightning_strikes.safetensors"] {
+        write(&home.at(name), &unet, &[]);
+        let (_, notes) = chosen(&home, &["--model", &base, "--unet", &text(&home.at(name)), "--steps", "2"]);
+        assert!(notes.iter().all(|note| !note.contains("looks like")), "{name}: {notes:?}");
     }
     write(&home.at("sdxl_lightning_1step_unet_x0.safetensors"), &unet, &[]);
     let message =
@@ -558,5 +636,10 @@ fn a_quantised_copy_predicts_what_its_model_does() {
         assert_eq!(saved["prediction_type"], "v_prediction", "{name}");
         assert_eq!(saved["rescale_betas_zero_snr"], true, "{name}");
         assert_eq!(saved["_class_name"], "EulerDiscreteScheduler", "{name}");
+        // Where the copy's steps lie is where the model's do.
+        let model: Vec<_> = flags.iter().copied().chain(["--steps", "3"]).collect();
+        let parameters = [&[&["--model"], &model[..]].concat()[..], &["--model", &output, "--steps", "3"]]
+            .map(|model| chosen(&home, model).0);
+        assert!(parameters.iter().all(|text| text.contains("Euler, Schedule type: SGM Uniform")), "{parameters:?}");
     }
 }

@@ -9,7 +9,7 @@ use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What a person sees of an adapter.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -78,6 +78,8 @@ pub(crate) struct Inner {
     memory_bytes: Option<u64>,
     options: DeviceOptions,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    pub(crate) pipeline_cache: OnceLock<wgpu::PipelineCache>,
+    pub(crate) adapter_info: wgpu::AdapterInfo,
     pub(crate) weights: Weights,
     pub(crate) counters: Arc<Counters>,
     pub(crate) portion: Portion,
@@ -296,6 +298,7 @@ impl Device {
         let one_size = info.subgroup_min_size == info.subgroup_max_size;
         let subgroups = one_size && offered.contains(wgpu::Features::SUBGROUP);
         features.set(wgpu::Features::SUBGROUP, subgroups);
+        features.set(wgpu::Features::PIPELINE_CACHE, offered.contains(wgpu::Features::PIPELINE_CACHE));
         features.set(
             wgpu::Features::TIMESTAMP_QUERY,
             options.timestamps && offered.contains(wgpu::Features::TIMESTAMP_QUERY),
@@ -355,6 +358,8 @@ impl Device {
                 memory_bytes: memory_bytes(adapter),
                 options,
                 kernels: Mutex::new(HashMap::new()),
+                pipeline_cache: OnceLock::new(),
+                adapter_info: info,
                 weights: Weights::default(),
                 counters: Arc::default(),
                 portion,
@@ -469,7 +474,8 @@ impl Device {
             return Ok(kernel.clone());
         }
         // Not under the lock: threads may compile different kernels at once.
-        let kernel = Arc::new(Kernel::compile(&self.inner.device, &key, self.inner.options)?);
+        let kernel =
+            Arc::new(Kernel::compile(&self.inner.device, &key, self.inner.options, self.inner.pipeline_cache.get())?);
         self.inner.counters.compiled.fetch_add(1, Relaxed);
         let mut kernels = self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kernels.entry(key).or_insert(kernel).clone())

@@ -29,8 +29,13 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn compile(device: &wgpu::Device, key: &KernelKey, options: DeviceOptions) -> Result<Kernel> {
-        Self::compile_edited(device, key, options, Cow::Borrowed)
+    pub(crate) fn compile(
+        device: &wgpu::Device,
+        key: &KernelKey,
+        options: DeviceOptions,
+        cache: Option<&wgpu::PipelineCache>,
+    ) -> Result<Kernel> {
+        Self::compile_edited(device, key, options, cache, Cow::Borrowed)
     }
 
     /// Compiles what `edit` makes of the shader's text.
@@ -38,6 +43,7 @@ impl Kernel {
         device: &wgpu::Device,
         key: &KernelKey,
         options: DeviceOptions,
+        cache: Option<&wgpu::PipelineCache>,
         edit: impl Fn(&'static str) -> Cow<'static, str>,
     ) -> Result<Kernel> {
         let info = shader(key.shader, &key.features).ok_or_else(|| {
@@ -98,7 +104,7 @@ impl Kernel {
                 // Kernels write workgroup memory before they read it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache,
         });
         Ok(Kernel { pipeline, layout, params_size: info.params_size })
     }

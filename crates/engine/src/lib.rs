@@ -7,6 +7,7 @@ mod kernel;
 mod loader;
 mod memory;
 mod observer;
+mod pipeline_cache;
 mod poller;
 mod portion;
 mod precompile;

@@ -8,6 +8,12 @@ use pulid_ops::DeviceKind;
 use pulid_tensor::Result;
 use std::collections::HashSet;
 use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Threads that compile at once: drivers gain little from more, and each holds a compiler's memory.
+#[cfg(not(target_arch = "wasm32"))]
+const MOST_THREADS: usize = 8;
 
 impl Device {
     /// Compiles every kernel that a plan names and that was not compiled before, so that its first run finds them. On a CPU device,
@@ -31,6 +37,44 @@ impl Device {
             observer.progress(done as u64 + 1, missing.len() as u64);
         }
         Ok(())
+    }
+
+    /// Compiles the kernels that were not compiled before, natively on several threads at once.
+    ///
+    /// # Errors
+    /// A kernel that does not compile, a lost device.
+    pub(crate) async fn compile_together(&self, keys: impl IntoIterator<Item = KernelKey>) -> Result<()> {
+        let mut seen = HashSet::new();
+        let missing: Vec<_> =
+            keys.into_iter().filter(|key| !self.has_kernel(key) && seen.insert(key.clone())).collect();
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let next = AtomicUsize::new(0);
+            // Errors of wgpu reach the thread that caused them: each compiles in scopes of its own.
+            let work = || -> Result<()> {
+                while let Some(key) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    pollster::block_on(self.kernel_scoped(key.clone()))?;
+                }
+                Ok(())
+            };
+            let threads =
+                std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(missing.len());
+            return std::thread::scope(|scope| {
+                let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+                let own = work();
+                others.into_iter().fold(own, |result, thread| match thread.join() {
+                    Ok(other) => result.and(other),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
+            });
+        }
+        #[cfg(target_arch = "wasm32")]
+        {
+            for key in missing {
+                self.kernel_scoped(key).await?;
+            }
+            Ok(())
+        }
     }
 
     async fn dispatch_nothing(&self, kernel: &Arc<Kernel>, key: &KernelKey) -> Result<()> {

@@ -137,7 +137,9 @@ impl Session {
         let plan = planned.plan.clone();
         let weights = upload_weights(device, planned, observer).await?;
         let zero = vec![true; plan.inputs.len()];
-        let keys = plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches).map(kernel_key);
+        let keys: Vec<_> =
+            plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches).map(kernel_key).collect();
+        device.compile_together(keys.iter().cloned()).await?;
         let recorded = device.scoped_compiling(keys, || {
             let mut buffers = Vec::with_capacity(plan.buffers.len());
             for (i, b) in plan.buffers.iter().enumerate() {

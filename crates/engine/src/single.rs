@@ -56,7 +56,8 @@ pub async fn run_single_edited(
 /// The kernel that [`run_single_edited`] runs.
 pub(crate) fn edited(device: &Device, key: &KernelKey, edit: &dyn Fn(&str, &str) -> String) -> Result<Arc<Kernel>> {
     let options = DeviceOptions { bounds_checks: true, ..DeviceOptions::default() };
-    let kernel = Kernel::compile_edited(&device.inner.device, key, options, |text| edit(key.shader, text).into())?;
+    let kernel =
+        Kernel::compile_edited(&device.inner.device, key, options, None, |text| edit(key.shader, text).into())?;
     Ok(Arc::new(kernel))
 }
 

@@ -115,6 +115,15 @@ impl Graph {
         })
     }
 
+    /// The node at a position of [`Graph::nodes`].
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn id(&self, index: usize) -> NodeId {
+        assert!(index < self.nodes.len(), "{} has no node {index}", self.name);
+        NodeId(index as u32)
+    }
+
     /// Type of a value.
     pub fn ty(&self, id: NodeId) -> &TensorType {
         &self.nodes[id.index()].ty

@@ -17,7 +17,7 @@ mod weight;
 
 pub use autodiff::Checkpointing;
 pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
-pub use passes::{fit_bindings, optimize};
+pub use passes::{fit_bindings, optimize, replace_wide_attention};
 pub use plan::{Alternative, Plan, Stage};
 pub use planner::{Chooser, FirstVariant, PlannedGraph, plan};
 pub use weight::{LoadWeight, Weight, WeightKey};

@@ -32,6 +32,9 @@ pub struct WeightKey {
 }
 
 impl WeightKey {
+    /// How the source of a tensor in memory begins.
+    const CONTENT: &str = "content ";
+
     /// The key of a tensor of a file without a patch.
     pub fn new(source: impl Into<String>, layout: impl Into<Cow<'static, str>>) -> Self {
         WeightKey { source: source.into(), layout: layout.into(), patch: None }
@@ -43,7 +46,7 @@ impl WeightKey {
         hash.update(tensor.tensor_type().to_string());
         hash.update(tensor.bytes());
         let hex = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        WeightKey::new(format!("content {hex}"), "same")
+        WeightKey::new(format!("{}{hex}", Self::CONTENT), "same")
     }
 }
 
@@ -65,6 +68,11 @@ impl Weight {
     /// A constant known already.
     pub fn constant(name: impl Into<String>, tensor: HostTensor) -> Self {
         Weight::new(name, WeightKey::of_content(&tensor), move || Ok(tensor.clone()))
+    }
+
+    /// Whether it is a tensor in memory rather than one of a file.
+    pub fn is_constant(&self) -> bool {
+        self.key.source.starts_with(WeightKey::CONTENT)
     }
 
     /// What it is made of.

@@ -65,7 +65,7 @@ impl Precision {
 
 /// How a tensor of the checkpoint becomes a weight of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
+pub(crate) enum Layout {
     /// As it is.
     Same,
     /// Linear layers: [N, K] to [K, N].
@@ -81,6 +81,20 @@ impl Layout {
             Layout::Same => "same",
             Layout::Transposed => "transposed",
             Layout::ChannelsLast => "channels last",
+        }
+    }
+
+    /// The layout of a name in keys.
+    pub(crate) fn named(name: &str) -> Option<Layout> {
+        [Layout::Same, Layout::Transposed, Layout::ChannelsLast].into_iter().find(|layout| layout.name() == name)
+    }
+
+    /// A tensor of the graph as the file stores it.
+    pub(crate) fn to_stored(self, tensor: HostTensor) -> Result<HostTensor> {
+        match self {
+            Layout::Same => Ok(tensor),
+            Layout::Transposed => transpose(&tensor),
+            Layout::ChannelsLast => tensor.permute(&[3, 2, 0, 1]),
         }
     }
 

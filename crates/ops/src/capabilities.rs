@@ -43,8 +43,8 @@ pub struct Capabilities {
 /// Workgroups along one dimension that every device takes: WebGPU's `maxComputeWorkgroupsPerDimension`.
 pub const MAX_WORKGROUPS: u32 = 65_535;
 
-/// Bytes that the tiles of `shaders/shared/workgroup_tile.wgsl` take: 320 and 256 vec4 of f32.
-const WORKGROUP_TILE_BYTES: u32 = (320 + 256) * 16;
+/// Bytes that the tiles of `shaders/shared/workgroup_tile_transposed.wgsl` take, the larger ones: 320 vec4 of f32 each.
+const WORKGROUP_TILE_BYTES: u32 = (320 + 320) * 16;
 
 /// Invocations of a workgroup there: 16 x 16.
 const WORKGROUP_TILE_INVOCATIONS: u32 = 256;

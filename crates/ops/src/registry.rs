@@ -27,10 +27,17 @@ pub struct Family {
 /// The operators, by family.
 pub static FAMILIES: &[Family] = &[
     Family { name: "matmul", operators: &[MatMul::INFO] },
-    Family { name: "conv", operators: &[Conv2d::INFO] },
+    Family { name: "conv", operators: &[Conv2d::INFO, Conv2dGradient::INFO] },
     Family {
         name: "resample",
-        operators: &[MaxPool2d::INFO, AveragePool2d::INFO, Resize2d::INFO, UpsampleNearest::INFO],
+        operators: &[
+            MaxPool2d::INFO,
+            AveragePool2d::INFO,
+            Resize2d::INFO,
+            UpsampleNearest::INFO,
+            AffineSample::INFO,
+            AffineSampleGradient::INFO,
+        ],
     },
     Family {
         name: "elementwise",
@@ -44,6 +51,7 @@ pub static FAMILIES: &[Family] = &[
             GeGluGradient::INFO,
             SwiGlu::INFO,
             PRelu::INFO,
+            PReluGradient::INFO,
             Cast::INFO,
             TimeEmbedding::INFO,
             TimeEmbeddingGradient::INFO,
@@ -53,12 +61,16 @@ pub static FAMILIES: &[Family] = &[
         name: "norm",
         operators: &[
             LayerNorm::INFO,
+            LayerNormGradient::INFO,
             GroupNorm::INFO,
+            GroupNormGradient::INFO,
             GroupStatistics::INFO,
             GroupApply::INFO,
             BatchNorm::INFO,
             Softmax::INFO,
+            SoftmaxGradient::INFO,
             L2Normalize::INFO,
+            L2NormalizeGradient::INFO,
             Reduce::INFO,
         ],
     },
@@ -80,6 +92,7 @@ pub static FAMILIES: &[Family] = &[
         name: "movement",
         operators: &[Concat::INFO, Slice::INFO, Pad::INFO, Permute::INFO, Gather::INFO, Expand::INFO],
     },
+    Family { name: "optimizer", operators: &[AdamW::INFO] },
 ];
 
 /// Every operator with its family.

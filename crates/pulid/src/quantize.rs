@@ -101,6 +101,11 @@ fn copy_the_schedule(model: &SdxlModel, root: &Path) -> Result<()> {
         if changed.is_empty() && copied {
             return Ok(());
         }
+        if changed.contains(&"rescale_betas_zero_snr") && config["rescale_betas_zero_snr"] == true {
+            // As the marked model's own steps lie, since its scheduler knew nothing of it.
+            value["timestep_spacing"] = "trailing".into();
+            value["use_karras_sigmas"] = false.into();
+        }
         changed.into_iter().for_each(|key| value[key] = config[key].clone());
     }
     if let Some(folder) = to.parent().filter(|folder| !folder.exists()) {

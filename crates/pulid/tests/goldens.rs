@@ -98,10 +98,9 @@ fn schedules_are_the_published_ones() {
     let schedule = NoiseSchedule::new(&SchedulerConfig::default()).unwrap();
     for (spacing, key) in [(Spacing::Karras, "karras"), (Spacing::Trailing, "trailing")] {
         for case in golden[key].as_array().unwrap() {
-            let levels = schedule.levels(spacing, case["steps"].as_u64().unwrap() as usize).unwrap();
-            let timesteps: Vec<f64> =
-                levels.sigmas[..levels.sigmas.len() - 1].iter().map(|&s| schedule.timestep(s) as f64).collect();
-            assert_eq!(timesteps, numbers(&case["timesteps"]), "{spacing}");
+            let levels =
+                schedule.levels(SamplerKind::DpmPp2M, spacing, case["steps"].as_u64().unwrap() as usize).unwrap();
+            assert_eq!(levels.timesteps, numbers(&case["timesteps"]), "{spacing}");
             for (a, b) in levels.sigmas.iter().zip(numbers(&case["sigmas"])) {
                 // The Karras reference squares its betas in f64, diffusers in f32: up to 1e-4 apart at the lowest levels.
                 assert!((a - b).abs() <= 1e-4 * b, "{spacing}: {a} for {b}");
@@ -379,7 +378,12 @@ fn schedulers_are_read_as_diffusers_saves_them() {
         let expected = match (class, variant) {
             ("EulerDiscreteScheduler", "trailing") => sampler(SamplerKind::Euler, Spacing::Trailing),
             ("DPMSolverMultistepScheduler", "trailing") => sampler(SamplerKind::DpmPp2M, Spacing::Trailing),
-            ("DPMSolverMultistepScheduler", "karras") => sampler(SamplerKind::DpmPp2M, Spacing::Karras),
+            ("DPMSolverMultistepScheduler", "karras") => sampler(SamplerKind::DpmPp2M, Spacing::KarrasDiffusers),
+            ("EulerDiscreteScheduler", "karras") => sampler(SamplerKind::Euler, Spacing::KarrasDiffusers),
+            ("EulerDiscreteScheduler", "") => sampler(SamplerKind::Euler, Spacing::Leading),
+            ("DPMSolverMultistepScheduler", "") => sampler(SamplerKind::DpmPp2M, Spacing::Leading),
+            // It has no Karras levels.
+            ("DDIMScheduler", "" | "karras") => sampler(SamplerKind::Euler, Spacing::Leading),
             _ => None,
         };
         let found = config.suggestion();

@@ -89,6 +89,9 @@ def main() -> None:
     other = {key: value + 1 for key, value in state.items()}
     write("averaged", {"params": other, "params_ema": state}, state)
     write("module", {"step": 1, "module": state, "args": {"lr": 0.1}}, state)
+    marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    write("marked", {"epoch": 3, "title": "a network", "state_dict": state, **marks, "optimizer": momentum}, state | marks)
+    write("marked-module", {"model": state, **marks, "ema": True}, state | marks)
     # PuLID's trainer saves modules side by side; a module alone would be taken out.
     nested = {
         "id_adapter": {"latents": randn(SEED + 30, 1, 2, 3), "layers": [randn(SEED + 31, 2), randn(SEED + 32, 2)]},

@@ -10,6 +10,8 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import saved_schedulers
+import scheduler_defaults
+import spacings
 import torch
 import zero_snr
 from common import deterministic, generator, randn, relative_error, save_tensors, versions, write_json
@@ -197,6 +199,8 @@ def main() -> None:
     random_numbers()
     zero_snr.main()
     saved_schedulers.main()
+    scheduler_defaults.main()
+    spacings.main()
     schedules()
     tensors, cases = {}, []
     own_trajectories(tensors, cases)

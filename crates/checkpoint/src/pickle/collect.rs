@@ -2,6 +2,7 @@
 
 use super::known::unsigned;
 use super::value::{Arena, Node, Tensor, Value};
+use crate::index::Index;
 use crate::{Entry, Source};
 use pulid_tensor::{Error, Result, Shape};
 use std::collections::{BTreeMap, HashMap, btree_map};
@@ -22,16 +23,20 @@ const WEIGHTS: [&str; 2] = ["params_ema", "state_dict"];
 /// Keys below which the weights lie if they are the only ones.
 const ONLY: [&str; 3] = ["model", "module", "params"];
 
-/// The tensors of a pickle whose storages lie at these bytes of the source. Keys of nested dicts are joined by dots.
+/// Bytes of a text beside the weights that is taken for metadata, and texts that are.
+const MAX_TEXT: usize = 4096;
+const MAX_TEXTS: usize = 256;
+
+/// The tensors of a pickle whose storages lie at these bytes of the source, and its metadata. Keys of nested dicts are joined by dots.
 ///
 /// # Errors
 /// When there is no tensor, a tensor does not fit its storage, or two have the same key.
-pub(super) fn entries(
+pub(super) fn index(
     source: &dyn Source,
     arena: &Arena,
     root: Value,
     storages: &HashMap<Box<str>, Range<u64>>,
-) -> Result<BTreeMap<String, Entry>> {
+) -> Result<Index> {
     let fail = |detail: &str| Err(Error::file(source.path(), detail));
     if matches!(arena.get(root), Some(Node::Tensor(_))) {
         return fail("is a pickle of a single tensor without a name; a dict of weights is wanted");
@@ -46,12 +51,33 @@ pub(super) fn entries(
         key_bytes: 0,
         path: String::new(),
     };
-    let root = collector.unwrap(root);
-    collector.collect(root, 0)?;
+    let (weights, around) = collector.unwrap(root);
+    collector.collect(weights, 0)?;
+    for dict in &around {
+        collector.collect_beside(*dict)?;
+    }
+    let metadata = around.into_iter().chain([weights]).flat_map(|dict| notes(arena, dict)).take(MAX_TEXTS).collect();
     if collector.entries.is_empty() {
         return fail("is a pickle without tensors; weights are wanted");
     }
-    Ok(collector.entries)
+    Ok(Index { entries: collector.entries, metadata })
+}
+
+/// What a dict says beside its tensors.
+fn notes(arena: &Arena, dict: Value) -> impl Iterator<Item = (String, String)> {
+    let items = match arena.get(dict) {
+        Some(Node::Dict(items)) => &items[..],
+        _ => &[],
+    };
+    items.iter().filter_map(|(key, value)| {
+        let said = match value {
+            Value::Bool(yes) => yes.to_string(),
+            Value::Int(number) => number.to_string(),
+            other => arena.text(*other)?.to_owned(),
+        };
+        let key = arena.text(*key)?;
+        (key.len() + said.len() <= MAX_TEXT).then(|| (key.to_owned(), said))
+    })
 }
 
 struct Collector<'a> {
@@ -71,27 +97,52 @@ impl Collector<'_> {
         Error::file(self.source.path(), detail)
     }
 
-    /// The dict of weights inside what training programs put around it.
-    fn unwrap(&self, mut value: Value) -> Value {
+    /// The dict of weights inside what training programs put around it, and the dicts around it.
+    fn unwrap(&self, mut value: Value) -> (Value, Vec<Value>) {
+        let mut around = Vec::new();
         for _ in 0..MAX_DEPTH {
             let Some(Node::Dict(items)) = self.arena.get(value) else { break };
+            let outer = value;
             let named = |key: &str| self.arena.entry(value, key).filter(|v| self.holds_tensors(*v));
             if let Some(weights) = WEIGHTS.iter().find_map(|key| named(key)) {
                 value = weights;
+                around.push(outer);
                 continue;
             }
             let only = ONLY.iter().find_map(|key| named(key).map(|inner| (*key, inner)));
             match only {
                 Some((key, inner))
                     if matches!(self.arena.get(inner), Some(Node::Dict(_)))
-                        && !items.iter().any(|(k, v)| self.arena.text(*k) != Some(key) && self.holds_tensors(*v)) =>
+                        && !items.iter().any(|(k, v)| {
+                            self.arena.text(*k) != Some(key) && self.holds_tensors(*v) && !self.is_mark(*v)
+                        }) =>
                 {
                     value = inner;
+                    around.push(outer);
                 }
                 _ => break,
             }
         }
-        value
+        (value, around)
+    }
+
+    /// Whether a value is a tensor without elements, which says something by being there.
+    fn is_mark(&self, value: Value) -> bool {
+        matches!(self.arena.get(value), Some(Node::Tensor(tensor)) if tensor.shape.contains(&0))
+    }
+
+    /// The tensors that a dict around the weights holds itself, but for names that the weights have.
+    fn collect_beside(&mut self, dict: Value) -> Result<()> {
+        let arena = self.arena;
+        let Some(Node::Dict(items)) = arena.get(dict) else { return Ok(()) };
+        for (key, value) in items {
+            if let (Some(key), Some(Node::Tensor(_))) = (arena.text(*key), arena.get(*value))
+                && !self.entries.contains_key(key)
+            {
+                self.below(key, *value, 0)?;
+            }
+        }
+        Ok(())
     }
 
     fn holds_tensors(&self, value: Value) -> bool {

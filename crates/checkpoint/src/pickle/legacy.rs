@@ -7,7 +7,7 @@ use super::value::{Arena, Node, Value};
 use super::{collect, value};
 use crate::{Index, Source};
 use pulid_tensor::{Error, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
 const VERSION: i64 = 1001;
@@ -53,8 +53,7 @@ pub(crate) fn read_index(source: &dyn Source) -> Result<Index> {
             return Err(reader.malformed("two storages have the same name"));
         }
     }
-    let entries = collect::entries(source, &arena, root, &storages)?;
-    Ok(Index { entries, metadata: BTreeMap::new() })
+    collect::index(source, &arena, root, &storages)
 }
 
 /// Bytes of an element of each storage.

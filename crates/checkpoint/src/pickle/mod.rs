@@ -5,7 +5,8 @@
 //! read from the file when they are asked for.
 //!
 //! Keys of nested dicts are joined by dots. The dict of weights is taken out of `params_ema` or `state_dict`, and of `model`,
-//! `module` or `params` where nothing else holds tensors. What is no tensor is left out. A pickle is a program; none of it
+//! `module` or `params` where nothing else holds tensors. Tensors beside it, with which programs mark what a network predicts, keep their
+//! names; texts, whole numbers and truth values beside it are the file's metadata. What else is no tensor is left out. A pickle is a program; none of it
 //! is run, and one that refers to a class or function which tensors do not need is refused by that name.
 
 mod collect;

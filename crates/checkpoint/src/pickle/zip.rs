@@ -8,7 +8,7 @@ use super::value::{Arena, Node};
 use crate::{Index, Source};
 use pulid_tensor::{Error, Result};
 use rawzip::{CompressionMethod, ReaderAt, ZipArchiveEntryWayfinder, ZipLocator};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 
@@ -36,8 +36,7 @@ pub(crate) fn read_index(source: &dyn Source) -> Result<Index> {
             storages.insert(storage.key.clone(), archive.bytes(&name)?.ok_or_else(|| missing(&name))?);
         }
     }
-    let entries = collect::entries(source, &arena, root, &storages)?;
-    Ok(Index { entries, metadata: BTreeMap::new() })
+    collect::index(source, &arena, root, &storages)
 }
 
 /// The directory of an archive whose files lie in one folder.

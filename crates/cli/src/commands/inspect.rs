@@ -1,7 +1,12 @@
-use pulid::settings::Spelling;
+use pulid::pipeline::scheduler_config;
+use pulid::sampler::PredictionType;
+use pulid::settings::{Choices, ModelDefaults, Spelling};
 use pulid_models::inspect::Inspection;
+use pulid_models::sdxl::SdxlModel;
 use pulid_tensor::{Error, Result};
-use std::path::PathBuf;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Characters of a metadata text that are shown; `--json` gives all.
 const SHOWN: usize = 100;
@@ -23,24 +28,89 @@ pub struct Args {
     json: bool,
 }
 
+/// How a model's images are made where nobody says otherwise.
+#[derive(Serialize)]
+struct Sampling {
+    /// `noise` or `velocity`.
+    predicts: &'static str,
+    /// Whether the last training timestep is pure noise.
+    zero_terminal_snr: bool,
+    /// The model's own settings, by their names in snake case.
+    settings: BTreeMap<&'static str, serde_json::Value>,
+    /// What people should hear of them.
+    notes: Vec<String>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    found: &'a Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampling: Option<Sampling>,
+    /// What is wrong with the model's files for sampling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+impl Sampling {
+    fn of(path: &Path) -> Result<Sampling> {
+        let model = SdxlModel::open(path)?;
+        let (config, defaults) = (scheduler_config(&model)?, ModelDefaults::of(&model)?);
+        Ok(Sampling {
+            predicts: match config.prediction_type {
+                PredictionType::Epsilon => "noise",
+                PredictionType::VPrediction => "velocity",
+            },
+            zero_terminal_snr: config.rescale_betas_zero_snr,
+            settings: defaults.all().iter().map(|(setting, value)| (setting.name, value)).collect(),
+            notes: defaults.notes(&Choices::default(), None),
+        })
+    }
+
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let zero = if self.zero_terminal_snr { ", down to pure noise" } else { "" };
+        let settings: Vec<_> =
+            self.settings.iter().map(|(name, value)| format!("{name} {}", super::settings::plain(value))).collect();
+        let mut lines = vec![("predicts", format!("{}{zero}", self.predicts))];
+        if !settings.is_empty() {
+            lines.push(("settings", settings.join(", ")));
+        }
+        lines.extend(self.notes.iter().map(|note| ("note", super::settings::note_with_flags(note))));
+        lines
+    }
+}
+
 /// Says what a file is and holds.
 pub fn run(args: &Args) -> Result<()> {
     let mut found = Inspection::of(&args.path)?;
+    // What is wrong with a model's scheduler is part of what there is to say of it.
+    let sampling = (found.role == Some("model")).then(|| Sampling::of(&args.path).map_err(|error| error.to_string()));
     let text = if args.json {
         if !args.keys {
             found.tensors.clear();
             found.parts.iter_mut().for_each(|part| part.tensors.clear());
         }
-        let json = serde_json::to_string_pretty(&found);
+        let (sampling, problem) = match sampling.transpose() {
+            Ok(sampling) => (sampling, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let json = serde_json::to_string_pretty(&Report { found: &found, sampling, problem });
         json.map_err(|e| Error::invalid("--json", e.to_string()))? + "\n"
     } else {
-        describe(&found, args.keys)
+        let lines = match sampling {
+            Some(Ok(sampling)) => sampling.lines(),
+            Some(Err(problem)) => vec![("problem", problem)],
+            None => Vec::new(),
+        };
+        describe(&found, args.keys, &lines)
     };
     say!("{}", text.trim_end());
     Ok(())
 }
 
-fn describe(found: &Inspection, keys: bool) -> String {
+/// What was found, with further lines before the metadata.
+fn describe(found: &Inspection, keys: bool, lines: &[(&str, String)]) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| text += &format!("{name:<11}{value}\n");
     line("file", found.path.display().to_string());
@@ -62,6 +132,9 @@ fn describe(found: &Inspection, keys: bool) -> String {
         line("elements", format!("{element}: {} tensors, {}", count.tensors, size(count.bytes)));
     }
     line("size", format!("{} ({} bytes)", size(found.file_bytes), found.file_bytes));
+    for (name, value) in lines {
+        line(name, value.clone());
+    }
     for (key, value) in &found.metadata {
         let mut value = value.replace(char::is_control, " ");
         if let Some((end, _)) = value.char_indices().nth(SHOWN) {

@@ -20,7 +20,7 @@ mod warm;
 pub use choices::remember_choices;
 pub use settings::{note_with_flags, with_flags};
 
-use choices::known_choices;
+use choices::{known_choices, use_compiled};
 use clap::Args;
 use pulid::runtime::{Keep, Runtime};
 use pulid_checkpoint::{Checkpoint, FileSet};
@@ -93,6 +93,7 @@ impl DeviceArgs {
         let options = DeviceOptions { max_binding_bytes: self.max_binding << 20, ..options };
         // One command uses most networks once.
         let runtime = Runtime::open(&self.device, options).await?;
+        use_compiled(&runtime);
         let runtime = runtime.with_memory(self.memory).keeping(Keep::Nothing);
         if self.autotune == "off" {
             return Ok(runtime);

@@ -3,7 +3,7 @@ use super::{DeviceArgs, check_weights, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::runtime::Runtime;
 use pulid_checkpoint::{Checkpoint, safetensors};
-use pulid_models::run::{NETWORKS, Prepared, RunOptions, Tensors, prepare};
+use pulid_models::run::{Checkpointing, GRADIENT, NETWORKS, Prepared, RunOptions, Tensors, block, prepare};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,6 +26,12 @@ pub struct Args {
     /// Where the output tensors go (safetensors); `-` is standard output
     #[arg(long)]
     outputs: PathBuf,
+    /// Gradients beside the outputs (unet, id-former, id-encoder, vae-decoder, onnx): see below
+    #[arg(long)]
+    gradient: bool,
+    /// With --gradient: values of the forward pass that are computed again instead of stored, none or those within blocks
+    #[arg(long, value_enum, default_value_t = Checkpoints::Off, requires = "gradient")]
+    checkpointing: Checkpoints,
     /// A setting of the network
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -38,6 +44,22 @@ pub struct Args {
     storage: StorageArgs,
 }
 
+/// Values of `--checkpointing`.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Checkpoints {
+    Off,
+    Block,
+}
+
+impl From<Checkpoints> for Checkpointing {
+    fn from(checkpoints: Checkpoints) -> Self {
+        match checkpoints {
+            Checkpoints::Off => Checkpointing::Off,
+            Checkpoints::Block => Checkpointing::Blocks(block),
+        }
+    }
+}
+
 fn after_help() -> String {
     let mut text = String::from("Networks:\n");
     for n in NETWORKS {
@@ -47,6 +69,7 @@ fn after_help() -> String {
         }
         text.push('\n');
     }
+    text += &format!("\nWith --gradient:\n  {GRADIENT}.\n");
     text + "\nExample:\n  pulid run vae-decoder --weights model/vae --inputs latent.safetensors --outputs sample.safetensors"
 }
 
@@ -80,6 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
             settings,
             integers,
             precision: runtime.precision(args.storage.dtype, args.storage.quantize),
+            gradient: args.gradient.then(|| args.checkpointing.into()),
         };
         let prepared = prepare(&args.network, &options, &inputs)?;
         let for_identity = args.adapter.is_some() || !args.settings.is_empty();
@@ -89,13 +113,18 @@ pub fn run(args: &Args) -> Result<()> {
         let outputs = match prepared {
             Prepared::Done(_) if args.dump_plan.is_some() => return Err(no_plan(&args.network)),
             Prepared::Done(outputs) => outputs,
-            Prepared::Graph(run) => {
+            Prepared::Graph(mut run) => {
                 if let Some(path) = &args.dump_plan {
                     let planned = runtime.plan(&run.graph, &terminal).await?;
                     let planned = planned.ok_or_else(|| no_plan("the reference"))?;
                     files.write_bytes(path, planned.plan.dump().as_bytes())?;
                 }
-                let outputs = runtime.run(&run.graph, &run.inputs, &terminal).await?;
+                let outputs = loop {
+                    match runtime.run(&run.graph, &run.inputs, &terminal).await {
+                        Err(Error::NotFinite { .. }) if run.lower_loss_scale() => {}
+                        other => break other?,
+                    }
+                };
                 run.finish(outputs)?
             }
         };

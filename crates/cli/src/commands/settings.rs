@@ -144,7 +144,7 @@ pub fn as_flags(choices: &Choices) -> String {
 }
 
 /// A value as it is written after a flag.
-fn plain(value: &serde_json::Value) -> String {
+pub fn plain(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
         // 2 and not 2.0.

@@ -23,6 +23,15 @@ pub fn fit_bindings(graph: &Graph, limit: usize) -> Result<Graph> {
     bands::cut(&substitute::replace(graph, limit)?, limit)
 }
 
+/// Puts products in the place of attention whose heads are too wide for the fused kernels, as [`fit_bindings`] does, with scores
+/// of all queries at once. Gradients are taken of these.
+///
+/// # Errors
+/// An operator's own, which would be a mistake of that operator.
+pub fn replace_wide_attention(graph: &Graph) -> Result<Graph> {
+    substitute::replace(graph, usize::MAX)
+}
+
 /// Lets producers apply a following activation, gate or residual addition before they store, where the value between
 /// has no other reader. Repeats on each producer, so a convolution can take an activation and then a residual. What the
 /// prologue computes once is left there: it takes no epilogue that belongs to a step.

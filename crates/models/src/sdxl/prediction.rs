@@ -44,8 +44,11 @@ impl PredictionMarks {
     /// # Errors
     /// For a kind of prediction that is not built.
     pub fn of(file: &Checkpoint) -> Result<Self> {
+        let said = |name: &str| file.metadata().get(name).is_some_and(|said| said == "true" || said == "1");
         let marked = |name: &str| {
-            file.contains(name) || names::UNET.iter().any(|prefix| file.contains(&format!("{prefix}{name}")))
+            said(name)
+                || file.contains(name)
+                || names::UNET.iter().any(|prefix| file.contains(&format!("{prefix}{name}")))
         };
         if let Some((name, who)) = EDM.into_iter().find(|(name, _)| marked(name)) {
             let detail = format!(
@@ -129,6 +132,9 @@ mod tests {
         }
         assert_eq!(marks(&["x", "ztsnr"], &[("modelspec.predict_key", "v")]).unwrap(), velocity(true));
         assert_eq!(marks(&["ztsnr"], &[]).unwrap(), none);
+        // As a pickle may say beside its weights.
+        assert_eq!(marks(&["x"], &[("v_pred", "true"), ("ztsnr", "1")]).unwrap(), velocity(true));
+        assert_eq!(marks(&["x"], &[("v_pred", "false")]).unwrap(), none);
     }
 
     #[test]

@@ -330,7 +330,10 @@ impl Unet {
     /// As [`Unet::graph`], for the adapter's weights too.
     pub fn graph_with_adapter(&self, size: UnetSize, adapter: &IdentityAdapter) -> Result<Graph> {
         let keys_values = |g: &mut Graph, layers: &[IdentityLayer], inputs: IdentityInputs| {
-            adapter.keys_values(g, layers, size.batch, inputs.tokens)
+            // An adapter in f32 serves a UNet in half precision too.
+            let of_unet = |g: &mut Graph, id: NodeId| crate::layers::cast(g, id, self.vars.dtype());
+            let pairs = adapter.keys_values(g, layers, size.batch, inputs.tokens)?;
+            pairs.into_iter().map(|[k, v]| Ok([of_unet(g, k)?, of_unet(g, v)?])).collect()
         };
         self.vars.complete(|| adapter.complete(|| self.build(size, keys_values)))
     }

@@ -61,11 +61,15 @@ pub(crate) fn sampler_name(kind: SamplerKind) -> &'static str {
     }
 }
 
-/// The web UI's name of a spacing. Its SGM Uniform divides the same span evenly: what is trailing here, to less than a training timestep.
+/// The web UI's name of a spacing, where it has none of its own the nearest. Its SGM Uniform divides the same span evenly: what is
+/// trailing here, to less than a training timestep. Its DDIM counts from timestep 1 up, as leading with an offset of 1 does, and its Normal
+/// spans all timesteps.
 pub(crate) fn schedule_name(spacing: Spacing) -> &'static str {
     match spacing {
-        Spacing::Karras => "Karras",
+        Spacing::Karras | Spacing::KarrasDiffusers => "Karras",
         Spacing::Trailing => "SGM Uniform",
+        Spacing::Leading => "DDIM",
+        Spacing::Linspace => "Normal",
     }
 }
 

@@ -32,7 +32,7 @@ use pulid_models::sdxl::{TextEncoder, UnetSize, Vae};
 use pulid_models::{ClipTokenizer, Precision};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// A model on a device, opened once and used many times.
@@ -59,7 +59,7 @@ impl Pipeline {
     pub fn open(runtime: Runtime, model: SdxlModel, storage: Storage) -> Result<Pipeline> {
         let precision = runtime.precision(storage.dtype, storage.quantize);
         let vae = model.vae(vae_precision(precision))?;
-        let schedule = NoiseSchedule::new(&scheduler_config(&model)?)?;
+        let schedule = noise_schedule(&model)?;
         Ok(Pipeline { runtime, model, precision, schedule, vae, tokenizers: Arc::default() })
     }
 
@@ -221,7 +221,7 @@ impl Pipeline {
 /// # Errors
 /// As [`Pipeline::check`], and for a broken configuration.
 pub fn check_options(model: &SdxlModel, options: &GenerateOptions) -> Result<()> {
-    check(&model.vae(Precision::F32)?, &NoiseSchedule::new(&scheduler_config(model)?)?, options)?;
+    check(&model.vae(Precision::F32)?, &noise_schedule(model)?, options)?;
     tokenize(&encode::tokenizers(model)?, &encode::texts(model, options)?, options.long_prompt).map(drop)
 }
 
@@ -229,7 +229,7 @@ fn check(vae: &Vae, schedule: &NoiseSchedule, options: &GenerateOptions) -> Resu
     latent_size([options.width, options.height], options.batch, vae.config().factor())?;
     start::members(options.batch, options.batch_index)?;
     check_setting("guidance", &options.guidance)?;
-    schedule.levels(options.sampler.spacing, options.sampler.steps)?;
+    schedule.levels(options.sampler.kind, options.sampler.spacing, options.sampler.steps)?;
     options.identity.as_ref().map_or(Ok(()), |identity| {
         check_setting("id_scale", &identity.settings.id_scale)?;
         identity.settings.check()
@@ -241,16 +241,36 @@ fn check_setting(name: &str, value: &impl SettingValue) -> Result<()> {
     Setting::named(name).map_or(Ok(()), |setting| setting.check(&value.to_json()))
 }
 
-/// The model's noise schedule, or SDXL's where its folder has none; what the UNet's own file says of its predictions holds before that.
-pub(crate) fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
+/// The model's scheduler, or SDXL's where its folder has none; what the UNet's own file says of its predictions holds before that.
+///
+/// # Errors
+/// When a file cannot be read, or the network is of a kind that is not built.
+pub fn scheduler_config(model: &SdxlModel) -> Result<SchedulerConfig> {
     let config = match model.scheduler_file() {
         Some(path) => {
             let text = files::read_to_string(&path)?;
-            SchedulerConfig::from_json(&text).map_err(|e| Error::file(path, e.to_string()))?
+            SchedulerConfig::from_json(&text).map_err(|error| in_file(path, error))?
         }
         None => SchedulerConfig::default(),
     };
     Ok(config.marked(model.prediction()?, model.scheduler_is_own()))
+}
+
+/// An error of a key's value as one of the file that has it.
+fn in_file(path: PathBuf, error: Error) -> Error {
+    match error {
+        Error::Invalid { what, detail } => Error::file(path, format!("{what} {detail}")),
+        other => Error::file(path, other.to_string()),
+    }
+}
+
+/// The noise levels of that schedule.
+fn noise_schedule(model: &SdxlModel) -> Result<NoiseSchedule> {
+    let found = NoiseSchedule::new(&scheduler_config(model)?);
+    found.map_err(|error| match model.scheduler_file() {
+        Some(path) => in_file(path, error),
+        None => error,
+    })
 }
 
 /// Rows and columns of the latents of an image of so many pixels.

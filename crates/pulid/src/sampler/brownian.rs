@@ -125,7 +125,7 @@ fn scramble(word: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampler::{SchedulerConfig, Spacing};
+    use crate::sampler::{SamplerKind, SchedulerConfig, Spacing};
     use proptest::prelude::*;
 
     fn schedule() -> NoiseSchedule {
@@ -162,7 +162,7 @@ mod tests {
         let mut path = BrownianPath::new(&schedule, 16, 3);
         let direct = path.value(1.5);
         for steps in [3, 7, 50] {
-            for sigma in schedule.levels(Spacing::Karras, steps).unwrap().sigmas {
+            for sigma in schedule.levels(SamplerKind::DpmPpSde, Spacing::Karras, steps).unwrap().sigmas {
                 path.value(sigma.max(1e-3));
             }
         }
@@ -174,7 +174,7 @@ mod tests {
     fn moves_are_standard_normal_and_independent() {
         let schedule = schedule();
         let mut path = BrownianPath::new(&schedule, 16384, 11);
-        let levels = schedule.levels(Spacing::Karras, 8).unwrap().sigmas;
+        let levels = schedule.levels(SamplerKind::DpmPpSde, Spacing::Karras, 8).unwrap().sigmas;
         let moves: Vec<Vec<f64>> = levels[..8].windows(2).map(|w| path.between(w[0], w[1])).collect();
         for (i, a) in moves.iter().enumerate() {
             let (mean, variance) = moments(a.iter().copied());

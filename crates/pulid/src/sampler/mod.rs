@@ -15,16 +15,21 @@
 //! ```
 
 mod brownian;
+mod classes;
 mod config;
+mod levels;
 pub(crate) mod names;
+mod options;
 mod preconditioning;
 mod schedule;
 mod solver;
 mod window;
 
 pub use brownian::{BrownianPath, StepNoise};
-pub use config::{BetaSchedule, FinalSigma, PredictionType, SamplerKind, SamplerOptions, SchedulerConfig, Spacing};
+pub use config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
+pub use levels::NoiseLevels;
+pub use options::{FinalSigma, SamplerKind, SamplerOptions, Spacing};
 pub use preconditioning::{Epsilon, Preconditioning, Velocity};
-pub use schedule::{NoiseLevels, NoiseSchedule};
+pub use schedule::NoiseSchedule;
 pub use solver::{Request, Sampler};
 pub use window::StepWindow;

@@ -13,8 +13,13 @@ const SAMPLERS: [(SamplerKind, &[&str]); 3] = [
 
 /// What a spacing that we have is called elsewhere. ComfyUI's and the web UI's SGM Uniform begins at the last training timestep and
 /// goes down evenly, as diffusers' trailing does.
-const SPACINGS: [(Spacing, &[&str]); 2] =
-    [(Spacing::Karras, &["karras", "usekarrassigmas", "k"]), (Spacing::Trailing, &["trailing", "sgmuniform"])];
+const SPACINGS: [(Spacing, &[&str]); 5] = [
+    (Spacing::Karras, &["karras", "usekarrassigmas", "k"]),
+    (Spacing::Trailing, &["trailing", "sgmuniform"]),
+    (Spacing::Leading, &["leading"]),
+    (Spacing::Linspace, &["linspace"]),
+    (Spacing::KarrasDiffusers, &["karrasdiffusers"]),
+];
 
 /// Samplers that are elsewhere and not here.
 const OTHER_SAMPLERS: &[&str] = &[
@@ -90,8 +95,6 @@ const OTHER_SPACINGS: &[&str] = &[
     "ays",
     "gits",
     "turbo",
-    "leading",
-    "linspace",
     "lu",
     "laplace",
     "flow",
@@ -131,7 +134,7 @@ pub(crate) fn spacing(text: &str) -> Result<String, String> {
     match schedule(&letters(text)) {
         Some(Schedule::Ours(spacing)) => Ok(spacing.name().to_owned()),
         Some(Schedule::Other(_)) => Err(format!(
-            "`{text}` is a schedule that is not here; there are {} (SGM Uniform elsewhere)",
+            "`{text}` is a schedule that is not here; there are {} (trailing is SGM Uniform elsewhere)",
             list(Spacing::ALL.map(Spacing::name))
         )),
         _ => Ok(text.to_owned()),
@@ -190,7 +193,8 @@ fn letters(text: &str) -> String {
 }
 
 fn list<const N: usize>(names: [&str; N]) -> String {
-    names.join(" and ")
+    let [first @ .., last] = &names[..] else { return String::new() };
+    format!("{} and {last}", first.join(", "))
 }
 
 #[cfg(test)]
@@ -216,6 +220,7 @@ mod tests {
             ("k_euler", "euler", None),
             ("EulerDiscreteScheduler", "euler", None),
             ("euler trailing", "euler", Some(Spacing::Trailing)),
+            ("euler leading", "euler", Some(Spacing::Leading)),
         ] {
             assert_eq!(sampler(text).as_deref(), Ok(name), "{text}");
             assert_eq!(spacing_within(text), schedule, "{text}");
@@ -225,6 +230,9 @@ mod tests {
             ("SGM Uniform", "trailing"),
             ("sgm_uniform", "trailing"),
             ("use_karras_sigmas", "karras"),
+            ("leading", "leading"),
+            ("Linspace", "linspace"),
+            ("karras_diffusers", "karras_diffusers"),
         ] {
             assert_eq!(spacing(text).as_deref(), Ok(name), "{text}");
         }
@@ -260,8 +268,8 @@ mod tests {
         }
         let message = sampler("DPM++ 2M Exponential").unwrap_err();
         assert!(message.contains("schedule exponential") && message.contains("`spacing`"), "{message}");
-        for text in ["Exponential", "simple", "beta", "leading", "Align Your Steps"] {
-            assert!(spacing(text).unwrap_err().contains("there are karras and trailing"), "{text}");
+        for text in ["Exponential", "simple", "beta", "Align Your Steps"] {
+            assert!(spacing(text).unwrap_err().contains("there are karras, trailing, leading, linspace and"), "{text}");
         }
         // The list of what there is answers what nobody has.
         assert_eq!(sampler("quick").as_deref(), Ok("quick"));

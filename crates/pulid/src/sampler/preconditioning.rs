@@ -1,6 +1,6 @@
 //! What a network's prediction stands for, and the time that it is told: the one place that knows.
 
-use super::{NoiseSchedule, PredictionType};
+use super::PredictionType;
 use std::fmt::Debug;
 
 /// A network F as a denoiser: D(x; σ) = c_skip(σ)·x + c_out(σ)·F(c_in(σ)·x; c_noise(σ)) gives the clean latents that x, clean latents
@@ -15,11 +15,11 @@ pub trait Preconditioning: Debug + Send + Sync {
     /// Factor of the prediction in the clean latents.
     fn c_out(&self, sigma: f64) -> f64;
 
-    /// The time that the network is told at a noise level.
-    fn c_noise(&self, sigma: f64, schedule: &NoiseSchedule) -> f64;
+    /// The time that the network is told at a noise level, which is that of a training timestep or lies between two.
+    fn c_noise(&self, sigma: f64, timestep: f64) -> f64;
 }
 
-/// Networks trained on latents of variance one, x / sqrt(σ² + 1), and told the training timestep nearest to σ: 1 / sqrt(σ² + 1).
+/// Networks trained on latents of variance one, x / sqrt(σ² + 1), and told the training timestep: 1 / sqrt(σ² + 1).
 fn variance_preserving(sigma: f64) -> f64 {
     1.0 / (sigma * sigma + 1.0).sqrt()
 }
@@ -41,8 +41,8 @@ impl Preconditioning for Epsilon {
         -sigma
     }
 
-    fn c_noise(&self, sigma: f64, schedule: &NoiseSchedule) -> f64 {
-        schedule.timestep(sigma) as f64
+    fn c_noise(&self, _: f64, timestep: f64) -> f64 {
+        timestep
     }
 }
 
@@ -63,8 +63,8 @@ impl Preconditioning for Velocity {
         -sigma / (sigma * sigma + 1.0).sqrt()
     }
 
-    fn c_noise(&self, sigma: f64, schedule: &NoiseSchedule) -> f64 {
-        schedule.timestep(sigma) as f64
+    fn c_noise(&self, _: f64, timestep: f64) -> f64 {
+        timestep
     }
 }
 
@@ -81,7 +81,7 @@ impl PredictionType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampler::SchedulerConfig;
+    use crate::sampler::{NoiseSchedule, SchedulerConfig};
 
     /// Perfect networks of both kinds find the clean latents at every noise level, and are shown latents of variance one.
     #[test]
@@ -99,7 +99,7 @@ mod tests {
                 assert!((found - clean).abs() < 1e-9, "{network:?} at {sigma}: {found}");
                 let variance = network.c_in(sigma).powi(2) * (1.0 + sigma * sigma);
                 assert!((variance - 1.0).abs() < 1e-12);
-                assert_eq!(network.c_noise(sigma, &schedule), schedule.timestep(sigma) as f64);
+                assert_eq!(network.c_noise(sigma, 12.5), 12.5);
             }
         }
     }

@@ -1,8 +1,5 @@
-use super::{BetaSchedule, Preconditioning, SchedulerConfig, Spacing};
+use super::{BetaSchedule, Preconditioning, SchedulerConfig, TimestepSpacing};
 use pulid_tensor::{Error, Result};
-
-/// Karras et al. (2022), equation 5: how much more densely the low noise levels are sampled.
-const KARRAS_RHO: f64 = 7.0;
 
 /// A schedule longer than this is a broken file, not a model.
 const MAX_TRAIN_TIMESTEPS: usize = 1 << 20;
@@ -17,13 +14,9 @@ pub struct NoiseSchedule {
     /// Strictly increasing, one per training timestep.
     sigmas: Vec<f64>,
     network: &'static dyn Preconditioning,
-}
-
-/// The noise levels that a run of `steps` steps visits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NoiseLevels {
-    /// Sigma before each step, decreasing, and a last 0 unless another end is asked for: `steps + 1` values.
-    pub sigmas: Vec<f64>,
+    /// Of the model's scheduler.
+    pub(super) spacing: TimestepSpacing,
+    pub(super) steps_offset: usize,
 }
 
 impl NoiseSchedule {
@@ -32,22 +25,26 @@ impl NoiseSchedule {
     /// # Errors
     /// [`Error::Invalid`] for betas outside (0, 1) or a schedule that this crate does not support.
     pub fn new(config: &SchedulerConfig) -> Result<Self> {
-        let invalid = |detail: String| Err(Error::invalid("scheduler_config.json", detail));
+        let invalid = |key: &str, detail: String| Err(Error::invalid(key, detail));
         let n = config.num_train_timesteps;
+        if config.steps_offset >= n {
+            let detail = format!("is {}; {n} training timesteps are counted from 0", config.steps_offset);
+            return invalid("steps_offset", detail);
+        }
         if !(2..=MAX_TRAIN_TIMESTEPS).contains(&n) {
-            return invalid(format!("num_train_timesteps is {n}; 2 to {MAX_TRAIN_TIMESTEPS} can be used"));
+            return invalid("num_train_timesteps", format!("is {n}; 2 to {MAX_TRAIN_TIMESTEPS} can be used"));
         }
         let in_range = |beta: f32| beta > 0.0 && beta < 1.0;
         let formula = config.trained_betas.is_none() && config.beta_schedule != BetaSchedule::SquaredcosCapV2;
         if formula && (!in_range(config.beta_start) || !in_range(config.beta_end)) {
-            return invalid(format!(
-                "beta_start {} and beta_end {} must be in (0, 1)",
-                config.beta_start, config.beta_end
-            ));
+            let detail =
+                format!("is {} and beta_end is {}; both must be in (0, 1)", config.beta_start, config.beta_end);
+            return invalid("beta_start", detail);
         }
         let betas = match &config.trained_betas {
             Some(betas) if betas.len() != n || !betas.iter().copied().all(in_range) => {
-                return invalid(format!("trained_betas must be {n} numbers in (0, 1), as num_train_timesteps says"));
+                let detail = format!("must be {n} numbers in (0, 1), as num_train_timesteps says");
+                return invalid("trained_betas", detail);
             }
             Some(betas) => betas.clone(),
             None => betas(config),
@@ -61,9 +58,17 @@ impl NoiseSchedule {
         }
         let sigmas: Vec<f64> = products.iter().map(|a| f64::from(((1.0 - a) / a).sqrt())).collect();
         if !sigmas.iter().all(|s| s.is_finite() && *s > 0.0) || sigmas.windows(2).any(|w| w[0] >= w[1]) {
-            return invalid("its betas give noise levels that do not grow; check beta_start and beta_end".into());
+            return invalid(
+                "the noise schedule",
+                "has betas whose noise levels do not grow; check beta_start and beta_end".into(),
+            );
         }
-        Ok(NoiseSchedule { sigmas, network: config.prediction_type.preconditioning() })
+        Ok(NoiseSchedule {
+            sigmas,
+            network: config.prediction_type.preconditioning(),
+            spacing: config.timestep_spacing,
+            steps_offset: config.steps_offset,
+        })
     }
 
     /// Sigma of each training timestep.
@@ -99,33 +104,19 @@ impl NoiseSchedule {
         if distance(above) < distance(above - 1) { above } else { above - 1 }
     }
 
-    /// The levels of a run.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when `steps` is 0 or more than there are training timesteps.
-    pub fn levels(&self, spacing: Spacing, steps: usize) -> Result<NoiseLevels> {
-        let n = self.sigmas.len();
-        if !(1..=n).contains(&steps) {
-            return Err(Error::invalid("steps", format!("{steps} is not in 1 to {n}")));
-        }
-        let mut sigmas: Vec<f64> = match spacing {
-            Spacing::Karras => (0..steps).map(|i| self.karras(i, steps)).collect(),
-            Spacing::Trailing => (0..steps)
-                .map(|i| {
-                    // diffusers rounds halves to even before it subtracts one.
-                    let t = (n as f64 - i as f64 * (n as f64 / steps as f64)).round_ties_even() as usize;
-                    self.sigmas[t.clamp(1, n) - 1]
-                })
-                .collect(),
-        };
-        sigmas.push(0.0);
-        Ok(NoiseLevels { sigmas })
+    /// A time between training timesteps, by log sigma: diffusers' `_sigma_to_t`.
+    pub fn fractional_timestep(&self, sigma: f64) -> f64 {
+        let above = self.sigmas.partition_point(|&s| s <= sigma).clamp(1, self.sigmas.len() - 1);
+        let [low, high] = [self.sigmas[above - 1].ln(), self.sigmas[above].ln()];
+        (above - 1) as f64 + ((sigma.ln() - low) / (high - low)).clamp(0.0, 1.0)
     }
 
-    fn karras(&self, i: usize, steps: usize) -> f64 {
-        let root = |sigma: f64| sigma.powf(1.0 / KARRAS_RHO);
-        let ramp = if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
-        (root(self.sigma_max()) + ramp * (root(self.sigma_min()) - root(self.sigma_max()))).powf(KARRAS_RHO)
+    /// Sigma at a time between training timesteps, linear in sigma as in diffusers; the highest one beyond the last.
+    pub(super) fn sigma_at(&self, timestep: f64) -> f64 {
+        let last = self.sigmas.len() - 1;
+        let below = (timestep.max(0.0) as usize).min(last);
+        let rest = (timestep - below as f64).clamp(0.0, 1.0);
+        self.sigmas[below] + rest * (self.sigmas[(below + 1).min(last)] - self.sigmas[below])
     }
 }
 
@@ -176,70 +167,30 @@ fn zero_terminal_snr(products: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde::Deserialize;
-
-    #[derive(Deserialize)]
-    struct Golden {
-        table: Vec<f64>,
-        karras: Vec<Levels>,
-        trailing: Vec<Levels>,
-    }
-
-    #[derive(Deserialize)]
-    struct Levels {
-        steps: usize,
-        sigmas: Vec<f64>,
-        timesteps: Vec<usize>,
-    }
 
     fn sdxl() -> NoiseSchedule {
         NoiseSchedule::new(&SchedulerConfig::default()).unwrap()
     }
 
-    /// The training timestep of each step.
-    fn timesteps(schedule: &NoiseSchedule, levels: &NoiseLevels) -> Vec<usize> {
-        let steps = levels.sigmas.split_last().unwrap().1;
-        steps.iter().map(|&sigma| schedule.timestep(sigma)).collect()
-    }
-
-    fn assert_near(ours: &[f64], theirs: &[f64], relative: f64, name: &str) {
-        assert_eq!(ours.len(), theirs.len(), "{name}");
-        for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
-            assert!((a - b).abs() <= relative * b.abs(), "{name}[{i}]: {a} for {b}");
-        }
-    }
-
     #[test]
-    fn table_and_levels_are_those_of_diffusers_and_k_diffusion() {
-        let golden: Golden = serde_json::from_str(include_str!("../../tests/data/schedule.json")).unwrap();
+    fn times_lie_between_timesteps() {
         let schedule = sdxl();
-        assert_near(schedule.sigmas(), &golden.table, 2e-6, "table");
-        assert!(golden.karras.len() >= 5 && golden.trailing.len() >= 5);
-        let cases = golden.karras.iter().map(|g| (Spacing::Karras, g));
-        for (spacing, g) in cases.chain(golden.trailing.iter().map(|g| (Spacing::Trailing, g))) {
-            let levels = schedule.levels(spacing, g.steps).unwrap();
-            let name = format!("{spacing} {}", g.steps);
-            assert_near(&levels.sigmas, &g.sigmas, 5e-6, &name);
-            assert_eq!(timesteps(&schedule, &levels), g.timesteps, "{name}");
+        for t in [0.0, 17.0, 998.0, 999.0] {
+            assert!((schedule.fractional_timestep(schedule.sigma_at(t)) - t).abs() < 1e-6, "{t}");
         }
+        let (low, high) = (schedule.sigmas()[17], schedule.sigmas()[18]);
+        assert!((schedule.fractional_timestep((low * high).sqrt()) - 17.5).abs() < 1e-6);
+        assert!((schedule.sigma_at(17.25) - (0.75 * low + 0.25 * high)).abs() < 1e-9);
+        assert_eq!((schedule.fractional_timestep(1e-9), schedule.fractional_timestep(1e9)), (0.0, 999.0));
+        assert_eq!(schedule.sigma_at(1000.0), schedule.sigma_max());
     }
 
     #[test]
-    fn the_published_pipelines_timesteps() {
-        let schedule = sdxl();
-        let told = |spacing, steps| timesteps(&schedule, &schedule.levels(spacing, steps).unwrap());
-        assert_eq!(told(Spacing::Karras, 5), [999, 786, 427, 59, 0]);
-        assert_eq!(told(Spacing::Trailing, 4), [999, 749, 499, 249]);
-        assert!((schedule.sigma_max() - 14.6146).abs() < 1e-3 && (schedule.sigma_min() - 0.02917).abs() < 1e-5);
-    }
-
-    #[test]
-    fn unusable_settings_are_refused() {
-        assert!(sdxl().levels(Spacing::Karras, 0).is_err());
-        assert!(sdxl().levels(Spacing::Trailing, 1001).is_err());
+    fn unusable_schedules_are_refused() {
         for broken in [
             SchedulerConfig { beta_start: -1.0, ..Default::default() },
             SchedulerConfig { beta_end: f32::NAN, ..Default::default() },
+            SchedulerConfig { steps_offset: 1000, ..Default::default() },
             SchedulerConfig { num_train_timesteps: 1, ..Default::default() },
             SchedulerConfig { num_train_timesteps: usize::MAX, ..Default::default() },
             SchedulerConfig { trained_betas: Some(vec![0.1; 3]), ..Default::default() },
@@ -251,16 +202,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn levels_fall_to_zero(steps in 1usize..=1000, karras: bool) {
-            let spacing = if karras { Spacing::Karras } else { Spacing::Trailing };
-            let levels = sdxl().levels(spacing, steps).unwrap();
-            prop_assert_eq!(levels.sigmas.len(), steps + 1);
-            prop_assert!(levels.sigmas.windows(2).all(|w| w[0] > w[1]));
-            prop_assert_eq!(levels.sigmas[steps], 0.0);
-            prop_assert_eq!(timesteps(&sdxl(), &levels)[0], 999);
-        }
-
         #[test]
         fn the_nearest_timestep_is_nearest(sigma in 0.001f64..100.0) {
             let schedule = sdxl();

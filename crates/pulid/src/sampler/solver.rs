@@ -1,4 +1,7 @@
-use super::{BrownianPath, FinalSigma, NoiseLevels, NoiseSchedule, SamplerKind, SamplerOptions, Spacing, StepNoise};
+use super::{
+    BrownianPath, FinalSigma, NoiseLevels, NoiseSchedule, SamplerKind, SamplerOptions, Spacing, StepNoise,
+    TimestepSpacing,
+};
 use pulid_tensor::{Error, Result};
 
 /// One network call that a [`Sampler`] asks for.
@@ -31,6 +34,7 @@ pub struct Request {
 /// (order 2, midpoint), whose variance-preserving form is the same DPM++ 2M under another scale.
 pub struct Sampler {
     kind: SamplerKind,
+    spacing: Spacing,
     schedule: NoiseSchedule,
     levels: NoiseLevels,
     noise: Box<dyn StepNoise + Send>,
@@ -74,15 +78,16 @@ impl Sampler {
         if noise.is_empty() {
             return Err(Error::invalid("latents", "there are none to sample; check width, height and batch"));
         }
-        let mut levels = schedule.levels(options.spacing, options.steps)?;
+        let mut levels = schedule.levels(options.kind, options.spacing, options.steps)?;
         if let (FinalSigma::SigmaMin, [.., before, last]) = (options.final_sigma, levels.sigmas.as_mut_slice()) {
             // Karras levels come down to the lowest one themselves.
             *last = schedule.sigma_min().min(*before);
         }
-        let scale = initial_scale(options.kind, options.spacing, levels.sigmas[0]);
+        let scale = initial_scale(schedule, options.kind, options.spacing, levels.sigmas[0]);
         let latents = noise.iter().map(|&x| (f64::from(x) * scale) as f32).collect();
         Ok(Sampler {
             kind: options.kind,
+            spacing: options.spacing,
             schedule: schedule.clone(),
             levels,
             noise: step_noise,
@@ -138,15 +143,15 @@ impl Sampler {
         if self.step == self.steps() {
             return None;
         }
-        let (sigma, latents) = match &self.midway {
-            Some(midway) => (midway.sigma, &midway.latents),
-            None => (self.levels.sigmas[self.step], &self.latents),
+        let (sigma, timestep, latents) = match &self.midway {
+            Some(midway) => (midway.sigma, self.schedule.timestep_within(self.spacing, midway.sigma), &midway.latents),
+            None => (self.levels.sigmas[self.step], self.levels.timesteps[self.step], &self.latents),
         };
         let network = self.schedule.network();
         let scale = network.c_in(sigma);
         Some(Request {
             x_in: latents.iter().map(|&x| (f64::from(x) * scale) as f32).collect(),
-            timestep: network.c_noise(sigma, &self.schedule),
+            timestep: network.c_noise(sigma, timestep),
             sigma,
             step: self.step,
             steps: self.steps(),
@@ -228,7 +233,8 @@ impl Sampler {
 
     fn multistep(&mut self, denoised: Vec<f32>, sigma: f64, next: f64) {
         match &self.previous {
-            Some(previous) if !self.ends_in_first_order(next) => {
+            // Two steps may lie at the schedule's end, where an offset leads beyond it.
+            Some(previous) if !self.ends_in_first_order(next) && self.levels.sigmas[self.step - 1] > sigma => {
                 let h = (sigma / next).ln();
                 let before = (self.levels.sigmas[self.step - 1] / sigma).ln();
                 let slope = h / (2.0 * before);
@@ -278,13 +284,17 @@ impl Sampler {
 
 /// What the noise is multiplied with to become the first latents.
 ///
-/// k-diffusion and diffusers' Euler multiply by sigma. diffusers' DPM-Solver starts its variance-preserving latents as
-/// the noise itself, which is sqrt(sigma^2 + 1) here: 0.2 % more at SDXL's highest noise level.
-fn initial_scale(kind: SamplerKind, spacing: Spacing, sigma: f64) -> f64 {
-    match (kind, spacing) {
-        (SamplerKind::DpmPp2M, Spacing::Trailing) => (sigma * sigma + 1.0).sqrt(),
-        _ => sigma,
-    }
+/// k-diffusion multiplies by sigma, and so does diffusers' Euler from the last training timestep. diffusers' DPM-Solver starts its
+/// variance-preserving latents as the noise itself, which is sqrt(sigma^2 + 1) here: 0.2 % more at SDXL's highest noise level. So does
+/// Euler with leading timesteps (`init_noise_sigma`).
+fn initial_scale(schedule: &NoiseSchedule, kind: SamplerKind, spacing: Spacing, sigma: f64) -> f64 {
+    let preserving = match spacing {
+        Spacing::Karras => false,
+        Spacing::Leading => true,
+        Spacing::KarrasDiffusers if schedule.spacing == TimestepSpacing::Leading => true,
+        Spacing::KarrasDiffusers | Spacing::Trailing | Spacing::Linspace => kind == SamplerKind::DpmPp2M,
+    };
+    if preserving { (sigma * sigma + 1.0).sqrt() } else { sigma }
 }
 
 /// The level to step down to and the noise to add, so that together they give `next` (eta 1).

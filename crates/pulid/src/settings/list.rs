@@ -123,7 +123,7 @@ settings! {
         ..PICTURE
     };
 
-    /// Where the noise levels lie: karras or trailing
+    /// Where the noise levels lie: karras as in k-diffusion; trailing, leading, linspace and karras_diffusers as diffusers' schedulers have them
     spacing: Spacing = SamplerKind::DpmPp2M.default_spacing(), Setting {
         range: names!(Spacing),
         known_as: Some(names::spacing),

@@ -7,6 +7,7 @@
 //! Values come from a person, else a preset, else the model, else the list ([`Settings::merge`]). Each of the first three is a
 //! [`Choices`].
 
+mod distilled;
 mod list;
 mod merge;
 mod model;

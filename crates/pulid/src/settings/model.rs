@@ -1,9 +1,11 @@
 //! What a model says of how its images are made.
 
-use super::suited::{Suggestion, distilled};
+use super::distilled::distilled;
+use super::suited::Suggestion;
 use super::{Choices, LIST};
 use crate::pipeline::scheduler_config;
 use crate::preset::Preset;
+use crate::sampler::Spacing;
 use pulid_checkpoint::{files, json};
 use pulid_models::sdxl::SdxlModel;
 use pulid_tensor::{Error, Result};
@@ -73,8 +75,10 @@ impl ModelDefaults {
             let base = std::mem::take(&mut found.choices);
             found.choices = Choices { steps: None, guidance: None, sampler: None, spacing: None, ..base };
         }
-        // What was saved beside a distilled UNet fits it. A base model's scheduler does not.
-        let own = model.scheduler_is_own() && scheduled.choices.sampler.is_some();
+        // What was saved beside a distilled UNet fits it. A base model's scheduler does not, nor do its timesteps, which programs write
+        // beside every model that they convert: few steps from anywhere but the last timestep leave noise.
+        let stock = matches!(scheduled.choices.spacing, Some(Spacing::Leading | Spacing::Linspace));
+        let own = model.scheduler_is_own() && scheduled.choices.sampler.is_some() && !stock;
         let suggestions = match distilled {
             Some(distilled) if own => vec![scheduled, distilled],
             // Of a scheduler that is not built nobody needs to hear then.

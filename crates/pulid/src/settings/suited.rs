@@ -1,10 +1,8 @@
-//! Settings that suit a model where nobody says otherwise: what its scheduler says of the steps, and what a distilled UNet needs.
+//! Settings that suit a model where nobody says otherwise: what its scheduler says of the steps.
 
 use super::Choices;
-use crate::sampler::{FinalSigma, SamplerKind, SchedulerConfig, Spacing};
-use pulid_checkpoint::Checkpoint;
-use pulid_models::sdxl::SdxlModel;
-use std::path::Path;
+use crate::sampler::{BetaSchedule, FinalSigma, NoiseSchedule, SamplerKind, SchedulerConfig, Spacing, TimestepSpacing};
+use serde_json::Value;
 
 /// Settings, and why they are taken.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,18 +14,32 @@ pub struct Suggestion {
     pub why: String,
 }
 
+/// A sampler, its spacing and where it ends.
+type Steps = (SamplerKind, Spacing, FinalSigma);
+
 impl SchedulerConfig {
-    /// The sampler that a scheduler's class and options stand for, where it is built with its spacing; else why it is not.
+    /// The sampler that a scheduler's class and options stand for, where it is built with its spacing and draws what diffusers' draws; else
+    /// why it does not.
     pub fn suggestion(&self) -> Suggestion {
         let Some(class) = self.class_name.as_deref() else { return self.down_to_noise(Suggestion::default()) };
-        let found = self.sampler(class).and_then(|sampler| Ok((sampler, self.spacing(sampler)?)));
-        match found {
-            Ok((sampler, spacing)) => {
-                let final_sigma =
-                    (self.final_sigmas_type.as_deref() == Some("sigma_min")).then_some(FinalSigma::SigmaMin);
+        match self.steps(class) {
+            Ok((sampler, spacing, end)) => {
+                // The list's own says the same.
+                let final_sigma = Some(end).filter(|end| *end != FinalSigma::default());
                 let choices =
                     Choices { sampler: Some(sampler), spacing: Some(spacing), final_sigma, ..Choices::default() };
-                Suggestion { choices, why: String::new() }
+                let seeded = sampler == SamplerKind::DpmPpSde && self.option("noise_sampler_seed").is_some();
+                let why = if seeded {
+                    format!(
+                        "the model's scheduler is {class} with a `noise_sampler_seed`, in whose place `seed` is taken"
+                    )
+                } else {
+                    String::new()
+                };
+                let found = Suggestion { choices, why };
+                // The scheduler is the base model's, as it were, where only the weights' own mark says so.
+                let unaware = !self.is_on("rescale_betas_zero_snr") && spacing != Spacing::Trailing;
+                if unaware { self.down_to_noise(found) } else { found }
             }
             Err(what) => {
                 let why = format!("the model's scheduler is {class}{what}, which is not built");
@@ -48,166 +60,123 @@ impl SchedulerConfig {
         Suggestion { choices, why }
     }
 
-    fn sampler(&self, class: &str) -> Result<SamplerKind, String> {
-        let is = |value: &Option<String>, wanted: &str| value.as_deref().is_none_or(|value| value == wanted);
+    /// What the class does; else what of it is not built, as words that follow its name.
+    fn steps(&self, class: &str) -> Result<Steps, String> {
         match class {
-            "EulerDiscreteScheduler" => Ok(SamplerKind::Euler),
-            "DPMSolverSDEScheduler" => Ok(SamplerKind::DpmPpSde),
-            "DPMSolverMultistepScheduler" if !is(&self.algorithm_type, "dpmsolver++") => {
-                Err(format!(" with `{}`", self.algorithm_type.as_deref().unwrap_or_default()))
+            "EulerDiscreteScheduler" => {
+                self.expect("interpolation_type", &["linear"])?;
+                Ok((SamplerKind::Euler, self.spacing()?, self.end()?))
             }
-            "DPMSolverMultistepScheduler" if self.solver_order.is_some_and(|order| order != 2) => {
-                Err(format!(" of order {}", self.solver_order.unwrap_or_default()))
-            }
-            "DPMSolverMultistepScheduler" if !is(&self.solver_type, "midpoint") => {
-                Err(format!(" with `{}`", self.solver_type.as_deref().unwrap_or_default()))
-            }
-            "DPMSolverMultistepScheduler" if self.others.thresholding == Some(true) => Err(" with thresholding".into()),
-            "DPMSolverMultistepScheduler" => Ok(SamplerKind::DpmPp2M),
+            "DPMSolverSDEScheduler" => Ok((SamplerKind::DpmPpSde, self.spacing()?, FinalSigma::Zero)),
+            "DPMSolverMultistepScheduler" => self.multistep(),
+            "DDIMScheduler" => self.ddim(),
             _ => Err(String::new()),
         }
     }
 
-    fn spacing(&self, sampler: SamplerKind) -> Result<Spacing, String> {
-        let others = [
-            ("exponential", self.others.use_exponential_sigmas),
-            ("beta", self.others.use_beta_sigmas),
-            ("Lu's", self.others.use_lu_lambdas),
-        ];
-        if let Some((name, _)) = others.into_iter().find(|(_, on)| *on == Some(true)) {
+    fn multistep(&self) -> Result<Steps, String> {
+        // What other classes' files have here is replaced by the class itself.
+        self.expect("algorithm_type", &["dpmsolver++", "deis"])?;
+        self.expect("solver_type", &["midpoint", "logrho", "bh1", "bh2"])?;
+        if let Some(order) = self.option("solver_order").filter(|order| order.as_f64() != Some(2.0)) {
+            return Err(format!(" of order {order}"));
+        }
+        if self.is_on("thresholding") {
+            return Err(" with thresholding".into());
+        }
+        self.expect("variance_type", &[])?;
+        let (spacing, end) = (self.spacing()?, self.end()?);
+        // With nothing left the last step is of first order anyway.
+        if end == FinalSigma::SigmaMin {
+            let differs = |key: &str, usual: bool| self.option(key).is_some_and(|value| *value != Value::Bool(usual));
+            if differs("euler_at_final", false) {
+                return Err(" with `euler_at_final` before `sigma_min`".into());
+            }
+            if differs("lower_order_final", true) {
+                return Err(" without `lower_order_final` before `sigma_min`".into());
+            }
+        }
+        if spacing == Spacing::KarrasDiffusers && self.beta_schedule == BetaSchedule::SquaredcosCapV2 {
+            // The network is told fractions of timesteps there, cut to whole ones.
+            return Err(" with Karras noise levels on a cosine schedule".into());
+        }
+        if spacing != Spacing::KarrasDiffusers && self.is_on("use_lu_lambdas") {
+            return Err(" with Lu's noise levels".into());
+        }
+        if spacing != Spacing::KarrasDiffusers && self.clips_timesteps() {
+            return Err(" with timesteps cut by `lambda_min_clipped`".into());
+        }
+        Ok((SamplerKind::DpmPp2M, spacing, end))
+    }
+
+    /// Whether `lambda_min_clipped`, the lowest log(alpha / sigma), lies within the schedule, so that the noisiest timesteps are left out.
+    fn clips_timesteps(&self) -> bool {
+        match self.option("lambda_min_clipped").map(|value| value.as_f64().ok_or(value)) {
+            None => false,
+            // A broken schedule is refused elsewhere.
+            Some(Ok(least)) => NoiseSchedule::new(self).is_ok_and(|schedule| -schedule.sigma_max().ln() < least),
+            Some(Err(word)) => word != "-Infinity",
+        }
+    }
+
+    /// Without noise on the way DDIM is Euler's method, and with leading timesteps each of its steps ends where the next one begins.
+    fn ddim(&self) -> Result<Steps, String> {
+        // The class clips, and ends in clean latents, where its file does not say otherwise.
+        let off = |key: &str| self.saved.get(key).is_some_and(|value| value.is_null() || *value == Value::Bool(false));
+        if !off("clip_sample") {
+            return Err(" with clipped latents (`clip_sample`)".into());
+        }
+        if self.is_on("thresholding") {
+            return Err(" with thresholding".into());
+        }
+        if self.timestep_spacing != TimestepSpacing::Leading {
+            return Err(format!(" with `{}` timesteps", name(self.timestep_spacing)));
+        }
+        let end = if off("set_alpha_to_one") { FinalSigma::SigmaMin } else { FinalSigma::Zero };
+        Ok((SamplerKind::Euler, Spacing::Leading, end))
+    }
+
+    fn spacing(&self) -> Result<Spacing, String> {
+        let others = [("exponential", "use_exponential_sigmas"), ("beta", "use_beta_sigmas")];
+        if let Some((name, _)) = others.into_iter().find(|(_, key)| self.is_on(key)) {
             return Err(format!(" with {name} noise levels"));
         }
-        // Every class has this where its file says nothing.
-        let spacing = self.timestep_spacing.as_deref().unwrap_or("linspace");
-        match self.use_karras_sigmas == Some(true) {
-            // Of diffusers' classes only the multistep solver takes Karras et al.'s levels over the whole schedule; the others take them
-            // between the first and the last timestep of the spacing.
-            true if sampler == SamplerKind::DpmPp2M || spacing == "linspace" => Ok(Spacing::Karras),
-            true => Err(format!(" with Karras noise levels between `{spacing}` timesteps")),
-            false if spacing == "trailing" => Ok(Spacing::Trailing),
-            false => Err(format!(" with `{spacing}` timesteps")),
+        if self.is_on("use_karras_sigmas") {
+            if let Some(key) = ["sigma_min", "sigma_max"].into_iter().find(|key| self.option(key).is_some()) {
+                return Err(format!(" with Karras noise levels from a `{key}` of its own"));
+            }
+            return Ok(Spacing::KarrasDiffusers);
+        }
+        Ok(match self.timestep_spacing {
+            TimestepSpacing::Leading => Spacing::Leading,
+            TimestepSpacing::Trailing => Spacing::Trailing,
+            TimestepSpacing::Linspace => Spacing::Linspace,
+        })
+    }
+
+    fn end(&self) -> Result<FinalSigma, String> {
+        self.expect("final_sigmas_type", &["zero", "sigma_min"])?;
+        let zero = self.option("final_sigmas_type").is_none_or(|value| value == "zero");
+        Ok(if zero { FinalSigma::Zero } else { FinalSigma::SigmaMin })
+    }
+
+    /// Refuses an option that is there and none of the words that are built.
+    fn expect(&self, key: &str, built: &[&str]) -> Result<(), String> {
+        let built = |value: &Value| value.as_str().is_some_and(|word| built.contains(&word));
+        match self.option(key).filter(|value| !built(value)) {
+            None => Ok(()),
+            Some(Value::String(word)) => Err(format!(" with `{key}` {word}")),
+            Some(other) => Err(format!(" with `{key}` {other}")),
         }
     }
 }
 
-/// Networks that were distilled to take few steps without guidance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Distilled {
-    Lightning,
-    Turbo,
-    Hyper,
-    Dmd2,
-    Lcm,
-    Tcd,
-}
-
-/// Steps of a distilled UNet that does not say of how many it is: what most of them are published for.
-const USUAL_STEPS: usize = 4;
-
-/// More steps than any of them is made for.
-const MOST_STEPS: usize = 16;
-
-impl Distilled {
-    const fn name(self) -> &'static str {
-        match self {
-            Distilled::Lightning => "SDXL-Lightning",
-            Distilled::Turbo => "SDXL Turbo",
-            Distilled::Hyper => "Hyper-SD",
-            Distilled::Dmd2 => "DMD2",
-            Distilled::Lcm => "a latent consistency model (LCM)",
-            Distilled::Tcd => "trajectory consistency distillation (TCD)",
-        }
+fn name(spacing: TimestepSpacing) -> &'static str {
+    match spacing {
+        TimestepSpacing::Leading => "leading",
+        TimestepSpacing::Trailing => "trailing",
+        TimestepSpacing::Linspace => "linspace",
     }
-
-    /// What its own pipelines sample with, where that is not built.
-    const fn own_sampler(self) -> Option<&'static str> {
-        match self {
-            // Hyper-SD's own is DDIM, which is Euler's method.
-            Distilled::Lightning | Distilled::Hyper => None,
-            Distilled::Turbo => Some("ancestral Euler"),
-            Distilled::Dmd2 | Distilled::Lcm => Some("LCM"),
-            Distilled::Tcd => Some("TCD"),
-        }
-    }
-
-    /// By a name that people gave a file or a model.
-    fn named(name: &str) -> Option<Self> {
-        let name = name.to_lowercase();
-        let word = |wanted: &str| name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == wanted);
-        let begins =
-            |wanted: &str| name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word.starts_with(wanted));
-        match () {
-            () if name.contains("lightning") => Some(Distilled::Lightning),
-            () if name.contains("dmd2") => Some(Distilled::Dmd2),
-            // Not what is hyperrealistic.
-            () if word("hyper") || begins("hypersd") => Some(Distilled::Hyper),
-            () if name.contains("turbo") => Some(Distilled::Turbo),
-            () if word("lcm") => Some(Distilled::Lcm),
-            () if word("tcd") => Some(Distilled::Tcd),
-            () => None,
-        }
-    }
-
-    /// By the class of the scheduler that lies beside it.
-    fn scheduled(class: &str) -> Option<Self> {
-        match class {
-            "LCMScheduler" => Some(Distilled::Lcm),
-            "TCDScheduler" => Some(Distilled::Tcd),
-            _ => None,
-        }
-    }
-}
-
-/// The number before `step`, as in `sdxl_lightning_4step_unet` and `Hyper-SDXL-8steps`.
-fn steps_named(name: &str) -> Option<usize> {
-    let name = name.to_lowercase();
-    name.match_indices("step").find_map(|(at, _)| {
-        let before = name[..at].trim_end_matches([' ', '-', '_']);
-        let digits = before.rfind(|c: char| !c.is_ascii_digit()).map_or(before, |end| {
-            let start = end + before[end..].chars().next().map_or(1, char::len_utf8);
-            &before[start..]
-        });
-        digits.parse().ok().filter(|steps| (1..=MOST_STEPS).contains(steps))
-    })
-}
-
-/// What a file or folder is called by those who published it: without the names that diffusers and the hub's cache give every file.
-fn published_name(path: &Path) -> String {
-    const COMMON: [&str; 5] = ["unet", "diffusion_pytorch_model", "model", "pytorch_model", "snapshots"];
-    for part in path.ancestors() {
-        let name = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let stem = name.split('.').next().unwrap_or_default().to_lowercase();
-        let in_cache = part.parent().is_some_and(|parent| parent.ends_with("snapshots"));
-        if !in_cache && !COMMON.contains(&stem.as_str()) {
-            return name;
-        }
-    }
-    String::new()
-}
-
-/// What suits a UNet that was distilled, told by its file's name, the title in its metadata or its scheduler's class.
-pub(super) fn distilled(model: &SdxlModel, scheduler: &SchedulerConfig) -> Option<Suggestion> {
-    let path = model.other_unet().unwrap_or(model.path());
-    let file = Checkpoint::open(path).ok();
-    let written = ["modelspec.title", "ss_output_name", "title"];
-    let titles = written.iter().filter_map(|key| file.as_ref()?.metadata().get(*key).cloned());
-    let names: Vec<_> = std::iter::once(published_name(path)).chain(titles).collect();
-    let class = scheduler.class_name.as_deref().filter(|_| model.scheduler_is_own()).unwrap_or_default();
-    let kind = names.iter().find_map(|name| Distilled::named(name)).or_else(|| Distilled::scheduled(class))?;
-    let steps = names.iter().find_map(|name| steps_named(name));
-    let choices = Choices {
-        steps: Some(steps.unwrap_or(USUAL_STEPS)),
-        guidance: Some(1.0),
-        sampler: Some(SamplerKind::Euler),
-        spacing: Some(Spacing::Trailing),
-        ..Choices::default()
-    };
-    let of = steps.map_or(String::new(), |steps| format!(" of {steps} step{}", if steps == 1 { "" } else { "s" }));
-    let mut why = format!("{} looks like {}{of}", path.display(), kind.name());
-    if let Some(own) = kind.own_sampler() {
-        why += &format!(", whose own sampler, {own}, is not built: the nearest one is taken");
-    }
-    Some(Suggestion { choices, why })
 }
 
 #[cfg(test)]
@@ -221,58 +190,120 @@ mod tests {
 
     #[test]
     fn schedulers_that_are_built_are_followed() {
-        let built = |sampler, spacing, end| Choices {
-            sampler: Some(sampler),
-            spacing: Some(spacing),
-            final_sigma: end,
-            ..Choices::default()
+        use FinalSigma::{SigmaMin, Zero};
+        use SamplerKind::{DpmPp2M, DpmPpSde, Euler};
+        use Spacing::{KarrasDiffusers, Leading, Linspace, Trailing};
+        let multistep = |options: serde_json::Value| {
+            let mut config = json!({"_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+                "beta_schedule": "scaled_linear"});
+            config.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+            config
         };
         let euler = "EulerDiscreteScheduler";
-        let multistep = "DPMSolverMultistepScheduler";
-        for (config, want) in [
+        for (config, (sampler, spacing, end)) in [
             (
                 json!({"_class_name": euler, "timestep_spacing": "trailing", "use_karras_sigmas": false}),
-                built(SamplerKind::Euler, Spacing::Trailing, None),
+                (Euler, Trailing, Zero),
+            ),
+            (json!({"_class_name": euler, "timestep_spacing": "leading", "steps_offset": 1}), (Euler, Leading, Zero)),
+            (json!({"_class_name": euler}), (Euler, Linspace, Zero)),
+            (
+                json!({"_class_name": euler, "use_karras_sigmas": true, "timestep_spacing": "leading"}),
+                (Euler, KarrasDiffusers, Zero),
             ),
             (
-                json!({"_class_name": euler, "use_karras_sigmas": true}),
-                built(SamplerKind::Euler, Spacing::Karras, None),
+                json!({"_class_name": euler, "final_sigmas_type": "sigma_min", "use_lu_lambdas": true}),
+                (Euler, Linspace, SigmaMin),
+            ),
+            (multistep(json!({})), (DpmPp2M, Linspace, Zero)),
+            (
+                multistep(
+                    json!({"timestep_spacing": "leading", "use_karras_sigmas": true, "algorithm_type": "dpmsolver++",
+                "solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero"}),
+                ),
+                (DpmPp2M, KarrasDiffusers, Zero),
             ),
             (
-                json!({"_class_name": multistep, "timestep_spacing": "leading", "use_karras_sigmas": true,
-                    "algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero"}),
-                built(SamplerKind::DpmPp2M, Spacing::Karras, None),
+                multistep(json!({"timestep_spacing": "trailing", "final_sigmas_type": "sigma_min"})),
+                (DpmPp2M, Trailing, SigmaMin),
+            ),
+            // What the class replaces, and what does nothing here.
+            (
+                multistep(
+                    json!({"algorithm_type": "deis", "solver_type": "bh2", "timestep_spacing": "leading", "final_sigmas_type": "sigma_min"}),
+                ),
+                (DpmPp2M, Leading, SigmaMin),
             ),
             (
-                json!({"_class_name": multistep, "timestep_spacing": "trailing", "final_sigmas_type": "sigma_min"}),
-                built(SamplerKind::DpmPp2M, Spacing::Trailing, Some(FinalSigma::SigmaMin)),
+                multistep(
+                    json!({"timestep_spacing": "leading", "euler_at_final": true, "lower_order_final": false, "lambda_min_clipped": -5.1}),
+                ),
+                (DpmPp2M, Leading, Zero),
             ),
             (
-                json!({"_class_name": "DPMSolverSDEScheduler", "use_karras_sigmas": true, "timestep_spacing": "linspace"}),
-                built(SamplerKind::DpmPpSde, Spacing::Karras, None),
+                json!({"_class_name": "DPMSolverSDEScheduler", "use_karras_sigmas": true}),
+                (DpmPpSde, KarrasDiffusers, Zero),
             ),
+            (json!({"_class_name": "DPMSolverSDEScheduler"}), (DpmPpSde, Linspace, Zero)),
+            (
+                json!({"_class_name": "DDIMScheduler", "clip_sample": false, "set_alpha_to_one": false}),
+                (Euler, Leading, SigmaMin),
+            ),
+            (json!({"_class_name": "DDIMScheduler", "clip_sample": false}), (Euler, Leading, Zero)),
         ] {
-            assert_eq!(suggested(config.clone()), Suggestion { choices: want, why: String::new() }, "{config}");
+            let final_sigma = (end == SigmaMin).then_some(end);
+            let choices = Choices { sampler: Some(sampler), spacing: Some(spacing), final_sigma, ..Choices::default() };
+            assert_eq!(suggested(config.clone()), Suggestion { choices, why: String::new() }, "{config}");
         }
     }
 
     #[test]
     fn what_is_not_built_is_said_and_changes_nothing() {
+        let euler = "EulerDiscreteScheduler";
         let multistep = "DPMSolverMultistepScheduler";
         for (config, part) in [
-            (json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}), "`leading`"),
-            (json!({"_class_name": "EulerDiscreteScheduler"}), "`linspace`"),
+            (json!({"_class_name": euler, "use_exponential_sigmas": true}), "exponential"),
+            (json!({"_class_name": euler, "use_beta_sigmas": true}), "beta"),
+            (json!({"_class_name": euler, "interpolation_type": "log_linear"}), "`interpolation_type` log_linear"),
+            (json!({"_class_name": euler, "use_karras_sigmas": true, "sigma_max": 80.0}), "`sigma_max`"),
+            (json!({"_class_name": euler, "final_sigmas_type": "sigma_max"}), "`final_sigmas_type` sigma_max"),
             (json!({"_class_name": "EulerAncestralDiscreteScheduler"}), "EulerAncestralDiscreteScheduler"),
-            (json!({"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}), "DDIMScheduler"),
-            (json!({"_class_name": multistep, "algorithm_type": "sde-dpmsolver++"}), "`sde-dpmsolver++`"),
+            (json!({"_class_name": "OwnScheduler"}), "OwnScheduler"),
+            (
+                json!({"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing"}),
+                "`trailing`",
+            ),
+            (json!({"_class_name": "DDIMScheduler"}), "`clip_sample`"),
+            (json!({"_class_name": "DDIMScheduler", "clip_sample": false, "thresholding": true}), "thresholding"),
+            (json!({"_class_name": multistep, "algorithm_type": "sde-dpmsolver++"}), "sde-dpmsolver++"),
+            (json!({"_class_name": multistep, "solver_type": "heun"}), "`solver_type` heun"),
             (json!({"_class_name": multistep, "solver_order": 3}), "order 3"),
             (json!({"_class_name": multistep, "use_lu_lambdas": true}), "Lu's"),
+            (json!({"_class_name": multistep, "use_exponential_sigmas": true}), "exponential"),
+            (json!({"_class_name": multistep, "use_beta_sigmas": true}), "beta"),
+            (json!({"_class_name": multistep, "thresholding": true}), "thresholding"),
+            (
+                json!({"_class_name": multistep, "use_karras_sigmas": true, "beta_schedule": "squaredcos_cap_v2"}),
+                "cosine schedule",
+            ),
+            (json!({"_class_name": multistep, "variance_type": "learned"}), "`variance_type` learned"),
+            (json!({"_class_name": multistep, "lambda_min_clipped": -2.0}), "`lambda_min_clipped`"),
+            (
+                json!({"_class_name": multistep, "final_sigmas_type": "sigma_min", "euler_at_final": true}),
+                "`euler_at_final`",
+            ),
+            (
+                json!({"_class_name": multistep, "final_sigmas_type": "sigma_min", "lower_order_final": false}),
+                "`lower_order_final`",
+            ),
         ] {
             let found = suggested(config);
             assert_eq!(found.choices, Choices::default());
-            assert!(found.why.contains(part) && found.why.contains("not built"), "{}", found.why);
+            assert!(found.why.contains(part) && found.why.contains("not built"), "{part}: {}", found.why);
         }
         assert_eq!(suggested(json!({})), Suggestion::default());
+        let seeded = suggested(json!({"_class_name": "DPMSolverSDEScheduler", "noise_sampler_seed": 3}));
+        assert!(seeded.choices.sampler.is_some() && seeded.why.contains("`noise_sampler_seed`"), "{}", seeded.why);
     }
 
     #[test]
@@ -282,27 +313,15 @@ mod tests {
         let found = suggested(json!({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true}));
         assert_eq!(found.choices.spacing, Some(Spacing::Trailing));
         assert!(found.why.contains("DDIMScheduler") && found.why.contains("zero terminal SNR"), "{}", found.why);
-    }
-
-    #[test]
-    fn distilled_networks_are_told_by_their_names() {
-        for (path, kind, steps) in [
-            ("a/sdxl_lightning_4step_unet.safetensors", Some(Distilled::Lightning), Some(4)),
-            ("sdxl_lightning_8step.safetensors", Some(Distilled::Lightning), Some(8)),
-            ("models--Lykon--dreamshaper-xl-lightning/snapshots/0a1b", Some(Distilled::Lightning), None),
-            ("dreamshaperXL_v21TurboDPMSDE.safetensors", Some(Distilled::Turbo), None),
-            ("sd_xl_turbo_1.0_fp16.safetensors", Some(Distilled::Turbo), None),
-            ("Hyper-SDXL-1step-Unet.safetensors", Some(Distilled::Hyper), Some(1)),
-            ("Hyper-SDXL-8steps.safetensors", Some(Distilled::Hyper), Some(8)),
-            ("dmd2_sdxl_4step_unet_fp16.bin", Some(Distilled::Dmd2), Some(4)),
-            ("lcm-sdxl/unet/diffusion_pytorch_model.safetensors", Some(Distilled::Lcm), None),
-            ("sdxl-turbo/unet", Some(Distilled::Turbo), None),
-            ("hyperrealism_xl.safetensors", None, None),
-            ("juggernaut_30000steps.safetensors", None, None),
-            ("turbo/juggernaut.safetensors", None, None),
-        ] {
-            let name = published_name(Path::new(path));
-            assert_eq!((Distilled::named(&name), steps_named(&name)), (kind, steps), "{path}");
-        }
+        // A file that knows of it is followed, one beside weights that say so themselves is not.
+        let mut euler = json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"});
+        let marked =
+            SchedulerConfig { rescale_betas_zero_snr: true, ..SchedulerConfig::from_json(&euler.to_string()).unwrap() };
+        let found = marked.suggestion();
+        assert_eq!(found.choices.spacing, Some(Spacing::Trailing));
+        assert!(found.why.contains("zero terminal SNR"), "{}", found.why);
+        euler["rescale_betas_zero_snr"] = true.into();
+        let found = suggested(euler);
+        assert_eq!((found.choices.spacing, found.why.as_str()), (Some(Spacing::Leading), ""));
     }
 }

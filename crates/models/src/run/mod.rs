@@ -4,12 +4,17 @@
 //! network prepares a graph and that graph's inputs from them; whoever executes the graph hands the results to
 //! [`GraphRun::finish`], which gives the contract's outputs.
 
+mod gradient;
+
+pub use gradient::block;
+
 use crate::face::{BiSeNet, RetinaFace};
 use crate::onnx::{OnnxInput, OnnxNetwork};
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use crate::sdxl::{ClipTextModel, SdxlModel, TextEncoder, Unet, UnetSize, Vae};
 use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision, TokenizerKind};
 use pulid_checkpoint::Checkpoint;
+pub use pulid_graph::Checkpointing;
 use pulid_graph::Graph;
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -33,13 +38,25 @@ pub struct RunOptions {
     pub integers: BTreeMap<String, Vec<i64>>,
     /// Element types.
     pub precision: Precision,
+    /// Gradients beside the outputs: see [`GRADIENT`].
+    pub gradient: Option<Checkpointing>,
 }
+
+/// What `pulid run --gradient` gives, for people.
+pub const GRADIENT: &str = "Inputs add `upstream.OUTPUT` for each output; the loss is the sum of upstream times output. Outputs add `d.INPUT` for each \
+                            float input and `d.PARAMETER` for trained parts; unet also gives `k.N`, `v.N`, `d.k.N` and `d.v.N`";
 
 impl RunOptions {
     /// f32, no adapter and no settings.
     pub fn new(weights: impl Into<PathBuf>) -> Self {
         let (adapter, settings, integers) = (None, BTreeMap::new(), BTreeMap::new());
-        RunOptions { weights: weights.into(), adapter, settings, integers, precision: Precision::F32 }
+        RunOptions { weights: weights.into(), adapter, settings, integers, precision: Precision::F32, gradient: None }
+    }
+
+    /// Element types of the parts that are trained: f32 where gradients are wanted, since a gradient has its parameter's type.
+    fn trained(&self) -> Precision {
+        let full = Precision { activations: DType::F32, weights: Some(DType::F32) };
+        if self.gradient.is_some() { full } else { self.precision }
     }
 
     /// The value of a setting, if it is given.
@@ -147,7 +164,29 @@ pub struct GraphRun {
     pub graph: Graph,
     /// A value for each of the graph's inputs, of the graph's types.
     pub inputs: HashMap<String, HostTensor>,
-    finish: fn(HashMap<String, HostTensor>) -> Result<Tensors>,
+    layout: Layout,
+    gradient: Option<gradient::Gradients>,
+}
+
+/// How the graph's tensors lie against the contract's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Alike.
+    Same,
+    /// Images [N, H, W, C] in the graph, [N, C, H, W] in the contract.
+    ChannelsLast,
+}
+
+impl Layout {
+    /// The graph's tensor as the contract's.
+    fn to_contract(self, value: HostTensor) -> Result<HostTensor> {
+        if self == Layout::ChannelsLast && value.shape().rank() == 4 { value.nhwc_to_nchw() } else { Ok(value) }
+    }
+
+    /// The contract's tensor as the graph's.
+    fn to_graph(self, value: HostTensor) -> Result<HostTensor> {
+        if self == Layout::ChannelsLast && value.shape().rank() == 4 { value.nchw_to_nhwc() } else { Ok(value) }
+    }
 }
 
 impl GraphRun {
@@ -155,11 +194,7 @@ impl GraphRun {
     ///
     /// # Errors
     /// When one is missing or has another type.
-    pub fn new(
-        graph: Graph,
-        inputs: HashMap<String, HostTensor>,
-        finish: fn(HashMap<String, HostTensor>) -> Result<Tensors>,
-    ) -> Result<Self> {
+    pub fn new(graph: Graph, inputs: HashMap<String, HostTensor>, layout: Layout) -> Result<Self> {
         for (name, ty) in graph.inputs() {
             let found = inputs.get(name).map(HostTensor::tensor_type);
             if found.as_ref() != Some(ty) {
@@ -168,7 +203,7 @@ impl GraphRun {
                 return Err(Error::invalid(format!("input `{name}`"), detail));
             }
         }
-        Ok(GraphRun { graph, inputs, finish })
+        Ok(GraphRun { graph, inputs, layout, gradient: None })
     }
 
     /// The contract's outputs from the graph's.
@@ -176,7 +211,11 @@ impl GraphRun {
     /// # Errors
     /// When an output has an unexpected shape.
     pub fn finish(&self, outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
-        (self.finish)(outputs)
+        let scaled = match &self.gradient {
+            Some(gradient) => gradient.finish(outputs)?,
+            None => outputs,
+        };
+        scaled.into_iter().map(|(name, value)| Ok((name, self.layout.to_contract(value)?))).collect()
     }
 }
 
@@ -210,7 +249,13 @@ pub fn prepare(name: &str, options: &RunOptions, inputs: &Tensors) -> Result<Pre
     {
         return Err(Error::invalid(format!("input `{key}`"), format!("{bad} is no index (0 to 2^32-1)")));
     }
-    (network.prepare)(options, inputs)
+    match (options.gradient, (network.prepare)(options, inputs)?) {
+        (Some(checkpointing), Prepared::Graph(run)) => {
+            gradient::add(name, run, options, inputs, checkpointing).map(Prepared::Graph)
+        }
+        (Some(_), Prepared::Done(_)) => Err(Error::invalid("--gradient", format!("{name} computes nothing"))),
+        (None, prepared) => Ok(prepared),
+    }
 }
 
 /// An f32 input with the given number of axes.
@@ -235,22 +280,8 @@ fn map<const N: usize>(inputs: [(&str, HostTensor); N]) -> HashMap<String, HostT
     inputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn run(
-    graph: Graph,
-    inputs: HashMap<String, HostTensor>,
-    finish: fn(HashMap<String, HostTensor>) -> Result<Tensors>,
-) -> Result<Prepared> {
-    GraphRun::new(graph, inputs, finish).map(Prepared::Graph)
-}
-
-/// Outputs as they are.
-fn as_they_are(outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
-    Ok(outputs.into_iter().collect())
-}
-
-/// Images to [N, C, H, W].
-fn channels_first(outputs: HashMap<String, HostTensor>) -> Result<Tensors> {
-    outputs.into_iter().map(|(name, value)| Ok((name, value.nhwc_to_nchw()?))).collect()
+fn run(graph: Graph, inputs: HashMap<String, HostTensor>, layout: Layout) -> Result<Prepared> {
+    GraphRun::new(graph, inputs, layout).map(Prepared::Graph)
 }
 
 fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
@@ -263,7 +294,7 @@ fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     };
     settings.check()?;
     let adapter = match &options.adapter {
-        Some(path) => Some(IdentityAdapter::new(&Checkpoint::open(path)?, options.precision)?),
+        Some(path) => Some(IdentityAdapter::new(&Checkpoint::open(path)?, options.trained())?),
         None if wants_identity => {
             return Err(Error::invalid("input `id_embedding`", "needs --adapter with a PuLID file"));
         }
@@ -295,21 +326,21 @@ fn unet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
         None => unet.graph(size)?,
     };
     given.extend(map([("sample", sample), ("encoder_hidden_states", text)]));
-    run(graph, given, channels_first)
+    run(graph, given, Layout::ChannelsLast)
 }
 
 fn vae_decoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let vae = Vae::open(&options.weights, options.precision)?;
     let latent = nhwc(inputs, "latent")?;
     let shape = latent.shape();
-    run(vae.decoder(shape[0], shape[1], shape[2])?, map([("latent", latent)]), channels_first)
+    run(vae.decoder(shape[0], shape[1], shape[2])?, map([("latent", latent)]), Layout::ChannelsLast)
 }
 
 fn vae_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let vae = Vae::open(&options.weights, options.precision)?;
     let sample = nhwc(inputs, "sample")?;
     let shape = sample.shape();
-    run(vae.encoder(shape[0], shape[1], shape[2])?, map([("sample", sample)]), channels_first)
+    run(vae.encoder(shape[0], shape[1], shape[2])?, map([("sample", sample)]), Layout::ChannelsLast)
 }
 
 fn text_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
@@ -326,7 +357,7 @@ fn text_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     };
     let ids = inputs.get("input_ids").ok_or_else(|| Error::invalid("input `input_ids`", "is missing"))?;
     let given = map(encoder.inputs(&ids.cast(DType::U32))?);
-    run(encoder.graph(ids.shape()[0], ids.shape()[1])?, given, as_they_are)
+    run(encoder.graph(ids.shape()[0], ids.shape()[1])?, given, Layout::Same)
 }
 
 fn tokenizer(options: &RunOptions, _: &Tensors) -> Result<Prepared> {
@@ -348,11 +379,11 @@ fn eva_clip(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     };
     let tower = EvaClip::new(&Checkpoint::open(&options.weights)?, options.precision, settings)?;
     let image = nhwc(inputs, "image")?;
-    run(tower.graph(image.shape()[0])?, map([("image", image)]), as_they_are)
+    run(tower.graph(image.shape()[0])?, map([("image", image)]), Layout::Same)
 }
 
 fn id_former(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
-    let former = IdFormer::new(&Checkpoint::open(&options.weights)?, options.precision)?;
+    let former = IdFormer::new(&Checkpoint::open(&options.weights)?, options.trained())?;
     // One photo may come without the axis of photos.
     let mut condition = match inputs.get("id_cond").map(|t| t.shape().rank()) {
         Some(2) => floats(inputs, "id_cond", 2)?,
@@ -367,17 +398,17 @@ fn id_former(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let graph = former.graph(condition.shape()[0], condition.shape()[1], tokens)?;
     let mut given = map([("id_cond", condition)]);
     given.extend(hidden);
-    run(graph, given, as_they_are)
+    run(graph, given, Layout::Same)
 }
 
 fn id_encoder(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
-    let encoder = IdEncoder::new(&Checkpoint::open(&options.weights)?, options.precision)?;
+    let encoder = IdEncoder::new(&Checkpoint::open(&options.weights)?, options.trained())?;
     let condition = floats(inputs, "id_cond", 2)?;
     let hidden = hidden_states(inputs)?;
     let graph = encoder.graph(condition.shape()[0], hidden["hidden_0"].shape()[1])?;
     let mut given = map([("id_cond", condition)]);
     given.extend(hidden);
-    run(graph, given, as_they_are)
+    run(graph, given, Layout::Same)
 }
 
 fn hidden_states(inputs: &Tensors) -> Result<HashMap<String, HostTensor>> {
@@ -393,14 +424,14 @@ fn bisenet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let parser = BiSeNet::new(Checkpoint::open(&options.weights)?, options.precision)?;
     let image = nhwc(inputs, "image")?;
     let shape = image.shape();
-    run(parser.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), channels_first)
+    run(parser.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), Layout::ChannelsLast)
 }
 
 fn retinaface(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let detector = RetinaFace::new(&Checkpoint::open(&options.weights)?, options.precision)?;
     let image = nhwc(inputs, "image")?;
     let shape = image.shape();
-    run(detector.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), as_they_are)
+    run(detector.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), Layout::Same)
 }
 
 fn onnx(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
@@ -417,5 +448,5 @@ fn onnx(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let names: Vec<&str> = graph.inputs().map(|(name, _)| name).collect();
     let given = inputs.iter().filter(|(name, _)| names.contains(&name.as_str()));
     let given = given.map(|(name, value)| (name.clone(), value.cast(DType::F32))).collect();
-    run(graph, given, as_they_are)
+    run(graph, given, Layout::Same)
 }

@@ -95,7 +95,7 @@ def unet_case(index: int, name: str) -> None:
     # Zero tokens have keys and values too, which no parameter reaches.
     gradients = {key: value[:, :tokens] if key in kept else value for key, value in gradients.items()}
     save(
-        fresh("gradients", name),
+        fresh("gradients-identity", name),
         "unet",
         inputs,
         gradients,
@@ -108,7 +108,7 @@ def unet_case(index: int, name: str) -> None:
 
 
 def encoder_case(name: str, model: torch.nn.Module, inputs: dict, seed: int) -> None:
-    folder = fresh("gradients", name)
+    folder = fresh("gradients-identity", name)
     save_weights(folder / "weights.safetensors", model.state_dict())
     model = model.double()
     x = {key: value.double().requires_grad_() for key, value in inputs.items()}
