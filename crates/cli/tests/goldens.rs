@@ -122,6 +122,7 @@ fn network(golden: &Golden, way: Way) -> Outcome {
     for (key, value) in &golden.options.settings {
         arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
     }
+    arguments.extend(golden.options.gradient.is_some().then(|| "--gradient".to_owned()));
     pulid(&arguments, way)?;
     let limit = limit(dtype);
     let got = Checkpoint::open(&result).map_err(Failed::from)?;
