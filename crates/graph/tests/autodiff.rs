@@ -1,10 +1,12 @@
 //! Gradients: every operator's rule against finite differences of its reference, and the passes' promises.
 
 use pulid_graph::autodiff::{add_gradients, differentiate};
-use pulid_graph::{Checkpointing, FirstVariant, Graph, NodeId, NodeKind, Rate, optimize, plan, reference};
+use pulid_graph::{
+    Checkpointing, FirstVariant, Graph, NodeId, NodeKind, Rate, optimize, plan, reference, replace_wide_attention,
+};
 use pulid_ops::{
-    Activation, Binary, Capabilities, Case, DeviceKind, Fill, Gather, GradientRule, MatMul, Role, Storage, Unary,
-    operators,
+    Activation, Attention, Binary, Capabilities, Case, DeviceKind, Fill, Gather, GradientRule, MatMul, Role, Storage,
+    Unary, operators,
 };
 use pulid_tensor::{DType, HostTensor, TensorType};
 use std::collections::{BTreeSet, HashMap};
@@ -171,6 +173,38 @@ fn block(label: &str) -> Option<&str> {
 
 fn applied(graph: &Graph) -> usize {
     graph.nodes().iter().filter(|n| matches!(n.kind, NodeKind::Apply { .. })).count()
+}
+
+#[test]
+fn wide_heads_have_the_gradients_of_their_products() {
+    let shape = [1, 6, 176];
+    let gradients = |replaced: bool| {
+        let mut g = Graph::new("wide");
+        let inputs: Vec<_> =
+            ["q", "k", "v"].iter().map(|name| g.input(*name, TensorType::f32(shape), Rate::Step).unwrap()).collect();
+        let y = g.apply(Attention::new(1), &inputs).unwrap();
+        g.output("y", y).unwrap();
+        let mut g = if replaced { replace_wide_attention(&g).unwrap() } else { g };
+        let products = g.nodes().iter().filter(|n| format!("{:?}", n.kind).contains("MatMul")).count();
+        assert_eq!(products > 0, replaced);
+        let targets: Vec<_> = ["q", "k", "v"].map(|name| (name.to_owned(), input(&g, name))).into();
+        add_gradients(&mut g, &targets, Checkpointing::Off).unwrap();
+        let names = ["q", "k", "v", "upstream.y"];
+        let given = names.iter().enumerate().map(|(i, n)| (n.to_string(), direction(&shape.into(), i))).collect();
+        reference::run(&g, &given, |_, _| Ok(())).unwrap()
+    };
+    let (whole, products) = (gradients(false), gradients(true));
+    assert_eq!(whole.len(), 4);
+    for (name, want) in &whole {
+        let error = products[name].deviation_from(want);
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+    }
+}
+
+fn input(graph: &Graph, wanted: &str) -> NodeId {
+    let mut nodes = graph.nodes().iter();
+    let at = nodes.position(|n| matches!(&n.kind, NodeKind::Input { name, .. } if name == wanted));
+    graph.id(at.unwrap())
 }
 
 #[test]
