@@ -6,7 +6,7 @@
 // permutation: f16 vec4
 
 import package::shared::grid::flat_index;
-import package::shared::slope::slope4;
+import package::shared::slope::slope_cell;
 import package::shared::vector::{cell, real};
 
 @if(f16) enable f16;
@@ -20,14 +20,11 @@ struct Params {
 @group(0) @binding(2) var<storage, read> upstream: array<cell>;
 @group(0) @binding(3) var<storage, read_write> dx: array<cell>;
 
-@if(vec4) fn slope(v: vec4<f32>) -> vec4<f32> { return slope4(v); }
-@else fn slope(v: f32) -> f32 { return slope4(vec4(v)).x; }
-
 @compute @workgroup_size(64)
 fn activation_gradient(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(id, groups, 64u);
     if i >= params.count {
         return;
     }
-    dx[i] = cell(real(upstream[i]) * slope(real(x[i])));
+    dx[i] = cell(real(upstream[i]) * slope_cell(real(x[i])));
 }

@@ -41,3 +41,7 @@ fn slope4(x: vec4<f32>) -> vec4<f32> {
         default: { return vec4(1.0); }
     }
 }
+
+// The same for a cell, see shared/vector.
+@if(vec4) fn slope_cell(x: vec4<f32>) -> vec4<f32> { return slope4(x); }
+@else fn slope_cell(x: f32) -> f32 { return slope4(vec4(x)).x; }

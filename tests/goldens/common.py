@@ -176,6 +176,7 @@ def save_case(
     inputs: dict | None = None,
     adapter: str | None = None,
     settings: dict | None = None,
+    gradient: bool = False,
     seed: int,
     note: str,
 ) -> None:
@@ -194,6 +195,8 @@ def save_case(
         "versions": versions(),
         "note": note,
     }
+    if gradient:
+        golden["gradient"] = True
     write_json(folder / "golden.json", golden)
     stds = {k: round(float(numpy.asarray(v).std()), 4) for k, v in outputs.items()}
     print(f"{folder.relative_to(ROOT)}: std {stds}; {note}")

@@ -22,8 +22,16 @@ fn main() {
         let name = case.strip_prefix(&root).expect("below root").to_string_lossy().into_owned();
         if case.join("golden.json").exists() {
             let golden = Golden::read(&case).expect("goldens are whole");
-            // The tokenizer computes nothing on a device.
-            let ways: &[Way] = if golden.network == "tokenizer" { &[Way::F32] } else { &Way::ALL };
+            let ways: &[Way] = if golden.network == "tokenizer" {
+                // It computes nothing on a device.
+                &[Way::F32]
+            } else if golden.options.gradient.is_some() && golden.network == "onnx" {
+                // Half precision turns single units of a recogniser over the kink of their PReLU: one pixel's gradient is then 0.64
+                // deviations off, in PyTorch's own half precision too.
+                &[Way::F32, Way::Reference]
+            } else {
+                &Way::ALL
+            };
             for &way in ways {
                 let golden = golden.clone();
                 trials.push(Trial::test(format!("run {name} {}", way.name()), move || network(&golden, way)));
@@ -122,8 +130,9 @@ fn network(golden: &Golden, way: Way) -> Outcome {
     for (key, value) in &golden.options.settings {
         arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
     }
+    arguments.extend(golden.options.gradient.is_some().then(|| "--gradient".to_owned()));
     pulid(&arguments, way)?;
-    let limit = limit(dtype);
+    let limit = if golden.options.gradient.is_some() && way == Way::F16 { HALF_GRADIENT_LIMIT } else { limit(dtype) };
     let got = Checkpoint::open(&result).map_err(Failed::from)?;
     for (key, want) in golden.outputs().map_err(Failed::from)? {
         let got = got.tensor(&key).map_err(Failed::from)?;
@@ -142,6 +151,10 @@ fn network(golden: &Golden, way: Way) -> Outcome {
     }
     Ok(())
 }
+
+/// Standard deviations by which gradients in half precision may be off: PyTorch's own are by 1.1e-1 in the UNet's identity, where
+/// sums over few positions nearly cancel; measured on lavapipe are 1.4e-1.
+const HALF_GRADIENT_LIMIT: f64 = 2e-1;
 
 /// Standard deviations by which latents may be off after all steps; measured on lavapipe are 5e-6.
 const LATENTS_LIMIT: f64 = 1e-4;

@@ -36,7 +36,7 @@ const BLOCK: &str = "(row >> 5u)";
 const NIBBLES: &str = "vec4(half, half >> 4u, half >> 8u, half >> 12u)";
 const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 
-const FAULTS: [Fault; 50] = [
+const FAULTS: [Fault; 52] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -80,6 +80,19 @@ const FAULTS: [Fault; 50] = [
     fault("some elements count twice", "reduce_workgroup", "j += 64u", "j += 63u"),
     fault("both halves are the first", "geglu", "x[first + params.width]", "x[first]"),
     fault("rotated the other way round", "rotary", "vec2(-v.y, v.x)", "vec2(v.y, -v.x)"),
+    fault(
+        "the softmax's sum has no gradient",
+        "attention_query_gradient_tile",
+        "slope - dots[statistics + query]",
+        "slope",
+    ),
+    fault("a chunk of queries is left out", "attention_key_value_combine", "chunk = 1u", "chunk = 2u"),
+    fault("keys of zeros do not count", "attention_log_sum", "var sum = params.zero_keys", "var sum = 0.0"),
+    fault("the ratio's divisor has no gradient", "identity_gradient_apply", " - 2.0 * ratio * base", ""),
+    fault("the softmax's sum has no gradient", "identity_score_gradient", "own - first / sum", "own"),
+    fault("a cosine's slope has a sine's sign", "time_embedding_gradient", "- of_cosine", "+ of_cosine"),
+    fault("steps are taken for columns", "matmul_transposed_register_tile", "transpose(", "("),
+    fault("a row of the left operand is another", "matmul_left_transposed_tile", "x.z * w", "x.y * w"),
     fault("a query does not see its own key", "attention_tile", "key <= vec4(row)", "key < vec4(row)"),
     fault(
         "a lane's row is another's",

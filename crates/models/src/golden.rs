@@ -1,7 +1,7 @@
 //! Goldens of single networks (`tests/goldens` of the repository): what a network was given, and what another implementation answered.
 
 use crate::Precision;
-use crate::run::{RunOptions, Tensors};
+use crate::run::{Checkpointing, RunOptions, Tensors};
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{DType, Error, Result};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ pub struct Golden {
     pub folder: PathBuf,
     /// A network of [`crate::run::NETWORKS`].
     pub network: String,
-    /// Its files and settings, in f32.
+    /// Its files and settings, in f32; with gradients among the answers where the case has them.
     pub options: RunOptions,
     /// The file of the inputs, where it has some.
     pub inputs: Option<PathBuf>,
@@ -37,6 +37,8 @@ impl Golden {
             outputs: PathBuf,
             #[serde(default)]
             set: serde_json::Map<String, serde_json::Value>,
+            #[serde(default)]
+            gradient: bool,
         }
         let folder = folder.into();
         let path = folder.join("golden.json");
@@ -46,6 +48,7 @@ impl Golden {
         options.adapter = json.adapter.map(|path| folder.join(path));
         let text = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         options.settings = json.set.into_iter().map(|(key, value)| (key, text(value))).collect();
+        options.gradient = json.gradient.then_some(Checkpointing::Off);
         let inputs = json.inputs.map(|path| folder.join(path));
         Ok(Golden { network: json.network, options, inputs, outputs: folder.join(json.outputs), folder })
     }

@@ -35,11 +35,11 @@ impl ParamType for [f32; 4] {
 /// Declares a `#[repr(C)]` parameter struct and its field table. Put `[u32; 4]` fields first: they align to 16 bytes.
 #[macro_export]
 macro_rules! params {
-    ($(#[$meta:meta])* struct $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty),* $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty),* $(,)? }) => {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-        struct $name { $($(#[$fmeta])* $field: $ty),* }
+        $vis struct $name { $($(#[$fmeta])* $field: $ty),* }
         impl $crate::dispatch::Params for $name {
             const FIELDS: &'static [(&'static str, u32, &'static str)] = &[
                 $((stringify!($field), std::mem::offset_of!($name, $field) as u32,

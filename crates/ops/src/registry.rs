@@ -27,7 +27,7 @@ pub struct Family {
 /// The operators, by family.
 pub static FAMILIES: &[Family] = &[
     Family { name: "matmul", operators: &[MatMul::INFO] },
-    Family { name: "conv", operators: &[Conv2d::INFO] },
+    Family { name: "conv", operators: &[Conv2d::INFO, Conv2dGradient::INFO] },
     Family {
         name: "resample",
         operators: &[
@@ -51,24 +51,43 @@ pub static FAMILIES: &[Family] = &[
             GeGluGradient::INFO,
             SwiGlu::INFO,
             PRelu::INFO,
+            PReluGradient::INFO,
             Cast::INFO,
             TimeEmbedding::INFO,
+            TimeEmbeddingGradient::INFO,
         ],
     },
     Family {
         name: "norm",
         operators: &[
             LayerNorm::INFO,
+            LayerNormGradient::INFO,
             GroupNorm::INFO,
+            GroupNormGradient::INFO,
             GroupStatistics::INFO,
             GroupApply::INFO,
             BatchNorm::INFO,
             Softmax::INFO,
+            SoftmaxGradient::INFO,
             L2Normalize::INFO,
+            L2NormalizeGradient::INFO,
             Reduce::INFO,
         ],
     },
-    Family { name: "attention", operators: &[Attention::INFO, IdentityProjection::INFO, Rotary::INFO] },
+    Family {
+        name: "attention",
+        operators: &[
+            Attention::INFO,
+            AttentionLogSum::INFO,
+            HeadDot::INFO,
+            AttentionQueryGradient::INFO,
+            AttentionKeyValueGradient::INFO,
+            IdentityProjection::INFO,
+            IdentityProjectionGradient::INFO,
+            IdentityScoreGradient::INFO,
+            Rotary::INFO,
+        ],
+    },
     Family {
         name: "movement",
         operators: &[Concat::INFO, Slice::INFO, Pad::INFO, Permute::INFO, Gather::INFO, Expand::INFO],

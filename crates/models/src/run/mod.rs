@@ -443,7 +443,10 @@ fn onnx(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
         }
         _ => OnnxInput::Floats(value.cast(DType::F32)),
     };
-    let known = inputs.iter().map(|(name, value)| (name.clone(), given(name, value))).collect();
+    // The gradients of a loss are for the graph that is differentiated, which has no inputs of these names yet.
+    let own = |name: &str| options.gradient.is_none() || !name.starts_with("upstream.");
+    let known = inputs.iter().filter(|(name, _)| own(name)).map(|(name, value)| (name.clone(), given(name, value)));
+    let known = known.collect();
     let graph = network.build_for(&known, options.precision)?;
     let names: Vec<&str> = graph.inputs().map(|(name, _)| name).collect();
     let given = inputs.iter().filter(|(name, _)| names.contains(&name.as_str()));

@@ -43,15 +43,15 @@ const WIDEST_FUSED: usize = 160;
 
 /// Largest product of a tile's queries and D / 4: the vec4 of workgroup memory for its sums. With 32 queries it takes heads of up to 80
 /// (SDXL's are 64 wide), and with scores and statistics it stays below the 16 KiB that every device has.
-const TILE_SUMS: usize = 640;
+pub(super) const TILE_SUMS: usize = 640;
 
 /// Extents, checked against each other.
-struct Sizes {
-    batch: usize,
-    heads: usize,
-    tq: usize,
-    tk: usize,
-    width: usize,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) tq: usize,
+    pub(super) tk: usize,
+    pub(super) width: usize,
     /// Elements between images and between heads of the mask, 0 where it is shared.
     mask_batch: usize,
     mask_head: usize,
@@ -61,7 +61,7 @@ struct Sizes {
 const COOPERATIVE_KEYS: usize = 32;
 
 /// Workgroups that a GPU runs at once, about: fewer leave a part of it idle.
-const AT_ONCE: usize = 256;
+pub(super) const AT_ONCE: usize = 256;
 
 /// A workgroup of `attention_cooperative`.
 #[derive(Clone, Copy)]
@@ -131,7 +131,7 @@ impl Attention {
         Attention { heads, scale: None, causal: false, zero_keys: 0, mask: false }
     }
 
-    fn sizes(&self, inputs: &[TensorType]) -> Result<Sizes> {
+    pub(super) fn sizes(&self, inputs: &[TensorType]) -> Result<Sizes> {
         expect_operands("attention", inputs, 3 + usize::from(self.mask))?;
         let fail =
             |why: &str| Error::operator("attention", format!("{why}: {} ({})", types(inputs), self.attributes()));
@@ -160,7 +160,7 @@ impl Attention {
         Ok(Sizes { batch, heads: self.heads, tq, tk, width: row / self.heads, mask_batch, mask_head })
     }
 
-    fn scale_for(&self, width: usize) -> f64 {
+    pub(super) fn scale_for(&self, width: usize) -> f64 {
         self.scale.map_or_else(|| 1.0 / (width as f64).sqrt(), f64::from)
     }
 }
@@ -334,6 +334,31 @@ impl Operator for Attention {
             all.push(Substitute::new(Concat::new(1), parts));
         }
         Some(all)
+    }
+
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        use Value::{Operand, Result as Output, Upstream};
+        if self.mask {
+            return Err(rule.fail("has no gradient rule with a mask"));
+        }
+        let log_sum = rule.apply(AttentionLogSum(self.clone()), [Operand(0), Operand(1)])?;
+        let dots = rule.apply(HeadDot { heads: self.heads }, [Upstream, Output])?;
+        let operands = [Operand(0), Operand(1), Operand(2), Upstream, log_sum, dots];
+        if rule.needs(0) {
+            let dq = rule.apply(AttentionQueryGradient(self.clone()), operands)?;
+            rule.set(0, dq);
+        }
+        if rule.needs(1) || rule.needs(2) {
+            let both = rule.apply(AttentionKeyValueGradient(self.clone()), operands)?;
+            let (shape, row) = (rule.shape(both), rule.shape(Operand(1)).last());
+            for operand in [1, 2] {
+                if rule.needs(operand) {
+                    let part = rule.apply(Slice::along(&shape, 2, (operand - 1) * row, row), [both])?;
+                    rule.set(operand, part);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -1,5 +1,5 @@
 use crate::*;
-use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 use std::fmt;
 use std::str::FromStr;
 
@@ -69,6 +69,12 @@ const MOST_CHUNKS: usize = 128;
 /// Rows of a chunk at least: fewer would cost more to combine than to sum.
 const FEWEST_ROWS: usize = 16;
 
+/// Rows of a chunk and their number.
+pub(super) fn chunks_of(rows: usize) -> [usize; 2] {
+    let chunk_rows = rows.div_ceil(MOST_CHUNKS).max(rows.min(FEWEST_ROWS));
+    [chunk_rows, rows.div_ceil(chunk_rows)]
+}
+
 params! {
     struct SumParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32 }
 }
@@ -86,7 +92,7 @@ params! {
 }
 
 /// Identity tokens whose attention [`Ortho::V2`] sums.
-const FIRST_KEYS: usize = 5;
+pub(super) const FIRST_KEYS: usize = 5;
 
 impl IdentityProjection {
     /// Registry entry.
@@ -97,8 +103,28 @@ impl IdentityProjection {
         cases,
     };
 
+    /// Computes a of [`Ortho::V2`], [B, T] in f32, from q and k among the operands.
+    pub(super) fn weight_dispatch(&self, inputs: &[TensorType], [q, k]: [usize; 2], a: Slot) -> Dispatch {
+        let (batch, positions, keys) = (inputs[q].shape[0], inputs[q].shape[1], inputs[k].shape[1]);
+        let elements = inputs[q].shape[2] / self.heads;
+        let by_four = elements.is_multiple_of(4);
+        let params = WeightParams {
+            positions: positions as u32,
+            keys: keys as u32,
+            heads: self.heads as u32,
+            width: (if by_four { elements / 4 } else { elements }) as u32,
+            zero_keys: self.zero_keys as f32,
+            zeros_first: FIRST_KEYS.saturating_sub(keys).min(self.zero_keys as usize) as f32,
+        };
+        Dispatch::new("identity_weight", params)
+            .storage(inputs[q].dtype)
+            .feature("vec4", by_four)
+            .bind([Slot::Input(q), Slot::Input(k), a])
+            .grid(positions.div_ceil(64), batch, 1)
+    }
+
     /// a[b, t] of [`Ortho::V2`].
-    fn weights(&self, q: &HostTensor, k: &HostTensor) -> Result<Vec<f64>> {
+    pub(super) fn weights(&self, q: &HostTensor, k: &HostTensor) -> Result<Vec<f64>> {
         let (batch, positions, row) = (q.shape()[0], q.shape()[1], q.shape()[2]);
         let (keys, width) = (k.shape()[1], row / self.heads);
         let (q, k) = (q.as_f32()?, k.as_f32()?);
@@ -166,8 +192,7 @@ impl Operator for IdentityProjection {
         let by_four = channels % 4 == 0;
         let cell = if by_four { 4 } else { 1 };
         let width = channels / cell;
-        let chunk_rows = rows.div_ceil(MOST_CHUNKS).max(rows.min(FEWEST_ROWS));
-        let chunks = rows.div_ceil(chunk_rows);
+        let [chunk_rows, chunks] = chunks_of(rows);
         let mut dispatches = Vec::new();
         let mut scratch = Vec::new();
         let (mut ratio, mut weight) = (Slot::Unused, Slot::Unused);
@@ -199,24 +224,7 @@ impl Operator for IdentityProjection {
             ratio = Slot::Scratch(2);
         }
         if self.mode == Ortho::V2 {
-            let (keys, elements) = (cx.inputs[4].shape[1], cx.inputs[3].shape[2] / self.heads);
-            let by_four = elements % 4 == 0;
-            let zeros_first = FIRST_KEYS.saturating_sub(keys).min(self.zero_keys as usize);
-            let params = WeightParams {
-                positions: rows as u32,
-                keys: keys as u32,
-                heads: self.heads as u32,
-                width: (if by_four { elements / 4 } else { elements }) as u32,
-                zero_keys: self.zero_keys as f32,
-                zeros_first: zeros_first as f32,
-            };
-            dispatches.push(
-                Dispatch::new("identity_weight", params)
-                    .storage(storage)
-                    .feature("vec4", by_four)
-                    .bind([Slot::Input(3), Slot::Input(4), Slot::Scratch(3)])
-                    .grid(rows.div_ceil(64), batch, 1),
-            );
+            dispatches.push(self.weight_dispatch(cx.inputs, [3, 4], Slot::Scratch(3)));
             scratch.push(batch * rows * 4);
             weight = Slot::Scratch(3);
         }
@@ -269,6 +277,63 @@ impl Operator for IdentityProjection {
 
     fn passes_when_zero(&self) -> Option<Passes> {
         Some(Passes { zero: 2, result: 0 })
+    }
+
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        use Value::{Operand, Upstream};
+        let shape = rule.shape(Upstream);
+        if rule.needs(2) {
+            // What the identity adds at strength 1.
+            let ones = rule.apply(Unary(Activation::Affine(0.0, 1.0)), [Operand(2)])?;
+            let mut operands: Vec<_> = (0..rule.operands()).map(Operand).collect();
+            operands[2] = ones;
+            let whole = rule.apply(self.clone(), operands)?;
+            let added = rule.apply(Binary::sub(), [whole, Operand(0)])?;
+            let product = rule.mul(Upstream, added)?;
+            let product = rule.reshape(product, [shape[0], shape[1] * shape[2]])?;
+            let product = rule.cast(product, DType::F32)?;
+            let axes = vec![1];
+            let ds = rule.apply(Reduce { reduction: Reduction::Sum, axes, keep_dims: false }, [product])?;
+            rule.set(2, ds);
+        }
+        if self.mode == Ortho::Off {
+            rule.set(0, Upstream);
+            if rule.needs(1) {
+                let strength = rule.reshape(Operand(2), [shape[0], 1, 1])?;
+                let di = rule.mul(Upstream, strength)?;
+                rule.set(1, di);
+            }
+            return Ok(());
+        }
+        let operands: Vec<_> = [Upstream].into_iter().chain((0..rule.operands()).map(Operand)).collect();
+        if rule.needs(0) || rule.needs(1) {
+            let both = rule.apply(IdentityProjectionGradient(self.clone()), operands.clone())?;
+            let (packed, row) = (rule.shape(both), shape[2]);
+            for operand in [0, 1] {
+                if rule.needs(operand) {
+                    let part = rule.apply(Slice::along(&packed, 2, operand * row, row), [both])?;
+                    rule.set(operand, part);
+                }
+            }
+        }
+        if rule.needs(3) || rule.needs(4) {
+            let slopes = rule.apply(IdentityScoreGradient(self.clone()), operands)?;
+            for (operand, other) in [(3, 4), (4, 3)] {
+                if !rule.needs(operand) {
+                    continue;
+                }
+                let (own, far) = (rule.ty(Operand(operand)), rule.shape(Operand(other)));
+                let heads = rule.reshape(Operand(other), [far[0], far[1], self.heads, far[2] / self.heads])?;
+                let heads = rule.apply(Permute::new([0, 2, 1, 3]), [heads])?;
+                let product = MatMul { transpose_a: operand == 4, ..MatMul::default() };
+                let gradient = rule.apply(product, [slopes, heads])?;
+                let gradient = rule.apply(Permute::new([0, 2, 1, 3]), [gradient])?;
+                let gradient = rule.reshape(gradient, own.shape)?;
+                let gradient = rule.cast(gradient, own.dtype)?;
+                rule.set(operand, gradient);
+            }
+        }
+        Ok(())
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -77,6 +77,24 @@ impl Operator for Rotary {
         }))
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if rule.needs(1) || rule.needs(2) {
+            return Err(rule.fail("has no gradient rule for the tables"));
+        }
+        // Turned back. Each element of a pair has its own sine, by which the other one enters it.
+        let table = rule.shape(Value::Operand(2));
+        let pairs = [table.count() / 2, 2];
+        let sin = rule.reshape(Value::Operand(2), pairs)?;
+        let [even, odd] = [0, 1].map(|first| Slice::along(&pairs, 1, first, 1));
+        let (even, odd) = (rule.apply(even, [sin])?, rule.apply(odd, [sin])?);
+        let exchanged = rule.apply(Concat::new(1), [odd, even])?;
+        let negated = rule.apply(Unary(Activation::Neg), [exchanged])?;
+        let back = rule.reshape(negated, table)?;
+        let dx = rule.apply(self.clone(), [Value::Upstream, Value::Operand(1), back])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

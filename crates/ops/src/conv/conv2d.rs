@@ -370,6 +370,33 @@ impl Operator for Conv2d {
         }
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if rule.needs(1) {
+            return Err(rule.fail("has no gradient rule for the weight"));
+        }
+        if self.residual {
+            rule.set(rule.operands() - 1, Value::Upstream);
+        }
+        let mut upstream = Value::Upstream;
+        if self.activation != Activation::None && (0..2 + usize::from(self.bias)).any(|i| rule.needs(i)) {
+            let operands: Vec<_> = (0..2 + usize::from(self.bias)).map(Value::Operand).collect();
+            let plain = Conv2d { activation: Activation::None, residual: false, ..self.clone() };
+            let before = rule.apply(plain, operands)?;
+            upstream = rule.apply(ActivationGradient(self.activation), [before, upstream])?;
+        }
+        if self.bias && rule.needs(2) {
+            let sum = rule.sum_to(upstream, 2)?;
+            rule.set(2, sum);
+        }
+        if rule.needs(0) {
+            let (x, weight) = (rule.ty(Value::Operand(0)), rule.shape(Value::Operand(1)));
+            let op = Conv2dGradient::of(self, &x, [weight[0], weight[1]], &rule.ty(Value::Result));
+            let dx = rule.apply(op, [upstream, Value::Operand(1)])?;
+            rule.set(0, dx);
+        }
+        Ok(())
+    }
+
     fn takes_quantized(&self, operand: usize) -> bool {
         operand == 1
     }
@@ -400,7 +427,7 @@ impl Operator for Conv2d {
 }
 
 /// Every (n, y, x) of an [N, H, W, C] tensor in storage order.
-fn pixels(t: &TensorType) -> impl Iterator<Item = (usize, usize, usize)> {
+pub(super) fn pixels(t: &TensorType) -> impl Iterator<Item = (usize, usize, usize)> {
     let (batch, height, width) = (t.shape[0], t.shape[1], t.shape[2]);
     (0..batch * height * width).map(move |p| (p / (height * width), p / width % height, p % width))
 }

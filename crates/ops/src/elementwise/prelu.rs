@@ -63,6 +63,15 @@ impl Operator for PRelu {
         }))
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if rule.needs(1) {
+            return Err(rule.fail("has no gradient rule for the slope"));
+        }
+        let dx = rule.apply(PReluGradient, [Value::Operand(0), Value::Operand(1), Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
@@ -73,7 +82,11 @@ fn cases() -> Vec<Case> {
         let slope = Operand::parameter([*shape.last().unwrap_or(&1)]);
         Case::new(name, PRelu, vec![Operand::activation(shape), slope], Tolerance::Pointwise)
     };
+    // Far from the kink, where differences tell the gradient.
+    let mut apart = case("x=3x5;apart", &[3, 5]);
+    apart.operands[0].fill = Fill::Values(vec![-1.5, 0.4, -0.3, 1.2, 2.5, -0.8, 0.7]);
     vec![
+        apart,
         case("x=1x1", &[1, 1]),
         case("x=2x3x5x7", &[2, 3, 5, 7]),
         case("x=2x5x3x16", &[2, 5, 3, 16]),

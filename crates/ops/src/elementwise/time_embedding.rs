@@ -31,7 +31,7 @@ impl TimeEmbedding {
         cases,
     };
 
-    fn log_ratio(&self) -> f64 {
+    pub(super) fn log_ratio(&self) -> f64 {
         -f64::from(self.max_period).ln() / ((self.dim / 2) as f64 - f64::from(self.downscale_freq_shift))
     }
 }
@@ -93,6 +93,13 @@ impl Operator for TimeEmbedding {
         }))
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let operands = [Value::Operand(0), Value::Upstream];
+        let dt = rule.apply(TimeEmbeddingGradient(self.clone()), operands)?;
+        rule.set(0, dt);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
@@ -106,6 +113,7 @@ fn cases() -> Vec<Case> {
         Operand::parameter(shape).fill(Fill::Values(vec![999.0, 0.0, 1.0, 786.0, 427.0, 59.0, 500.5, 128.0]))
     };
     let small = |shape: &[usize]| Operand::parameter(shape).fill(Fill::Values(vec![0.0, 1.0, 2.0, 0.5]));
+    let early = Operand::parameter([2, 3]).fill(Fill::Uniform(0.25, 3.0));
     let embedding = |dim: usize, output: DType| TimeEmbedding {
         dim,
         flip_sin_to_cos: true,
@@ -119,6 +127,7 @@ fn cases() -> Vec<Case> {
         Case::new("dim=256;sizes=2x6", embedding(256, DType::F32), vec![steps(&[2, 6])], tolerance),
         Case::new("dim=32;f16", embedding(32, DType::F16), vec![steps(&[3])], tolerance),
         Case::new("dim=7;shift=1;sines", odd, vec![small(&[4])], Tolerance::Transcendental),
+        Case::new("dim=6;early", embedding(6, DType::F32), vec![early], Tolerance::Transcendental),
         Case::new("dim=320;small", embedding(320, DType::F32), vec![small(&[4])], Tolerance::Transcendental),
     ]
 }

@@ -1,4 +1,4 @@
-use super::padded_matrix;
+use super::{padded_matrix, transposed};
 use crate::cooperative::CooperativeTile;
 use crate::split_k::{Extents, Parts, Reduction};
 use crate::workgroup_tile::WorkgroupTile;
@@ -55,19 +55,19 @@ params! {
 }
 
 params! {
-    struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32, batch: u32, part4: u32 }
+    pub(super) struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32, batch: u32, part4: u32 }
 }
 
 /// Extents of one product, with a shared b folded into more rows.
-struct Sizes {
-    batch: usize,
-    m: usize,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) m: usize,
     /// Columns of b.
-    n: usize,
-    k: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
     /// Columns of the result.
     width: usize,
-    b_is_shared: bool,
+    pub(super) b_is_shared: bool,
 }
 
 impl MatMul {
@@ -82,6 +82,10 @@ impl MatMul {
             "matmul_register_tile",
             "matmul_strided",
             "split_k_reduce",
+            "matmul_transposed_workgroup_tile",
+            "matmul_transposed_subgroup_tile",
+            "matmul_transposed_register_tile",
+            "matmul_left_transposed_tile",
         ],
         cases,
     };
@@ -118,12 +122,13 @@ impl MatMul {
         if inputs[1].dtype.is_quantized() {
             // Others become so before they are lowered, see [`Operator::padded`].
             let padded = padded_matrix(bk, n).filter(|_| !self.gated && !self.residual).unwrap_or([bk, n]);
-            if self.transpose_a
-                || self.transpose_b
-                || !b_is_shared
-                || !fits_quantized(&TensorType::new(inputs[1].dtype, padded))
-            {
-                return Err(fail("a quantised right operand must be [K, N], K a multiple of 32, N of 4"));
+            // A transposed one is as the product before has it.
+            let stored = if self.transpose_b { [n, bk] } else { padded };
+            let whole = b_is_shared && fits_quantized(&TensorType::new(inputs[1].dtype, stored));
+            if self.transpose_a || !whole || self.transpose_b && self.gated {
+                return Err(fail(
+                    "a quantised right operand must be one matrix, rows in blocks of 32, columns in fours",
+                ));
             }
             if padded == [bk, n] && width % 4 != 0 {
                 return Err(fail("with gates the columns of a quantised right operand must be a multiple of 8"));
@@ -245,6 +250,7 @@ impl Operator for MatMul {
         let fits =
             |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
         let plain = !self.transpose_a && !self.transpose_b;
+        let plain_end = !self.bias && !self.residual && !self.gated && self.activation == Activation::None;
         if plain && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
@@ -254,6 +260,12 @@ impl Operator for MatMul {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
                 product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| t.apply(d))
             });
+        }
+        if self.transpose_b && !self.transpose_a && !self.gated {
+            variants.extend(transposed::right(limits, &s, params, finish));
+        }
+        if self.transpose_a && !self.transpose_b && plain_end {
+            variants.extend(transposed::left(cx, &s, self.alpha));
         }
         if a == DType::F16 && plain && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
             variants = CooperativeTile::offer(variants, limits, extents, |t, parts| {
@@ -515,6 +527,33 @@ fn cases() -> Vec<Case> {
         let operands = vec![Operand::activation(shape), Operand::activation(b)];
         let operator = MatMul { transpose_a: true, alpha: 0.5, ..MatMul::default() };
         cases.push(Case::new(name, operator, operands, Tolerance::Sum(k)));
+    }
+    // A weight as another product has it: around the tiles' edges, and whole blocks, which also run quantised.
+    for (m, k, n) in [(1, 4, 32), (7, 8, 28), (9, 36, 64), (63, 60, 36), (65, 68, 68), (70, 132, 96), (5, 6, 7)] {
+        let op = MatMul { transpose_b: true, ..MatMul::default() };
+        cases.push(case(&format!("m={m};k={k};n={n};transposed"), op, &[m, k], Operand::weight([n, k]), vec![]));
+    }
+    for (m, k, n) in [(9, 20, 32), (33, 40, 64)] {
+        let op = MatMul { transpose_b: true, ..all.clone() };
+        let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
+        let name = format!("b=2;m={m};k={k};n={n};transposed;bias;silu;residual;alpha=0.5");
+        cases.push(case(&name, op, &[2, m, k], Operand::weight([n, k]), more));
+    }
+    for (m, k, n) in [(4096, 640, 640), (1024, 10240, 1280), (1024, 1280, 5120)] {
+        let op = MatMul { transpose_b: true, ..MatMul::default() };
+        let case = case(&format!("m={m};k={k};n={n};transposed"), op, &[m, k], Operand::weight([n, k]), vec![]);
+        cases.push(case.benchmark());
+    }
+    for (k, m, n) in [(582, 1024, 2048), (64, 2048, 1280)] {
+        let operands = vec![Operand::activation([k, m]), Operand::activation([k, n])];
+        let operator = MatMul { transpose_a: true, ..MatMul::default() };
+        let name = format!("transpose_a;m={m};k={k};n={n}");
+        cases.push(Case::new(name, operator, operands, Tolerance::Sum(k)).benchmark());
+    }
+    for (m, k, n) in [(36, 33, 20), (4, 7, 68)] {
+        let operands = vec![Operand::activation([k, m]), Operand::weight([k, n])];
+        let operator = MatMul { transpose_a: true, ..MatMul::default() };
+        cases.push(Case::new(format!("transpose_a;m={m};k={k};n={n};weight"), operator, operands, Tolerance::Sum(k)));
     }
     cases
 }

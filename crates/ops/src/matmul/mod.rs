@@ -2,6 +2,7 @@
 
 #[expect(clippy::module_inception, reason = "a family and its one operator share the field's name")]
 mod matmul;
+mod transposed;
 
 pub use matmul::MatMul;
 

@@ -110,6 +110,23 @@ impl Operator for BatchNorm {
         }
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if (1..5).any(|i| rule.needs(i)) {
+            return Err(rule.fail("has no gradient rule for gain, bias and statistics"));
+        }
+        let mut upstream = Value::Upstream;
+        if self.activation != Activation::None {
+            let before = rule.apply(BatchNorm::new(self.eps), (0..5).map(Value::Operand).collect::<Vec<_>>())?;
+            upstream = rule.apply(ActivationGradient(self.activation), [before, upstream])?;
+        }
+        let variance = rule.apply(Unary(Activation::Affine(1.0, self.eps)), [Value::Operand(4)])?;
+        let rate = rule.apply(Unary(Activation::Rsqrt), [variance])?;
+        let scale = rule.mul(Value::Operand(1), rate)?;
+        let dx = rule.mul(upstream, scale)?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
@@ -123,11 +140,12 @@ fn cases() -> Vec<Case> {
         operands.push(Operand::parameter([c]).fill(Fill::Uniform(0.1, 3.0)));
         Case::new(name, op, operands, Tolerance::Pointwise)
     };
-    let relu = BatchNorm { activation: Activation::Relu, ..BatchNorm::new(1e-5) };
+    let f = |activation| BatchNorm { activation, ..BatchNorm::new(1e-5) };
     vec![
         case("x=1x1", BatchNorm::new(1e-5), &[1, 1]),
         case("x=2x3x5x7", BatchNorm::new(2e-5), &[2, 3, 5, 7]),
-        case("x=2x3x3x12;relu", relu, &[2, 3, 3, 12]),
+        case("x=2x3x3x12;relu", f(Activation::Relu), &[2, 3, 3, 12]),
+        case("x=2x3x3x8;tanh", f(Activation::Tanh), &[2, 3, 3, 8]),
     ]
 }
 

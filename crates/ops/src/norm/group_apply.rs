@@ -16,27 +16,46 @@ params! {
     struct ApplyParams { rows: u32, width: u32, chunks: u32, chunk_rows: u32, count: u32 }
 }
 
+/// How the elements of an image [N, .., C] are shared out: a cell of channels of a chunk of rows for each invocation.
+pub(super) struct Chunks {
+    pub rows: usize,
+    /// Cells of a row.
+    pub width: usize,
+    pub chunks: usize,
+    pub chunk_rows: usize,
+    /// Whether a cell is four channels.
+    pub by_four: bool,
+    /// Invocations.
+    pub count: usize,
+}
+
+impl Chunks {
+    pub fn of(x: &TensorType) -> Chunks {
+        let (batch, channels) = (x.shape[0], x.shape.last());
+        let rows = x.shape.count() / (batch * channels);
+        let chunk_rows = rows.div_ceil(MOST_CHUNKS).max(rows.min(FEWEST_ROWS));
+        let (unit, by_four) = cells(channels);
+        let (width, chunks) = (channels / unit, rows.div_ceil(chunk_rows));
+        Chunks { rows, width, chunks, chunk_rows, by_four, count: batch * chunks * width }
+    }
+}
+
 /// The dispatch that applies the map in `affine` to operand 0.
 pub(super) fn apply(x: &TensorType, activation: Activation, affine: Slot) -> Dispatch {
-    let (batch, channels) = (x.shape[0], x.shape.last());
-    let rows = x.shape.count() / (batch * channels);
-    let chunk_rows = rows.div_ceil(MOST_CHUNKS).max(rows.min(FEWEST_ROWS));
-    let (unit, by_four) = cells(channels);
-    let (width, chunks) = (channels / unit, rows.div_ceil(chunk_rows));
-    let count = batch * chunks * width;
+    let c = Chunks::of(x);
     let params = ApplyParams {
-        rows: rows as u32,
-        width: width as u32,
-        chunks: chunks as u32,
-        chunk_rows: chunk_rows as u32,
-        count: count as u32,
+        rows: c.rows as u32,
+        width: c.width as u32,
+        chunks: c.chunks as u32,
+        chunk_rows: c.chunk_rows as u32,
+        count: c.count as u32,
     };
     Dispatch::new("group_norm_apply", params)
         .storage(x.dtype)
-        .feature("vec4", by_four)
+        .feature("vec4", c.by_four)
         .activation(activation)
         .bind([Slot::Input(0), affine, Slot::Output])
-        .over(count)
+        .over(c.count)
 }
 
 impl GroupApply {

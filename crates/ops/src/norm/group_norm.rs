@@ -120,6 +120,16 @@ impl Operator for GroupNorm {
         }
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if (1..rule.operands()).any(|i| rule.needs(i)) {
+            return Err(rule.fail("has no gradient rule for gain and bias"));
+        }
+        let operands: Vec<_> = (0..rule.operands()).map(Value::Operand).chain([Value::Upstream]).collect();
+        let dx = rule.apply(GroupNormGradient(self.clone()), operands)?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn two_passes(&self) -> Option<TwoPasses> {
         let (groups, eps, activation) = (self.groups, self.eps, self.activation);
         self.affine.then(|| TwoPasses {

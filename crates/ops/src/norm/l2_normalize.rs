@@ -72,6 +72,12 @@ impl Operator for L2Normalize {
         HostTensor::from_f32(output.shape, y)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let dx = rule.apply(L2NormalizeGradient { eps: self.eps }, [Value::Operand(0), Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

@@ -1,6 +1,6 @@
 use super::prefer_serial;
 use crate::*;
-use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 
 /// y = (x - mean) / sqrt(variance + eps)·gain + bias, statistics over the last axis.
 ///
@@ -96,6 +96,32 @@ impl Operator for LayerNorm {
             }));
         }
         HostTensor::from_f32(output.shape, y)
+    }
+
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if rule.needs(0) {
+            let mut operands = vec![Value::Operand(0), Value::Upstream];
+            if self.gain {
+                operands.insert(1, Value::Operand(1));
+            }
+            let dx = rule.apply(LayerNormGradient { eps: self.eps, gain: self.gain }, operands)?;
+            rule.set(0, dx);
+        }
+        if self.gain && rule.needs(1) {
+            // In f32: half precision would round every product before the sum.
+            let x = rule.cast(Value::Operand(0), DType::F32)?;
+            let upstream = rule.cast(Value::Upstream, DType::F32)?;
+            let normalised = rule.apply(LayerNorm { gain: false, bias: false, ..self.clone() }, [x])?;
+            let products = rule.mul(upstream, normalised)?;
+            let sum = rule.sum_to(products, 1)?;
+            rule.set(1, sum);
+        }
+        let bias = 1 + usize::from(self.gain);
+        if self.bias && rule.needs(bias) {
+            let sum = rule.sum_to(Value::Upstream, bias)?;
+            rule.set(bias, sum);
+        }
+        Ok(())
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -75,6 +75,12 @@ impl Operator for Softmax {
         Cost { flops: 4 * output.shape.count() as u64, bytes: (inputs[0].bytes() + output.bytes()) as u64 }
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let dx = rule.apply(SoftmaxGradient, [Value::Result, Value::Upstream])?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }

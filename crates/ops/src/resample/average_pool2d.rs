@@ -122,6 +122,26 @@ impl Operator for AveragePool2d {
         Cost { flops: flops as u64, bytes: (inputs[0].bytes() + output.bytes()) as u64 }
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        if self.kernel != self.stride || self.padding != [0; 4] || self.ceil_mode {
+            return Err(rule.fail("has no gradient rule but for windows side by side, without padding"));
+        }
+        let (x, y) = (rule.shape(Value::Operand(0)), rule.shape(Value::Upstream));
+        let [rows, columns] = self.kernel;
+        let share = (1.0 / (rows * columns) as f64) as f32;
+        let each = rule.apply(Unary(Activation::Affine(share, 0.0)), [Value::Upstream])?;
+        let each = rule.reshape(each, [y[0] * y[1], 1, y[2], 1, y[3]])?;
+        let each = rule.apply(Expand::new([y[0] * y[1], rows, y[2], columns, y[3]]), [each])?;
+        let mut dx = rule.reshape(each, [y[0], y[1] * rows, y[2] * columns, y[3]])?;
+        // Rows and columns that no window reaches.
+        let rest = [0, x[1] - y[1] * rows, x[2] - y[2] * columns, 0];
+        if rest != [0; 4] {
+            dx = rule.apply(Pad::zeros([0; 4], rest), [dx])?;
+        }
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
@@ -135,6 +155,7 @@ fn cases() -> Vec<Case> {
     };
     let mut cases =
         vec![case([1, 1, 1, 1], AveragePool2d::square(1, 1, 0)), case([1, 7, 7, 6], AveragePool2d::square(7, 1, 0))];
+    cases.push(case([2, 7, 5, 3], AveragePool2d { kernel: [3, 2], stride: [3, 2], ..AveragePool2d::square(1, 1, 0) }));
     for count_include_pad in [false, true] {
         let op = |kernel, stride, padding| AveragePool2d {
             count_include_pad,

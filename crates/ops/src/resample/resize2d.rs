@@ -1,4 +1,5 @@
 use super::coordinate::Fraction;
+use super::sum_of_blocks;
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 
@@ -178,6 +179,24 @@ impl Operator for Resize2d {
         HostTensor::from_f32(output.shape, y)
     }
 
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let x = rule.ty(Value::Operand(0));
+        let repeats = [0, 1].map(|axis| self.size[axis] / x.shape[1 + axis]);
+        let fractions = self.fractions(&x)?;
+        let repeated = |axis: usize| {
+            let extent = x.shape[1 + axis];
+            repeats[axis] * extent == self.size[axis]
+                && (0..self.size[axis])
+                    .all(|d| self.taps(&fractions[axis], d, extent).first() == Some(&(d / repeats[axis], 1.0)))
+        };
+        if !matches!(self.interpolation, Interpolation::Nearest(_)) || !repeated(0) || !repeated(1) {
+            return Err(rule.fail("has no gradient rule but where every pixel is repeated a whole number of times"));
+        }
+        let dx = sum_of_blocks(rule, repeats)?;
+        rule.set(0, dx);
+        Ok(())
+    }
+
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
@@ -193,7 +212,8 @@ fn cases() -> Vec<Case> {
         let name = format!("x={}x{}x{}x{};{}", x[0], x[1], x[2], x[3], op.attributes());
         Case::new(name, op, vec![Operand::activation(x)], tolerance)
     };
-    let mut cases = Vec::new();
+    // Every pixel a whole number of times.
+    let mut cases = vec![case([2, 3, 4, 3], Resize2d::nearest([6, 12]))];
     for (x, size) in [([2, 5, 7, 3], [9, 8]), ([1, 8, 6, 4], [4, 5]), ([1, 3, 1, 2], [1, 6])] {
         for align_corners in [false, true] {
             cases.push(case(x, Resize2d::bilinear(size, align_corners)));

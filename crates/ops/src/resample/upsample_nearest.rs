@@ -1,3 +1,4 @@
+use super::sum_of_blocks;
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 use std::ops::Range;
@@ -85,6 +86,12 @@ impl Operator for UpsampleNearest {
         let from = rows.start / self.factor..rows.end.div_ceil(self.factor);
         let rows = from.start * self.factor..from.end * self.factor;
         Some(RowsOf { operator: self.boxed(), operands: vec![Some(from)], rows, cheap: true })
+    }
+
+    fn gradient(&self, rule: &mut GradientRule<'_>) -> Result<()> {
+        let dx = sum_of_blocks(rule, [self.factor; 2])?;
+        rule.set(0, dx);
+        Ok(())
     }
 
     fn boxed(&self) -> Box<dyn Operator> {

@@ -1,0 +1,64 @@
+//! The tiled kernels of products with a transposed operand, which gradients are made of: weights lie as the forward pass has them.
+
+use super::matmul::{Sizes, TileParams};
+use crate::*;
+
+params! {
+    struct LeftParams { m4: u32, n4: u32, k: u32, batch: u32, b_batch4: u32, alpha: f32 }
+}
+
+/// Variants of a product with rows of b along K, best first. `finish` binds operands and sets what ends the product.
+pub(super) fn right(
+    limits: &Capabilities,
+    s: &Sizes,
+    params: TileParams,
+    finish: impl Fn(Dispatch) -> Dispatch,
+) -> Vec<Variant> {
+    if !s.k.is_multiple_of(4) || !s.n.is_multiple_of(4) {
+        return Vec::new();
+    }
+    let most = limits.max_workgroups as usize;
+    let tile = |name, shader, [rows, columns]: [usize; 2]| {
+        let (rows, columns) = (s.m.div_ceil(rows), s.n.div_ceil(columns));
+        // Register tiles run along M first: all rows meet the same rows of b while those are cached.
+        let (x, y) = if name == "workgroup_tile" { (columns, rows) } else { (rows, columns) };
+        let fits = x.max(y).max(s.batch) <= most;
+        fits.then(|| Variant::single(name, finish(Dispatch::new(shader, params)).grid(x, y, s.batch)))
+    };
+    let register = tile("register_tile", "matmul_transposed_register_tile", [4, 32]);
+    let workgroup = tile("workgroup_tile", "matmul_transposed_workgroup_tile", [64, 64]);
+    let workgroup = workgroup.filter(|_| limits.holds_workgroup_tile());
+    let lanes = limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
+    let subgroup = tile("subgroup_tile", "matmul_transposed_subgroup_tile", [8, 32]).filter(|_| lanes);
+    match limits.kind {
+        DeviceKind::Cpu => [subgroup, register, workgroup],
+        _ => [workgroup, register, None],
+    }
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The tiled variant of a product with columns of a along K and nothing after it.
+pub(super) fn left(cx: &LowerContext<'_>, s: &Sizes, alpha: f32) -> Option<Variant> {
+    if !s.m.is_multiple_of(4) || !s.n.is_multiple_of(4) {
+        return None;
+    }
+    let params = LeftParams {
+        m4: (s.m / 4) as u32,
+        n4: (s.n / 4) as u32,
+        k: s.k as u32,
+        batch: s.batch as u32,
+        b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
+        alpha,
+    };
+    // One SIMD width of a CPU device.
+    let lanes: u32 = if cx.capabilities.kind == DeviceKind::Cpu { 8 } else { 64 };
+    let groups = (s.batch * s.m / 4 * (s.n / 4)).div_ceil(lanes as usize);
+    let dispatch = Dispatch::new("matmul_left_transposed_tile", params)
+        .weight_storage(cx.inputs[0].dtype, cx.inputs[1].dtype)
+        .constant("LANES", lanes)
+        .bind([Slot::Input(0), Slot::Input(1), Slot::Output])
+        .groups(groups);
+    Some(Variant::single("tile", dispatch))
+}

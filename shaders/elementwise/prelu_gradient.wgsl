@@ -1,0 +1,32 @@
+// dx[r, c] = upstream[r, c] for x[r, c] > 0, else slope[c] * upstream[r, c].
+//   x, upstream, dx: (rows, width)     slope: (width) f32     in cells
+// Each invocation computes one cell of dx.
+// permutation: f16
+// permutation: vec4
+// permutation: f16 vec4
+
+import package::shared::grid::flat_index;
+import package::shared::vector::{cell, real};
+
+@if(f16) enable f16;
+
+struct Params {
+    count: u32,
+    width: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<cell>;
+@group(0) @binding(2) var<storage, read> slope: array<real>;
+@group(0) @binding(3) var<storage, read> upstream: array<cell>;
+@group(0) @binding(4) var<storage, read_write> dx: array<cell>;
+
+@compute @workgroup_size(64)
+fn prelu_gradient(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(id, groups, 64u);
+    if i >= params.count {
+        return;
+    }
+    let g = real(upstream[i]);
+    dx[i] = cell(select(g, g * slope[i % params.width], real(x[i]) <= real(0.0)));
+}
