@@ -1,10 +1,12 @@
-//! Developer commands: `cargo xtask demo | test | check | coop | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
+//! Developer commands: `cargo xtask demo | test | check | coop | gpu-stats | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
 //! shows the commands first, and asks before it uses sudo.
 
 mod check;
 mod coop;
 mod dependencies;
 mod documents;
+mod gpu_stats;
+mod mesa;
 mod random_model;
 mod setup;
 
@@ -25,6 +27,9 @@ usage: cargo xtask COMMAND [--yes]
           build the page as a static site in target/web, and serve it on loopback (port 8080), or only build it
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
   coop    the kernels with cooperative matrices, of 8 x 8 and 16 x 16, on a driver of the CPU that is fetched for it; `test` runs the first
+  gpu-stats [--bless] [--dump KERNEL] [--gpu GPU]
+          what the compilers of seven GPUs make of every kernel, without these GPUs: compared with tests/snapshots/gpu_stats.txt,
+          which --bless renews; --dump shows the assembly of kernels whose name holds KERNEL, --gpu one GPU alone
   random-model NAME... DIR
           write checkpoints of the published networks' real names and shapes with random weights
   export-conformance DIR
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
         "test" => test(&setup),
         "check" => setup::wasm_target().and_then(|()| check::all()),
         "coop" => coop::check(true),
+        "gpu-stats" => gpu_stats::command(&arguments[1..]),
         "web" => web(&setup, arguments.get(1).map(String::as_str)),
         "bless" => bless(),
         "export-conformance" => match arguments.get(1) {
@@ -90,6 +96,7 @@ fn test(setup: &Setup) -> Outcome {
     // The page's tests are about what a server would serve.
     web(setup, Some("build"))?;
     coop::check(false)?;
+    gpu_stats::check()?;
     // The runner's own closing lines end the output; a failure anywhere fails the whole.
     run("cargo", &["test", "--workspace"])
 }

@@ -19,7 +19,8 @@ const STDOUT: &str = "-";
 /// under a temporary name beside its own, and [`FileSet::commit`] renames them all. Whatever goes wrong before or in it,
 /// or where the set is dropped, everything is as it was: no new file, no new folder, older files in place.
 ///
-/// A name that is a link stands for what it leads to, and stays. Devices, pipes and open descriptors (`/dev/stdout`) are
+/// A name that is a link stands for what it leads to, and stays. Of a file with several names (hard links) the new one takes the name
+/// that was given, as in editors that save by renaming: the others keep the old bytes. Devices, pipes and open descriptors (`/dev/stdout`) are
 /// written at the very end, and cannot be taken back. What the set was told of by [`FileSet::reads`] is never written over.
 #[derive(Debug, Default)]
 pub struct FileSet {
@@ -75,6 +76,18 @@ impl FileSet {
         Ok(!matches!(self.target(path.as_ref())?, Target::File(_)))
     }
 
+    /// The file in which `path` ends, where links lead to one; `None` for a stream, and where nothing leads elsewhere.
+    ///
+    /// # Errors
+    /// As [`FileSet::claim`], for what the name alone tells.
+    pub fn led_to(&self, path: impl AsRef<Path>) -> Result<Option<PathBuf>> {
+        let path = path.as_ref();
+        Ok(match self.target(path)? {
+            Target::File(place) if path.is_symlink() => Some(place),
+            _ => None,
+        })
+    }
+
     /// Notes that the work reads the file or the folder at `path`: neither it nor what lies in it may be an output, under whatever
     /// name. Pictures in a folder are no part of it.
     ///
@@ -101,6 +114,10 @@ impl FileSet {
             Target::Stdout if path == Path::new(STDOUT) && std::io::stdout().is_terminal() => Err(Error::file(
                 path,
                 "is the terminal, which shows no such file; name a file, or send the output to one",
+            )),
+            Target::Stdout if stdout_was_closed() => Err(Error::file(
+                path,
+                "is closed: what is written there is lost; name a file, or send the output to one",
             )),
             Target::Stdout => Ok(()),
         }
@@ -237,6 +254,22 @@ impl FileSet {
         self.claimed.push((path.to_owned(), target.clone()));
         Ok(target)
     }
+}
+
+/// Whether the standard output was closed when the program started: the runtime then opens `/dev/null` in its place, to read and to
+/// write, as no shell does that is told to send the output there.
+#[cfg(unix)]
+fn stdout_was_closed() -> bool {
+    use rustix::fs::{OFlags, fcntl_getfl, fstat};
+    let stdout = std::io::stdout();
+    let both = fcntl_getfl(&stdout).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
+    let null = rustix::fs::stat("/dev/null");
+    both && matches!((fstat(&stdout), null), (Ok(out), Ok(null)) if out.st_rdev == null.st_rdev && out.st_ino == null.st_ino)
+}
+
+#[cfg(not(unix))]
+fn stdout_was_closed() -> bool {
+    false
 }
 
 /// Whether two names stand for one place.

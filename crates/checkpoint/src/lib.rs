@@ -31,7 +31,7 @@ pub use element::ElementType;
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::{FileSet, write_atomically, write_folder_atomically};
 pub use gguf::BlockType;
-pub use hash::{sha256_file, sha256_hex};
+pub use hash::{sha256_file, sha256_hex, sha256_values};
 pub use index::{Entry, Format, Index};
 #[cfg(not(target_arch = "wasm32"))]
 pub use safetensors::{write_safetensors, write_safetensors_one_by_one};

@@ -75,7 +75,7 @@ pub fn read_index(source: &dyn Source) -> Result<Index> {
         .map_err(|_| fail("is no safetensors file: it has fewer than 8 bytes".into()))?;
     let header_len = u64::from_le_bytes(length);
     if header_len > MAX_HEADER {
-        return Err(fail("is of no format of weights that is read: safetensors, PyTorch's, or ONNX".into()));
+        return Err(fail("is of no format of weights that is read: safetensors, GGUF, PyTorch's, or ONNX".into()));
     }
     if header_len > source.len() - 8 {
         return Err(fail(format!(

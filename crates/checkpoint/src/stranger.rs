@@ -81,8 +81,11 @@ fn text(start: &[u8], goes_on: bool) -> Option<String> {
         Err(_) if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") => {
             return Some("is text, not weights".into());
         }
-        Err(_) => return None,
+        Err(_) => return wide_or_western(start).then(|| "is text, not weights".into()),
     };
+    if text.contains('\0') {
+        return wide_or_western(start).then(|| "is text, not weights".into());
+    }
     if text.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c')) {
         return None;
     }
@@ -103,6 +106,25 @@ fn text(start: &[u8], goes_on: bool) -> Option<String> {
         true => "is text without a letter, not weights".into(),
         false => format!("is {kind}, not weights; it begins with `{}`", &line[..end]),
     })
+}
+
+/// Whether these bytes are UTF-16 without a mark at its beginning, or a text in Latin-1 or Windows' Western code page: printable ones alone,
+/// and of those beyond ASCII so few as European words have.
+fn wide_or_western(start: &[u8]) -> bool {
+    /// What is shorter may be anything.
+    const LEAST: usize = 8;
+    let plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r' | b'\x0c');
+    if start.len() < LEAST {
+        return false;
+    }
+    let wide = |zero: usize| {
+        let pairs = start.as_chunks::<2>().0;
+        pairs.iter().all(|pair| pair[zero] == 0 && plain(pair[1 - zero]))
+    };
+    let letters = |byte: u8| byte >= 0xa0 || matches!(byte, 0x80 | 0x82..=0x8c | 0x8e | 0x91..=0x9c | 0x9e | 0x9f);
+    let beyond = start.iter().filter(|&&byte| !byte.is_ascii()).count();
+    let western = beyond * 3 <= start.len() && start.iter().all(|&byte| plain(byte) || letters(byte));
+    western || wide(0) || wide(1)
 }
 
 #[cfg(test)]
@@ -128,6 +150,10 @@ mod tests {
             (b"{\"a\": 1}", "is JSON text"),
             (&cut, "is text"),
             (b"\xff\xfen\0o\0", "is text"),
+            (b"caf\xe9 is a nice place", "is text"),
+            (b"it\x92s a \x93note\x94 in Windows' code page", "is text"),
+            (b"H\0e\0l\0l\0o\0 \0y\0o\0u\0", "is text"),
+            (b"\0H\0e\0l\0l\0o\0 \0y\0o\0u", "is text"),
             (b"\xef\xbb\xbf\r\n  <!DOCTYPE html><html>", "web page"),
             (b"<?xml version=\"1.0\"?><Error>", "web page or XML"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "Git LFS pointer"),
@@ -151,5 +177,8 @@ mod tests {
             assert_eq!(what(&start, true), None, "{first}");
         }
         assert_eq!(what(b"GIF8\0\0\0\0{", true), None);
+        for start in [&b"p\0\0\0\0\0\0\0{\"a\": "[..], b"p \0\0\0\0\0\0{\"a\": ", b"\xe9 \0\0\0\0\0\0{}"] {
+            assert_eq!(what(start, true), None, "{start:?}");
+        }
     }
 }

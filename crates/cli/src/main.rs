@@ -3,6 +3,7 @@
 #[macro_use]
 mod output;
 mod commands;
+mod hints;
 mod progress;
 
 use clap::{Command as Clap, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -64,11 +65,16 @@ fn main() -> ExitCode {
     // Flags that are global or made later are known only then.
     command.build();
     let arguments = join_dashes(std::env::args_os().collect(), &command);
+    let named = arguments.get(1).cloned();
     let parsed =
         command.try_get_matches_from_mut(arguments).and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return said(error.format(&mut command)),
+        Err(mut error) => {
+            let running = named.as_ref().and_then(|name| command.find_subcommand(name));
+            hints::of_usage(&mut error, running);
+            return said(error.format(&mut command));
+        }
     };
     let result = match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
@@ -91,7 +97,9 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let running = matches.subcommand_name().and_then(|name| command.find_subcommand(name)).unwrap_or(&command);
-            note!("error: {}", commands::with_flags(&error, running));
+            let given = matches.subcommand().map(|(_, given)| given);
+            let text = commands::with_flags(&error, running);
+            note!("error: {}", hints::of_error(&error, text, running, given));
             code(&error)
         }
     };
@@ -125,6 +133,8 @@ fn code(error: &Error) -> u8 {
 fn said(error: clap::Error) -> ExitCode {
     let printed = error.print();
     match printed {
+        // What is wrong with the arguments stays wrong where nobody can be told.
+        _ if error.use_stderr() => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(UNUSABLE)),
         Err(refusal) if refusal.kind() != ErrorKind::BrokenPipe => {
             note!("error: standard output took not all that was to be said: {refusal}");
             ExitCode::from(FAILED)

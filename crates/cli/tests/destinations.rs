@@ -107,6 +107,85 @@ fn links_are_followed() {
     assert_eq!(names, ["new.safetensors", "old.png"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_holds_what_its_target_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (link, target, format) in [
+        ("a.png", "a.jpg", image::ImageFormat::Jpeg),
+        ("b.jpg", "b.webp", image::ImageFormat::WebP),
+        // What is called nothing is what the link says.
+        ("c.webp", "c", image::ImageFormat::WebP),
+    ] {
+        std::os::unix::fs::symlink(target, at(link)).unwrap();
+        succeed(folder.path(), &[&GENERATE[..], &["--output", link]].concat());
+        assert!(at(link).is_symlink());
+        assert_eq!(image::guess_format(&fs::read(at(target)).unwrap()).unwrap(), format, "{link}");
+    }
+}
+
+#[test]
+fn a_file_s_other_names_keep_what_they_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("a.png"), "old").unwrap();
+    fs::hard_link(at("a.png"), at("b.png")).unwrap();
+    succeed(folder.path(), &[&GENERATE[..], &["--output", "a.png"]].concat());
+    assert!(image::open(at("a.png")).is_ok());
+    assert_eq!(fs::read(at("b.png")).unwrap(), b"old");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_closed_standard_output_takes_no_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let shell = |name: &str, redirection: &str| {
+        let program = program(folder.path(), &[&GENERATE[..], &["--output", name]].concat());
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!(r#""$@" {redirection}"#), "sh"]).arg(program.get_program());
+        command.args(program.get_args()).current_dir(folder.path());
+        program.get_envs().for_each(|(name, value)| match value {
+            Some(value) => drop(command.env(name, value)),
+            None => drop(command.env_remove(name)),
+        });
+        command.output().unwrap()
+    };
+    for name in ["-", "/dev/stdout"] {
+        let output = shell(name, ">&-");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("is closed: what is written there is lost"), "{message}");
+        assert!(!message.contains(" ...\n"), "a stage began: {message}");
+    }
+    // Who sends it away means it.
+    assert!(shell("-", ">/dev/null").status.success());
+}
+
+#[test]
+fn nothing_new_becomes_a_part_of_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for path in tree(&repository("tests/goldens/pipeline/model")).into_iter().filter(|path| path.is_file()) {
+        let to = at("model").join(path.strip_prefix(repository("tests/goldens/pipeline/model")).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(&path, to).unwrap();
+    }
+    fs::copy(repository("tests/goldens/single-file/sdxl.safetensors"), at("whole.safetensors")).unwrap();
+    let model = ["--model", "model", "--output", "a.png"];
+    for name in ["model/new.json", "model/unet/latents.safetensors"] {
+        let message = refuse(folder.path(), &[&GENERATE[..], &model, &["--save-latents", name]].concat());
+        assert!(message.contains(&format!("{name}: would lie in the folder model")), "{message}");
+    }
+    let single = ["--model", "whole.safetensors", "--config", "model", "--output", "a.png"];
+    let message = refuse(
+        folder.path(),
+        &[&GENERATE[..], &single, &["--save-latents", "model/generation_defaults.json"]].concat(),
+    );
+    assert!(message.contains("generation_defaults.json"), "{message}");
+    succeed(folder.path(), &[&GENERATE[..], &["--model", "model", "--output", "model/new.png"]].concat());
+}
+
 #[test]
 fn standard_output_takes_one_file_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
@@ -124,7 +203,7 @@ fn standard_output_takes_one_file_and_nothing_else() {
         (&["--output", "-", "--json"][..], "--json: the report would go into the file on standard output"),
         (&["--output", "a.png", "--save-latents", "-", "--json"], "--json"),
         (&["--output", "-", "--batch", "2"], "takes one image, not the 2 of a batch"),
-        (&["--output", "-", "--save-latents", "-"], "-: is named for two outputs"),
+        (&["--output", "-", "--save-latents", "-"], "standard output: is named for two outputs"),
     ] {
         let message = refuse(folder.path(), &[&GENERATE[..], flags].concat());
         assert!(message.contains(part), "{part}: {message}");
@@ -340,9 +419,14 @@ fn a_quantised_copy_is_made_with_the_same_settings() {
     fs::write(at("others/generation_defaults.json"), r#"{"steps": 3}"#).unwrap();
     assert!(made("others/q8").status.success());
     assert_eq!(fs::read_to_string(at("others/q8/generation_defaults.json")).unwrap().trim(), "{}");
-    // Within the model itself.
-    assert!(made("own/sdxl/q8").status.success());
-    assert!(at("own/sdxl/q8/unet/config.json").is_file() && !at("own/sdxl/q8/q8").exists());
+    // Within the model itself, it would be a part of what it is made of.
+    for output in ["own/sdxl/q8", "own/sdxl/unet/../q8", "own/sdxl/vae/q8"] {
+        let refused = made(output);
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{message}");
+        assert!(message.contains("would lie in") && message.contains("which is read"), "{message}");
+        assert!(!at(output).exists());
+    }
 }
 
 #[cfg(unix)]

@@ -99,7 +99,7 @@ fn files_that_belong_elsewhere_are_named_with_what_they_are() {
     let folder = golden("pipeline/model");
     let vae = PathBuf::from(&folder).join("vae/diffusion_pytorch_model.safetensors").to_string_lossy().into_owned();
     let message = pulid(&["generate", "--model", &vae, "--prompt", "x"]).unwrap_err();
-    assert!(message.contains("is no SDXL in one file"), "{message}");
+    assert!(message.contains("is not an SDXL in one file but this: VAE by diffusers' names"), "{message}");
     let temporary = tempfile::tempdir().unwrap();
     let output = temporary.path().join("x.png").to_string_lossy().into_owned();
     let size = ["--width", "64", "--height", "64", "--steps", "1", "--device", "reference"];

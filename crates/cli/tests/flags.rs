@@ -20,7 +20,8 @@ fn what_is_named_wrongly_is_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
     let ada = portrait("ada.jpg");
     let vae = repository("models/mini/sdxl/vae").to_string_lossy().into_owned();
-    let cases: [(&[&str], &str); 27] = [
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    let cases: [(&[&str], &str); 36] = [
         (&["generate", "--prompt", "x", "--device", "nosuch"], "--device: no device matches `nosuch`"),
         (&["faces", &ada, "--device", "nosuch"], "--device: no device matches `nosuch`"),
         (&["bench", "--device", "nosuch"], "--device: no device matches `nosuch`"),
@@ -32,13 +33,22 @@ fn what_is_named_wrongly_is_exit_code_2() {
         (&["faces", &ada, "--memory", "800"], "800MiB?"),
         (&["generate", "--prompt", "x", "--max-binding", "134217728"], "a number alone is MiB; 128?"),
         (&["generate", "--prompt", "x", "--preset", "nosuch"], "nosuch"),
-        (&["generate", "--prompt", "x", "--unet", "nosuch"], "nosuch: "),
+        (&["generate", "--prompt", "x", "--unet", "nosuch"], "`--unet` names it"),
+        (&["generate", "--prompt", "x", "--config", "empty"], "empty: holds no configuration"),
+        (&["generate", "--prompt", "x", "--face", "left"], "--face: chooses a face in photos, and none is given"),
+        (&["generate", "--prompt", "x", "--id", "-"], "standard input (`-`) is not read"),
+        (&["generate", "--prompt", "x", "--unet", "-"], "standard input (`-`) is not read"),
+        (&["inspect", "-"], "standard input (`-`) is not read"),
+        (&["generate", "--prompt", "a", "man", "with", "hat"], "--prompt 'a man with a hat'"),
+        (&["generate", "--prompt", "--steps", "3"], "--prompt='--steps of a stair'"),
+        (&["quantize", "--to", "q8", "--output", "copy.safetensors"], "leave the extension out"),
+        (&["generate", "--prompt", "x", "--output", "-", "--save-latents", "-"], "standard output: is named for two"),
         (&["generate", "--prompt", "x", "--config", "nosuch"], "nosuch: "),
         (&["generate", "--prompt", "x", "--model", "nosuch"], "nosuch: "),
         (&["generate", "--prompt", "x", "--id", "nosuch.jpg"], "nosuch.jpg"),
-        (&["generate", "--prompt", "x", "--identity", "nosuch"], "nosuch: "),
+        (&["generate", "--prompt", "x", "--identity", "nosuch"], "`--identity` names it"),
         // Nobody is shown, nothing is for the UNet, no photo is read: what is named is looked at all the same.
-        (&["generate", "--prompt", "x", "--adapter", "nosuch"], "nosuch: "),
+        (&["generate", "--prompt", "x", "--adapter", "nosuch"], "`--adapter` names it"),
         (&["generate", "--prompt", "x", "--adapter", &ada], "ada.jpg: is a JPEG image, not weights"),
         (
             &["generate", "--prompt", "x", "--model", &vae, "--models-dir", "nosuch"],
@@ -59,8 +69,21 @@ fn what_is_named_wrongly_is_exit_code_2() {
         assert!(message.contains(part), "{part}: {message}");
         assert!(!message.contains(" ...\n"), "{arguments:?}: a stage began: {message}");
     }
+    let other = ended(folder.path(), &["faces", &ada, "another.jpg"]).1;
+    assert!(other.contains("unexpected argument") && !other.contains("prompt"), "{other}");
     let help = String::from_utf8(program(folder.path(), &["--help"]).output().unwrap().stdout).unwrap();
     assert!(help.contains("Exit codes:") && help.contains("143 and 129"), "{help}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_named_wrongly_is_exit_code_2_where_nobody_can_be_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["generate", "--prompt"][..], &["nosuch"], &["generate", "--prompt", "x", "--memory", "6"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = program(folder.path(), arguments).stderr(full).status().unwrap();
+        assert_eq!(ended.code(), Some(2), "{arguments:?}");
+    }
 }
 
 #[test]

@@ -42,8 +42,12 @@ fn doctor_lists_devices_and_models() {
     let output = pulid(home.path(), &["doctor", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(!report["devices"].as_array().unwrap().is_empty(), "{report}");
+    let devices = report["devices"].as_array().unwrap();
+    assert!(!devices.is_empty(), "{report}");
+    assert!(devices.iter().all(|d| d["cooperative_matrices"].is_array() && d["cooperative_size"].is_u64()), "{report}");
     let text = pulid(home.path(), &["doctor"]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    let has_matrices = text.contains("cooperative matrices");
+    assert!(has_matrices, "it does not say what subgroups multiply: {text}");
     assert!(text.contains("pulid pull"), "it does not say how to get what is missing: {text}");
 }

@@ -299,6 +299,30 @@ fn files_in_the_wrong_place_are_told_what_they_are() {
     let mut lcm = tensors(&model.join(UNET));
     lcm.insert("time_embedding.cond_proj.weight".into(), HostTensor::zeros([64, 16]));
     write(&guided, &lcm, &[]);
+    let (empty, cut) = (home.at("empty.safetensors"), home.at("cut.safetensors"));
+    write(&empty, &Tensors::new(), &[]);
+    let mut comfyui = comfy(&tensors(Path::new(&pulid)));
+    comfyui.remove("ip_adapter.1.to_k_ip.weight").unwrap();
+    write(&cut, &comfyui, &[]);
+    // Files in the place of another.
+    let (with_unet, wide) = (home.model("with-unet"), home.model("wide"));
+    std::fs::copy(&unet, with_unet.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
+    let mut flux = tensors(Path::new(&vae));
+    let first = flux["decoder.conv_in.weight"].shape()[0];
+    flux.insert("decoder.conv_in.weight".into(), HostTensor::zeros([first, 16, 3, 3]));
+    write(&wide.join("vae/diffusion_pytorch_model.safetensors"), &flux, &[]);
+    let tower = repository("models/mini/eva_clip.safetensors");
+    let photos = home.at("photos");
+    copy(&repository("models/mini/antelopev2"), &photos.join("antelopev2"));
+    [
+        (&tower, "eva_clip.safetensors"),
+        (&tower, "parsing_bisenet.safetensors"),
+        (&repository("models/mini/eva_clip.json"), "eva_clip.json"),
+        (&repository("models/mini/pulid_v1.1.safetensors"), "pulid_v1.1.safetensors"),
+    ]
+    .iter()
+    .for_each(|(from, name)| assert!(std::fs::copy(from, photos.join(name)).is_ok()));
+    let portrait = support::portrait("ada.jpg");
     let adapter = |file| ["--model", &base, "--identity", &identity, "--adapter", file];
     for (flags, parts) in [
         (&["--model", &base, "--unet", &vae][..], ["VAE by diffusers' names", &vae]),
@@ -306,6 +330,20 @@ fn files_in_the_wrong_place_are_told_what_they_are() {
         (&["--model", &base, "--unet", &text(&guided)], ["cond_proj", "LCM"]),
         (&["--model", &pulid], ["`--adapter`", "PuLID v1.1"]),
         (&["--model", &unet], ["`--unet`", "UNet by diffusers' names"]),
+        (&["--model", &vae], ["vae/", "VAE by diffusers' names"]),
+        (&["--model", &text(&model.join("vae"))], ["below vae/", "VAE by diffusers' names"]),
+        (&["--model", &text(&tower)], ["`--models-dir`", "EVA02-CLIP"]),
+        (&["--model", &base, "--unet", &text(&empty)], ["holds no tensor", "fetched whole"]),
+        (
+            &adapter(&text(&cut)),
+            [
+                "`id_adapter_attn_layers.1.id_to_k.weight`",
+                "is missing: this is no PuLID file for SDXL, or not all of one",
+            ],
+        ),
+        (&["--model", &text(&with_unet)], ["vae/", "UNet by diffusers' names"]),
+        (&["--model", &text(&wide)], ["16 latent channels", "FLUX"]),
+        (&["--model", &base, "--models-dir", &text(&photos), "--id", &portrait], ["parsing_bisenet", "EVA02-CLIP"]),
         (&["--model", &identity], ["`--identity`", "identity"]),
         (&adapter(&unet), ["`--unet`", "UNet by diffusers' names"]),
         (&adapter(&identity), ["`--identity`", "identity"]),
@@ -324,6 +362,83 @@ fn files_in_the_wrong_place_are_told_what_they_are() {
         let shown = inspect(path);
         assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
     }
+}
+
+#[test]
+fn every_tensor_without_a_use_is_named() {
+    let home = Home::new();
+    let mini = text(&repository("models/mini/sdxl"));
+    let photos = home.at("photos");
+    copy(&repository("models/mini/antelopev2"), &photos.join("antelopev2"));
+    std::fs::copy(repository("models/mini/eva_clip.json"), photos.join("eva_clip.json")).unwrap();
+    let add = |from: &Path, to: &Path, more: &[(&str, HostTensor)]| {
+        let all = tensors(from).into_iter().chain(more.iter().map(|(key, tensor)| (key.to_string(), tensor.clone())));
+        write(to, &all.collect(), &[]);
+    };
+    let one = || HostTensor::from_fn([192], |_| 1.0);
+    let zeros = || HostTensor::zeros([192]);
+    let pulid = repository("models/mini/pulid_v1.1.safetensors");
+    let tower = repository("models/mini/eva_clip.safetensors");
+    assert_eq!(Checkpoint::open(&tower).unwrap().info("visual.blocks.0.attn.q_bias").unwrap().shape.extents(), [192]);
+    add(
+        &tower,
+        &photos.join("eva_clip.safetensors"),
+        &[
+            ("visual.foo", one()),
+            ("visual.blocks.0.attn.k_bias", one()),
+            ("visual.blocks.1.attn.k_bias", zeros()),
+            ("visual.rope.freqs_cos", one()),
+            ("text.positional_embedding", one()),
+            ("logit_scale", one()),
+            ("audio.proj", one()),
+        ],
+    );
+    add(
+        &repository("models/mini/parsing_bisenet.safetensors"),
+        &photos.join("parsing_bisenet.safetensors"),
+        &[("cp.other.weight", one()), ("cp.arm16.bn_atten.num_batches_tracked", one())],
+    );
+    let adapter = photos.join("pulid_v1.1.safetensors");
+    add(
+        &pulid,
+        &adapter,
+        &[("id_adapter_attn_layers.998.id_to_k.weight", one()), ("id_adapter.extra", one()), ("elsewhere", one())],
+    );
+    let person = home.at("person.safetensors");
+    let embed =
+        ["embed", &support::portrait("ada.jpg"), "--models-dir", &text(&photos), "--output", &text(&person), "--json"];
+    let report: serde_json::Value = serde_json::from_str(&succeed(home.0.path(), &embed)).unwrap();
+    let found: Vec<_> =
+        report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap().to_owned()).collect();
+    let expect = |found: &[String], notes: &[&str]| {
+        let found: Vec<_> = found.iter().filter(|note| note.contains("not known and left out")).collect();
+        assert_eq!(found.len(), notes.len(), "{found:?}");
+        for (found, note) in found.iter().zip(notes) {
+            assert!(found.ends_with(note), "{note}: {found}");
+        }
+    };
+    expect(
+        &found,
+        &[
+            "pulid_v1.1.safetensors: 2 tensors are not known and left out: `elsewhere`, `id_adapter.extra`",
+            "parsing_bisenet.safetensors: 1 tensor is not known and left out: `cp.other.weight`",
+            "eva_clip.safetensors: 3 tensors are not known and left out: `audio.proj`, `visual.blocks.0.attn.k_bias`, `visual.foo`",
+        ],
+    );
+    let other = home.at("other.safetensors");
+    add(&person, &other, &[("pose", one())]);
+    let notes = home.make(&["--model", &mini, "--identity", &text(&other), "--adapter", &text(&adapter)]).1;
+    expect(
+        &notes,
+        &[
+            "pulid_v1.1.safetensors: 3 tensors are not known and left out: `elsewhere`, `id_adapter.extra`, \
+         `id_adapter_attn_layers.998.id_to_k.weight`",
+            "other.safetensors: 1 tensor is not known and left out: `pose`",
+        ],
+    );
+    // The published files as they are have none.
+    let notes = home.make(&["--model", &mini, "--identity", &text(&person), "--adapter", &text(&pulid)]).1;
+    expect(&notes, &[]);
 }
 
 /// A command that takes no device.
@@ -400,10 +515,12 @@ fn an_identity_of_another_adapter_and_photos_of_two_people_are_noted() {
     assert_eq!(embed(&[&ada, &ben, "--adapter", &v1, "--id-mix"]), "[]");
     assert_eq!(embed(&[&ada, &ada]), "[]");
 
-    // The same tensors in another file are another adapter.
     let mini = text(&repository("models/mini/sdxl"));
     let other = home.at("other.safetensors");
-    write(&other, &tensors(&own), &[("made", "elsewhere")]);
+    let mut changed = tensors(&own);
+    let first = changed.values_mut().next().unwrap();
+    *first = HostTensor::from_fn(first.shape().clone(), |_| 0.5);
+    write(&other, &changed, &[]);
     let notes = |adapter: &Path| home.make(&["--model", &mini, "--identity", &person, "--adapter", &text(adapter)]).1;
     let about = |notes: &[String]| notes.iter().find(|note| note.contains("was made with")).cloned();
     assert_eq!(about(&notes(&own)), None);
@@ -415,6 +532,21 @@ fn an_identity_of_another_adapter_and_photos_of_two_people_are_noted() {
     ] {
         assert!(note.contains(part), "{part}: {note}");
     }
+    // The same adapter is itself in another file and under other names; an identity of before knows it by its file alone.
+    let saved = home.at("saved.safetensors");
+    write(&saved, &comfy(&tensors(&own)), &[("made", "elsewhere")]);
+    assert_eq!(about(&notes(&saved)), None);
+    let older = home.at("older.safetensors");
+    let metadata = Checkpoint::open(&person).unwrap().metadata().clone();
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let kept: Vec<_> = metadata.iter().copied().filter(|(key, _)| *key != "adapter_content_sha256").collect();
+    assert_eq!(kept.len() + 1, metadata.len());
+    write(&older, &tensors(Path::new(&person)), &kept);
+    let with_older = |adapter: &Path| {
+        about(&home.make(&["--model", &mini, "--identity", &text(&older), "--adapter", &text(adapter)]).1)
+    };
+    assert_eq!(with_older(&own), None);
+    assert!(with_older(&saved).is_some());
     // Tokens that this adapter's encoder never gives, and tokens of another width.
     let layers = tensors(&own).into_iter().filter(|(key, _)| key.starts_with("id_adapter_attn_layers."));
     let first = home.at("pulid_v1.safetensors");

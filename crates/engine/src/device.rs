@@ -24,6 +24,13 @@ pub struct AdapterSummary {
     pub kind: DeviceKind,
 }
 
+impl AdapterSummary {
+    /// Name, kind and backend, for messages.
+    fn in_words(&self) -> String {
+        format!("{} ({:?}, {})", self.name, self.kind, self.backend)
+    }
+}
+
 /// How to open a device.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceOptions {
@@ -75,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) storage_alignment: u32,
     capabilities: Capabilities,
     summary: AdapterSummary,
+    choice: Option<String>,
     memory_bytes: Option<u64>,
     options: DeviceOptions,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
@@ -94,14 +102,31 @@ pub(crate) struct Submission {
     over: oneshot::Receiver<Instant>,
 }
 
-pub(crate) fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
-    let info = adapter.get_info();
-    let kind = match info.device_type {
+fn kind(of: wgpu::DeviceType) -> DeviceKind {
+    match of {
         wgpu::DeviceType::Cpu => DeviceKind::Cpu,
         wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,
         wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
-        _ => DeviceKind::Other,
+        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => DeviceKind::Other,
+    }
+}
+
+/// The place of a device in the list, the best first: GPUs before software, what says what it is before what does not, and Vulkan, Metal
+/// and Direct3D before OpenGL.
+fn rank(of: wgpu::DeviceType, backend: wgpu::Backend) -> (u8, bool) {
+    let kind = match of {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Cpu => 3,
+        wgpu::DeviceType::Other => 4,
     };
+    (kind, backend == wgpu::Backend::Gl)
+}
+
+pub(crate) fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    let kind = kind(info.device_type);
     let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
     // Browsers keep it to themselves.
     let name = match (info.name.is_empty(), kind) {
@@ -124,18 +149,10 @@ pub(crate) async fn all_adapters() -> Vec<wgpu::Adapter> {
             && a.limits().max_compute_invocations_per_workgroup >= 64
     };
     let mut adapters: Vec<_> = adapters.into_iter().filter(computes).collect();
-    // Best first: real GPUs before software, Vulkan/Metal/DX12 before OpenGL.
-    let rank = |a: &wgpu::Adapter| {
-        let s = summary(a);
-        let kind = match s.kind {
-            DeviceKind::Discrete => 0,
-            DeviceKind::Integrated => 1,
-            DeviceKind::Other => 2,
-            DeviceKind::Cpu => 3,
-        };
-        (kind, s.backend == "gl")
-    };
-    adapters.sort_by_key(rank);
+    adapters.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        rank(info.device_type, info.backend)
+    });
     adapters
 }
 
@@ -189,16 +206,34 @@ fn select(selector: &str, devices: &[AdapterSummary]) -> Result<usize> {
     if let Some(found) = devices.iter().position(matches).filter(|_| !wanted.is_empty()) {
         return Ok(found);
     }
-    let there: Vec<_> = devices.iter().map(|s| format!("{} ({:?}, {})", s.name, s.kind, s.backend)).collect();
+    let there: Vec<_> = devices.iter().map(AdapterSummary::in_words).collect();
     let there = if there.is_empty() { no_adapter() } else { format!("there are: {}", there.join(", ")) };
     let why = match kind {
         Some(DeviceKind::Cpu) => {
             "no device that runs shaders on the CPU; `reference` computes there without one".to_owned()
         }
         Some(kind) => format!("no device is of the kind {kind:?}"),
+        None if wanted.is_empty() => "names no device; `auto` takes the best".to_owned(),
         None => format!("no device matches `{selector}`"),
     };
     Err(Error::invalid("device", format!("{why}; {there}")))
+}
+
+/// The devices that `auto` does not take: those of other names, since one may be there under several drivers.
+fn others(devices: &[AdapterSummary], taken: usize) -> Vec<String> {
+    let Some(own) = devices.get(taken) else { return Vec::new() };
+    devices.iter().filter(|other| other.name != own.name).map(AdapterSummary::in_words).collect()
+}
+
+/// [`Device::choice`] among these, the best first.
+fn choice(devices: &[AdapterSummary]) -> Option<String> {
+    let best = devices.first()?;
+    let gpus = devices.iter().filter(|other| other.name != best.name && other.kind != DeviceKind::Cpu).count();
+    let others = others(devices, 0);
+    let odd = best.kind == DeviceKind::Other && !others.is_empty();
+    (gpus > 0 || odd).then(|| {
+        format!("{} is taken; there are also: {}; `device` names another one", best.in_words(), others.join(", "))
+    })
 }
 
 /// An error of wgpu's, with what to do where it is the memory.
@@ -258,9 +293,18 @@ fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
 const COOPERATIVE: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP_BARRIER);
 
-/// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none.
-fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
-    if !options.cooperative_matrices || !adapter.features().contains(COOPERATIVE) {
+/// Whether subgroup operations can be used: kernels must know how many lanes a subgroup has.
+fn subgroups(adapter: &wgpu::Adapter) -> bool {
+    let info = adapter.get_info();
+    info.subgroup_min_size == info.subgroup_max_size && adapter.features().contains(wgpu::Features::SUBGROUP)
+}
+
+/// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none, and where
+/// half precision or subgroup operations cannot be used.
+pub(crate) fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
+    let needed = COOPERATIVE | wgpu::Features::SHADER_F16;
+    let wanted = options.cooperative_matrices && options.shader_f16;
+    if !wanted || !adapter.features().contains(needed) || !subgroups(adapter) {
         return 0;
     }
     let (half, full) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
@@ -284,26 +328,39 @@ impl Device {
     pub async fn open(selector: &str, options: DeviceOptions) -> Result<Device> {
         let adapters = all_adapters().await;
         let summaries: Vec<_> = adapters.iter().map(summary).collect();
-        let adapter = &adapters[select(selector, &summaries)?];
-        Self::from_adapter(adapter, options).await
+        let taken = select(selector, &summaries)?;
+        let choice = if selector.trim().eq_ignore_ascii_case("auto") { choice(&summaries) } else { None };
+        let opened = Self::from_adapter(&adapters[taken], options, choice).await;
+        let others = others(&summaries, taken);
+        opened.map_err(|error| match error {
+            Error::Device(text) if !others.is_empty() => {
+                Error::Device(format!("{text}; `device` may name another one: {}", others.join(", ")))
+            }
+            error => error,
+        })
     }
 
-    async fn from_adapter(adapter: &wgpu::Adapter, options: DeviceOptions) -> Result<Device> {
+    /// What to say of the device where `auto` took it from several GPUs, or where it does not say what it is: which it is, and what else
+    /// there is. One GPU beside a driver that computes on the CPU is no choice.
+    pub fn choice(&self) -> Option<&str> {
+        self.inner.choice.as_deref()
+    }
+
+    async fn from_adapter(adapter: &wgpu::Adapter, options: DeviceOptions, choice: Option<String>) -> Result<Device> {
         let summary = summary(adapter);
         let offered = adapter.features();
         let mut features = wgpu::Features::empty();
         let shader_f16 = options.shader_f16 && offered.contains(wgpu::Features::SHADER_F16);
         features.set(wgpu::Features::SHADER_F16, shader_f16);
         let info = adapter.get_info();
-        let one_size = info.subgroup_min_size == info.subgroup_max_size;
-        let subgroups = one_size && offered.contains(wgpu::Features::SUBGROUP);
+        let subgroups = subgroups(adapter);
         features.set(wgpu::Features::SUBGROUP, subgroups);
         features.set(wgpu::Features::PIPELINE_CACHE, offered.contains(wgpu::Features::PIPELINE_CACHE));
         features.set(
             wgpu::Features::TIMESTAMP_QUERY,
             options.timestamps && offered.contains(wgpu::Features::TIMESTAMP_QUERY),
         );
-        let cooperative_size = if shader_f16 && subgroups { cooperative_size(adapter, options) } else { 0 };
+        let cooperative_size = cooperative_size(adapter, options);
         features.set(COOPERATIVE, cooperative_size > 0);
         let experimental_features = match cooperative_size {
             0 => wgpu::ExperimentalFeatures::disabled(),
@@ -355,6 +412,7 @@ impl Device {
                 storage_alignment: limits.min_storage_buffer_offset_alignment,
                 capabilities,
                 summary,
+                choice,
                 memory_bytes: memory_bytes(adapter),
                 options,
                 kernels: Mutex::new(HashMap::new()),
@@ -555,6 +613,44 @@ mod tests {
     }
 
     #[test]
+    fn gpus_come_before_software_and_what_says_nothing_of_itself_comes_last() {
+        use wgpu::{Backend, DeviceType};
+        let ranked = [
+            (DeviceType::DiscreteGpu, Backend::Vulkan),
+            (DeviceType::DiscreteGpu, Backend::Gl),
+            (DeviceType::IntegratedGpu, Backend::Metal),
+            (DeviceType::VirtualGpu, Backend::Vulkan),
+            (DeviceType::Cpu, Backend::Vulkan),
+            (DeviceType::Cpu, Backend::Gl),
+            (DeviceType::Other, Backend::Vulkan),
+        ];
+        assert!(ranked.is_sorted_by(|a, b| rank(a.0, a.1) < rank(b.0, b.1)));
+    }
+
+    #[test]
+    fn a_choice_among_several_devices_is_said() {
+        let device = |name: &str, kind| AdapterSummary {
+            name: name.into(),
+            driver: String::new(),
+            backend: "vulkan".into(),
+            kind,
+        };
+        let large = device("large", DeviceKind::Discrete);
+        let small = device("small", DeviceKind::Integrated);
+        let software = device("software", DeviceKind::Cpu);
+        let odd = device("odd", DeviceKind::Other);
+        for silent in [&[][..], std::slice::from_ref(&odd), &[large.clone(), large.clone(), software.clone()]] {
+            assert_eq!(choice(silent), None);
+        }
+        let said = choice(&[large.clone(), small, software.clone()]).unwrap();
+        for part in ["large (Discrete, vulkan) is taken", "small (Integrated", "software (Cpu", "`device`"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(choice(&[software, odd.clone()]).is_some_and(|said| said.contains("odd (Other, vulkan)")));
+        assert_eq!(others(&[large, odd], 1), ["large (Discrete, vulkan)"]);
+    }
+
+    #[test]
     fn a_device_is_asked_for_by_kind_or_by_a_part_of_its_name() {
         let device = |name: &str, driver: &str, kind| AdapterSummary {
             name: name.into(),
@@ -582,7 +678,7 @@ mod tests {
             ("cpu", &[named.clone()][..], "`reference`"),
             ("integrated", &both, "of the kind Integrated"),
             ("nosuch", &both, "no device matches `nosuch`; there are: CPU-like GPU 7 (Discrete, vulkan), llvmpipe"),
-            ("", &both, "no device matches"),
+            ("", &both, "names no device; `auto` takes the best; there are: CPU-like GPU 7"),
             ("nosuch", &[], "no GPU and no driver"),
         ] {
             let error = select(selector, devices).unwrap_err();

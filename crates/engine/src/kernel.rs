@@ -49,9 +49,8 @@ impl Kernel {
         let info = shader(key.shader, &key.features).ok_or_else(|| {
             Error::operator(key.shader, format!("no permutation with features {:?} was built", key.features))
         })?;
-        let text = edit(info.wgsl);
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(info.name), source: wgpu::ShaderSource::Wgsl(text) };
+        let source = source(device, edit(info.wgsl));
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(info.name), source };
         let module = match options.bounds_checks {
             true => device.create_shader_module(descriptor),
             // SAFETY: every shader here guards its own accesses against the sizes in its parameters, which plans derive
@@ -108,4 +107,17 @@ impl Kernel {
         });
         Ok(Kernel { pipeline, layout, params_size: info.params_size })
     }
+}
+
+/// A shader's text in the form that the device's backend takes best.
+fn source(device: &wgpu::Device, text: Cow<'static, str>) -> wgpu::ShaderSource<'static> {
+    #[cfg(not(target_arch = "wasm32"))]
+    if device.adapter_info().backend == wgpu::Backend::Vulkan && text.contains("subgroupBarrier") {
+        // wgpu says what is wrong with a text that cannot be read.
+        if let Ok(module) = crate::barriers::vulkan_module(&text) {
+            return wgpu::ShaderSource::Naga(Cow::Owned(module));
+        }
+    }
+    let _ = device;
+    wgpu::ShaderSource::Wgsl(text)
 }

@@ -2,11 +2,14 @@
 //! thread, so that the same code runs in a browser.
 
 mod autotune;
+#[cfg(not(target_arch = "wasm32"))]
+mod barriers;
 mod device;
 mod kernel;
 mod loader;
 mod memory;
 mod observer;
+mod peaks;
 mod pipeline_cache;
 mod poller;
 mod portion;
@@ -18,11 +21,14 @@ mod time;
 mod timing;
 
 pub use autotune::{Autotune, TuneBudget, signature, tune};
+#[cfg(not(target_arch = "wasm32"))]
+pub use barriers::vulkan_module;
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters, driver_advice};
 pub use memory::DeviceMemory;
 pub use observer::{Observer, Silent};
+pub use peaks::{Peaks, peaks};
 pub use pulid_ops::DeviceKind;
-pub use report::{AdapterReport, adapter_reports};
+pub use report::{AdapterReport, CooperativeMatrices, adapter_reports};
 pub use session::{DeviceTensor, Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
 pub use time::Instant;

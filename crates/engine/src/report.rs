@@ -1,10 +1,22 @@
 //! What devices can do, for people.
 
-use crate::device::{AdapterSummary, all_adapters, summary};
+use crate::DeviceOptions;
+use crate::device::{AdapterSummary, all_adapters, cooperative_size, summary};
 use pulid_ops::DeviceKind;
 
 /// The least binding (bytes) that SDXL's largest tensors take: larger ones are cut into such portions.
 const ENOUGH_BINDING: u64 = 128 << 20;
+
+/// A product of matrices that a subgroup computes together: M x K by K x N, added to M x N.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct CooperativeMatrices {
+    /// M, N and K.
+    pub size: [u32; 3],
+    /// Type of the factors: `f16`, `f32`, `i32` or `u32`.
+    pub factors: &'static str,
+    /// Type of the sums.
+    pub sums: &'static str,
+}
 
 /// An adapter with what plans look at.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -18,6 +30,10 @@ pub struct AdapterReport {
     pub subgroups: bool,
     /// Lanes of a subgroup, least and most.
     pub subgroup_lanes: [u32; 2],
+    /// What subgroups multiply together, as the driver lists it.
+    pub cooperative_matrices: Vec<CooperativeMatrices>,
+    /// Rows and columns of the matrices among them that kernels use; 0 for none.
+    pub cooperative_size: u32,
     /// Bytes of the largest buffer.
     pub max_buffer_bytes: u64,
     /// Bytes of the largest range a shader sees at once.
@@ -65,6 +81,8 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
         shader_f16: features.contains(wgpu::Features::SHADER_F16),
         subgroups: features.contains(wgpu::Features::SUBGROUP),
         subgroup_lanes: [info.subgroup_min_size, info.subgroup_max_size],
+        cooperative_matrices: cooperative_matrices(adapter),
+        cooperative_size: cooperative_size(adapter, DeviceOptions::default()),
         max_buffer_bytes: limits.max_buffer_size,
         max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
         max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
@@ -72,4 +90,26 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
     }
+}
+
+fn cooperative_matrices(adapter: &wgpu::Adapter) -> Vec<CooperativeMatrices> {
+    let name = |ty| match ty {
+        wgpu::CooperativeScalarType::F32 => "f32",
+        wgpu::CooperativeScalarType::F16 => "f16",
+        wgpu::CooperativeScalarType::I32 => "i32",
+        wgpu::CooperativeScalarType::U32 => "u32",
+    };
+    let listed = adapter.cooperative_matrix_properties().into_iter().map(|p| CooperativeMatrices {
+        size: [p.m_size, p.n_size, p.k_size],
+        factors: name(p.ab_type),
+        sums: name(p.cr_type),
+    });
+    // Drivers list some of them once for each way to round or saturate.
+    let mut distinct: Vec<CooperativeMatrices> = Vec::new();
+    for matrices in listed {
+        if !distinct.contains(&matrices) {
+            distinct.push(matrices);
+        }
+    }
+    distinct
 }

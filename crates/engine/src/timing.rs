@@ -59,10 +59,16 @@ pub async fn time_single(
     });
     let sets = sets.await?;
     device.finished().await?;
+    time_sets(device, &sets, samples).await
+}
+
+/// Times dispatches that are bound already: each execution runs the next of the sets.
+pub(crate) async fn time_sets(device: &Device, sets: &[Vec<Bound>], samples: usize) -> Result<Timing> {
+    let on_gpu = device.capabilities().kind != DeviceKind::Cpu;
     // On a CPU device the clock is read while work is only being recorded.
     let clock = if on_gpu { Clock::new(device, 2).await? } else { None };
     let timestamps = clock.is_some();
-    let of = async |executions: usize| sample(device, &sets, executions, clock.as_ref()).await;
+    let of = async |executions: usize| sample(device, sets, executions, clock.as_ref()).await;
 
     let mut executions = 1;
     // Compiles what the driver left for the first run.

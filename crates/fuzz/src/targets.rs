@@ -3,7 +3,7 @@ use pulid_checkpoint::onnx::Model;
 use pulid_checkpoint::{Checkpoint, MemorySource};
 use pulid_models::onnx::OnnxNetwork;
 use pulid_models::sdxl::{ClipConfig, Part, UnetConfig, VaeConfig, single_file};
-use pulid_models::{ClipTokenizer, Precision, TokenizerFiles, family};
+use pulid_models::{ClipTokenizer, Padding, Precision, TokenizerFiles, family};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -77,9 +77,11 @@ pub fn onnx(bytes: &[u8]) {
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let merges = "#version: 0.2\na b</w>";
-    let _ =
-        ClipTokenizer::new(TokenizerFiles { name: "t", vocab: text, merges, config: None, special_tokens_map: None });
-    let _ = ClipTokenizer::from_json("t", text, Some(text), None);
+    let _ = ClipTokenizer::new(
+        TokenizerFiles { name: "t", vocab: text, merges, config: None, special_tokens_map: None },
+        Padding::Exclamation,
+    );
+    let _ = ClipTokenizer::from_json("t", text, Some(text), None, Padding::EndOfText);
     let _ = UnetConfig::parse(text, "config.json");
     let _ = ClipConfig::parse(text, "config.json");
     if let Ok(config) = VaeConfig::parse(text, "config.json") {

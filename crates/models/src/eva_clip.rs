@@ -3,8 +3,10 @@
 //! Published sizes (EVA02-CLIP-L-14-336): 24 blocks, width 1024, 16 heads, feed-forward 2730, patches of 14 pixels,
 //! images of 336, output 768. All are read from the tensors here.
 
-use crate::eva_names::official_names;
+use crate::eva_names::{KEY_BIAS, Tower, tower};
+use crate::family::{Role, require};
 use crate::layers::{Attend, Conv, add, attention, concat, expand, rotary, slice};
+use crate::unread::harmless;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -39,6 +41,8 @@ impl Default for EvaSettings {
 #[derive(Clone, Debug)]
 pub struct EvaClip {
     vars: Vars,
+    /// Tensors of the file that belong to no part of a CLIP.
+    others: Vec<String>,
     settings: EvaSettings,
     width: usize,
     heads: usize,
@@ -55,10 +59,10 @@ impl EvaClip {
     /// When a tensor that tells a size is missing or the sizes do not agree.
     pub fn new(checkpoint: &Checkpoint, precision: Precision, settings: EvaSettings) -> Result<Self> {
         const PATCHES: &str = "patch_embed.proj.weight";
-        let vars = match official_names(checkpoint)? {
-            Some(renamed) => Vars::new(renamed, precision),
-            None => Vars::optional(checkpoint, precision, "visual"),
-        };
+        require(checkpoint, "a vision tower of EVA02-CLIP", &[Role::VisionTower])?;
+        let Tower { weights, module, others } = tower(checkpoint)?;
+        let vars = Vars::new(weights, precision);
+        let vars = if module.is_empty() { vars } else { vars.pp(module) };
         let (width, patch) = (vars.extent(PATCHES, 4, 0)?, vars.extent(PATCHES, 4, 2)?);
         let positions = vars.extent("pos_embed", 3, 1)?;
         let grid = positions.saturating_sub(1).isqrt();
@@ -84,7 +88,7 @@ impl EvaClip {
             return Err(vars.error("blocks", format!("expected a multiple of {PARTS} blocks, found {depth}")));
         }
         let output = vars.extent("head.weight", 2, 0)?;
-        Ok(EvaClip { vars, settings, width, heads, patch, grid, depth, output })
+        Ok(EvaClip { vars, others, settings, width, heads, patch, grid, depth, output })
     }
 
     /// Side of the images it takes, in pixels.
@@ -116,6 +120,30 @@ impl EvaClip {
     /// When a weight is missing or mismatched.
     pub fn graph(&self, batch: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch))
+    }
+
+    /// The tensors of the file that have no use: those that the tower's graph does not read, and those outside of it that are no part of
+    /// a CLIP. A CLIP's text encoder is none of them, nor are tables that are computed here, nor a bias of zeros.
+    ///
+    /// # Errors
+    /// As [`graph`](EvaClip::graph); a bias that cannot be read.
+    pub fn unread(&self) -> Result<Vec<String>> {
+        self.graph(1)?;
+        let mut unread = self.others.clone();
+        for key in self.vars.unread() {
+            // What is outside of the tower is among the others, if it has no place in a CLIP.
+            let Some(name) = self.vars.name_of(&key) else { continue };
+            let computed = name.ends_with("rope.freqs_cos") || name.ends_with("rope.freqs_sin");
+            let zeros = || -> Result<bool> {
+                let shape = self.vars.shape(name)?;
+                let few = KEY_BIAS.iter().any(|bias| name.ends_with(bias)) && shape.extents() == [self.width];
+                Ok(few && self.vars.tensor(name, shape)?.to_f32_vec().iter().all(|value| *value == 0.0))
+            };
+            if !harmless(name) && !computed && !zeros()? {
+                unread.push(key);
+            }
+        }
+        Ok(unread)
     }
 
     fn build(&self, batch: usize) -> Result<Graph> {

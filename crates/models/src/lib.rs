@@ -22,6 +22,7 @@ pub mod pulid;
 pub mod run;
 pub mod sdxl;
 mod tokenizer;
+mod unread;
 mod vars;
 
 pub use config::PerBlock;
@@ -30,4 +31,5 @@ pub use family::{Kind, Role, family, kind, onnx_family, require};
 pub use layers::Conv;
 pub use patch::{Patch, Patches};
 pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles, TokenizerKind};
+pub use unread::Unread;
 pub use vars::{Precision, Vars};

@@ -166,6 +166,14 @@ impl Vars {
         self.key_report.unread(&self.checkpoint)
     }
 
+    /// A tensor's name in this module, if it is in it.
+    pub(crate) fn name_of<'k>(&self, key: &'k str) -> Option<&'k str> {
+        match self.path.is_empty() {
+            true => Some(key),
+            false => key.strip_prefix(&self.path)?.strip_prefix('.'),
+        }
+    }
+
     /// The same view with no quantised weights: for small layers whose error reaches every value.
     pub fn unquantized(&self) -> Vars {
         let mut vars = self.clone();

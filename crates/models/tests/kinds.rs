@@ -77,6 +77,7 @@ fn unets_are_told_by_their_shapes_under_all_names() {
             Role::Unsupported,
         ),
         (Design { context: 1024, added: none, ..SDXL }, "Stable Diffusion 2", Role::Unsupported),
+        (Design { context: 1024, added: Some(2048), ..SDXL }, "Stable Diffusion 2.1 unCLIP", Role::Unsupported),
         // Small ones of ours, without the embedding of sizes too.
         (Design { base: 96, context: 256, added: Some(352), ..SDXL }, "UNet by", Role::Unet),
         (Design { base: 32, context: 48, added: none, ..SDXL }, "UNet by", Role::Unet),
@@ -162,17 +163,17 @@ fn everything_else_is_told_by_its_names() {
         (&["joint_transformer_blocks.0.attn.to_q.weight"], "AuraFlow", Role::Unsupported),
         (&["clip_txt_mapper.weight"], "Stable Cascade", Role::Unsupported),
         (&["blocks.0.cross_attn.norm_k.weight", "patch_embedding.weight"], "Wan", Role::Unsupported),
-        (&["first_stage_model.decoder.mid.block_1.norm1.weight"], "VAE", Role::Part),
-        (&["decoder.mid_block.resnets.0.norm1.weight"], "VAE by diffusers' names", Role::Part),
+        (&["first_stage_model.decoder.mid.block_1.norm1.weight"], "VAE", Role::Vae),
+        (&["decoder.mid_block.resnets.0.norm1.weight"], "VAE by diffusers' names", Role::Vae),
         (
             &["text_model.embeddings.token_embedding.weight", "text_model.final_layer_norm.weight"],
             "CLIP text encoder",
-            Role::Part,
+            Role::TextEncoder,
         ),
         (
             &["token_embedding.weight", "transformer.resblocks.0.ln_1.weight"],
             "CLIP text encoder by open_clip",
-            Role::Part,
+            Role::TextEncoder,
         ),
         (&["encoder.block.0.layer.0.SelfAttention.q.weight"], "T5", Role::Unsupported),
         (
@@ -182,13 +183,85 @@ fn everything_else_is_told_by_its_names() {
                 "visual.trunk.pos_embed",
             ],
             "EVA02-CLIP by timm",
-            Role::Photos,
+            Role::VisionTower,
+        ),
+        (
+            &["module.visual.blocks.0.attn.inner_attn_ln.weight", "module.visual.pos_embed"],
+            "EVA02-CLIP",
+            Role::VisionTower,
+        ),
+        // `AutoencoderTiny.save_pretrained`, and TAESD's own files.
+        (&["decoder.layers.2.conv.0.weight", "encoder.layers.1.conv.0.weight"], "TAESD", Role::Unsupported),
+        (&["decoder.layers.0.weight", "decoder.layers.2.conv.0.weight"], "TAESD", Role::Unsupported),
+        (&["1.weight", "3.conv.0.weight"], "TAESD", Role::Unsupported),
+        (&["down_blocks.0.motion_modules.0.norm.weight"], "AnimateDiff", Role::Unsupported),
+        (&["768.0.linear.0.weight", "768.1.linear.0.weight"], "hypernetwork", Role::Unsupported),
+        (&["0.0.linear.0.weight"], "unknown", Role::Unknown),
+        (&["lora_unet_mid_block_attentions_0_proj_in.on_input"], "IA3", Role::Unsupported),
+        (
+            &["diffusion_model.input_blocks.0.0.diff", "diffusion_model.input_blocks.0.0.diff_b"],
+            "LoRA",
+            Role::Unsupported,
+        ),
+        (&["<cat-toy>"], "textual inversion", Role::Unsupported),
+        (&["clip_g"], "textual inversion", Role::Unsupported),
+        // PuLID files that lack a tensor are no IP-Adapters.
+        (
+            &["image_proj.mapping_0.0.weight", "image_proj.id_embedding_mapping.1.bias", "ip_adapter.3.to_k_ip.weight"],
+            "PuLID v1.1 by ComfyUI",
+            Role::Adapter,
+        ),
+        (
+            &["image_proj.mapping_0.0.weight", "image_proj.body.1.bias", "ip_adapter.3.to_k_ip.weight"],
+            "PuLID v1 by ComfyUI",
+            Role::Adapter,
+        ),
+        (
+            &["id_adapter.id_embedding_mapping.1.bias", "id_adapter_attn_layers.3.id_to_k.weight"],
+            "PuLID v1.1",
+            Role::Adapter,
+        ),
+        (
+            &["image_proj.latents", "image_proj.proj_in.weight", "ip_adapter.1.to_k_ip.weight"],
+            "IP-Adapter",
+            Role::Unsupported,
         ),
         (&["a", "b"], "unknown", Role::Unknown),
+        (&[], "empty", Role::Unsupported),
     ] {
         let found = kind(&file(&named(keys)));
         assert!(found.name.contains(want) && found.role == role, "{keys:?}: {found:?}");
     }
+}
+
+#[test]
+fn shapes_tell_what_names_alone_do_not() {
+    let key = "decoder.conv_in.weight";
+    for (prefix, block) in
+        [("", "decoder.mid_block.resnets.0.norm1.weight"), ("vae.", "decoder.mid.block_1.norm1.weight")]
+    {
+        let vae = |channels| {
+            let mut all = named(&[&format!("{prefix}{block}")]);
+            all.push((format!("{prefix}{key}"), vec![2, channels, 3, 3]));
+            kind(&file(&all))
+        };
+        assert_eq!(vae(4).role, Role::Vae);
+        let found = vae(16);
+        assert_eq!(found.role, Role::Unsupported);
+        assert!(found.name.contains("16 latent channels") && found.name.contains("FLUX"), "{found:?}");
+    }
+    // As diffusers saves a token: a vector under the token's name, here one without brackets.
+    for (shape, want) in [(vec![768], "textual inversion"), (vec![2, 1280], "textual inversion"), (vec![7], "unknown")]
+    {
+        assert_eq!(kind(&file(&[("cat".to_owned(), shape)])).name, want);
+    }
+    let mut class = Design { context: 1024, added: None, ..SDXL }.diffusers();
+    class.push(("class_embedding.linear_1.weight".into(), vec![2, 2048]));
+    assert!(kind(&file(&class)).name.contains("unCLIP"));
+    let mut kolors = SDXL.diffusers();
+    kolors.push(("encoder_hid_proj.weight".into(), vec![2048, 4096]));
+    let found = kind(&file(&kolors));
+    assert!(found.name.contains("Kolors") && found.role == Role::Unsupported, "{found:?}");
 }
 
 fn golden(path: &str) -> PathBuf {
@@ -240,7 +313,7 @@ fn what_is_named_in_the_wrong_place_is_refused_with_what_it_is() {
         ),
         (pulid, ["PuLID v1.1", "as `adapter`"]),
         (unet.clone(), ["is no SDXL in one file", "as `unet`"]),
-        (vae, ["is no SDXL in one file", "VAE by diffusers' names"]),
+        (vae, ["is not an SDXL in one file but this: VAE", "VAE by diffusers' names"]),
         (golden("pipeline/model/identity.safetensors"), ["identity", "as `identity`"]),
     ] {
         let message = as_model(&path);

@@ -219,7 +219,7 @@ fn folded(key: &str) -> bool {
 fn face_networks() {
     let (parser, detector) = (published("bisenet"), published("retinaface"));
     for precision in BOTH {
-        let graph = BiSeNet::new(parser.checkpoint.clone(), precision).unwrap().graph(1, 512, 512).unwrap();
+        let graph = BiSeNet::new(&parser.checkpoint, precision).unwrap().graph(1, 512, 512).unwrap();
         // The auxiliary heads served training.
         let auxiliary = |key: &str| key.starts_with("conv_out16") || key.starts_with("conv_out32");
         reads_all(&[&graph], &parser.keys, |key| folded(key) || auxiliary(key));

@@ -107,7 +107,7 @@ fn a_whole_tokenizer_in_one_file_gives_the_same_ids() {
                     None => drop(std::fs::remove_file(path)),
                 }
                 for kind in [TokenizerKind::Fast, TokenizerKind::Slow] {
-                    let own = ClipTokenizer::open(folder.path()).unwrap().with_kind(kind).unwrap();
+                    let own = ClipTokenizer::open(folder.path(), Padding::EndOfText).unwrap().with_kind(kind).unwrap();
                     let published = published.clone().with_kind(kind).unwrap();
                     for text in ["", "A caf\u{e9}, it\u{2019}s  nice!", "a <|endoftext|> b", "\u{6771}\u{4eac} 1999"] {
                         assert_eq!(own.encode(text).unwrap(), published.encode(text).unwrap(), "{pad} {pairs} {text}");
@@ -116,18 +116,37 @@ fn a_whole_tokenizer_in_one_file_gives_the_same_ids() {
             }
         }
     }
+    // What fills a row is said nowhere: the row is the published one of the encoder it is for.
+    for (padding, pad) in [(Padding::EndOfText, "<|endoftext|>"), (Padding::Exclamation, "!")] {
+        let mut file = whole(pad, true);
+        file["padding"] = Value::Null;
+        std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+        drop(std::fs::remove_file(folder.path().join("tokenizer_config.json")));
+        let (own, published) =
+            (ClipTokenizer::open(folder.path(), padding).unwrap(), ClipTokenizer::published(padding).unwrap());
+        for text in ["", "A caf\u{e9}, nice!", "!!! wow"] {
+            assert_eq!(own.encode(text).unwrap(), published.encode(text).unwrap(), "{pad} {text}");
+        }
+    }
+    // As transformers 5 saved the small one, which is held to its answers with the config that lies beside.
+    let saved = golden("tokenizer/weights/saved-bigg");
+    std::fs::copy(saved.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let [whole, alone] =
+        [saved.as_path(), folder.path()].map(|path| ClipTokenizer::open(path, Padding::Exclamation).unwrap());
+    assert_eq!(alone.encode("wow!").unwrap(), whole.encode("wow!").unwrap());
+    assert_eq!(alone.encode("wow!").unwrap().last(), Some(&0));
     // Both files where they are: as before.
     for (name, text) in ClipTokenizer::published_files(Padding::EndOfText).unwrap() {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     std::fs::write(folder.path().join("tokenizer.json"), "no JSON").unwrap();
-    assert!(ClipTokenizer::open(folder.path()).is_ok());
+    assert!(ClipTokenizer::open(folder.path(), Padding::EndOfText).is_ok());
 }
 
 #[test]
 fn files_that_are_no_tokenizer_of_clip_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let refusal = || ClipTokenizer::open(folder.path()).unwrap_err().to_string();
+    let refusal = || ClipTokenizer::open(folder.path(), Padding::EndOfText).unwrap_err().to_string();
     assert!(refusal().contains("has neither vocab.json and merges.txt nor tokenizer.json"), "{}", refusal());
     let with = |pointer: &str, value: Value| {
         let mut file = json!({"added_tokens": [], "model": {"type": "BPE", "end_of_word_suffix": "</w>",
@@ -136,7 +155,7 @@ fn files_that_are_no_tokenizer_of_clip_are_named() {
         file.to_string()
     };
     std::fs::write(folder.path().join("tokenizer.json"), with("/added_tokens", json!([]))).unwrap();
-    assert_eq!(ClipTokenizer::open(folder.path()).unwrap().tokens("AB").unwrap(), [2]);
+    assert_eq!(ClipTokenizer::open(folder.path(), Padding::EndOfText).unwrap().tokens("AB").unwrap(), [2]);
     for (text, part) in [
         ("{".to_owned(), "is not JSON"),
         ("[]".to_owned(), "byte pairs"),

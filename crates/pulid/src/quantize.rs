@@ -43,8 +43,21 @@ pub struct Quantized {
 /// stands for itself.
 ///
 /// # Errors
-/// When the output exists, a network cannot be read or the disk is full; then no output folder is left.
+/// When the output exists, has a file's name or would lie in the model's folder, a network cannot be read or the disk is full; then no
+/// output folder is left.
 pub fn quantize_model(model: &SdxlModel, output: &Path, dtype: DType, reporter: &dyn Reporter) -> Result<Quantized> {
+    for folder in [Some(model.path()), model.other_unet(), model.config_folder()].into_iter().flatten() {
+        if files::is_dir(folder) && lies_in(output, folder) {
+            let detail = format!("would lie in {}, which is read; name a folder elsewhere", folder.display());
+            return Err(Error::file(output, detail));
+        }
+    }
+    if ["safetensors", "gguf", "ckpt"]
+        .iter()
+        .any(|file| output.extension().is_some_and(|e| e.eq_ignore_ascii_case(file)))
+    {
+        return Err(Error::file(output, "names a file, and a folder is made; leave the extension out"));
+    }
     write_folder_atomically(output, |root| {
         let mut made = Quantized { tensors: Vec::new(), bytes_before: 0, bytes_after: 0 };
         for part in Part::ALL {
@@ -55,6 +68,13 @@ pub fn quantize_model(model: &SdxlModel, output: &Path, dtype: DType, reporter: 
         copy_the_rest(model, root)?;
         Ok(made)
     })
+}
+
+/// Whether something new would lie in a folder that is there, whatever the two are called.
+fn lies_in(new: &Path, folder: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let parent = new.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    parent.canonicalize().is_ok_and(|parent| parent.starts_with(folder))
 }
 
 /// Everything but networks: tokenizers, the schedule, defaults, `model_index.json` and what explains the model.

@@ -1,5 +1,6 @@
 //! What a command reads, so that none of it is written over.
 
+use super::{key, place};
 use pulid_tensor::{Error, Result};
 use same_file::Handle;
 use std::fs;
@@ -24,13 +25,34 @@ impl Inputs {
     /// # Errors
     /// [`Error::File`] that names both.
     pub(super) fn check(&self, output: &Path, real: &Path) -> Result<()> {
-        // What does not exist yet is read by nobody.
-        let Some(wanted) = Wanted::of(real) else { return Ok(()) };
+        let Some(wanted) = Wanted::of(real) else { return self.check_new(output, real) };
         for input in &self.0 {
             if let Some(found) = wanted.find(input, 0) {
                 let detail = format!(
                     "is also read, as {}; an output must not take an input's place: name another file",
                     found.display()
+                );
+                return Err(Error::file(output, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inputs {
+    /// Refuses a new file that would be read from then on: within a folder of the inputs, or where an input would be that is missing.
+    fn check_new(&self, output: &Path, real: &Path) -> Result<()> {
+        for input in &self.0 {
+            let Ok(place) = place(input) else { continue };
+            let (place, real) = (key(&place), key(real));
+            if place == real {
+                let detail = "would be read by the next run as a part of the model; name another file";
+                return Err(Error::file(output, detail));
+            }
+            if input.is_dir() && real.starts_with(&place) && !is_picture(&real) {
+                let detail = format!(
+                    "would lie in the folder {}, which is read, and become a part of it; name a file in another folder",
+                    input.display()
                 );
                 return Err(Error::file(output, detail));
             }
@@ -73,6 +95,29 @@ fn is_picture(path: &Path) -> bool {
 mod tests {
     use crate::FileSet;
     use std::fs;
+
+    #[test]
+    fn nothing_new_becomes_a_part_of_what_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("model/unet")).unwrap();
+        fs::write(at("model.safetensors"), "weights").unwrap();
+        let claim = |name: &str| {
+            let mut set = FileSet::new();
+            for input in ["model", "model.safetensors", "defaults.json"] {
+                set.reads(at(input)).unwrap();
+            }
+            set.claim(at(name)).map_err(|e| e.to_string())
+        };
+        for name in ["model/generation_defaults.json", "model/unet/latents.safetensors", "model/unet/../x.json"] {
+            let message = claim(name).unwrap_err();
+            assert!(message.contains("become a part of it") && message.contains("/model"), "{name}: {message}");
+        }
+        assert!(claim("defaults.json").unwrap_err().contains("would be read by the next run"));
+        for name in ["model/new.png", "latents.safetensors", "models.json"] {
+            claim(name).unwrap();
+        }
+    }
 
     #[test]
     fn an_input_is_known_under_each_of_its_names() {

@@ -3,12 +3,13 @@
 mod kernels;
 mod network;
 mod picture;
+mod roofline;
 mod sizes;
 
 use super::models::{Models, ModelsArgs};
 use super::{DeviceArgs, remember_choices};
 use pulid::runtime::Runtime;
-use pulid_engine::DeviceOptions;
+use pulid_engine::{DeviceOptions, Peaks};
 use pulid_ops::Storage;
 use pulid_tensor::{Error, Result};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
     pulid bench --device llvmpipe --filter matmul\n  \
     pulid bench --filter attention --variants all --json\n  \
     pulid bench --case 'matmul/m=8192;k=640;n=640;bias' --case 'conv2d/x=2x32x32x1280;kernel=3x3;out=1280' --dtype f16,f32\n  \
+    pulid bench --filter conv2d --roofline\n  \
     pulid bench --model models/mini/sdxl\n  \
     pulid bench --picture --id examples/faces/ada.jpg")]
 pub struct Args {
@@ -37,6 +39,10 @@ pub struct Args {
     /// or names
     #[arg(long, default_value = "chosen")]
     variants: String,
+    /// Measure first what the device reaches at its best (a copy, multiply-adds, cooperative matrices), and show which share of that each
+    /// kernel reaches
+    #[arg(long, conflicts_with_all = ["model", "picture"])]
+    roofline: bool,
     /// Time the UNet of this folder in diffusers' SDXL layout instead, and show where its time goes
     #[arg(long)]
     model: Option<PathBuf>,
@@ -94,6 +100,8 @@ struct Report {
     driver: String,
     backend: String,
     repeats: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peaks: Option<Peaks>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kernels: Vec<kernels::Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,14 +133,22 @@ pub fn run(args: &Args) -> Result<()> {
             driver: s.driver.clone(),
             backend: s.backend.clone(),
             repeats,
+            peaks: None,
             kernels: Vec::new(),
             network: None,
             picture: None,
         };
+        if args.roofline {
+            let peaks = pulid_engine::peaks(device).await?;
+            if !args.quiet() {
+                say!("{}", roofline::describe(&peaks));
+            }
+            report.peaks = Some(peaks);
+        }
         match (args.picture, &args.model) {
             (true, _) => report.picture = Some(picture::measure(args, runtime.clone()).await?),
             (false, Some(model)) => report.network = Some(network::measure(&runtime, model, args).await?),
-            (false, None) => report.kernels = kernels::measure(&runtime, args).await?,
+            (false, None) => report.kernels = kernels::measure(&runtime, args, report.peaks.as_ref()).await?,
         }
         remember_choices(&runtime);
         if args.json {

@@ -160,6 +160,7 @@ fn describe(report: &Report) -> String {
         };
         let half = if d.shader_f16 { "f16" } else { "no f16" };
         line(4, format!("{half}, {lanes}, {} invocations a workgroup", d.max_invocations));
+        line(4, matrices(d));
         let (buffer, binding) = (mib(d.max_buffer_bytes), mib(d.max_binding_bytes));
         line(4, format!("buffers up to {buffer} MiB, {binding} MiB and {} of them at once", d.max_storage_bindings));
         d.remarks().into_iter().for_each(|remark| line(4, remark));
@@ -185,4 +186,60 @@ fn describe(report: &Report) -> String {
         report.advice.iter().for_each(|advice| line(2, advice.clone()));
     }
     text
+}
+
+/// The matrices that subgroups of a device multiply together, and which of them kernels use.
+fn matrices(device: &AdapterReport) -> String {
+    let listed: Vec<String> = device
+        .cooperative_matrices
+        .iter()
+        .map(|m| {
+            let [rows, columns, inner] = m.size;
+            format!("{rows}x{columns}x{inner} {} to {}", m.factors, m.sums)
+        })
+        .collect();
+    match (listed.is_empty(), device.cooperative_size) {
+        (true, _) => "no cooperative matrices".into(),
+        (false, 0) => format!("cooperative matrices, none of them used: {}", listed.join(", ")),
+        (false, size) => format!("cooperative matrices, {size}x{size}x{size} f16 to f32 used: {}", listed.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulid_engine::{AdapterSummary, CooperativeMatrices};
+
+    #[test]
+    fn cooperative_matrices_are_listed_and_those_in_use_named() {
+        let with = |list: &[([u32; 3], &'static str, &'static str)], cooperative_size| {
+            let listed = list.iter().map(|&(size, factors, sums)| CooperativeMatrices { size, factors, sums });
+            matrices(&AdapterReport {
+                summary: AdapterSummary {
+                    name: "GPU".into(),
+                    driver: String::new(),
+                    backend: "vulkan".into(),
+                    kind: pulid_engine::DeviceKind::Discrete,
+                },
+                shader_f16: true,
+                subgroups: true,
+                subgroup_lanes: [32, 32],
+                cooperative_matrices: listed.collect(),
+                cooperative_size,
+                max_buffer_bytes: 0,
+                max_binding_bytes: 0,
+                max_storage_bindings: 8,
+                max_workgroups: 0,
+                max_invocations: 0,
+                max_workgroup_bytes: 0,
+            })
+        };
+        assert_eq!(with(&[], 0), "no cooperative matrices");
+        let wide = ([16, 16, 16], "f16", "f32");
+        assert_eq!(
+            with(&[wide, ([8, 8, 8], "f16", "f16")], 16),
+            "cooperative matrices, 16x16x16 f16 to f32 used: 16x16x16 f16 to f32, 8x8x8 f16 to f16"
+        );
+        assert_eq!(with(&[wide], 0), "cooperative matrices, none of them used: 16x16x16 f16 to f32");
+    }
 }

@@ -2,7 +2,8 @@ use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_ima
 use super::models::ModelsArgs;
 use super::{DeviceArgs, check_report, outputs, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::{ExtractOptions, extract};
+use pulid::identity::{ExtractOptions, extract, unread_of_adapter};
+use pulid::runtime::Reporter;
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -56,6 +57,9 @@ pub fn run(args: &Args) -> Result<()> {
     faces.files().iter().chain([&adapter]).try_for_each(|path| files.reads(path))?;
     let photos = read_photos(&args.photos)?;
     let terminal = Terminal::new(args.json);
+    if let Some(unread) = unread_of_adapter(&adapter, None)? {
+        terminal.note(&unread.to_string());
+    }
     let (runtime, identity) = pollster::block_on(async {
         let runtime = args.device.open().await?;
         let options = ExtractOptions { id_mix: args.id_mix, face: args.face.choice(), debug: args.debug_dir.is_some() };

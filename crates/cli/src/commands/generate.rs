@@ -4,7 +4,9 @@ use super::settings::{SettingsArgs, as_flags};
 use super::warm;
 use super::{DeviceArgs, check_report, outputs, remember_choices};
 use crate::progress::Terminal;
-use pulid::identity::{DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter};
+use pulid::identity::{
+    DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter, unread_of_adapter,
+};
 use pulid::image::{ImageFormat, ImageMetadata, encode_image};
 use pulid::pipeline::{GenerateOptions, IdentityTokens, IdentityUse, Pipeline, SdxlModel, check_options, examine};
 use pulid::preset::Preset;
@@ -13,8 +15,7 @@ use pulid::sampler::StepWindow;
 use pulid::settings::{ModelDefaults, Settings};
 use pulid_checkpoint::{Checkpoint, FileSet, safetensors};
 use pulid_models::Precision;
-use pulid_models::pulid::{IdentityAdapter, IdentitySettings, unread_tensors};
-use pulid_models::sdxl::Unread;
+use pulid_models::pulid::{IdentityAdapter, IdentitySettings};
 use pulid_tensor::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -98,6 +99,7 @@ fn after_help() -> String {
 
 /// Makes images.
 pub fn run(args: &Args) -> Result<()> {
+    args.face.check(&args.id)?;
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
     let defaults = ModelDefaults::of(&model)?;
@@ -109,11 +111,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut files = outputs(args.id.iter().chain(&args.identity).chain(&args.unet).chain(&args.config))?;
     models.inputs(&model, args.adapter.as_deref()).iter().try_for_each(|path| files.reads(path))?;
     let images = image_paths(&files, &args.output, options.images())?;
-    let format = match files.is_stream(&args.output)? {
-        // A pipe may be named after a format; standard output is not.
-        true => ImageFormat::of(&args.output).unwrap_or(ImageFormat::Png),
-        false => ImageFormat::of(&args.output)?,
-    };
+    let formats = images.iter().map(|path| format_of(&files, path)).collect::<Result<Vec<_>>>()?;
     for path in images.iter().chain(&args.save_latents) {
         files.claim(path)?;
     }
@@ -123,8 +121,9 @@ pub fn run(args: &Args) -> Result<()> {
     check_report(&files, args.json)?;
     let metadata =
         |parameters: String| ImageMetadata { parameters: (!args.no_metadata).then_some(parameters), generated: true };
-    format.check([options.width, options.height], &metadata(options.parameters(model.path(), 0)))?;
-    let person = Person::open(args, &models, &settings, &mut notes)?;
+    let size = [options.width, options.height];
+    formats.iter().try_for_each(|format| format.check(size, &metadata(options.parameters(model.path(), 0))))?;
+    let person = Person::open(args, &models, &model, &settings, &mut notes)?;
     let terminal = Terminal::new(args.json);
     notes.iter().for_each(|note| terminal.note(note));
     let (pipeline, made, seen) = pollster::block_on(async {
@@ -151,7 +150,7 @@ pub fn run(args: &Args) -> Result<()> {
     let memory = pipeline.runtime().device_memory();
 
     let parameters: Vec<_> = (0..images.len()).map(|i| options.parameters(pipeline.model().path(), i)).collect();
-    for ((path, image), parameters) in images.iter().zip(&made.images).zip(&parameters) {
+    for (((path, format), image), parameters) in images.iter().zip(formats).zip(&made.images).zip(&parameters) {
         files.write_bytes(path, &encode_image(format, image, &metadata(parameters.clone()))?)?;
     }
     if let Some(path) = &args.save_latents {
@@ -215,7 +214,13 @@ enum Source {
 
 impl Person {
     /// Reads settings, then files, photos last, and adds to the notes what is odd about them; `None` when the flags name no person.
-    fn open(args: &Args, models: &Models, settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Person>> {
+    fn open(
+        args: &Args,
+        models: &Models,
+        model: &SdxlModel,
+        settings: &Settings,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Person>> {
         let (window, settings) = (settings.window()?, settings.identity());
         let shown = args.identity.is_some() || !args.id.is_empty();
         // Nobody needs the adapter without a person; one that is named and no PuLID, or not the preset's, is a mistake all the same.
@@ -227,8 +232,8 @@ impl Person {
             // The UNet takes it up much later.
             let file = Checkpoint::open(&adapter)?;
             IdentityAdapter::new(&file, Precision::F32)?;
-            let unread = Unread { path: adapter.clone(), part: None, keys: unread_tensors(&file) };
-            notes.extend((!unread.keys.is_empty()).then(|| unread.to_string()));
+            let layers = model.unet(Precision::F32)?.identity_layers()?;
+            notes.extend(unread_of_adapter(&adapter, Some(&layers))?.map(|unread| unread.to_string()));
         }
         if !shown {
             return Ok(None);
@@ -236,6 +241,7 @@ impl Person {
         let source = match &args.identity {
             Some(file) => {
                 let tokens = Identity::load_tokens(file)?;
+                notes.extend(Identity::unread(file)?.map(|unread| unread.to_string()));
                 if settings.id_scale != 0.0 {
                     notes.extend(check_adapter(file, &tokens, &adapter)?);
                 }
@@ -288,6 +294,16 @@ fn image_paths(files: &FileSet, output: &Path, batch: usize) -> Result<Vec<PathB
         }
         several => Ok((0..several).map(|index| numbered(output, index)).collect()),
     }
+}
+
+/// The format that an image's name asks for: of a link the name of the file that it leads to, where that has one.
+fn format_of(files: &FileSet, path: &Path) -> Result<ImageFormat> {
+    if files.is_stream(path)? {
+        // A pipe may be named after a format; standard output is not.
+        return Ok(ImageFormat::of(path).unwrap_or(ImageFormat::Png));
+    }
+    let led_to = files.led_to(path)?.and_then(|file| ImageFormat::of(&file).ok());
+    led_to.map_or_else(|| ImageFormat::of(path), Ok)
 }
 
 fn numbered(path: &Path, index: usize) -> PathBuf {

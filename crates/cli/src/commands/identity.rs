@@ -19,6 +19,16 @@ pub struct FaceArgs {
 }
 
 impl FaceArgs {
+    /// Refuses a choice where no photo is read.
+    pub fn check(&self, photos: &[PathBuf]) -> Result<()> {
+        match self.face {
+            Some(_) if photos.is_empty() => {
+                Err(Error::invalid("--face", "chooses a face in photos, and none is given; name them as --id"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The choice that is given, or the official pipelines' own.
     pub fn choice(&self) -> FaceChoice {
         self.face.unwrap_or_default()

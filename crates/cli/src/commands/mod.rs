@@ -47,6 +47,9 @@ pub struct DeviceArgs {
     /// in fewer bands of rows
     #[arg(long, value_name = "MIB", default_value = "128", value_parser = parse_binding)]
     pub max_binding: u64,
+    /// `off` leaves out kernels that multiply cooperative matrices, which `pulid doctor` lists, to see how a device without them does
+    #[arg(long, default_value = "on", value_parser = ["on", "off"])]
+    pub cooperative: String,
 }
 
 fn parse_memory(text: &str) -> std::result::Result<u64, String> {
@@ -83,6 +86,15 @@ fn parse_size(text: &str, such: &str) -> std::result::Result<u64, String> {
 }
 
 impl DeviceArgs {
+    /// Options of a device with what the flags say.
+    fn options(&self, options: DeviceOptions) -> DeviceOptions {
+        DeviceOptions {
+            max_binding_bytes: self.max_binding << 20,
+            cooperative_matrices: self.cooperative == "on",
+            ..options
+        }
+    }
+
     /// Opens what the flags ask for.
     pub async fn open(&self) -> Result<Runtime> {
         self.open_with(DeviceOptions::default()).await
@@ -90,10 +102,15 @@ impl DeviceArgs {
 
     /// [`DeviceArgs::open`] with a device of these options.
     pub async fn open_with(&self, options: DeviceOptions) -> Result<Runtime> {
-        let options = DeviceOptions { max_binding_bytes: self.max_binding << 20, ..options };
+        let options = self.options(options);
         // One command uses most networks once.
         let runtime = Runtime::open(&self.device, options).await?;
         use_compiled(&runtime);
+        if let Runtime::Gpu { device, .. } = &runtime
+            && let Some(choice) = device.choice()
+        {
+            note!("note: {}", note_with_flags(choice));
+        }
         let runtime = runtime.with_memory(self.memory).keeping(Keep::Nothing);
         if self.autotune == "off" {
             return Ok(runtime);
@@ -129,6 +146,25 @@ pub fn check_weights(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_become_options_of_the_device() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            device: DeviceArgs,
+        }
+        let read = |flags: &[&str]| {
+            let words = std::iter::once("pulid").chain(flags.iter().copied());
+            let timed = DeviceOptions { timestamps: true, ..DeviceOptions::default() };
+            <Command as clap::Parser>::try_parse_from(words).map(|command| command.device.options(timed))
+        };
+        let usual = read(&[]).unwrap();
+        assert_eq!((usual.cooperative_matrices, usual.max_binding_bytes >> 20, usual.timestamps), (true, 128, true));
+        let other = read(&["--cooperative", "off", "--max-binding", "512"]).unwrap();
+        assert_eq!((other.cooperative_matrices, other.max_binding_bytes >> 20), (false, 512));
+        assert!(read(&["--cooperative", "8"]).is_err());
+    }
 
     #[test]
     fn sizes_without_a_unit_are_asked_about() {

@@ -176,7 +176,11 @@ impl Models {
         let faces = self.face_models().map(|faces| faces.files()).unwrap_or_default();
         let adapter = adapter.map(Path::to_owned).or_else(|| self.own_adapter().ok());
         let own = [model.path().to_owned()].into_iter().chain(model.other_unet().map(Path::to_owned));
-        let own = own.chain(model.config_folder().map(Path::to_owned)).chain(ModelDefaults::file(model.folder()));
+        // One that is missing beside a single file would be read by the next run.
+        let beside = || Some(model.folder().join(ModelDefaults::FILE));
+        let own = own
+            .chain(model.config_folder().map(Path::to_owned))
+            .chain(ModelDefaults::file(model.folder()).or_else(beside));
         own.chain(adapter).chain(faces).collect()
     }
 

@@ -1,7 +1,9 @@
 //! BiSeNet, the face parser, in facexlib's key names: a label for each pixel.
 
 use super::resnet::resnet;
+use crate::family::{Role, require};
 use crate::layers::{Conv, activation, add, concat, global_average, mul, resize_bilinear_aligned, upsample_nearest};
+use crate::unread::harmless;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -16,12 +18,13 @@ pub struct BiSeNet {
 }
 
 impl BiSeNet {
-    /// The parser of a facexlib file.
+    /// The parser of a facexlib file, with or without the prefix `module.` that parallel training left in its keys.
     ///
     /// # Errors
-    /// When a tensor that tells a size is missing.
-    pub fn new(checkpoint: Checkpoint, precision: Precision) -> Result<Self> {
-        let vars = Vars::new(checkpoint, precision);
+    /// When a tensor that tells a size is missing; a file of another kind.
+    pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
+        require(checkpoint, "a face parser (BiSeNet)", &[Role::FaceParser])?;
+        let vars = Vars::optional(checkpoint, precision, "module");
         let classes = vars.extent("conv_out.conv_out.weight", 4, 0)?;
         Ok(BiSeNet { vars, classes })
     }
@@ -40,6 +43,20 @@ impl BiSeNet {
     /// When a weight is missing or mismatched, or the image is too small.
     pub fn graph(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, height, width))
+    }
+
+    /// The tensors of the file that the parser's graph does not read, and that are not known to be of no use.
+    ///
+    /// # Errors
+    /// As [`graph`](Self::graph).
+    pub fn unread(&self) -> Result<Vec<String>> {
+        self.graph(1, 64, 64)?;
+        // The heads that only training reads.
+        let trained = |key: &String| {
+            let key = key.strip_prefix("module.").unwrap_or(key);
+            ["conv_out16.", "conv_out32."].iter().any(|head| key.starts_with(head))
+        };
+        Ok(self.vars.unread().into_iter().filter(|key| !harmless(key) && !trained(key)).collect())
     }
 
     fn build(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {

@@ -1,7 +1,9 @@
 //! RetinaFace with a ResNet-50 backbone, facexlib's face detector.
 
 use super::resnet::resnet;
+use crate::family::{Role, require};
 use crate::layers::{Conv, activation, add, concat, upsample_nearest};
+use crate::unread::harmless;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -19,8 +21,9 @@ impl RetinaFace {
     /// The detector of a facexlib file, with or without the prefix `module.` that parallel training left in its keys.
     ///
     /// # Errors
-    /// When a tensor that tells a size is missing.
+    /// When a tensor that tells a size is missing; a file of another kind.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
+        require(checkpoint, "a face detector (RetinaFace)", &[Role::FaceDetector])?;
         let vars = Vars::optional(checkpoint, precision, "module");
         let channels = vars.extent("fpn.output1.0.weight", 4, 0)?;
         Ok(RetinaFace { vars, channels })
@@ -36,6 +39,17 @@ impl RetinaFace {
     /// When a weight is missing or mismatched, or the image is too small.
     pub fn graph(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {
         self.vars.complete(|| self.build(batch, height, width))
+    }
+
+    /// The tensors of the file that the detector's graph does not read, and that are not known to be of no use.
+    ///
+    /// # Errors
+    /// As [`graph`](Self::graph).
+    pub fn unread(&self) -> Result<Vec<String>> {
+        self.graph(1, 64, 64)?;
+        // The classifier of the backbone, which detection does not ask.
+        let classifier = |key: &String| key.strip_prefix("module.").unwrap_or(key).starts_with("body.fc.");
+        Ok(self.vars.unread().into_iter().filter(|key| !harmless(key) && !classifier(key)).collect())
     }
 
     fn build(&self, batch: usize, height: usize, width: usize) -> Result<Graph> {

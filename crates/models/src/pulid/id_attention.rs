@@ -96,7 +96,7 @@ impl IdentityAdapter {
             return Err(Error::Weight {
                 key: first,
                 source_name: checkpoint.name().into(),
-                detail: "is missing; this is no PuLID file for SDXL".into(),
+                detail: "is missing: this is no PuLID file for SDXL, or not all of one".into(),
             });
         }
         let adapter = IdentityAdapter { vars: Vars::new(file.into_owned(), precision).pp(ADAPTER_LAYERS) };

@@ -60,6 +60,15 @@ impl IdEncoder {
         self.vars.complete(|| self.build(batch, tokens))
     }
 
+    /// The tensors of the file, by the official names, that the encoder's graph does not read.
+    ///
+    /// # Errors
+    /// As [`graph`](Self::graph).
+    pub(super) fn unread(&self) -> Result<Vec<String>> {
+        self.graph(1, 2)?;
+        Ok(self.vars.unread())
+    }
+
     fn build(&self, batch: usize, tokens: usize) -> Result<Graph> {
         let mut graph = Graph::new("id-encoder");
         let (g, vs) = (&mut graph, &self.vars);

@@ -90,6 +90,15 @@ impl IdFormer {
         self.vars.complete(|| self.build(batch, photos, tokens))
     }
 
+    /// The tensors of the file, by the official names, that the encoder's graph does not read.
+    ///
+    /// # Errors
+    /// As [`graph`](Self::graph).
+    pub(super) fn unread(&self) -> Result<Vec<String>> {
+        self.graph(1, 1, 2)?;
+        Ok(self.vars.unread())
+    }
+
     fn build(&self, batch: usize, photos: usize, tokens: usize) -> Result<Graph> {
         let mut graph = Graph::new("id-former");
         let (g, vs, sizes) = (&mut graph, &self.vars, self.sizes);

@@ -13,6 +13,6 @@ pub use id_encoder::IdEncoder;
 pub use id_former::IdFormer;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use id_former::SCALES;
-pub use names::unread_tensors;
+pub use names::{content_sha256, unread_tensors};
 pub use pulid_ops::Ortho;
 pub use version::PulidVersion;

@@ -12,7 +12,7 @@ use crate::face::{BiSeNet, RetinaFace};
 use crate::onnx::{OnnxInput, OnnxNetwork};
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use crate::sdxl::{ClipTextModel, SdxlModel, TextEncoder, Unet, UnetSize, Vae};
-use crate::{ClipTokenizer, EvaClip, EvaSettings, Precision, TokenizerKind};
+use crate::{ClipTokenizer, EvaClip, EvaSettings, Padding, Precision, TokenizerKind};
 use pulid_checkpoint::Checkpoint;
 pub use pulid_graph::Checkpointing;
 use pulid_graph::Graph;
@@ -165,7 +165,7 @@ pub struct GraphRun {
     /// A value for each of the graph's inputs, of the graph's types.
     pub inputs: HashMap<String, HostTensor>,
     layout: Layout,
-    gradient: Option<gradient::Gradients>,
+    gradient: Option<Box<gradient::Gradients>>,
 }
 
 /// How the graph's tensors lie against the contract's.
@@ -367,7 +367,7 @@ fn tokenizer(options: &RunOptions, _: &Tensors) -> Result<Prepared> {
         Some(kind) => kind.parse().map_err(|e: Error| Error::invalid("--set tokenizer", e.to_string()))?,
         None => TokenizerKind::Fast,
     };
-    let ids = ClipTokenizer::open(&options.weights)?.with_kind(kind)?.encode(text)?;
+    let ids = ClipTokenizer::open(&options.weights, Padding::EndOfText)?.with_kind(kind)?.encode(text)?;
     let ids = HostTensor::from_u32([1, ids.len()], ids)?;
     Ok(Prepared::Done(Tensors::from([("input_ids".into(), ids)])))
 }
@@ -421,7 +421,7 @@ fn hidden_states(inputs: &Tensors) -> Result<HashMap<String, HostTensor>> {
 }
 
 fn bisenet(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
-    let parser = BiSeNet::new(Checkpoint::open(&options.weights)?, options.precision)?;
+    let parser = BiSeNet::new(&Checkpoint::open(&options.weights)?, options.precision)?;
     let image = nhwc(inputs, "image")?;
     let shape = image.shape();
     run(parser.graph(shape[0], shape[1], shape[2])?, map([("image", image)]), Layout::ChannelsLast)

@@ -129,10 +129,8 @@ impl SdxlModel {
         let path = path.into();
         if !files::is_dir(&path) {
             let file = Checkpoint::open(&path)?;
-            let kind = kind(&file);
-            if kind.role == Role::Unsupported || kind.role == Role::Adapter || kind.role == Role::Identity {
-                require(&file, "an SDXL in one file", &[Role::Model])?;
-            }
+            // A file with a UNet's prefix and nothing else says later what it lacks.
+            require(&file, "an SDXL in one file", &[Role::Model, Role::Unet])?;
             if !single_file::is_single_file(&file) {
                 let detail = format!(
                     "is no SDXL in one file: none of its {} tensors begins with `model.diffusion_model.`; the file of a UNet \
@@ -148,6 +146,10 @@ impl SdxlModel {
         }
         for part in ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"] {
             if !files::is_dir(path.join(part)) {
+                // The folder of one network is told what it is.
+                if let Ok(file) = Checkpoint::open(&path) {
+                    require(&file, "a whole model", &[])?;
+                }
                 let detail = format!(
                     "has no folder {part}/; a model is a folder in diffusers' SDXL layout, or a single file with the \
                      whole model{}",
@@ -162,11 +164,27 @@ impl SdxlModel {
     /// The model with the configurations and tokenizers of this folder.
     ///
     /// # Errors
-    /// When there is no such folder.
+    /// When there is no such folder, or nothing of a model in it.
     pub fn with_config(self, folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
         if !files::is_dir(&folder) {
             return Err(Error::file(folder, "is no folder; configurations lie in a folder in diffusers' layout"));
+        }
+        const ANY: [&str; 9] = [
+            "model_index.json",
+            "unet/config.json",
+            "vae/config.json",
+            "text_encoder/config.json",
+            "text_encoder_2/config.json",
+            "scheduler/scheduler_config.json",
+            "tokenizer",
+            "tokenizer_2",
+            "generation_defaults.json",
+        ];
+        if !ANY.iter().any(|name| files::is_file(folder.join(name)) || files::is_dir(folder.join(name))) {
+            let detail = "holds no configuration: neither unet/config.json nor scheduler/scheduler_config.json nor any other \
+                          of a folder in diffusers' layout";
+            return Err(Error::file(folder, detail));
         }
         Ok(SdxlModel { config: Some(folder), config_named: true, ..self })
     }
@@ -289,9 +307,12 @@ impl SdxlModel {
             }
             (_, _, None) => {
                 let file = Checkpoint::open(self.path.join(folder))?;
-                if part == Part::Unet {
-                    require(&file, "an SDXL UNet", &[Role::Unet])?;
-                }
+                let (wanted, role) = match part {
+                    Part::Unet => ("an SDXL UNet", Role::Unet),
+                    Part::Vae => ("an SDXL VAE", Role::Vae),
+                    Part::TextEncoder(_) => ("a CLIP text encoder", Role::TextEncoder),
+                };
+                require(&file, wanted, &[role])?;
                 single_file::any_part(part, &file)?
             }
             (Part::Unet, _, Some(file)) => single_file::unet(file)?,
@@ -349,13 +370,14 @@ impl SdxlModel {
         Ok(ClipTextModel::new(ClipConfig::parse(&files.config, &files.name)?, files.weights, precision))
     }
 
-    /// The tokenizer of a text encoder: the model's own, or CLIP's, which every published SDXL has.
+    /// The tokenizer of a text encoder: the model's own, or CLIP's, which every published SDXL has. Where the model's own says nothing of
+    /// what fills a row, it is what fills it in every published SDXL.
     ///
     /// # Errors
     /// When its files are malformed.
     pub fn tokenizer(&self, which: TextEncoder) -> Result<ClipTokenizer> {
         match self.config_file(which.tokenizer()) {
-            Some(folder) => ClipTokenizer::open(folder),
+            Some(folder) => ClipTokenizer::open(folder, which.padding()),
             None => ClipTokenizer::published(which.padding()),
         }
     }

@@ -104,10 +104,11 @@ pub struct ClipTokenizer {
 
 impl ClipTokenizer {
     /// Reads a `tokenizer/` folder: `vocab.json` and `merges.txt`, or else `tokenizer.json`, which is all that transformers 5 saves.
+    /// `padding` is what fills a row where the folder does not say: a `tokenizer.json` alone does not.
     ///
     /// # Errors
     /// When these are missing or malformed.
-    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(folder: impl AsRef<Path>, padding: Padding) -> Result<Self> {
         let folder = folder.as_ref();
         let read = |file: &str| files::read_to_string(folder.join(file));
         let optional = |file: &str| if files::is_file(folder.join(file)) { read(file).map(Some) } else { Ok(None) };
@@ -119,22 +120,25 @@ impl ClipTokenizer {
                 let detail = "has neither vocab.json and merges.txt nor tokenizer.json; a tokenizer needs either";
                 return Err(Error::file(folder, detail));
             };
-            return Self::from_json(&name, &text, config.as_deref(), map.as_deref());
+            return Self::from_json(&name, &text, config.as_deref(), map.as_deref(), padding);
         }
-        Self::new(TokenizerFiles {
-            name: &name,
-            vocab: &read("vocab.json")?,
-            merges: &read("merges.txt")?,
-            config: config.as_deref(),
-            special_tokens_map: map.as_deref(),
-        })
+        let (vocab, merges) = (read("vocab.json")?, read("merges.txt")?);
+        let (config, special_tokens_map) = (config.as_deref(), map.as_deref());
+        let files = TokenizerFiles { name: &name, vocab: &vocab, merges: &merges, config, special_tokens_map };
+        Self::new(files, padding)
     }
 
     /// A tokenizer from the text of a `tokenizer.json`, and of the files of [`TokenizerFiles`] that may lie beside it.
     ///
     /// # Errors
     /// When a file is malformed, is another kind of tokenizer, or a merge or special token is not in the vocabulary.
-    pub fn from_json(name: &str, text: &str, config: Option<&str>, special_tokens_map: Option<&str>) -> Result<Self> {
+    pub fn from_json(
+        name: &str,
+        text: &str,
+        config: Option<&str>,
+        special_tokens_map: Option<&str>,
+        padding: Padding,
+    ) -> Result<Self> {
         let file = |part: &str| format!("{name}/{part}");
         let contents = saved::parse(text).map_err(|e| Error::file(file("tokenizer.json"), e))?;
         let mut config = parse_object(config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
@@ -152,14 +156,14 @@ impl ClipTokenizer {
                 }
             }
         }
-        Self::build(name, ["tokenizer.json"; 2], contents.vocab, contents.merges, &config, &map)
+        Self::build(name, ["tokenizer.json"; 2], contents.vocab, contents.merges, [&config, &map], padding)
     }
 
-    /// A tokenizer from the texts of its files.
+    /// A tokenizer from the texts of its files; `padding` is what fills a row where they do not say.
     ///
     /// # Errors
     /// When a file is malformed, or a merge or special token is not in the vocabulary.
-    pub fn new(files: TokenizerFiles<'_>) -> Result<Self> {
+    pub fn new(files: TokenizerFiles<'_>, padding: Padding) -> Result<Self> {
         let file = |name: &str| format!("{}/{name}", files.name);
         let vocab: HashMap<String, u32> = json::from_str(files.vocab)
             .map_err(|e| Error::file(file("vocab.json"), format!("is not a map from token to id: {e}")))?;
@@ -167,7 +171,7 @@ impl ClipTokenizer {
         let config = parse_object(files.config).map_err(|e| Error::file(file("tokenizer_config.json"), e))?;
         let map =
             parse_object(files.special_tokens_map).map_err(|e| Error::file(file("special_tokens_map.json"), e))?;
-        Self::build(files.name, ["vocab.json", "merges.txt"], vocab, merges, &config, &map)
+        Self::build(files.name, ["vocab.json", "merges.txt"], vocab, merges, [&config, &map], padding)
     }
 
     /// CLIP's own tokenizer, which every published SDXL has.
@@ -176,7 +180,7 @@ impl ClipTokenizer {
     /// Never with the vocabulary that is built in.
     pub fn published(padding: Padding) -> Result<Self> {
         let (vocab, merges, config) = published_parts(padding)?;
-        Self::build(BUILT_IN, ["vocab.json", "merges.txt"], vocab, merges, &config, &Value::Null)
+        Self::build(BUILT_IN, ["vocab.json", "merges.txt"], vocab, merges, [&config, &Value::Null], padding)
     }
 
     /// The files of CLIP's own tokenizer, by their names in a `tokenizer/` folder.
@@ -200,8 +204,8 @@ impl ClipTokenizer {
         [vocab_file, merges_file]: [&str; 2],
         mut vocab: HashMap<String, u32>,
         merges: Merges,
-        config: &Value,
-        map: &Value,
+        [config, map]: [&Value; 2],
+        padding: Padding,
     ) -> Result<Self> {
         let file = |part: &str| format!("{name}/{part}");
         for (token, id) in added_tokens(config).chain(added_tokens(map)) {
@@ -217,7 +221,11 @@ impl ClipTokenizer {
         }
         let special = |role: &str, default: &str| special_token(config, map, role, default);
         let tokens = [special("bos_token", BOS), special("eos_token", EOS), special("unk_token", EOS)];
-        let pad = special("pad_token", EOS);
+        let usual = match padding {
+            Padding::Exclamation if vocab.contains_key("!") => "!",
+            Padding::Exclamation | Padding::EndOfText => EOS,
+        };
+        let pad = special("pad_token", usual);
         let bpe = BPE::builder()
             .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
             .unk_token(tokens[2].content.clone())
@@ -433,7 +441,7 @@ mod tests {
 
     #[test]
     fn merges_cuts_and_pads() {
-        let tokenizer = ClipTokenizer::new(files(VOCAB, "#version: 0.2\na b</w>\n")).unwrap();
+        let tokenizer = ClipTokenizer::new(files(VOCAB, "#version: 0.2\na b</w>\n"), Padding::EndOfText).unwrap();
         assert_eq!(tokenizer.tokens("AB  a").unwrap(), [4, 2]);
         let row = tokenizer.encode("ab ".repeat(100).as_str()).unwrap();
         assert_eq!((row.len(), row[0], row[1], row[75], row[76]), (77, 5, 4, 4, 6));
@@ -448,10 +456,10 @@ mod tests {
             (files(VOCAB, "a c"), "merges.txt"),
             (files(r#"{"a":0}"#, ""), "vocab.json"),
         ] {
-            let error = ClipTokenizer::new(bad).unwrap_err().to_string();
+            let error = ClipTokenizer::new(bad, Padding::EndOfText).unwrap_err().to_string();
             assert!(error.contains(file), "{error}");
         }
         let config = TokenizerFiles { config: Some(r#"{"model_max_length": 1}"#), ..files(VOCAB, "a b</w>") };
-        assert!(ClipTokenizer::new(config).unwrap_err().to_string().contains("model_max_length"));
+        assert!(ClipTokenizer::new(config, Padding::EndOfText).unwrap_err().to_string().contains("model_max_length"));
     }
 }

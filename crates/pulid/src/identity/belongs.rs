@@ -3,8 +3,8 @@
 use super::encoder::Encoder;
 use crate::pipeline::IdentityTokens;
 use pulid_checkpoint::{Checkpoint, sha256_file};
-use pulid_models::Precision;
-use pulid_models::pulid::IdentityAdapter;
+use pulid_models::pulid::{IdentityAdapter, IdentityLayer, content_sha256, unread_tensors};
+use pulid_models::{Precision, Unread};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::path::Path;
 
@@ -45,6 +45,12 @@ pub fn check_adapter(identity: &Path, tokens: &IdentityTokens, adapter: &Path) -
             format!("holds {count} tokens{maker}, which the adapter {} never gives; {advice}", adapter.display());
         return Err(Error::file(identity, detail));
     }
+    // The same adapter may be saved anew, in another format or under other names; older identities hold the hash of its file alone.
+    if let Some(content) = metadata.get("adapter_content_sha256")
+        && *content == content_sha256(&file)?
+    {
+        return Ok(None);
+    }
     let Some(made_with) = made_with else { return Ok(None) };
     let sha256 = sha256_file(adapter)?;
     if *made_with == sha256 {
@@ -57,6 +63,15 @@ pub fn check_adapter(identity: &Path, tokens: &IdentityTokens, adapter: &Path) -
         adapter.display(),
         hash(&sha256)
     )))
+}
+
+/// The tensors of a PuLID file that have no use; `layers` are those of the UNet that reads the identity, where it is known.
+///
+/// # Errors
+/// When the file cannot be read, or has a tensor under two names.
+pub fn unread_of_adapter(adapter: &Path, layers: Option<&[IdentityLayer]>) -> Result<Option<Unread>> {
+    let keys = unread_tensors(&Checkpoint::open(adapter)?, layers)?;
+    Ok((!keys.is_empty()).then(|| Unread { path: adapter.to_owned(), network: None, keys }))
 }
 
 /// A note where photos are of people that the recogniser tells apart; embeddings [1, 512] as it gives them.

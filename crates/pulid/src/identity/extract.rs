@@ -18,8 +18,9 @@ use crate::image::{
 };
 use crate::pipeline::{IdentityTokens, take};
 use crate::runtime::{Reporter, Runtime};
-use pulid_checkpoint::sha256_file;
+use pulid_checkpoint::{Checkpoint, sha256_file};
 use pulid_models::onnx::OnnxNetwork;
+use pulid_models::pulid::content_sha256;
 use pulid_models::{EvaClip, Precision};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::path::Path;
@@ -79,8 +80,8 @@ pub fn crop_side(tower_image_size: usize) -> u32 {
 ///
 /// # Errors
 /// [`Error::Photo`] for a photo that is broken, huge, or shows no face or a tiny one; [`Error::Invalid`] for another
-/// number of photos, a mix of identities with v1.1, or an adapter that does not belong to these face networks; missing
-/// or unreadable files, a lost device, cancellation.
+/// number of photos, a mix of identities with v1.1, or an adapter that does not belong to these face networks; files that
+/// are missing, unreadable or of another kind, a lost device, cancellation.
 pub async fn extract(
     runtime: &Runtime,
     models: &FaceModels,
@@ -109,6 +110,7 @@ pub async fn extract(
     }
 
     let side = crop_side(tower.image_size());
+    models.examine()?.iter().for_each(|unread| reporter.note(&unread.to_string()));
     let readings = find_faces(runtime, models, photos, side, options.face, reporter).await?;
     let embeddings = recognise(runtime, models, &readings, reporter).await?;
     if !options.id_mix {
@@ -141,6 +143,7 @@ pub async fn extract(
         face_embedding: HostTensor::from_f32([photos.len(), FACE_EMBEDDING], faces)?,
         id_cond: conditions(&features)?.reshape([photos.len(), condition])?,
         adapter_sha256: sha256_file(adapter)?,
+        adapter_content_sha256: content_sha256(&Checkpoint::open(adapter)?)?,
         adapter: adapter.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         photos: photos.iter().map(|(name, _)| name.clone()).collect(),
         debug_images,

@@ -3,7 +3,7 @@
 use super::DebugImage;
 use crate::pipeline::IdentityTokens;
 use pulid_checkpoint::{Checkpoint, safetensors};
-use pulid_models::{Role, require};
+use pulid_models::{Role, Unread, require};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::path::Path;
 
@@ -19,6 +19,8 @@ pub struct Identity {
     pub id_cond: HostTensor,
     /// SHA-256 of the adapter whose encoder made the tokens; they mean nothing to another one.
     pub adapter_sha256: String,
+    /// SHA-256 of what that adapter holds, whatever it is saved as ([`content_sha256`](pulid_models::pulid::content_sha256)).
+    pub adapter_content_sha256: String,
     /// The name of that adapter's file, for messages.
     pub adapter: String,
     /// Names of the photos, in order.
@@ -29,13 +31,18 @@ pub struct Identity {
 
 impl Identity {
     /// The identity as a safetensors file: tensors `id_embedding`, `uncond_id_embedding`, `face_embedding`; metadata
-    /// `adapter_sha256`, `adapter` (its file's name) and `photos` (a JSON list of names).
+    /// `adapter_sha256` (of its file), `adapter_content_sha256`, `adapter` (its file's name) and `photos` (a JSON list of names).
     ///
     /// # Errors
     /// Never, with these names.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let photos = serde_json::Value::from(self.photos.clone()).to_string();
-        let metadata = [("adapter_sha256", &self.adapter_sha256), ("adapter", &self.adapter), ("photos", &photos)];
+        let metadata = [
+            ("adapter_sha256", &self.adapter_sha256),
+            ("adapter_content_sha256", &self.adapter_content_sha256),
+            ("adapter", &self.adapter),
+            ("photos", &photos),
+        ];
         let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
         let tensors = [
             ("id_embedding", &self.tokens.id_embedding),
@@ -52,6 +59,18 @@ impl Identity {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         crate::image::write_atomically(path.as_ref(), &self.to_bytes()?)
+    }
+
+    /// The tensors of such a file that have no use.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn unread(path: impl AsRef<Path>) -> Result<Option<Unread>> {
+        let path = path.as_ref();
+        let file = Checkpoint::open(path)?;
+        let unread = file.keys().filter(|key| !["id_embedding", "uncond_id_embedding", "face_embedding"].contains(key));
+        let keys: Vec<_> = unread.map(str::to_owned).collect();
+        Ok((!keys.is_empty()).then(|| Unread { path: path.to_owned(), network: None, keys }))
     }
 
     /// Reads the tokens from any file that holds `id_embedding` and `uncond_id_embedding`, each [1, N, E] or [N, E].
@@ -100,6 +119,7 @@ mod tests {
             face_embedding: HostTensor::from_fn([2, 512], |i| i as f32),
             id_cond: HostTensor::zeros([2, 512 + 768]),
             adapter_sha256: "ab".repeat(32),
+            adapter_content_sha256: "cd".repeat(32),
             adapter: "pulid.safetensors".into(),
             photos: vec!["a \"quoted\".jpg".into(), "b.png".into()],
             debug_images: Vec::new(),
@@ -118,6 +138,7 @@ mod tests {
         let file = Checkpoint::open(&path).unwrap();
         assert_eq!(file.tensor("face_embedding").unwrap(), identity.face_embedding);
         assert_eq!(file.metadata()["adapter_sha256"], identity.adapter_sha256);
+        assert_eq!(file.metadata()["adapter_content_sha256"], identity.adapter_content_sha256);
         assert_eq!(serde_json::from_str::<Vec<String>>(&file.metadata()["photos"]).unwrap(), identity.photos);
     }
 

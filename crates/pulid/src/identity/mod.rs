@@ -16,7 +16,7 @@ mod file;
 mod models;
 mod network;
 
-pub use belongs::{SAME_PERSON, check_adapter};
+pub use belongs::{SAME_PERSON, check_adapter, unread_of_adapter};
 pub use choice::FaceChoice;
 pub use debug::{DebugImage, debug_image_names};
 pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detect};

@@ -2,7 +2,7 @@
 
 use pulid_checkpoint::{Checkpoint, files, json};
 use pulid_models::face::{BiSeNet, RetinaFace};
-use pulid_models::{EvaClip, EvaSettings, Precision};
+use pulid_models::{EvaClip, EvaSettings, Precision, Unread};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -143,7 +143,7 @@ impl FaceModels {
     /// # Errors
     /// When its file is missing or holds something else.
     pub fn parser(&self, precision: Precision) -> Result<BiSeNet> {
-        BiSeNet::new(Checkpoint::open(self.parser_file()?)?, precision)
+        BiSeNet::new(&Checkpoint::open(self.parser_file()?)?, precision)
     }
 
     /// The vision tower.
@@ -154,6 +154,24 @@ impl FaceModels {
         let file = self.tower_file()?;
         let settings = tower_settings(&file.with_extension("json"))?;
         EvaClip::new(&Checkpoint::open(file)?, precision, settings)
+    }
+
+    /// Looks at the networks before any runs: whether each file holds the one that its name says and all of it, and which tensors have
+    /// no use. Only headers are read.
+    ///
+    /// # Errors
+    /// A file that is missing, of another kind, or not whole.
+    pub fn examine(&self) -> Result<Vec<Unread>> {
+        let precision = Precision::F32;
+        let mut found = vec![
+            (self.parser_file()?, self.parser(precision)?.unread()?),
+            (self.tower_file()?, self.tower(precision)?.unread()?),
+        ];
+        if let (Some(path), Some(aligner)) = (self.look_for(ALIGNER), self.retinaface(precision)?) {
+            found.push((path, aligner.unread()?));
+        }
+        let unread = found.into_iter().filter(|(_, keys)| !keys.is_empty());
+        Ok(unread.map(|(path, keys)| Unread { path, network: None, keys }).collect())
     }
 
     fn find(&self, what: &str, names: &[&str], advice: &str) -> Result<PathBuf> {

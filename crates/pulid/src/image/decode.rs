@@ -1,6 +1,7 @@
+use super::colours::{Colours, for_pixels, png_chunks};
 use super::jpeg::{self, Segments};
 use super::other_format::other_format;
-use super::profile::to_srgb;
+use super::profile::{from_space, to_srgb};
 use ::image::error::ImageError;
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
@@ -18,7 +19,8 @@ const DECODER_TABLES: u64 = 64 << 20;
 
 /// Decodes a JPEG, PNG or WebP photo the way a viewer shows it, as 8-bit RGB.
 ///
-/// The EXIF orientation is applied, colours are brought to sRGB from the ICC profile's space, transparency is laid over white, gray is
+/// The EXIF orientation is applied, colours are brought to sRGB from the space that the file says they are in (an ICC profile, PNG's
+/// `cICP`, `gAMA` and `cHRM`, EXIF's Adobe RGB), transparency is laid over white, gray is
 /// repeated over the channels, 16 bits are rounded to 8; of an animation the first frame counts. `name` is the photo's name for messages.
 ///
 /// # Errors
@@ -41,7 +43,9 @@ pub fn decode_photo_within(name: &str, bytes: &[u8], max_pixels: u64) -> Result<
         return Err(refuse(other_format(bytes)));
     };
     if let Some(damage) = damage(format, bytes) {
-        return Err(refuse(format!("{damage}; copy or download it again")));
+        return Err(refuse(format!(
+            "{damage}; copy or download it again, or save it anew from a viewer that shows it whole"
+        )));
     }
     let segments = if format == ImageFormat::Jpeg { Segments::read(bytes) } else { Segments::default() };
     if let Some(kind) = segments.unsupported() {
@@ -67,15 +71,25 @@ pub fn decode_photo_within(name: &str, bytes: &[u8], max_pixels: u64) -> Result<
     // A photo whose EXIF block is damaged is still a photo.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     // Neither are colours that a damaged profile would tell.
-    let icc = decoder.icc_profile().ok().flatten();
+    let (icc, exif) = (decoder.icc_profile().ok().flatten(), decoder.exif_metadata().ok().flatten());
     let by_ink = icc.as_deref().and_then(|icc| jpeg::inked(bytes, &segments, icc)).map(DynamicImage::ImageRgb8);
-    let decoded = match (by_ink, icc) {
-        (Some(rgb), _) => rgb,
-        (None, icc) => {
+    let colours = Colours::of(format, bytes, icc, exif);
+    if let Colours::Hdr(transfer) = colours {
+        return Err(refuse(format!(
+            "its brightness goes beyond white ({transfer}), and there is no one way to show that; save it as an ordinary PNG or JPEG"
+        )));
+    }
+    let decoded = match by_ink {
+        Some(rgb) => rgb,
+        None => {
             let decoded = DynamicImage::from_decoder(decoder).map_err(broken)?;
-            match icc {
-                Some(icc) => to_srgb(decoded, &icc),
-                None => decoded,
+            match colours {
+                Colours::Profile(icc) => to_srgb(decoded, &icc),
+                Colours::Space(space) => {
+                    let profile = for_pixels(*space, &decoded);
+                    from_space(decoded, &profile)
+                }
+                Colours::Srgb | Colours::Hdr(_) => decoded,
             }
         }
     };
@@ -193,16 +207,7 @@ fn webp_is_truncated(bytes: &[u8]) -> bool {
 
 /// Whether a PNG's palette is no whole number of colours: png 0.18 does not expect that.
 fn png_palette_is_broken(bytes: &[u8]) -> bool {
-    // Eight bytes of signature; then a length, a name of four bytes, the content and its checksum.
-    let mut rest = bytes.get(8..).unwrap_or_default();
-    while let Some((&[a, b, c, d, name @ ..], content)) = rest.split_first_chunk::<8>() {
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        if &name == b"PLTE" && !length.is_multiple_of(3) {
-            return true;
-        }
-        rest = length.checked_add(4).and_then(|skip| content.get(skip..)).unwrap_or_default();
-    }
-    false
+    png_chunks(bytes).any(|(name, length, _)| &name == b"PLTE" && !length.is_multiple_of(3))
 }
 
 #[cfg(test)]
@@ -260,11 +265,28 @@ mod tests {
         assert!(message(b"hello").contains("save it as JPEG"));
         let jpeg = photo("rgb.jpg");
         for end in [3, 30, jpeg.len() / 2, jpeg.len() - 2] {
-            assert!(message(&jpeg[..end]).contains("ends before"), "cut at {end}");
+            let message = message(&jpeg[..end]);
+            assert!(
+                message.contains("ends before") && message.contains("a viewer that shows it whole"),
+                "{end}: {message}"
+            );
         }
         for name in ["rgb.png", "lossy.webp"] {
             let file = photo(name);
             assert!(message(&file[..file.len() / 2]).contains("broken"), "{name}");
+        }
+    }
+
+    #[test]
+    fn brightness_beyond_white_is_refused() {
+        let file = photo("named-p3.png");
+        let at = file.windows(4).position(|w| w == b"cICP").unwrap();
+        for (transfer, name) in [(16, "PQ"), (18, "HLG")] {
+            let mut file = file.clone();
+            file[at + 5] = transfer;
+            let crc = crc32(&file[at..at + 8]);
+            file[at + 8..at + 12].copy_from_slice(&crc.to_be_bytes());
+            assert!(message(&file).contains(&format!("beyond white ({name})")), "{}", message(&file));
         }
     }
 

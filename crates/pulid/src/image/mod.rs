@@ -3,6 +3,7 @@
 //! An image is an [`RgbImage`], 8 bits a channel; as a tensor it is [1, H, W, 3] with channels last.
 
 mod bicubic;
+mod colours;
 mod decode;
 mod encode;
 mod exif;

@@ -12,38 +12,45 @@ const SAME: u8 = 1;
 /// The pixels in sRGB, of the same kind. They stay as they are under a profile that is sRGB, damaged, or made for another kind of
 /// pixels, as in viewers.
 pub(super) fn to_srgb(image: DynamicImage, icc: &[u8]) -> DynamicImage {
-    let Some(profile) = parse(icc) else { return image };
+    match parse(icc) {
+        Some(profile) => from_space(image, &profile),
+        None => image,
+    }
+}
+
+/// [`to_srgb`] from a profile that is read already.
+pub(super) fn from_space(image: DynamicImage, profile: &ColorProfile) -> DynamicImage {
     match (profile.color_space, image) {
         (DataColorSpace::Rgb, DynamicImage::ImageRgb8(mut image)) => {
-            apply_8(&profile, Layout::Rgb, &mut image);
+            apply_8(profile, Layout::Rgb, &mut image);
             DynamicImage::ImageRgb8(image)
         }
         (DataColorSpace::Rgb, DynamicImage::ImageRgba8(mut image)) => {
-            apply_8(&profile, Layout::Rgba, &mut image);
+            apply_8(profile, Layout::Rgba, &mut image);
             DynamicImage::ImageRgba8(image)
         }
         (DataColorSpace::Rgb, DynamicImage::ImageRgb16(mut image)) => {
-            apply_16(&profile, Layout::Rgb, &mut image);
+            apply_16(profile, Layout::Rgb, &mut image);
             DynamicImage::ImageRgb16(image)
         }
         (DataColorSpace::Rgb, DynamicImage::ImageRgba16(mut image)) => {
-            apply_16(&profile, Layout::Rgba, &mut image);
+            apply_16(profile, Layout::Rgba, &mut image);
             DynamicImage::ImageRgba16(image)
         }
         (DataColorSpace::Gray, DynamicImage::ImageLuma8(mut image)) => {
-            apply_8(&profile, Layout::Gray, &mut image);
+            apply_8(profile, Layout::Gray, &mut image);
             DynamicImage::ImageLuma8(image)
         }
         (DataColorSpace::Gray, DynamicImage::ImageLumaA8(mut image)) => {
-            apply_8(&profile, Layout::GrayAlpha, &mut image);
+            apply_8(profile, Layout::GrayAlpha, &mut image);
             DynamicImage::ImageLumaA8(image)
         }
         (DataColorSpace::Gray, DynamicImage::ImageLuma16(mut image)) => {
-            apply_16(&profile, Layout::Gray, &mut image);
+            apply_16(profile, Layout::Gray, &mut image);
             DynamicImage::ImageLuma16(image)
         }
         (DataColorSpace::Gray, DynamicImage::ImageLumaA16(mut image)) => {
-            apply_16(&profile, Layout::GrayAlpha, &mut image);
+            apply_16(profile, Layout::GrayAlpha, &mut image);
             DynamicImage::ImageLumaA16(image)
         }
         (_, image) => image,

@@ -432,6 +432,49 @@ def colours() -> None:
     ]
     case("prophoto-deep.png", b"\x89PNG\r\n\x1a\n" + b"".join(parts), np.round(encoded * 255).astype(np.uint8), 1)
 
+    # What PNG says beside a profile, by its order: cICP, iCCP, sRGB, then gAMA with cHRM. LittleCMS has no names of spaces: it is given the
+    # profile that they stand for.
+    def labelled(*chunks, picture=rgb, **options):
+        file = written(picture, "PNG", **options)
+        end = file.index(b"IHDR") + 4 + 13 + 4
+        return file[:end] + b"".join(chunk(*c) for c in chunks) + file[end:]
+
+    def numbers(*values):
+        return struct.pack(f">{len(values)}I", *values)
+
+    adobe_points = (b"cHRM", numbers(31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000))
+    srgb_points = (b"cHRM", numbers(31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))
+    adobe_gamma, usual_gamma, linear = [(b"gAMA", numbers(value)) for value in (45471, 45455, 100000)]
+    p3_named = (b"cICP", bytes([12, 13, 0, 1]))
+    case("gamma-primaries.png", labelled(adobe_gamma, adobe_points), shown(rgb, adobe), 1)
+    case("gamma.png", labelled(linear), shown(rgb, profile("RGB ", SRGB, 1.0)), 1)
+    case("gamma-gray.png", labelled(linear, picture=gray), shown(gray, profile("GRAY", gamma=1.0)), 1)
+    case("gamma-of-srgb.png", labelled(usual_gamma, srgb_points), image, 0)
+    case("gamma-beside-srgb.png", labelled((b"sRGB", b"\0"), linear, adobe_points), image, 0)
+    case("gamma-beside-profile.png", labelled(linear, adobe_points, icc_profile=p3), shown(rgb, p3), 1)
+    case("gamma-of-nothing.png", labelled((b"gAMA", numbers(0)), adobe_points), image, 0)
+    named = np.linalg.solve(SRGB, DISPLAY_P3 @ np.where(
+        image <= 0.04045 * 255, image / 255 / 12.92, ((image / 255 + 0.055) / 1.055) ** 2.4).reshape(-1, 3).T).clip(0, 1)
+    named = np.where(named <= 0.0031308, 12.92 * named, 1.055 * named ** (1 / 2.4) - 0.055).T.reshape(image.shape)
+    named = np.round(named * 255).astype(np.uint8)
+    case("named-p3.png", labelled(p3_named), named, 1)
+    case("named-p3-before-all.png", labelled(p3_named, (b"sRGB", b"\0"), linear, icc_profile=adobe), named, 1)
+    case("named-srgb-before-profile.png", labelled((b"cICP", bytes([1, 13, 0, 1])), icc_profile=adobe), image, 0)
+    # No name of RGB: what comes next counts.
+    case("named-nothing.png", labelled((b"cICP", bytes([2, 2, 0, 1])), icc_profile=adobe), shown(rgb, adobe), 1)
+    # Adobe RGB by DCF's rule, as cameras write it: EXIF's colour space is none, its option file is R03.
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA001] = 0xFFFF
+    exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
+    uncalibrated = Image.Exif()
+    uncalibrated.get_ifd(0x8769)[0xA001] = 0xFFFF
+    file = written(rgb, "JPEG", quality=98, subsampling=0, exif=exif)
+    case("adobe-rgb-camera.jpg", file, shown(file, adobe), 6)
+    case("adobe-rgb-camera-profile.jpg", written(rgb, "JPEG", quality=98, subsampling=0, exif=exif, icc_profile=p3),
+         shown(file, p3), 6)
+    case("uncalibrated.jpg", written(rgb, "JPEG", quality=98, subsampling=0, exif=uncalibrated), opened(file), 4)
+    case("adobe-rgb-camera.webp", written(rgb, "WEBP", lossless=True, exif=exif), shown(rgb, adobe), 1)
+
     # Colour means nothing here: an sRGB profile, one of another kind of pixels, one that is broken, PNG's own words for sRGB.
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     case("srgb.png", written(rgb, "PNG", icc_profile=srgb), image, 0)

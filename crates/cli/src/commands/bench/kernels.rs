@@ -1,10 +1,11 @@
 //! Single kernels at the sizes that real networks use.
 
+use super::roofline::{self, Roofline};
 use super::{Args, median, sizes};
 use crate::progress::cancelled;
 use pulid::runtime::Runtime;
 use pulid_conformance::variants;
-use pulid_engine::{Device, GUARD, time_single};
+use pulid_engine::{Device, GUARD, Peaks, time_single};
 use pulid_ops::{Case, Storage, Variant, operators};
 use pulid_tensor::{Error, Result, TensorType};
 
@@ -23,6 +24,9 @@ pub(super) struct Row {
     /// Executions in a sample, and whether the device's own clock timed them.
     executions: usize,
     timestamps: bool,
+    /// With --roofline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roofline: Option<Roofline>,
 }
 
 /// The cases that the flags ask for, with names of `operator/case`.
@@ -47,15 +51,16 @@ fn wanted(args: &Args, variants: &[Variant], index: usize, chosen: usize) -> boo
 }
 
 /// Times the cases that the flags ask for.
-pub(super) async fn measure(runtime: &Runtime, args: &Args) -> Result<Vec<Row>> {
+pub(super) async fn measure(runtime: &Runtime, args: &Args, peaks: Option<&Peaks>) -> Result<Vec<Row>> {
     let Runtime::Gpu { device, .. } = runtime else { return Ok(Vec::new()) };
     if !args.quiet() {
-        say!("{:>10} {:>9} {:>8}  {:<15} kernel (* what networks run)", "ms", "GFLOP/s", "GB/s", "variant");
+        let share = if args.roofline { "  of the roof     " } else { "" };
+        say!("{:>10} {:>9} {:>8}{share}  {:<15} kernel (* what networks run)", "ms", "GFLOP/s", "GB/s", "variant");
     }
     let mut rows = Vec::new();
     for (kernel, case) in cases(args)? {
         for &storage in &args.dtype {
-            if let Err(why) = measure_case(runtime, device, args, &kernel, &case, storage, &mut rows).await {
+            if let Err(why) = measure_case(runtime, device, args, peaks, &kernel, &case, storage, &mut rows).await {
                 // One of a list of sizes shall not take the others with it, unless the device went.
                 match why {
                     Error::Cancelled => return Err(why),
@@ -76,6 +81,7 @@ async fn measure_case(
     runtime: &Runtime,
     device: &Device,
     args: &Args,
+    peaks: Option<&Peaks>,
     kernel: &str,
     case: &Case,
     storage: Storage,
@@ -112,14 +118,16 @@ async fn measure_case(
             gbytes: cost.bytes as f64 / seconds / 1e9,
             executions: timing.executions,
             timestamps: timing.timestamps,
+            roofline: peaks.map(|peaks| roofline::place(peaks, variant, cost, seconds)),
         };
         if args.lines {
             say!("{}", serde_json::to_string(&row).map_err(|e| Error::invalid("--lines", e.to_string()))?);
         } else if !args.json {
             let mark = if row.chosen { "*" } else { " " };
             let dtype = if storage == Storage::F32 { String::new() } else { format!(" {}", row.dtype) };
+            let share = row.roofline.map_or(String::new(), |r| format!(" {:>5.1} % {:<10}", 100.0 * r.share, r.bound));
             say!(
-                "{:>10.3} {:>9.2} {:>8.2} {mark}{:<15} {kernel}{dtype}",
+                "{:>10.3} {:>9.2} {:>8.2}{share} {mark}{:<15} {kernel}{dtype}",
                 row.milliseconds,
                 row.gflops,
                 row.gbytes,
