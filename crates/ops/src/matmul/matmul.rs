@@ -123,7 +123,9 @@ impl MatMul {
             let stored = if self.transpose_b { [n, bk] } else { padded };
             let whole = b_is_shared && fits_quantized(&TensorType::new(inputs[1].dtype, stored));
             if self.transpose_a || !whole || self.transpose_b && self.gated {
-                return Err(fail("a quantised right operand must be one matrix, rows in blocks of 32, columns in fours"));
+                return Err(fail(
+                    "a quantised right operand must be one matrix, rows in blocks of 32, columns in fours",
+                ));
             }
             if padded == [bk, n] && width % 4 != 0 {
                 return Err(fail("with gates the columns of a quantised right operand must be a multiple of 8"));
