@@ -259,6 +259,34 @@ fn deep_networks_keep_only_what_enters_blocks() {
     assert!(blocks * 2 < all, "{blocks} of {all} bytes");
 }
 
+/// Frozen weights may be quantised: the gradient reads their blocks where they lie.
+#[test]
+fn gradients_pass_quantised_weights() {
+    let weight = HostTensor::from_fn([32, 8], |i| (i as f32 * 0.37).sin() * 0.5);
+    let upstream = direction(&[3, 8].into(), 6);
+    for dtype in [DType::Q8, DType::Q4] {
+        let blocks = weight.cast(dtype);
+        let gradient = |weight: HostTensor| {
+            let mut g = Graph::new("network");
+            let x = g.input("x", TensorType::f32([3, 32]), Rate::Step).unwrap();
+            let w = g.constant("weight", weight);
+            let y = g.apply(MatMul::default(), &[x, w]).unwrap();
+            g.output("y", y).unwrap();
+            add_gradients(&mut g, &[("x".into(), x)], Checkpointing::Off).unwrap();
+            let given = HashMap::from([
+                ("x".to_owned(), direction(&[3, 32].into(), 5)),
+                ("upstream.y".to_owned(), upstream.clone()),
+            ]);
+            // Every step lowers, too.
+            plan(&optimize(&g), &Capabilities::baseline(DeviceKind::Cpu), &FirstVariant).unwrap();
+            reference::run(&g, &given, |_, _| Ok(())).unwrap().remove("d.x").unwrap()
+        };
+        let values = blocks.cast(DType::F32);
+        assert_ne!(values, weight, "{dtype} rounds nothing");
+        assert_eq!(gradient(blocks), gradient(values), "{dtype}");
+    }
+}
+
 #[test]
 fn frozen_parts_cost_nothing() {
     let (mut g, targets) = network();

@@ -1,7 +1,7 @@
 //! Passes keep what a graph computes.
 
 use pulid_graph::{Graph, NodeKind, Rate, fit_bindings, optimize, reference};
-use pulid_ops::{Attention, Binary, Conv2d, GroupNorm, MatMul, UpsampleNearest};
+use pulid_ops::{Attention, Binary, Conv2d, Conv2dGradient, GroupNorm, MatMul, UpsampleNearest};
 use pulid_tensor::{DType, HostTensor, TensorType};
 use std::collections::HashMap;
 
@@ -40,6 +40,23 @@ fn padding_changes_nothing() {
         let matrix = padded.nodes().iter().find(|n| matches!(n.kind, NodeKind::Weight(_)) && n.ty.shape.rank() == 2);
         assert_eq!(matrix.unwrap().ty, TensorType::new(dtype, [352, 272]));
         assert_eq!(run(&g, &given)["y"], run(&padded, &given)["y"], "{dtype}");
+    }
+}
+
+#[test]
+fn gradients_of_colours_are_padded_to_the_tiled_kernels() {
+    let same = Conv2dGradient { stride: [1; 2], dilation: [1; 2], padding: [1; 4], groups: 1, rest: [0; 2] };
+    for (outputs, channels, padded_to) in [(3, 8, [3, 3, 8, 4]), (12, 3, [3, 3, 4, 12])] {
+        let mut g = Graph::new("gradient");
+        let up = g.input("up", TensorType::f32([1, 20, 19, outputs]), Rate::Step).unwrap();
+        let w = g.constant("weight", wave([3, 3, channels, outputs], 0.31));
+        let dx = g.apply(same.clone(), &[up, w]).unwrap();
+        g.output("dx", dx).unwrap();
+        let padded = optimize(&g);
+        let weight = padded.nodes().iter().find(|n| matches!(n.kind, NodeKind::Weight(_))).unwrap();
+        assert_eq!(weight.ty, TensorType::f32(padded_to));
+        let given = inputs([("up", wave([1, 20, 19, outputs], 0.7))]);
+        assert_eq!(run(&g, &given)["dx"], run(&padded, &given)["dx"]);
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) fn add(
     let zeros = missing.map(|(name, id)| (name.clone(), layout_of(layout, graph.shape(*id)))).collect();
     let scale = upstream(&graph, &outputs, given, layout, options, &mut inputs)?;
     let mut run = GraphRun::new(graph, inputs, layout)?;
-    run.gradient = Some(Gradients { scale, scaled: half_values(options), layouts, zeros });
+    run.gradient = Some(Box::new(Gradients { scale, scaled: half_values(options), layouts, zeros }));
     Ok(run)
 }
 

@@ -165,7 +165,7 @@ pub struct GraphRun {
     /// A value for each of the graph's inputs, of the graph's types.
     pub inputs: HashMap<String, HostTensor>,
     layout: Layout,
-    gradient: Option<gradient::Gradients>,
+    gradient: Option<Box<gradient::Gradients>>,
 }
 
 /// How the graph's tensors lie against the contract's.

@@ -1,6 +1,6 @@
 use super::conv2d::pixels;
 use crate::*;
-use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
+use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, Shape, TensorType};
 
 /// The gradient of [`Conv2d`] in x: dx[n, y, x, c] = Σ upstream[n, h, w, o]·weight[i, j, c, o] over the windows (h, w) that have
 /// the pixel under their tap (i, j), y = h·s + i·d - p.
@@ -41,6 +41,9 @@ params! {
         pad_top: u32, pad_left: u32,
     }
 }
+
+/// Elements of upstream from which odd numbers of channels are padded to those of the tiled kernels.
+const WORTH_PADDING: usize = 1024;
 
 impl Conv2dGradient {
     /// Registry entry.
@@ -174,8 +177,6 @@ impl Operator for Conv2dGradient {
             let workgroup = tile("workgroup_tile", "conv2d_gradient_workgroup_tile", 64, 64, true);
             let workgroup = cx.capabilities.holds_workgroup_tile().then_some(workgroup);
             match cx.capabilities.kind == DeviceKind::Cpu {
-                // The register tile leaves out taps that meet no window.
-                true if strided => variants.extend([register].into_iter().chain(lanes).chain(workgroup)),
                 true => variants.extend(lanes.chain([register]).chain(workgroup)),
                 false => variants.extend(workgroup.into_iter().chain([register])),
             }
@@ -246,6 +247,19 @@ impl Operator for Conv2dGradient {
 
     fn takes_quantized(&self, operand: usize) -> bool {
         operand == 1
+    }
+
+    fn padded(&self, inputs: &[TensorType]) -> Option<Vec<Shape>> {
+        let (upstream, weight) = (&inputs[0].shape, &inputs[1].shape);
+        let tiled = weight[2].is_multiple_of(4) && weight[3].is_multiple_of(4);
+        // An image's three colours, in or out. Smaller gradients take less time than the dispatches around them.
+        if self.groups != 1 || tiled || inputs[1].dtype.is_quantized() || upstream.count() < WORTH_PADDING {
+            return None;
+        }
+        let [rows, columns, inputs, outputs] = [weight[0], weight[1], weight[2], weight[3]];
+        let (inputs, outputs) = (inputs.next_multiple_of(4), outputs.next_multiple_of(4));
+        let upstream = [upstream[0], upstream[1], upstream[2], outputs];
+        Some(vec![upstream.into(), [rows, columns, inputs, outputs].into()])
     }
 
     fn boxed(&self) -> Box<dyn Operator> {
