@@ -3,15 +3,22 @@
 //   x: (N, H, W, I) as eights along I    weight: (KH, KW, I, O) as eights along O, may be quantised blocks
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
 // A workgroup computes ROWS pixels x COLUMNS channels, see shared/cooperative_tile. A STEP is of one tap, so that the last one
-// of a tap may be short and nothing is divided on the way. Workgroups run along O in x and along pixels in y, then z.
+// of a tap may be short and nothing is divided on the way. Workgroups run along O in x and along pixels in y, then z; with feature `split` over
+// parts of the inner axis in z.
 // only permutation: coop16 f16
 // only permutation: coop16 f16 w8
 // only permutation: coop16 f16 w4
 // only permutation: coop8 f16
 // only permutation: coop8 f16 w8
 // only permutation: coop8 f16 w4
+// only permutation: split coop16 f16
+// only permutation: split coop16 f16 w8
+// only permutation: split coop16 f16 w4
+// only permutation: split coop8 f16
+// only permutation: split coop8 f16 w8
+// only permutation: split coop8 f16 w4
 
-import package::shared::conv2d_tile::{corner, extents, params, store};
+import package::shared::conv2d_tile::{corner, extents, params, part, store_part, tile_number};
 import package::shared::cooperative_tile::{
     ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE,
     SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
@@ -115,10 +122,20 @@ fn advance(t: Tap) -> Tap {
     return next;
 }
 
+// The place of step `step`, of so many to a tap.
+fn tap(step: u32, of_tap: u32) -> Tap {
+    let t = step / of_tap;
+    let dy = t / params.kernel_width * params.dilation_y;
+    let dx = t % params.kernel_width * params.dilation_x;
+    return Tap(dy, dx, (dy * params.width + dx) * (params.in_channels >> 1u), step % of_tap * (STEP / 8u));
+}
+
 // Where two matrices of sums go: the first pixel and vec4 of channels, and who stores them.
 struct Target {
     pixel: u32,
     o4: u32,
+    // Of the workgroups.
+    layer: u32,
     subgroup: u32,
     lane: u32,
 }
@@ -129,7 +146,7 @@ fn finish(p: Sum, q: Sum, t: Target, i: u32, pair: u32) {
     for (var at = t.lane; at < SIZE * SIZE / 2u; at += LANES) {
         let r = at / (SIZE / 2u);
         let c = at % (SIZE / 2u);
-        store(t.pixel + i * SIZE + r, t.o4 + pair * (SIZE / 2u) + c, staged(t.subgroup, r, c));
+        store_part(t.layer, t.pixel + i * SIZE + r, t.o4 + pair * (SIZE / 2u) + c, staged(t.subgroup, r, c));
     }
 }
 
@@ -139,7 +156,7 @@ fn conv2d_cooperative(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let first = (group.z * groups.y + group.y) * ROWS;
+    let first = tile_number(group, groups) * ROWS;
     // What this invocation copies.
     let p = first + index / LEFTWIDTH;
     let k8 = index % LEFTWIDTH;
@@ -157,44 +174,46 @@ fn conv2d_cooperative(
     let down = subgroup / ACROSS * SPANROWS;
     let across = subgroup % ACROSS * SPANCOLUMNS;
     var sums = Sums();
-    var tap = Tap(0u, 0u, 0u, 0u);
+    let of_tap = (in_channels + STEP - 1u) / STEP;
+    let steps = part(group.z, params.kernel_height * params.kernel_width * of_tap);
+    var t = tap(steps.x, of_tap);
     // The weight's row at the tap's first channel.
-    var tap_row = 0u;
-    var place = Place(0u, k_row, k_row, in_channels, group.x * RIGHTWIDTH + index % RIGHTWIDTH);
-    var lefts = fetch_left(windows, tap, k8);
+    var tap_row = steps.x / of_tap * in_channels;
+    let within = 8u * t.channel8 + k_row;
+    var place = Place(0u, tap_row + within, within, in_channels, group.x * RIGHTWIDTH + index % RIGHTWIDTH);
+    var lefts = fetch_left(windows, t, k8);
     var rights = fetch_right(place, e);
-    let steps = params.kernel_height * params.kernel_width * ((in_channels + STEP - 1u) / STEP);
-    for (var step = 1u; step <= steps; step++) {
+    for (var step = steps.x + 1u; step <= steps.y; step++) {
         // All have read the tiles.
         workgroupBarrier();
-        put_lefts(lefts, p, tap, k8, index);
+        put_lefts(lefts, p, t, k8, index);
         put_rights(rights, place, e, index);
         workgroupBarrier();
-        tap = advance(tap);
-        if tap.channel8 == 0u {
+        t = advance(t);
+        if t.channel8 == 0u {
             tap_row += in_channels;
         }
-        place.within = 8u * tap.channel8 + k_row;
+        place.within = 8u * t.channel8 + k_row;
         place.row = tap_row + place.within;
-        if step < steps {
-            lefts = fetch_left(windows, tap, k8);
+        if step < steps.y {
+            lefts = fetch_left(windows, t, k8);
             rights = fetch_right(place, e);
         }
         multiply(&sums, down, across);
     }
-    let t = Target(first + down, (group.x * COLUMNS + across) >> 2u, subgroup, index % LANES);
-    finish(sums[0], sums[1], t, 0u, 0u);
-    finish(sums[4], sums[5], t, 1u, 0u);
+    let to = Target(first + down, (group.x * COLUMNS + across) >> 2u, group.z, subgroup, index % LANES);
+    finish(sums[0], sums[1], to, 0u, 0u);
+    finish(sums[4], sums[5], to, 1u, 0u);
     if SPANCOLUMNS > 2u * SIZE {
-        finish(sums[2], sums[3], t, 0u, 1u);
-        finish(sums[6], sums[7], t, 1u, 1u);
+        finish(sums[2], sums[3], to, 0u, 1u);
+        finish(sums[6], sums[7], to, 1u, 1u);
     }
     if SPANROWS > 2u * SIZE {
-        finish(sums[8], sums[9], t, 2u, 0u);
-        finish(sums[12], sums[13], t, 3u, 0u);
+        finish(sums[8], sums[9], to, 2u, 0u);
+        finish(sums[12], sums[13], to, 3u, 0u);
     }
     if SPANROWS > 2u * SIZE && SPANCOLUMNS > 2u * SIZE {
-        finish(sums[10], sums[11], t, 2u, 1u);
-        finish(sums[14], sums[15], t, 3u, 1u);
+        finish(sums[10], sums[11], to, 2u, 1u);
+        finish(sums[14], sums[15], to, 3u, 1u);
     }
 }

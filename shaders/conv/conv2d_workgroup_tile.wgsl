@@ -2,60 +2,155 @@
 // p counts the pixels of all images; one group, I and O multiples of 4: a matrix product whose rows are gathered.
 //   x: (N, H, W, I) as vec4 along I      weight: (KH, KW, I, O) as vec4 along O, may be packed halves or quantised
 //   bias: (O) f32                        residual, y: (N, OH, OW, O) as vec4 along O
-// A workgroup computes 64 pixels x 64 channels, see shared/workgroup_tile. Taps and input channels form one inner axis of
-// KH * KW * I steps. Workgroups run along O in x and along pixels in y, then z.
+// A workgroup computes ROWS pixels x 4 WIDTH channels, see shared/workgroup_tile. Taps and input channels form one inner axis of
+// KH * KW * I steps, along which each invocation keeps its place, so that nothing is divided on the way. Workgroups run along O
+// in x and along pixels in y, then z; with feature `split` over parts of the inner axis in z.
 // permutation: f16
 // permutation: w16
 // permutation: w8
 // permutation: w4
 // permutation: f16 w8
 // permutation: f16 w4
+// permutation: split
+// permutation: split f16
+// permutation: split w16
+// permutation: split w8
+// permutation: split w4
+// permutation: split f16 w8
+// permutation: split f16 w4
 
-import package::shared::conv2d_tile::{corner, extents, params, store, x};
-import package::shared::weight::load_row;
-import package::shared::workgroup_tile::multiply;
+import package::shared::conv2d_tile::{corner, extents, params, part, store_part, tile_number, x};
+import package::shared::storage::elem;
+import package::shared::workgroup_tile::{
+    ACROSS, DOWN, fetch_right, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, Place, put, ROWS, STEP, STEP4, Sums, WIDTH,
+};
 
 @if(f16) enable f16;
 
-// The input vec4 at step `s4` of the inner axis of the window at c; zero outside the image or past the axis.
-fn load_input(c: vec3<u32>, s4: u32) -> vec4<f32> {
-    let tap = s4 / params.in_channels;
-    let iy = c.x + tap / params.kernel_width * params.dilation_y;
-    let ix = c.y + tap % params.kernel_width * params.dilation_x;
-    if tap < params.kernel_height * params.kernel_width && iy < params.height && ix < params.width {
-        let pixel = (c.z * params.height + iy) * params.width + ix;
-        return vec4<f32>(x[pixel * params.in_channels + s4 % params.in_channels]);
-    }
-    return vec4(0.0);
+// A pixel's window: its corner, and where that lies in x (wrapped below zero).
+struct Window {
+    y: u32,
+    x: u32,
+    at: u32,
 }
 
-@compute @workgroup_size(16, 16)
+// Those of an invocation's copies.
+struct Windows {
+    w0: Window,
+    w1: Window,
+    w2: Window,
+    w3: Window,
+}
+
+// A place on the inner axis: the tap, its channel, and what both add to a window's place.
+struct Tap {
+    dy: u32,
+    dx: u32,
+    channel: u32,
+    at: u32,
+}
+
+// What a STEP adds to a place, and to `at` where the channels and the row of taps come to an end.
+struct Advance {
+    step: Tap,
+    after_channels: u32,
+    after_row: u32,
+}
+
+fn window(p: u32) -> Window {
+    let c = corner(p);
+    return Window(c.x, c.y, ((c.z * params.height + c.x) * params.width + c.y) * params.in_channels);
+}
+
+// The place of vec4 `s4` of the inner axis.
+fn tap(s4: u32) -> Tap {
+    let t = s4 / params.in_channels;
+    let dy = t / params.kernel_width * params.dilation_y;
+    let dx = t % params.kernel_width * params.dilation_x;
+    let channel = s4 % params.in_channels;
+    return Tap(dy, dx, channel, (dy * params.width + dx) * params.in_channels + channel);
+}
+
+fn advance() -> Advance {
+    let after_channels = (params.dilation_x - 1u) * params.in_channels;
+    let row = params.dilation_y * params.width - params.kernel_width * params.dilation_x;
+    return Advance(tap(STEP4), after_channels, row * params.in_channels);
+}
+
+// A STEP further: each part of the place at most once past its end.
+fn next(t: Tap, a: Advance) -> Tap {
+    var n = Tap(t.dy + a.step.dy, t.dx + a.step.dx, t.channel + a.step.channel, t.at + a.step.at);
+    if n.channel >= params.in_channels {
+        n.channel -= params.in_channels;
+        n.dx += params.dilation_x;
+        n.at += a.after_channels;
+    }
+    if n.dx >= params.kernel_width * params.dilation_x {
+        n.dx -= params.kernel_width * params.dilation_x;
+        n.dy += params.dilation_y;
+        n.at += a.after_row;
+    }
+    return n;
+}
+
+// The input under a tap; zero outside the image.
+fn left(w: Window, t: Tap) -> vec4<elem> {
+    var v = vec4<elem>();
+    if w.y + t.dy < params.height && w.x + t.dx < params.width {
+        v = x[w.at + t.at];
+    }
+    return v;
+}
+
+// An invocation's copies; zero past the last tap.
+fn fetch_left(w: Windows, t: Tap) -> Lefts {
+    var l: Lefts;
+    if t.dy < params.kernel_height * params.dilation_y {
+        l.x0 = left(w.w0, t);
+        if LEFTCOPIES > 1u {
+            l.x1 = left(w.w1, t);
+        }
+        if LEFTCOPIES > 2u {
+            l.x2 = left(w.w2, t);
+            l.x3 = left(w.w3, t);
+        }
+    }
+    return l;
+}
+
+@compute @workgroup_size(ACROSS, DOWN)
 fn conv2d_workgroup_tile(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) lane: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let first = (group.z * groups.y + group.y) * 64u;
-    // What this invocation copies: vec4 number a_column of pixel a_row, and vec4 number lane.x of step lane.y.
-    let a_row = index / 4u;
-    let a_column = index % 4u;
-    let from_corner = corner(first + a_row);
+    let first = tile_number(group, groups) * ROWS;
+    // What this invocation copies.
+    let p = first + index / STEP4;
+    let windows = Windows(window(p), window(p + LEFTDOWN), window(p + 2u * LEFTDOWN), window(p + 3u * LEFTDOWN));
     let steps4 = params.kernel_height * params.kernel_width * params.in_channels;
-    let o4 = group.x * 16u + lane.x;
+    let steps = part(group.z, steps4);
+    var t = tap(steps.x + index % STEP4);
+    let a = advance();
     let e = extents(4u * params.in_channels);
-    var sums = mat4x4<f32>();
-    for (var step = 0u; step < steps4; step += 4u) {
-        let x = load_input(from_corner, step + a_column);
-        var w = vec4(0.0);
-        if o4 < params.out_channels && step * 4u + lane.y < steps4 * 4u {
-            w = load_row(0u, step * 4u + lane.y, o4, e);
-        }
-        sums = multiply(sums, x, w, lane, index);
+    let column4 = min(group.x * WIDTH + index % WIDTH, params.out_channels - 1u);
+    var place = Place(0u, 4u * steps.x + index / WIDTH, 4u * steps.y, column4);
+    var sums = Sums();
+    var lefts = fetch_left(windows, t);
+    var rights = fetch_right(place, e);
+    for (var step = steps.x; step < steps.y; step += STEP4) {
+        put(index, lefts, rights, place.row);
+        t = next(t, a);
+        place.row += STEP;
+        lefts = fetch_left(windows, t);
+        rights = fetch_right(place, e);
+        multiply(&sums, lane, step);
     }
-    let p = first + lane.y * 4u;
-    store(p, o4, sums[0]);
-    store(p + 1u, o4, sums[1]);
-    store(p + 2u, o4, sums[2]);
-    store(p + 3u, o4, sums[3]);
+    // Counted from what is no constant, so that no driver writes the loop out.
+    for (var down = first; down < first + ROWS; down += DOWN) {
+        let sum = pair(&sums, (down - first) / DOWN);
+        store_part(group.z, down + lane.y, group.x * WIDTH + lane.x, sum.low);
+        store_part(group.z, down + lane.y, group.x * WIDTH + ACROSS + lane.x, sum.high);
+    }
 }

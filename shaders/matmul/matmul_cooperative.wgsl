@@ -10,13 +10,19 @@
 // only permutation: coop8 f16
 // only permutation: coop8 f16 w8
 // only permutation: coop8 f16 w4
+// only permutation: split coop16 f16
+// only permutation: split coop16 f16 w8
+// only permutation: split coop16 f16 w4
+// only permutation: split coop8 f16
+// only permutation: split coop8 f16 w8
+// only permutation: split coop8 f16 w4
 
 import package::shared::cooperative_tile::{
     ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE,
     SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
-import package::shared::matmul_tile::{extents, GATED, params, store, store_gated, width4};
+import package::shared::matmul_tile::{extents, GATED, params, part, store, store_gated, width4};
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -31,31 +37,31 @@ struct Lefts {
     e3: Eight,
 }
 
-// Copy i of the eight at `k8` of `row`, which lies at `start`; zero past the rows and steps.
-fn left(start: u32, row: u32, k8: u32, i: u32) -> Eight {
+// Copy i of the eight at `k8` of `row`, which lies at `start`; zero past the rows and from vec4 `end4`.
+fn left(start: u32, row: u32, k8: u32, i: u32, end4: u32) -> Eight {
     var e = Eight();
-    if row + i * LEFTDOWN < params.m && 2u * k8 < params.k4 {
+    if row + i * LEFTDOWN < params.m && 2u * k8 < end4 {
         e = a[start + i * LEFTDOWN * (params.k4 >> 1u) + k8];
     }
     return e;
 }
 
-fn fetch_left(start: u32, row: u32, k8: u32) -> Lefts {
+fn fetch_left(start: u32, row: u32, k8: u32, end4: u32) -> Lefts {
     var l: Lefts;
-    l.e0 = left(start, row, k8, 0u);
+    l.e0 = left(start, row, k8, 0u, end4);
     if LEFTCOPIES > 1u {
-        l.e1 = left(start, row, k8, 1u);
+        l.e1 = left(start, row, k8, 1u, end4);
     }
     if LEFTCOPIES > 2u {
-        l.e2 = left(start, row, k8, 2u);
+        l.e2 = left(start, row, k8, 2u, end4);
     }
     if LEFTCOPIES > 3u {
-        l.e3 = left(start, row, k8, 3u);
+        l.e3 = left(start, row, k8, 3u, end4);
     }
     return l;
 }
 
-fn put_lefts(l: Lefts, start: u32, row: u32, k8: u32, index: u32) {
+fn put_lefts(l: Lefts, start: u32, row: u32, k8: u32, index: u32, end4: u32) {
     stage_left(index, 0u, l.e0);
     if LEFTCOPIES > 1u {
         stage_left(index, 1u, l.e1);
@@ -67,7 +73,7 @@ fn put_lefts(l: Lefts, start: u32, row: u32, k8: u32, index: u32) {
         stage_left(index, 3u, l.e3);
     }
     for (var i = 4u; i < LEFTCOPIES; i++) {
-        stage_left(index, i, left(start, row, k8, i));
+        stage_left(index, i, left(start, row, k8, i, end4));
     }
 }
 
@@ -107,7 +113,8 @@ fn matmul_cooperative(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let g = group.z;
+    let p = part(group.z);
+    let g = p.g;
     // What this invocation copies.
     let row = group.y * ROWS + index / LEFTWIDTH;
     let start = (g * params.a_batch4 + row * params.k4) >> 1u;
@@ -126,22 +133,22 @@ fn matmul_cooperative(
     let down = subgroup / ACROSS * SPANROWS;
     let across = subgroup % ACROSS * SPANCOLUMNS;
     var sums = Sums();
-    var place = Place((g * params.b_batch4) >> 1u, k_row, k_row, 4u * params.k4, column8);
-    var lefts = fetch_left(start, row, k8);
+    var place = Place((g * params.b_batch4) >> 1u, 4u * p.first4 + k_row, 4u * p.first4 + k_row, 4u * p.end4, column8);
+    var lefts = fetch_left(start, row, p.first4 / 2u + k8, p.end4);
     var rights = fetch_right(place, e);
-    for (var step = 0u; step < 4u * params.k4; step += STEP) {
+    for (var step = 4u * p.first4; step < 4u * p.end4; step += STEP) {
         // All have read the tiles.
         workgroupBarrier();
-        put_lefts(lefts, start, row, step / 8u + k8, index);
+        put_lefts(lefts, start, row, step / 8u + k8, index, p.end4);
         put_rights(rights, place, e, index);
         workgroupBarrier();
         place.row += STEP;
         place.within += STEP;
-        lefts = fetch_left(start, row, step / 8u + LEFTWIDTH + k8);
+        lefts = fetch_left(start, row, step / 8u + LEFTWIDTH + k8, p.end4);
         rights = fetch_right(place, e);
         multiply(&sums, down, across);
     }
-    let t = Target(group.y * ROWS + down, (group.x * COLUMNS + across) >> (2u + GATED), g, subgroup, index % LANES);
+    let t = Target(group.y * ROWS + down, (group.x * COLUMNS + across) >> (2u + GATED), group.z, subgroup, index % LANES);
     if SPANCOLUMNS == 2u * SIZE {
         finish(sums[0], sums[1], t, 0u, 0u);
         finish(sums[4], sums[5], t, 1u, 0u);

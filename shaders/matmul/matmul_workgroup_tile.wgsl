@@ -2,72 +2,95 @@
 // With GATED, [v, w] = alpha * a b + bias along N and y = v * f(w) + residual, N / 2 wide; N is then a multiple of 8.
 //   a: (G, M, K) as vec4 along K      b: (K, N) or (G, K, N) as vec4 along N, weights may be packed halves or quantised blocks
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
-// A workgroup computes 64 x 64 elements, see shared/workgroup_tile. Workgroups run along N in x, along M in y, over G in z.
-// With gates, 8 columns of invocations take 32 columns of values and the other 8 their gates, which they hand over in the
-// tiles' memory in the end.
+// A workgroup computes ROWS x 4 WIDTH elements, see shared/workgroup_tile. Workgroups run along N in x, along M in y, over G in
+// z, with feature `split` over parts of K, too. With gates, each invocation's first four columns are values and its second four their gates.
 // permutation: f16
 // permutation: w16
 // permutation: w8
 // permutation: w4
 // permutation: f16 w8
 // permutation: f16 w4
+// permutation: split
+// permutation: split f16
+// permutation: split w16
+// permutation: split w8
+// permutation: split w4
+// permutation: split f16 w8
+// permutation: split f16 w4
 
-import package::shared::matmul_tile::{a, extents, GATED, params, store, store_gated, width4};
-import package::shared::weight::load_row;
-import package::shared::workgroup_tile::{a_tile, b_tile, multiply};
+import package::shared::matmul_tile::{a, extents, GATED, params, part, store, store_gated, width4};
+import package::shared::workgroup_tile::{
+    ACROSS, DOWN, fetch_right, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, Place, put, ROWS, STEP, STEP4, Sums, WIDTH,
+};
 
 @if(f16) enable f16;
 
-@compute @workgroup_size(16, 16)
+// Where row `row` of a begins. Rows past the end read the last one again and are not stored.
+fn row_start(g: u32, row: u32) -> u32 {
+    return g * params.a_batch4 + min(row, params.m - 1u) * params.k4;
+}
+
+// An invocation's copies from vec4 k4 of the rows that begin at these places; zero from vec4 `end4`.
+fn fetch_left(starts: vec4<u32>, k4: u32, end4: u32) -> Lefts {
+    var l: Lefts;
+    if k4 < end4 {
+        l.x0 = a[starts.x + k4];
+        if LEFTCOPIES > 1u {
+            l.x1 = a[starts.y + k4];
+        }
+        if LEFTCOPIES > 2u {
+            l.x2 = a[starts.z + k4];
+            l.x3 = a[starts.w + k4];
+        }
+    }
+    return l;
+}
+
+@compute @workgroup_size(ACROSS, DOWN)
 fn matmul_workgroup_tile(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) lane: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let g = group.z;
-    // What this invocation copies: vec4 number a_column of row a_row, and vec4 number lane.x of step lane.y.
-    let a_row = index / 4u;
-    let a_column = index % 4u;
-    let a_from = g * params.a_batch4 + (group.y * 64u + a_row) * params.k4;
-    let a_valid = group.y * 64u + a_row < params.m;
-    var column4 = group.x * 16u + lane.x;
+    let p = part(group.z);
+    let g = p.g;
+    let first = group.y * ROWS;
+    // What this invocation copies.
+    let row = first + index / STEP4;
+    let starts = vec4(
+        row_start(g, row),
+        row_start(g, row + LEFTDOWN),
+        row_start(g, row + 2u * LEFTDOWN),
+        row_start(g, row + 3u * LEFTDOWN),
+    );
+    var k4 = p.first4 + index % STEP4;
+    let position = index % WIDTH;
+    var column4 = group.x * WIDTH + position;
     if GATED == 1u {
-        column4 = group.x * 8u + lane.x % 8u + lane.x / 8u * width4();
+        // Values past the last one, which are not stored, are gates.
+        column4 = group.x * ACROSS + position % ACROSS + position / ACROSS * width4();
     }
     let e = extents();
-    var sums = mat4x4<f32>();
-    for (var step = 0u; step < params.k4; step += 4u) {
-        var x = vec4(0.0);
-        if a_valid && step + a_column < params.k4 {
-            x = vec4<f32>(a[a_from + step + a_column]);
-        }
-        var w = vec4(0.0);
-        if column4 < params.n4 && step * 4u + lane.y < params.k4 * 4u {
-            w = load_row(g * params.b_batch4, step * 4u + lane.y, column4, e);
-        }
-        sums = multiply(sums, x, w, lane, index);
+    var place = Place(g * params.b_batch4, 4u * p.first4 + index / WIDTH, 4u * p.end4, min(column4, params.n4 - 1u));
+    var sums = Sums();
+    var lefts = fetch_left(starts, k4, p.end4);
+    var rights = fetch_right(place, e);
+    for (var step = p.first4; step < p.end4; step += STEP4) {
+        put(index, lefts, rights, place.row);
+        k4 += STEP4;
+        place.row += STEP;
+        lefts = fetch_left(starts, k4, p.end4);
+        rights = fetch_right(place, e);
+        multiply(&sums, lane, step);
     }
-    let first = group.y * 64u + lane.y * 4u;
-    if GATED == 1u {
-        // The same for both halves of a pair.
-        let pair = lane.y * 8u + lane.x % 8u;
-        if lane.x >= 8u {
-            a_tile[pair] = sums[0];
-            a_tile[pair + 128u] = sums[1];
-            b_tile[pair] = sums[2];
-            b_tile[pair + 128u] = sums[3];
+    // Counted from what is no constant, so that no driver writes the loop out.
+    for (var down = first; down < first + ROWS; down += DOWN) {
+        let sum = pair(&sums, (down - first) / DOWN);
+        if GATED == 1u {
+            store_gated(down + lane.y, group.x * ACROSS + lane.x, group.z, sum.low, sum.high);
+        } else {
+            store(down + lane.y, group.x * WIDTH + lane.x, group.z, sum.low);
+            store(down + lane.y, group.x * WIDTH + ACROSS + lane.x, group.z, sum.high);
         }
-        workgroupBarrier();
-        if lane.x < 8u {
-            store_gated(first, column4, g, sums[0], a_tile[pair]);
-            store_gated(first + 1u, column4, g, sums[1], a_tile[pair + 128u]);
-            store_gated(first + 2u, column4, g, sums[2], b_tile[pair]);
-            store_gated(first + 3u, column4, g, sums[3], b_tile[pair + 128u]);
-        }
-        return;
     }
-    store(first, column4, g, sums[0]);
-    store(first + 1u, column4, g, sums[1]);
-    store(first + 2u, column4, g, sums[2]);
-    store(first + 3u, column4, g, sums[3]);
 }

@@ -1,5 +1,7 @@
 // What the tiled convolutions share: their parameters and bindings, where a window lies, and how a result is finished.
 // A shader whose operand is no array of vec4 declares that binding itself.
+// Feature `split`: workgroups in z take parts of the inner axis, and y is the sums of each part, (P, N, OH, OW, O) in f32, which
+// `split_k_reduce` adds and finishes.
 
 import package::shared::activation::activate4;
 import package::shared::storage::elem;
@@ -22,6 +24,8 @@ struct Params {
     dilation_x: u32,
     pad_top: u32,
     pad_left: u32,
+    // Steps of the inner axis to a part, counted as the shader does.
+    part: u32,
 }
 
 override BIAS: u32 = 0u;
@@ -31,7 +35,8 @@ override RESIDUAL: u32 = 0u;
 @group(0) @binding(1) var<storage, read> x: array<vec4<elem>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
+@if(split) @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@else @group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
 // Extents of the weight, given the input channels as scalars: taps and channels are its rows.
 fn extents(in_channels: u32) -> Extents {
@@ -57,6 +62,32 @@ fn inside(c: vec3<u32>, dy: u32, dx: u32) -> bool {
 fn address(c: vec3<u32>, dy: u32, dx: u32) -> u32 {
     let i = ((c.z * params.height + c.x + dy) * params.width + c.y + dx) * params.in_channels;
     return select(0u, i, inside(c, dy, dx));
+}
+
+// The part of `steps` of the inner axis that layer z of the workgroups takes: its first step and the one past its last.
+@if(split) fn part(z: u32, steps: u32) -> vec2<u32> {
+    return vec2(z * params.part, min((z + 1u) * params.part, steps));
+}
+@else fn part(z: u32, steps: u32) -> vec2<u32> {
+    return vec2(0u, steps);
+}
+
+// Number of a workgroup along the pixels, which go on in z where there are no parts.
+@if(split) fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return group.y;
+}
+@else fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return group.z * groups.y + group.y;
+}
+
+// Stores four channels of a pixel: the sum of part z as it is, else all of it.
+@if(split) fn store_part(z: u32, p: u32, o4: u32, sum: vec4<f32>) {
+    if p < params.pixels && o4 < params.out_channels {
+        y[(z * params.pixels + p) * params.out_channels + o4] = sum;
+    }
+}
+@else fn store_part(z: u32, p: u32, o4: u32, sum: vec4<f32>) {
+    store(p, o4, sum);
 }
 
 // Finishes and stores four channels of a pixel; those past the end are not stored.

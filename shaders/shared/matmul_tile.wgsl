@@ -1,4 +1,6 @@
 // What the tiled matrix products share: their parameters and bindings, and how a result is finished.
+// Feature `split`: workgroups in z take parts of the inner axis besides matrices, and y is the sums of each part, (P, G, M, N)
+// in f32, which `split_k_reduce` adds and finishes.
 
 import package::shared::activation::activate4;
 import package::shared::storage::elem;
@@ -11,6 +13,9 @@ struct Params {
     a_batch4: u32,
     b_batch4: u32,
     alpha: f32,
+    // Matrices, and vec4s of the inner axis to a part.
+    batch: u32,
+    part4: u32,
 }
 
 override BIAS: u32 = 0u;
@@ -22,7 +27,8 @@ override GATED: u32 = 0u;
 @group(0) @binding(1) var<storage, read> a: array<vec4<elem>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> residual: array<vec4<elem>>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
+@if(split) @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@else @group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
 // Extents of b, which is shared/weight.wgsl's binding.
 fn extents() -> Extents {
@@ -43,8 +49,26 @@ fn biased(column4: u32, sum: vec4<f32>) -> vec4<f32> {
     return v;
 }
 
-// Finishes and stores four columns of a row; those past the end are not stored.
-fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
+// The matrix of layer z of the workgroups, and the part of the inner axis that it takes, in vec4s.
+struct Part {
+    g: u32,
+    first4: u32,
+    end4: u32,
+}
+
+fn part(z: u32) -> Part {
+    let first4 = z / params.batch * params.part4;
+    return Part(z % params.batch, first4, min(first4 + params.part4, params.k4));
+}
+
+// Finishes and stores four columns of a row of layer g; those past the end are not stored.
+@if(split) fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
+    if row >= params.m || column4 >= params.n4 {
+        return;
+    }
+    y[(g * params.m + row) * params.n4 + column4] = sum;
+}
+@else fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
     if row >= params.m || column4 >= params.n4 {
         return;
     }
@@ -52,7 +76,13 @@ fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
 }
 
 // The same where columns have gates, whose sums are the last operand.
-fn store_gated(row: u32, column4: u32, g: u32, sum: vec4<f32>, gate: vec4<f32>) {
+@if(split) fn store_gated(row: u32, column4: u32, g: u32, sum: vec4<f32>, gate: vec4<f32>) {
+    if column4 < width4() {
+        store(row, column4, g, sum);
+        store(row, column4 + width4(), g, gate);
+    }
+}
+@else fn store_gated(row: u32, column4: u32, g: u32, sum: vec4<f32>, gate: vec4<f32>) {
     if row >= params.m || column4 >= width4() {
         return;
     }

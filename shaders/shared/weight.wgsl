@@ -42,16 +42,43 @@ struct Extents {
     return vec4<f32>(weight[i]);
 }
 
+// Four columns of a row (with w4, of a pair of rows) as stored, which are decoded where they are needed.
+@if(w8 || w4) struct Stored {
+    values: u32,
+    scales: vec2<u32>,
+}
+@elif(w16) alias Stored = vec2<u32>;
+@else alias Stored = vec4<elem>;
+
 // Four columns of a row; `first` is the first vec4 of a batch (0 for a weight).
-@if(w8) fn load_row(first: u32, row: u32, column4: u32, e: Extents) -> vec4<f32> {
-    return bytes(weight[row * e.width4 + column4]) * scales(scale_at(row, column4, e));
+@if(w8) fn stored(first: u32, row: u32, column4: u32, e: Extents) -> Stored {
+    let at = scale_at(row, column4, e);
+    return Stored(weight[row * e.width4 + column4], vec2(weight[at], weight[at + 1u]));
 }
-@elif(w4) fn load_row(first: u32, row: u32, column4: u32, e: Extents) -> vec4<f32> {
-    let pair = weight[(row >> 1u) * e.width4 + column4];
-    return nibbles(pair >> (16u * (row & 1u))) * scales(scale_at(row, column4, e));
+@elif(w4) fn stored(first: u32, row: u32, column4: u32, e: Extents) -> Stored {
+    let at = scale_at(row, column4, e);
+    return Stored(weight[(row >> 1u) * e.width4 + column4], vec2(weight[at], weight[at + 1u]));
 }
-@else fn load_row(first: u32, row: u32, column4: u32, e: Extents) -> vec4<f32> {
-    return value(first + row * e.width4 + column4);
+@else fn stored(first: u32, row: u32, column4: u32, e: Extents) -> Stored {
+    return weight[first + row * e.width4 + column4];
+}
+
+// What a row's four columns are; the row decides between those of a pair.
+@if(w8) fn decode(s: Stored, row: u32) -> vec4<f32> {
+    return bytes(s.values) * vec4(unpack2x16float(s.scales.x), unpack2x16float(s.scales.y));
+}
+@elif(w4) fn decode(s: Stored, row: u32) -> vec4<f32> {
+    return nibbles(s.values >> (16u * (row & 1u))) * vec4(unpack2x16float(s.scales.x), unpack2x16float(s.scales.y));
+}
+@elif(w16) fn decode(s: Stored, row: u32) -> vec4<f32> {
+    return vec4(unpack2x16float(s.x), unpack2x16float(s.y));
+}
+@else fn decode(s: Stored, row: u32) -> vec4<f32> {
+    return vec4<f32>(s);
+}
+
+fn load_row(first: u32, row: u32, column4: u32, e: Extents) -> vec4<f32> {
+    return decode(stored(first, row, column4, e), row);
 }
 
 // Four columns of rows row .. row + 3, row a multiple of 4: one row a column of the result.

@@ -1,36 +1,187 @@
-// What the products of a workgroup of 16 x 16 invocations share: 64 x 64 elements of the result, each invocation 4 rows x
-// 4 columns in registers. 16 steps of the inner axis at a time, the workgroup copies 64 rows of the left operand and 64
-// columns of the right one to workgroup memory, one vec4 of each per invocation.
+// What the products of a workgroup share. ACROSS x DOWN invocations compute a tile of the result, each of them 4 rows (with TALL
+// 8), DOWN apart, in two vec4s of columns, ACROSS apart: neighbours read neighbouring banks. STEP steps of the inner axis at a
+// time, the workgroup copies the rows of the left operand and the columns of the right one to workgroup memory; what the next
+// STEP needs is read from storage before the arithmetic of this one, which hides the way.
+// Operands are f32 there, whatever they are stored as: so each is converted or decoded once for the workgroup, not by all who
+// read it. Sums are named by constant indices: dynamic ones leave registers.
 
-import package::shared::product::accumulate;
+import package::shared::product::add_products;
+import package::shared::storage::elem;
+import package::shared::weight::{decode, Extents, Stored, stored};
 
-// One vec4 of padding per row spreads the rows over the banks.
-const A_STRIDE: u32 = 5u;
-var<workgroup> a_tile: array<vec4<f32>, 320>;
-var<workgroup> b_tile: array<vec4<f32>, 256>;
+const STEP: u32 = 16u;
+// The same in vec4s, which is the width of a row of the left tile.
+const STEP4: u32 = 4u;
 
-// Adds 16 steps to an invocation's sums, one row a column of the matrix. `x` is what it copies of the left operand: vec4
-// number index % 4 of row index / 4; `w` of the right one: vec4 number lane.x of step lane.y. All invocations must call it
-// together: the first barrier waits until the tiles are written, the second until all have read them.
-fn multiply(sums: mat4x4<f32>, x: vec4<f32>, w: vec4<f32>, lane: vec3<u32>, index: u32) -> mat4x4<f32> {
-    a_tile[index / 4u * A_STRIDE + index % 4u] = x;
-    b_tile[index] = w;
+override ACROSS: u32 = 8u;
+override DOWN: u32 = 16u;
+override TALL: u32 = 0u;
+
+override INVOCATIONS: u32 = ACROSS * DOWN;
+override ROWS: u32 = DOWN * (4u + 4u * TALL);
+// Columns in vec4s.
+override WIDTH: u32 = 2u * ACROSS;
+
+// Invocation i copies vec4 i of a tile, then those that lie INVOCATIONS further on: always in the same place of a row, so many
+// rows further down. None of the tiles' shapes has more than four copies.
+override LEFTDOWN: u32 = INVOCATIONS / STEP4;
+override LEFTCOPIES: u32 = ROWS / LEFTDOWN;
+override RIGHTDOWN: u32 = INVOCATIONS / WIDTH;
+override RIGHTCOPIES: u32 = STEP / RIGHTDOWN;
+
+// naga takes a name for the length of an array, no expression.
+override LEFTCELLS: u32 = ROWS * STEP4;
+override RIGHTCELLS: u32 = STEP * WIDTH;
+var<workgroup> left_tile: array<vec4<f32>, LEFTCELLS>;
+var<workgroup> right_tile: array<vec4<f32>, RIGHTCELLS>;
+
+// An invocation's copies of a STEP, as stored.
+struct Lefts {
+    x0: vec4<elem>,
+    x1: vec4<elem>,
+    x2: vec4<elem>,
+    x3: vec4<elem>,
+}
+
+struct Rights {
+    w0: Stored,
+    w1: Stored,
+    w2: Stored,
+    w3: Stored,
+}
+
+// Where an invocation reads the right operand: the first vec4 of its batch (0 for a weight), its first row of a STEP, the row
+// past the last one, and its column, which must exist.
+struct Place {
+    first: u32,
+    row: u32,
+    end: u32,
+    column4: u32,
+}
+
+// Rows of eight columns: row i is vec4s 2i and 2i + 1.
+alias Sums = array<vec4<f32>, 16>;
+
+// Rows that are read at the same time, and cover the banks once without this, begin at different places.
+fn swizzle(row: u32) -> u32 {
+    return (row >> 1u) % STEP4;
+}
+
+fn put_left(index: u32, i: u32, x: vec4<elem>) {
+    // A multiple of 2 STEP4 rows lies between copies, which the swizzle does not tell apart.
+    let row = index / STEP4;
+    left_tile[(row + i * LEFTDOWN) * STEP4 + ((index % STEP4) ^ swizzle(row))] = vec4<f32>(x);
+}
+
+fn put_right(index: u32, i: u32, row: u32, w: Stored) {
+    right_tile[index + i * INVOCATIONS] = decode(w, row + i * RIGHTDOWN);
+}
+
+fn right(p: Place, i: u32, e: Extents) -> Stored {
+    var w = Stored();
+    if p.row + i * RIGHTDOWN < p.end {
+        w = stored(p.first, p.row + i * RIGHTDOWN, p.column4, e);
+    }
+    return w;
+}
+
+fn fetch_right(p: Place, e: Extents) -> Rights {
+    var r: Rights;
+    r.w0 = right(p, 0u, e);
+    if RIGHTCOPIES > 1u {
+        r.w1 = right(p, 1u, e);
+    }
+    if RIGHTCOPIES > 2u {
+        r.w2 = right(p, 2u, e);
+        r.w3 = right(p, 3u, e);
+    }
+    return r;
+}
+
+// Writes what invocation `index` copied to the tiles, the right operand's from `row`. All invocations must call it together:
+// the first barrier waits until all have read the tiles, the second until they are written.
+fn put(index: u32, l: Lefts, r: Rights, row: u32) {
     workgroupBarrier();
-    let row = lane.y * 4u;
-    var c = sums;
-    for (var k = 0u; k < 4u; k++) {
-        let b = mat4x4(
-            b_tile[k * 64u + lane.x],
-            b_tile[k * 64u + 16u + lane.x],
-            b_tile[k * 64u + 32u + lane.x],
-            b_tile[k * 64u + 48u + lane.x],
-        );
-        let x0 = a_tile[row * A_STRIDE + k];
-        let x1 = a_tile[(row + 1u) * A_STRIDE + k];
-        let x2 = a_tile[(row + 2u) * A_STRIDE + k];
-        let x3 = a_tile[(row + 3u) * A_STRIDE + k];
-        c = accumulate(c, x0, x1, x2, x3, b);
+    put_left(index, 0u, l.x0);
+    if LEFTCOPIES > 1u {
+        put_left(index, 1u, l.x1);
+    }
+    if LEFTCOPIES > 2u {
+        put_left(index, 2u, l.x2);
+        put_left(index, 3u, l.x3);
+    }
+    put_right(index, 0u, row, r.w0);
+    if RIGHTCOPIES > 1u {
+        put_right(index, 1u, row, r.w1);
+    }
+    if RIGHTCOPIES > 2u {
+        put_right(index, 2u, row, r.w2);
+        put_right(index, 3u, row, r.w3);
     }
     workgroupBarrier();
-    return c;
+}
+
+// Adds a STEP, the one that begins with vec4 `first`, to an invocation's sums. Counted from what is no constant, so that no
+// compiler writes the loop out: its body is long enough.
+fn multiply(sums: ptr<function, Sums>, lane: vec3<u32>, first: u32) {
+    let down = DOWN * STEP4;
+    for (var step = first; step < first + STEP4; step++) {
+        let k = step - first;
+        let left = lane.y * STEP4 + (k ^ swizzle(lane.y));
+        let right = 4u * k * WIDTH + lane.x;
+        let b0 = right_tile[right];
+        let b1 = right_tile[right + WIDTH];
+        let b2 = right_tile[right + 2u * WIDTH];
+        let b3 = right_tile[right + 3u * WIDTH];
+        let c0 = right_tile[right + ACROSS];
+        let c1 = right_tile[right + ACROSS + WIDTH];
+        let c2 = right_tile[right + ACROSS + 2u * WIDTH];
+        let c3 = right_tile[right + ACROSS + 3u * WIDTH];
+        let x0 = left_tile[left];
+        (*sums)[0] = add_products((*sums)[0], x0, b0, b1, b2, b3);
+        (*sums)[1] = add_products((*sums)[1], x0, c0, c1, c2, c3);
+        let x1 = left_tile[left + down];
+        (*sums)[2] = add_products((*sums)[2], x1, b0, b1, b2, b3);
+        (*sums)[3] = add_products((*sums)[3], x1, c0, c1, c2, c3);
+        let x2 = left_tile[left + 2u * down];
+        (*sums)[4] = add_products((*sums)[4], x2, b0, b1, b2, b3);
+        (*sums)[5] = add_products((*sums)[5], x2, c0, c1, c2, c3);
+        let x3 = left_tile[left + 3u * down];
+        (*sums)[6] = add_products((*sums)[6], x3, b0, b1, b2, b3);
+        (*sums)[7] = add_products((*sums)[7], x3, c0, c1, c2, c3);
+        if TALL == 1u {
+            let x4 = left_tile[left + 4u * down];
+            (*sums)[8] = add_products((*sums)[8], x4, b0, b1, b2, b3);
+            (*sums)[9] = add_products((*sums)[9], x4, c0, c1, c2, c3);
+            let x5 = left_tile[left + 5u * down];
+            (*sums)[10] = add_products((*sums)[10], x5, b0, b1, b2, b3);
+            (*sums)[11] = add_products((*sums)[11], x5, c0, c1, c2, c3);
+            let x6 = left_tile[left + 6u * down];
+            (*sums)[12] = add_products((*sums)[12], x6, b0, b1, b2, b3);
+            (*sums)[13] = add_products((*sums)[13], x6, c0, c1, c2, c3);
+            let x7 = left_tile[left + 7u * down];
+            (*sums)[14] = add_products((*sums)[14], x7, b0, b1, b2, b3);
+            (*sums)[15] = add_products((*sums)[15], x7, c0, c1, c2, c3);
+        }
+    }
+}
+
+// Eight columns of a row, the second four ACROSS vec4s after the first.
+struct Pair {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+// Row i of an invocation's.
+fn pair(sums: ptr<function, Sums>, i: u32) -> Pair {
+    switch i {
+        case 0u: { return Pair((*sums)[0], (*sums)[1]); }
+        case 1u: { return Pair((*sums)[2], (*sums)[3]); }
+        case 2u: { return Pair((*sums)[4], (*sums)[5]); }
+        case 3u: { return Pair((*sums)[6], (*sums)[7]); }
+        case 4u: { return Pair((*sums)[8], (*sums)[9]); }
+        case 5u: { return Pair((*sums)[10], (*sums)[11]); }
+        case 6u: { return Pair((*sums)[12], (*sums)[13]); }
+        default: { return Pair((*sums)[14], (*sums)[15]); }
+    }
 }

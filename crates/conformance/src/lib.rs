@@ -23,7 +23,7 @@ pub use matrix::{Adapter, Column, Count, matrix};
 pub use report::{Entry, Outcome, Report, Summary};
 
 use pulid_engine::{AdapterSummary, Device, GUARD, Instant, run_single};
-use pulid_ops::{Capabilities, Case, DeviceKind, LowerContext, Storage, Tolerance, Variant, operators};
+use pulid_ops::{Capabilities, Case, DeviceClass, DeviceKind, LowerContext, Storage, Tolerance, Variant, operators};
 use pulid_tensor::{DType, HostTensor, Result, TensorType};
 
 /// Operator and storage of an id, `family/operator` and `f16`.
@@ -105,8 +105,15 @@ pub fn variants(case: &Case, storage: Storage, capabilities: &Capabilities) -> R
 /// device too and the other way round.
 fn variants_of_all_kinds(case: &Case, storage: Storage, capabilities: &Capabilities) -> Result<Vec<Variant>> {
     let mut all: Vec<Variant> = Vec::new();
-    for kind in [capabilities.kind, DeviceKind::Cpu, DeviceKind::Discrete, DeviceKind::Integrated, DeviceKind::Other] {
-        for variant in variants(case, storage, &Capabilities { kind, ..capabilities.clone() })? {
+    let kinds = [
+        (capabilities.kind, capabilities.class),
+        (DeviceKind::Cpu, DeviceClass::Cpu),
+        (DeviceKind::Discrete, DeviceClass::Nvidia),
+        (DeviceKind::Integrated, DeviceClass::Intel),
+        (DeviceKind::Other, DeviceClass::Browser),
+    ];
+    for (kind, class) in kinds {
+        for variant in variants(case, storage, &Capabilities { kind, class, ..capabilities.clone() })? {
             if all.iter().all(|known| known.name != variant.name) {
                 all.push(variant);
             }

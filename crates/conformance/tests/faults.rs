@@ -36,7 +36,7 @@ const BLOCK: &str = "(row >> 5u)";
 const NIBBLES: &str = "vec4(half, half >> 4u, half >> 8u, half >> 12u)";
 const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 
-const FAULTS: [Fault; 48] = [
+const FAULTS: [Fault; 50] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -45,14 +45,14 @@ const FAULTS: [Fault; 48] = [
     fault(
         "no barrier before a tile is read",
         "matmul_workgroup_tile",
-        "    workgroupBarrier();\n    let row",
-        "    let row",
+        "r.w3);\n    }\n    workgroupBarrier();",
+        "r.w3);\n    }",
     ),
     fault(
-        "a stride that is right for full rows only",
+        "all copies of a tile lie where the first does",
         "matmul_workgroup_tile",
-        "(row + 1u) * package_shared__1workgroup_tile__1A_STRIDE",
-        "(row + 1u) * 4u",
+        "(row + i * package_shared__1workgroup_tile_LEFTDOWN)",
+        "(row)",
     ),
     fault(
         "rows below the last are stored",
@@ -60,13 +60,10 @@ const FAULTS: [Fault; 48] = [
         "row >= package_shared__1matmul_tile_params.m || ",
         "",
     ),
-    fault("the last steps of a product are left out", "matmul_workgroup_tile", "step += 4u", "step += 5u"),
-    fault(
-        "gates are read before they are there",
-        "matmul_workgroup_tile",
-        "        workgroupBarrier();\n        if",
-        "        if",
-    ),
+    fault("the last steps of a product are left out", "matmul_workgroup_tile", "step < p.end4", "step + 4u < p.end4"),
+    fault("values are gates and gates values", "matmul_workgroup_tile", "sum.low, sum.high", "sum.high, sum.low"),
+    fault("a window's rows of taps follow each other in x", "conv2d_workgroup_tile", "n.at += a.after_row;", ""),
+    fault("the last part of the inner axis is left out", "split_k_reduce", "p < params.parts", "p < params.parts - 1u"),
     fault(
         "values are their own gates",
         "matmul_register_tile",

@@ -4,7 +4,7 @@ use crate::poller::Poller;
 use crate::portion::Portion;
 use crate::time::Instant;
 use futures_channel::oneshot;
-use pulid_ops::{Capabilities, DeviceKind, LARGEST_BINDING};
+use pulid_ops::{Capabilities, DeviceClass, DeviceKind, LARGEST_BINDING};
 use pulid_tensor::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -319,6 +319,17 @@ pub(crate) fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) 
     options.unlisted_cooperative_size.or(largest).unwrap_or(0)
 }
 
+/// Whose device an adapter is.
+fn class(info: &wgpu::AdapterInfo) -> DeviceClass {
+    match (info.backend, info.device_type) {
+        (_, wgpu::DeviceType::Cpu) => DeviceClass::Cpu,
+        (wgpu::Backend::BrowserWebGpu, _) => DeviceClass::Browser,
+        // Metal names no vendor.
+        (wgpu::Backend::Metal, _) if info.vendor == 0 => DeviceClass::Apple,
+        _ => DeviceClass::of_vendor(info.vendor),
+    }
+}
+
 impl Device {
     /// Opens the best device whose name, driver or backend contains `selector` (any case), or that is of this kind (`cpu`); `auto`
     /// takes the best.
@@ -393,6 +404,7 @@ impl Device {
 
         let capabilities = Capabilities {
             kind: summary.kind,
+            class: class(&info),
             shader_f16,
             max_binding_bytes: binding,
             max_workgroups: limits.max_compute_workgroups_per_dimension,

@@ -1,5 +1,7 @@
 //! The GPUs, and how Mesa's drivers are told of them.
 
+use pulid_ops::DeviceClass;
+
 /// A GPU that is compiled for.
 #[derive(Debug)]
 pub struct Gpu {
@@ -7,6 +9,8 @@ pub struct Gpu {
     pub name: &'static str,
     /// What people know it by.
     pub known_as: &'static str,
+    /// By which kernels are offered.
+    pub class: DeviceClass,
     /// Mesa's driver, `libvulkan_DRIVER.so`.
     pub driver: &'static str,
     /// The shim that stands for its kernel driver, `libSHIM_noop_drm_shim.so`.
@@ -24,10 +28,19 @@ pub const GPUS: [Gpu; 7] = [
     amd("gfx1201", "AMD RDNA 4, Radeon RX 9070", true),
     nvidia("turing", "NVIDIA Turing, GeForce RTX 2080", &[("NOUVEAU_CHIPSET", "162")], false),
     nvidia("ampere", "NVIDIA Ampere, GeForce RTX 3090", &[("NOUVEAU_CHIPSET", "172")], true),
-    Gpu { name: "m1", known_as: "Apple M1", driver: "asahi", shim: "asahi", environment: &[], matrices: false },
+    Gpu {
+        name: "m1",
+        known_as: "Apple M1",
+        class: DeviceClass::Apple,
+        driver: "asahi",
+        shim: "asahi",
+        environment: &[],
+        matrices: false,
+    },
     Gpu {
         name: "adreno730",
         known_as: "Qualcomm Adreno 730",
+        class: DeviceClass::Mobile,
         driver: "freedreno",
         shim: "freedreno",
         environment: &[("FD_GPU_ID", "730")],
@@ -41,7 +54,7 @@ const fn amd(name: &'static str, known_as: &'static str, matrices: bool) -> Gpu 
         b"navi31" => &[("AMDGPU_GPU_ID", "navi31"), ("RADV_DEBUG", "nocache")],
         _ => &[("AMDGPU_GPU_ID", "gfx1201"), ("RADV_DEBUG", "nocache")],
     };
-    Gpu { name, known_as, driver: "radeon", shim: "amdgpu", environment, matrices }
+    Gpu { name, known_as, class: DeviceClass::Amd, driver: "radeon", shim: "amdgpu", environment, matrices }
 }
 
 const fn nvidia(
@@ -50,5 +63,5 @@ const fn nvidia(
     environment: &'static [(&'static str, &'static str)],
     matrices: bool,
 ) -> Gpu {
-    Gpu { name, known_as, driver: "nouveau", shim: "nouveau", environment, matrices }
+    Gpu { name, known_as, class: DeviceClass::Nvidia, driver: "nouveau", shim: "nouveau", environment, matrices }
 }

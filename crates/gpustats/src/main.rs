@@ -2,6 +2,7 @@
 //! the drivers and shims of a Mesa that is unpacked under LIBRARIES. `cargo xtask gpu-stats` fetches one and calls this.
 
 use pulid_gpustats::{Driver, GPUS, Gpu, Outcome, Row, differences, figures, kernels, problems, render};
+use pulid_ops::Capabilities;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
@@ -66,8 +67,8 @@ fn named(name: &str) -> Outcome<&'static Gpu> {
 /// In a process with the GPU's shim: compiles every kernel and prints a row of JSON each, or what the compiler wrote.
 fn compile(arguments: &Arguments, gpu: &Gpu) -> Outcome {
     let driver = Driver::open(&arguments.libraries.join(format!("libvulkan_{}.so", gpu.driver)))?;
-    let capabilities = driver.capabilities();
-    for kernel in kernels(capabilities)? {
+    let capabilities = Capabilities { class: gpu.class, ..driver.capabilities().clone() };
+    for kernel in kernels(&capabilities)? {
         let name = kernel.name();
         if arguments.dump.as_ref().is_some_and(|part| !name.contains(part)) {
             continue;

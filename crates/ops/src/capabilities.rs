@@ -1,5 +1,6 @@
 //! What lowering must know of a device.
 
+use crate::DeviceClass;
 use serde::{Deserialize, Serialize};
 
 /// What kind of processor executes the shaders; decides which kernel variants are tried first.
@@ -21,6 +22,9 @@ pub enum DeviceKind {
 pub struct Capabilities {
     /// What executes the shaders.
     pub kind: DeviceKind,
+    /// Whose it is.
+    #[serde(default)]
+    pub class: DeviceClass,
     /// WebGPU's `shader-f16`: f16 may be stored and loaded natively.
     pub shader_f16: bool,
     /// Largest storage buffer binding in bytes. WebGPU guarantees 128 MiB.
@@ -43,22 +47,12 @@ pub struct Capabilities {
 /// Workgroups along one dimension that every device takes: WebGPU's `maxComputeWorkgroupsPerDimension`.
 pub const MAX_WORKGROUPS: u32 = 65_535;
 
-/// Bytes that the tiles of `shaders/shared/workgroup_tile_transposed.wgsl` take, the larger ones: 320 vec4 of f32 each.
-const WORKGROUP_TILE_BYTES: u32 = (320 + 320) * 16;
-
-/// Invocations of a workgroup there: 16 x 16.
-const WORKGROUP_TILE_INVOCATIONS: u32 = 256;
-
 impl Capabilities {
-    /// Whether the workgroup tiles of matrix products and convolutions fit the device.
-    pub const fn holds_workgroup_tile(&self) -> bool {
-        self.max_invocations >= WORKGROUP_TILE_INVOCATIONS && self.max_workgroup_bytes >= WORKGROUP_TILE_BYTES
-    }
-
     /// WebGPU's guaranteed limits on a device of the given kind: what plans and snapshots assume.
     pub const fn baseline(kind: DeviceKind) -> Self {
         Capabilities {
             kind,
+            class: if matches!(kind, DeviceKind::Cpu) { DeviceClass::Cpu } else { DeviceClass::Unknown },
             shader_f16: false,
             max_binding_bytes: 128 << 20,
             max_workgroups: MAX_WORKGROUPS,

@@ -4,9 +4,9 @@ use pulid_ops::{Capabilities, LowerContext, Operator, Variant};
 use pulid_tensor::TensorType;
 use std::ops::Range;
 
-/// Extents that axes are cut to where there is too much work. The first is more than any kernel's tile (64 at most) and no multiple
-/// of one, so that kernels meet whole tiles and parts of them; the others come to it where it is not enough.
-const EXTENTS: [usize; 3] = [77, 13, 5];
+/// Extents that axes are cut to where there is too much work. The first is more than most kernels' tiles and no multiple of
+/// one, so that kernels meet whole tiles and parts of them; the others come to it where it is not enough.
+const EXTENTS: [usize; 5] = [141, 77, 29, 13, 5];
 
 /// Extents that are left alone: batches, windows, colours.
 const SMALL: usize = 8;
@@ -172,11 +172,11 @@ mod tests {
     fn tiles_are_met_in_whole_and_in_part() {
         let large = [TensorType::f32([4096, 1280]), TensorType::f32([1280, 5120])];
         let less = cut_down(&MatMul::default(), &device(DeviceKind::Discrete), &large).1.unwrap();
-        assert_eq!(less, [TensorType::f32([77, 1276]), TensorType::f32([1276, 76])]);
+        assert_eq!(less, [TensorType::f32([141, 1276]), TensorType::f32([1276, 140])]);
         let convolution = [[1, 64, 64, 320], [3, 3, 320, 320]].map(TensorType::f32);
         let conv = Conv2d { padding: [1; 4], ..Conv2d::default() };
         let less = cut_down(&conv, &device(DeviceKind::Discrete), &convolution).1.unwrap();
-        assert_eq!(less, [[1, 13, 13, 76], [3, 3, 76, 76]].map(TensorType::f32));
+        assert_eq!(less, [[1, 29, 29, 76], [3, 3, 76, 76]].map(TensorType::f32));
     }
 
     #[test]

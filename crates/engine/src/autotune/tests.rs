@@ -102,7 +102,7 @@ fn the_plainest_decides_where_variants_disagree_at_full_size() {
     let end = text.find("params.alpha").unwrap() + "params".len();
     let start = text[..end].rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap() + 1;
     let params = &text[start..end];
-    let fault = format!("params.alpha * select(1.0, 1.01, {params}.m > 100u)");
+    let fault = format!("params.alpha * select(1.0, 1.01, {params}.m > 200u)");
     let (chosen, used) = choice(&device, &inputs, &[first.1], ("params.alpha", &fault));
     assert!(chosen.is_some() && chosen.as_deref() != Some(first.0), "{chosen:?}");
     assert!(used.contains(judge.1), "{used:?}");

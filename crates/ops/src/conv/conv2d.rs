@@ -1,4 +1,6 @@
 use crate::cooperative::CooperativeTile;
+use crate::split_k::{Extents, Parts, Reduction};
+use crate::workgroup_tile::WorkgroupTile;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
 use std::ops::Range;
@@ -57,7 +59,7 @@ params! {
         out_height: u32, out_width: u32, out_channels: u32,
         kernel_height: u32, kernel_width: u32,
         stride_y: u32, stride_x: u32, dilation_y: u32, dilation_x: u32,
-        pad_top: u32, pad_left: u32,
+        pad_top: u32, pad_left: u32, part: u32,
     }
 }
 
@@ -79,6 +81,7 @@ impl Conv2d {
             "conv2d_few_inputs",
             "conv2d_few_outputs",
             "conv2d_direct",
+            "split_k_reduce",
         ],
         cases,
     };
@@ -172,25 +175,26 @@ impl Operator for Conv2d {
         let (channels, out_channels) = (x.shape[3], y.shape[3]);
         let pixels = y.shape.count() / out_channels;
         // Channels in units of the shader's elements: vec4 or scalars.
+        let params = |in_unit: usize, out_unit: usize| TileParams {
+            pixels: n(pixels),
+            height: n(x.shape[1]),
+            width: n(x.shape[2]),
+            in_channels: n(channels / in_unit),
+            out_height: n(y.shape[1]),
+            out_width: n(y.shape[2]),
+            out_channels: n(out_channels / out_unit),
+            kernel_height: n(weight.shape[0]),
+            kernel_width: n(weight.shape[1]),
+            stride_y: n(self.stride[0]),
+            stride_x: n(self.stride[1]),
+            dilation_y: n(self.dilation[0]),
+            dilation_x: n(self.dilation[1]),
+            pad_top: n(self.padding[0]),
+            pad_left: n(self.padding[1]),
+            part: 0,
+        };
         let tile = |name, shader, in_unit: usize, out_unit: usize| {
-            let params = TileParams {
-                pixels: n(pixels),
-                height: n(x.shape[1]),
-                width: n(x.shape[2]),
-                in_channels: n(channels / in_unit),
-                out_height: n(y.shape[1]),
-                out_width: n(y.shape[2]),
-                out_channels: n(out_channels / out_unit),
-                kernel_height: n(weight.shape[0]),
-                kernel_width: n(weight.shape[1]),
-                stride_y: n(self.stride[0]),
-                stride_x: n(self.stride[1]),
-                dilation_y: n(self.dilation[0]),
-                dilation_x: n(self.dilation[1]),
-                pad_top: n(self.padding[0]),
-                pad_left: n(self.padding[1]),
-            };
-            (name, finish(Dispatch::new(shader, params)))
+            (name, finish(Dispatch::new(shader, params(in_unit, out_unit))))
         };
         // Workgroups of `columns` channels x `rows` pixels; pixels may need more workgroups than y holds.
         let limit = cx.capabilities.max_workgroups as usize;
@@ -203,6 +207,28 @@ impl Operator for Conv2d {
             let (x, y) = if by_columns { (columns, rows) } else { (rows, columns) };
             Variant::single(name, dispatch.grid(x, y, layers))
         };
+        let end = Reduction {
+            rows: pixels,
+            columns: out_channels,
+            alpha: 1.0,
+            bias,
+            activation: self.activation,
+            gated: false,
+            residual,
+        };
+        // The same with an inner axis in parts of so many of the shader's steps.
+        let split = |name,
+                     shader,
+                     [rows, columns]: [usize; 2],
+                     (parts, part): (Parts, usize),
+                     apply: &dyn Fn(Dispatch) -> Dispatch| {
+            let kernel = apply(Dispatch::new(shader, TileParams { part: n(part), ..params(4, 4) }));
+            let kernel = kernel.grid(out_channels.div_ceil(columns), pixels.div_ceil(rows), parts.count);
+            let fits = kernel.grid.iter().all(|&n| n as usize <= limit);
+            let variant = end.variant(name, kernel, [x.dtype, weight.dtype], parts, cx.capabilities.max_binding_bytes);
+            variant.filter(|_| fits)
+        };
+        let taps = weight.shape[0] * weight.shape[1];
         let mut variants = Vec::new();
         let vec4 = (channels.is_multiple_of(4), out_channels.is_multiple_of(4));
         let on_cpu = cx.capabilities.kind == DeviceKind::Cpu;
@@ -228,12 +254,17 @@ impl Operator for Conv2d {
             let long = self.cost(cx.inputs, cx.output).flops >= LONG;
             let lanes = if long { [tall, subgroup] } else { [subgroup, tall] };
             let lanes = lanes.into_iter().filter(|_| cx.capabilities.subgroup_lanes == 8);
-            let workgroup = over(tile("workgroup_tile", "conv2d_workgroup_tile", 4, 4), 64, 64);
-            let fits = cx.capabilities.holds_workgroup_tile();
-            match on_cpu {
-                true => variants.extend(lanes.chain([register]).chain(fits.then_some(workgroup))),
-                false => variants.extend(fits.then_some(workgroup).into_iter().chain([register])),
-            }
+            let others = lanes.filter(|_| on_cpu).chain([register]);
+            let extents = Extents { batch: 1, rows: pixels, columns: out_channels, k: taps * channels };
+            let tiles = WorkgroupTile::offer(others, cx.capabilities, extents, |t, parts| {
+                let (name, shader) = (t.name(parts), "conv2d_workgroup_tile");
+                let Some(parts) = parts else {
+                    let (name, dispatch) = tile(name, shader, 4, 4);
+                    return Some(over((name, t.apply(dispatch)), t.columns(), t.rows()));
+                };
+                split(name, shader, [t.rows(), t.columns()], (parts, t.inner(parts.steps) / 4), &|d| t.apply(d))
+            });
+            variants.extend(tiles);
         }
         // A CPU device skips idle lanes, so its register tile loses little to few channels.
         if on_cpu {
@@ -244,9 +275,16 @@ impl Operator for Conv2d {
         }
         let eights = channels.is_multiple_of(8) && out_channels.is_multiple_of(8);
         if x.dtype == DType::F16 && self.groups == 1 && eights {
-            variants = CooperativeTile::offer(variants, cx.capabilities, [pixels, out_channels], |t| {
-                let (name, dispatch) = tile(t.name(), "conv2d_cooperative", 4, 4);
-                over((name, t.apply(dispatch)), t.columns(), t.rows())
+            // A step is of one tap.
+            let k = taps * channels.next_multiple_of(CooperativeTile::STEP);
+            let extents = Extents { batch: 1, rows: pixels, columns: out_channels, k };
+            variants = CooperativeTile::offer(variants, cx.capabilities, extents, |t, parts| {
+                let (name, shader) = (t.name(parts), "conv2d_cooperative");
+                let Some(parts) = parts else {
+                    let (name, dispatch) = tile(name, shader, 4, 4);
+                    return Some(over((name, t.apply(dispatch)), t.columns(), t.rows()));
+                };
+                split(name, shader, [t.rows(), t.columns()], (parts, parts.steps), &|d| t.apply(d))
             });
         }
         if weight.dtype.is_quantized() {
@@ -460,6 +498,10 @@ fn cases() -> Vec<Case> {
         case(all(Activation::Silu), [2, 5, 7, 40], [3, 3], 72),
         case(Conv2d { stride: [2, 2], dilation: [2, 1], ..Conv2d::same(1) }, [1, 19, 23, 64], [3, 3], 136),
         case(Conv2d { bias: false, residual: true, ..Conv2d::default() }, [1, 9, 15, 72], [1, 1], 264),
+        // Inner axes that are split into parts, the last of them shorter.
+        case(all(Activation::Silu), [2, 5, 7, 40], [3, 3], 68),
+        case(Conv2d { stride: [2, 1], dilation: [1, 2], ..Conv2d::same(1) }, [1, 9, 8, 64], [3, 3], 40),
+        case(all(Activation::None), [1, 6, 6, 288], [1, 1], 72),
         // Groups.
         case(Conv2d { groups: 2, ..Conv2d::same(1) }, [1, 5, 6, 8], [3, 3], 12),
         case(Conv2d { groups: 6, ..all(Activation::Relu) }, [2, 5, 6, 6], [3, 3], 6),

@@ -1,5 +1,7 @@
 use super::padded_matrix;
 use crate::cooperative::CooperativeTile;
+use crate::split_k::{Extents, Parts, Reduction};
+use crate::workgroup_tile::WorkgroupTile;
 use crate::*;
 use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 
@@ -53,7 +55,7 @@ params! {
 }
 
 params! {
-    struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32 }
+    struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32, batch: u32, part4: u32 }
 }
 
 /// Extents of one product, with a shared b folded into more rows.
@@ -79,6 +81,7 @@ impl MatMul {
             "matmul_subgroup_tile",
             "matmul_register_tile",
             "matmul_strided",
+            "split_k_reduce",
         ],
         cases,
     };
@@ -199,36 +202,63 @@ impl Operator for MatMul {
             a_batch4: (s.m * s.k / 4) as u32,
             b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
             alpha: self.alpha,
+            batch: s.batch as u32,
+            part4: (s.k / 4) as u32,
         };
-        // Workgroups of `columns` x `rows` elements of the result.
+        let end = Reduction {
+            rows: s.batch * s.m,
+            columns: s.n,
+            alpha: self.alpha,
+            bias,
+            activation: self.activation,
+            gated: self.gated,
+            residual,
+        };
+        // Workgroups of `columns` x `rows` elements of the product, as a whole or in parts of `inner` elements of the inner axis.
+        let product = |name,
+                       shader,
+                       [rows, columns]: [usize; 2],
+                       parts: Option<(Parts, usize)>,
+                       apply: &dyn Fn(Dispatch) -> Dispatch| {
+            let layers = s.batch * parts.map_or(1, |(p, _)| p.count);
+            let grid = |d: Dispatch| d.grid(s.n.div_ceil(columns), s.m.div_ceil(rows), layers);
+            let fits =
+                s.n.div_ceil(columns).max(s.m.div_ceil(rows)).max(layers) <= cx.capabilities.max_workgroups as usize;
+            let variant = match parts {
+                None => Some(Variant::single(name, grid(apply(finish(Dispatch::new(shader, params)))))),
+                Some((parts, inner)) => {
+                    let params = TileParams { part4: (inner / 4) as u32, ..params };
+                    let kernel = grid(apply(Dispatch::new(shader, params)));
+                    end.variant(name, kernel, [a, b], parts, cx.capabilities.max_binding_bytes)
+                }
+            };
+            variant.filter(|_| fits)
+        };
+        // Register tiles: workgroups of `columns` x `rows` elements of the result.
         let tile = |name, shader, columns: usize, rows: usize| {
             let dispatch = finish(Dispatch::new(shader, params));
-            let (columns, rows) = (s.width.div_ceil(columns), s.m.div_ceil(rows));
-            // Register tiles run along M first: all rows meet the same columns of b while those are cached.
-            let (x, y) = if shader == "matmul_workgroup_tile" { (columns, rows) } else { (rows, columns) };
-            Variant::single(name, dispatch.grid(x, y, s.batch))
+            // They run along M first: all rows meet the same columns of b while those are cached.
+            Variant::single(name, dispatch.grid(s.m.div_ceil(rows), s.width.div_ceil(columns), s.batch))
         };
         let limits = cx.capabilities;
+        let extents = Extents { batch: s.batch, rows: s.m, columns: s.n, k: s.k };
         let fits =
             |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
-        // There half of the invocations take gates.
-        let columns = if self.gated { 32 } else { 64 };
         let plain = !self.transpose_a && !self.transpose_b;
         if plain && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
-            let workgroup = fits(64) && limits.holds_workgroup_tile();
-            let workgroup = workgroup.then(|| tile("workgroup_tile", "matmul_workgroup_tile", columns, 64));
-            variants.extend(match limits.kind {
-                DeviceKind::Cpu => [subgroup, register, workgroup].into_iter().flatten(),
-                _ => [workgroup, register, None].into_iter().flatten(),
+            let others = subgroup.into_iter().chain(register);
+            variants = WorkgroupTile::offer(others, limits, extents, |t, parts| {
+                let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
+                product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| t.apply(d))
             });
         }
         if a == DType::F16 && plain && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
-            variants = CooperativeTile::offer(variants, limits, [s.m, s.n], |t| {
-                let dispatch = t.apply(finish(Dispatch::new("matmul_cooperative", params)));
-                Variant::single(t.name(), dispatch.grid(s.n.div_ceil(t.columns()), s.m.div_ceil(t.rows()), s.batch))
+            variants = CooperativeTile::offer(variants, limits, extents, |t, parts| {
+                let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
+                product(name, "matmul_cooperative", [t.rows(), t.columns()], inner, &|d| t.apply(d))
             });
         }
         if b.is_quantized() {
@@ -418,6 +448,20 @@ fn cases() -> Vec<Case> {
         let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
         cases.push(case(&format!("b=2;m={m};k={k};n={n};eights"), all.clone(), &[2, m, k], weight(k, n), more));
     }
+    // Inner axes that are split into parts, the last of them shorter.
+    for (m, k, n) in [(77, 288, 68), (5, 324, 36), (33, 416, 136)] {
+        let more = vec![Operand::parameter([n]), Operand::activation([2, m, n])];
+        cases.push(case(&format!("b=2;m={m};k={k};n={n};long"), all.clone(), &[2, m, k], weight(k, n), more));
+    }
+    let op = MatMul { activation: Activation::Gelu, gated: true, ..MatMul::linear() };
+    cases.push(case("m=9;k=320;n=144;gated;long", op, &[9, 320], weight(320, 144), vec![Operand::parameter([144])]));
+    cases.push(case(
+        "batched=3;m=6;k=264;n=40;long",
+        MatMul::default(),
+        &[3, 6, 264],
+        Operand::activation([3, 264, 40]),
+        vec![],
+    ));
     let gelu = MatMul { activation: Activation::Gelu, ..MatMul::default() };
     cases.push(case("m=13;k=32;n=16;gelu", gelu, &[13, 32], weight(32, 16), vec![]));
     // Around the tiles' edges with half of the columns gates: 16 and 32 columns of the result.
