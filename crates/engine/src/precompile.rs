@@ -59,14 +59,14 @@ impl Device {
             };
             let threads =
                 std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(missing.len());
-            return std::thread::scope(|scope| {
+            std::thread::scope(|scope| {
                 let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
                 let own = work();
                 others.into_iter().fold(own, |result, thread| match thread.join() {
                     Ok(other) => result.and(other),
                     Err(panic) => std::panic::resume_unwind(panic),
                 })
-            });
+            })
         }
         #[cfg(target_arch = "wasm32")]
         {
