@@ -36,7 +36,7 @@ const BLOCK: &str = "(row >> 5u)";
 const NIBBLES: &str = "vec4(half, half >> 4u, half >> 8u, half >> 12u)";
 const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 
-const FAULTS: [Fault; 52] = [
+const FAULTS: [Fault; 58] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),

@@ -85,11 +85,13 @@ impl Layout {
     }
 
     /// The layout of a name in keys.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn named(name: &str) -> Option<Layout> {
         [Layout::Same, Layout::Transposed, Layout::ChannelsLast].into_iter().find(|layout| layout.name() == name)
     }
 
     /// A tensor of the graph as the file stores it.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn to_stored(self, tensor: HostTensor) -> Result<HostTensor> {
         match self {
             Layout::Same => Ok(tensor),

@@ -54,7 +54,7 @@ const WORKGROUP_TILE_BYTES: u32 = (320 + 320) * 16;
 const WORKGROUP_TILE_INVOCATIONS: u32 = 256;
 
 impl Capabilities {
-    /// Whether the workgroup tiles of transposed products fit the device.
+    /// Whether the workgroup tiles of products and convolutions' gradients with a transposed operand fit the device.
     pub const fn holds_workgroup_tile(&self) -> bool {
         self.max_invocations >= WORKGROUP_TILE_INVOCATIONS && self.max_workgroup_bytes >= WORKGROUP_TILE_BYTES
     }

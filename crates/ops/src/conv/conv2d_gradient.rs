@@ -45,12 +45,6 @@ params! {
 /// Elements of upstream from which odd numbers of channels are padded to those of the tiled kernels.
 const WORTH_PADDING: usize = 1024;
 
-/// Whether a device holds a workgroup of 16 x 16 and the tiles of `shaders/shared/workgroup_tile_transposed.wgsl`, 320 vec4 of f32
-/// each.
-fn holds_workgroup_tile(capabilities: &Capabilities) -> bool {
-    capabilities.max_invocations >= 16 * 16 && capabilities.max_workgroup_bytes >= 2 * 320 * 16
-}
-
 impl Conv2dGradient {
     /// Registry entry.
     pub const INFO: OperatorInfo = OperatorInfo {
@@ -181,7 +175,7 @@ impl Operator for Conv2dGradient {
             let lanes = if long { [tall, low] } else { [low, tall] };
             let lanes = lanes.into_iter().filter(|_| cx.capabilities.subgroup_lanes == 8);
             let workgroup = tile("workgroup_tile", "conv2d_gradient_workgroup_tile", 64, 64, true);
-            let workgroup = holds_workgroup_tile(cx.capabilities).then_some(workgroup);
+            let workgroup = cx.capabilities.holds_workgroup_tile().then_some(workgroup);
             match cx.capabilities.kind == DeviceKind::Cpu {
                 true => variants.extend(lanes.chain([register]).chain(workgroup)),
                 false => variants.extend(workgroup.into_iter().chain([register])),
