@@ -8,6 +8,7 @@
 use super::names;
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result};
+use std::path::Path;
 
 /// What a network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,20 @@ const METADATA: [&str; 2] = ["modelspec.prediction_type", "modelspec.predict_key
 /// What kohya's trainers write of how they trained, as Python writes true (`train_network.py`, `sdxl_train.py` of sd-scripts).
 const TRAINED_ON_VELOCITY: &str = "ss_v_parameterization";
 const TRAINED_TO_NOISE: &str = "ss_zero_terminal_snr";
+
+/// Refuses a file that by its name predicts the clean image: SDXL-Lightning's for one step, which nothing else tells from the others.
+///
+/// # Errors
+/// Says so, and which files predict noise.
+pub(crate) fn refuse_clean_image(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if !["unet_x0", "1step_x0"].iter().any(|part| name.contains(part)) {
+        return Ok(());
+    }
+    let detail = "is called a UNet that predicts the clean image (`x0`), which is not supported; SDXL-Lightning's for two and more \
+                  steps predict noise";
+    Err(Error::file(path, detail))
+}
 
 impl PredictionMarks {
     /// The marks of a file: a whole model's, a UNet's, by whatever names.
