@@ -300,6 +300,16 @@ fn golden(path: &str) -> PathBuf {
 }
 
 #[test]
+fn a_pipeline_named_as_a_unet_gives_its_unet() {
+    let base = || SdxlModel::open(golden("pipeline/model")).unwrap();
+    let found = |model: SdxlModel| (model.other_unet().map(Path::to_owned), model.scheduler_file());
+    let (pipeline, part) = (golden("pipeline/model"), golden("pipeline/model/unet"));
+    assert_eq!(found(base().with_unet(&pipeline)), found(base().with_unet(&part)));
+    assert_eq!(base().with_unet(&pipeline).other_unet(), Some(part.as_path()));
+    base().with_unet(&pipeline).unet(Precision::F32).unwrap();
+}
+
+#[test]
 fn what_is_named_in_the_wrong_place_is_refused_with_what_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let save = |name: &str, all: &[(String, Vec<usize>)]| {

@@ -190,10 +190,13 @@ impl SdxlModel {
         Ok(SdxlModel { config: Some(folder), config_named: true, ..self })
     }
 
-    /// The model with the UNet of another file or folder: one in diffusers' layout, a file of a UNet alone, or another single
-    /// file.
+    /// The model with the UNet of another file or folder: one in diffusers' layout, the whole pipeline's around it, a file of a UNet
+    /// alone, or another single file.
     pub fn with_unet(self, path: impl Into<PathBuf>) -> Self {
-        SdxlModel { unet: Some(path.into()), ..self }
+        let path = path.into();
+        let part = path.join(Part::Unet.folder());
+        let unet = if files::is_dir(&part) && !files::is_file(path.join("config.json")) { part } else { path };
+        SdxlModel { unet: Some(unet), ..self }
     }
 
     /// The folder or file.
