@@ -648,7 +648,9 @@ fn inspecting_a_model_tells_how_its_images_are_made() {
     let model = home.model("model");
     home.schedule(&model, &[("prediction_type", "v_prediction".into()), ("rescale_betas_zero_snr", true.into())]);
     let shown = |model: &Path| succeed_plain(&["inspect", &text(model)]);
-    for part in ["predicts   velocity, down to pure noise\n", "settings   sampler euler, spacing leading\n"] {
+    for part in
+        ["predicts   velocity (v_prediction), zero terminal SNR\n", "settings   sampler euler, spacing leading\n"]
+    {
         assert!(shown(&model).contains(part), "{part}: {}", shown(&model));
     }
     home.schedule(&model, &[("use_beta_sigmas", true.into())]);
@@ -662,6 +664,40 @@ fn inspecting_a_model_tells_how_its_images_are_made() {
         text.contains("problem    ") && text.contains("flow matching") && text.contains("part       unet"),
         "{text}"
     );
+}
+
+#[test]
+fn inspecting_a_unet_tells_what_it_predicts() {
+    let home = Home::new();
+    let unet = tensors(&golden("pipeline/model").join(UNET));
+    let inspect = |name: &str, marks: &[&str]| {
+        let path = home.at(name);
+        write(&path, &with(&unet, marks), &[]);
+        let json = succeed_plain(&["inspect", &text(&path), "--json"]);
+        (succeed_plain(&["inspect", &text(&path)]), serde_json::from_str::<serde_json::Value>(&json).unwrap())
+    };
+    let (shown, json) = inspect("v.safetensors", &["v_pred", "ztsnr"]);
+    assert!(shown.contains("predicts   velocity (v_prediction), zero terminal SNR\n"), "{shown}");
+    assert!(shown.contains("named as   --unet\n"), "{shown}");
+    assert_eq!(
+        (&json["sampling"]["predicts"], &json["sampling"]["zero_terminal_snr"]),
+        (&"velocity".into(), &true.into())
+    );
+    let (shown, json) = inspect("plain.safetensors", &[]);
+    assert!(shown.contains("the file does not say"), "{shown}");
+    assert!(json["sampling"]["predicts"].is_null() && json["role"] == "unet", "{json}");
+    // What generating refuses is not recommended.
+    for (name, mark, part) in [
+        ("edm.safetensors", &["edm_mean"][..], "EDM's noise levels"),
+        ("sdxl_lightning_1step_unet_x0.safetensors", &[], "`x0`"),
+        ("sdxl_lightning_1step_x0.safetensors", &[], "`x0`"),
+    ] {
+        let (shown, json) = inspect(name, mark);
+        assert!(shown.contains("named as   nothing") && !shown.contains("--unet"), "{shown}");
+        assert!(shown.contains("problem    ") && shown.contains(part), "{shown}");
+        assert!(json["role"].is_null() && json["unsupported"] == true && json["sampling"].is_null(), "{json}");
+        assert!(json["problem"].as_str().unwrap().contains(part), "{json}");
+    }
 }
 
 #[test]
@@ -706,6 +742,18 @@ fn distilled_unets_get_settings_that_suit_them() {
         write(&home.at(name), &unet, &[]);
         let (_, notes) = chosen(&home, &["--model", &base, "--unet", &text(&home.at(name)), "--steps", "2"]);
         assert!(notes.iter().all(|note| !note.contains("looks like")), "{name}: {notes:?}");
+    }
+    // What starts at a timestep of its own is not called suited.
+    for (name, parts) in [
+        ("dmd2_sdxl_1step_unet.safetensors", ["DMD2 of 1 step", "timestep 399", "dmd2_sdxl_4step_unet"]),
+        ("Hyper-SDXL-1step-Unet.safetensors", ["Hyper-SD of 1 step", "timestep 800", "merged"]),
+        ("pcm_sdxl_1step.safetensors", ["(PCM) of 1 step", "no settings here suit", "of more steps"]),
+    ] {
+        write(&home.at(name), &unet, &[]);
+        let (_, notes) = chosen(&home, &["--model", &base, "--unet", &text(&home.at(name))]);
+        let note = notes.iter().find(|note| note.contains("looks like")).expect("a note");
+        parts.iter().for_each(|part| assert!(note.contains(part), "{name}: {part}: {note}"));
+        assert!(note.contains("no settings here suit"), "{note}");
     }
     write(&home.at("sdxl_lightning_1step_unet_x0.safetensors"), &unet, &[]);
     let message =

@@ -94,6 +94,23 @@ const OTHERS: [&str; 8] = [
     "clip_g.",
 ];
 
+/// Parts of UNets that SDXL's does not have and that would be left out, by what their names begin with in diffusers.
+const NOT_SDXLS: [(&str, &str); 4] = [
+    (
+        "encoder_hid_proj.",
+        "UNet of another text encoder, whose output it projects (`encoder_hid_proj`), as Kolors and Kandinsky do",
+    ),
+    (
+        "class_embedding.",
+        "UNet that is told a class beside the timestep (`class_embedding`), as upscalers and unCLIP's are",
+    ),
+    ("position_net.", "UNet of GLIGEN, which is told places in the image (`position_net`)"),
+    (
+        "add_embedding.image_",
+        "UNet that is told the embedding of an image (`add_embedding.image_...`), as Kandinsky's is",
+    ),
+];
+
 /// What [`kind`] calls a file without tensors.
 const EMPTY: &str = "empty, without a tensor";
 
@@ -175,17 +192,19 @@ fn unet(file: &Checkpoint, prefix: &str) -> Option<Kind> {
     };
     let whole = OTHERS.iter().any(|other| !file.with_prefix(other).is_empty());
     let other = |what: String| Some(Kind { name: what, role: Role::Unsupported });
+    let foreign = NOT_SDXLS.iter().find(|(begin, _)| !part.with_prefix(begin).is_empty()).map(|(_, what)| *what);
     match (design, purpose) {
-        _ if has("encoder_hid_proj.weight") || has("encoder_hid_proj.text_proj.weight") => other(
-            "UNet of another text encoder, whose output it projects (`encoder_hid_proj`), as Kolors and Kandinsky do"
-                .into(),
-        ),
         _ if has(guided) => other("UNet of LCM, which is told the guidance (`time_embedding.cond_proj`)".into()),
         (None, Some(purpose)) => other(format!("UNet {purpose}")),
         (Some(design), Some(purpose)) => other(format!("{design} {purpose}")),
         (Some(design), None) => other(design.into()),
-        (None, None) if whole => Some(Kind { name: "SDXL, a single file".into(), role: Role::Model }),
         (None, None) => {
+            if let Some(what) = foreign {
+                return other(what.into());
+            }
+            if whole {
+                return Some(Kind { name: "SDXL, a single file".into(), role: Role::Model });
+            }
             let names = if stability { "Stability's" } else { "diffusers'" };
             Some(Kind { name: format!("UNet by {names} names"), role: Role::Unet })
         }

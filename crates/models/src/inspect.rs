@@ -1,6 +1,7 @@
 //! What a weights file is, told by its header alone.
 
 use crate::family::{Role, kind, onnx_family};
+use crate::sdxl::{PredictionMarks, refuse_clean_image};
 use pulid_checkpoint::{Checkpoint, Format, MappedFile, onnx};
 use pulid_tensor::{Error, Result};
 use serde::Serialize;
@@ -38,6 +39,12 @@ pub struct Inspection {
     pub role: Option<&'static str>,
     /// Whether it is known to be of a kind that is not supported.
     pub unsupported: bool,
+    /// What its own marks say that a UNet, or a model in one file, predicts.
+    #[serde(skip)]
+    pub marks: Option<PredictionMarks>,
+    /// Why its UNet cannot be sampled, where its marks or its name say that it predicts what is not built.
+    #[serde(skip)]
+    pub problem: Option<String>,
     /// Parameters: the elements of all tensors.
     pub parameters: u64,
     /// Bytes of all tensors, shared ones as often as they are named.
@@ -79,6 +86,8 @@ impl Inspection {
             family: "unknown".into(),
             role: None,
             unsupported: false,
+            marks: None,
+            problem: None,
             parameters: 0,
             bytes: 0,
             file_bytes: path.metadata().map_or(0, |m| if m.is_file() { m.len() } else { 0 }),
@@ -115,6 +124,7 @@ impl Inspection {
             None => ("a part of a diffusers pipeline".into(), None),
         };
         whole.unsupported = foreign.is_some();
+        whole.problem = foreign.and_then(|part| part.problem.clone());
         whole.sum();
         Ok(whole)
     }
@@ -179,6 +189,15 @@ impl Inspection {
         let kind = kind(checkpoint);
         (self.family, self.role) = (kind.name, kind.role.setting());
         self.unsupported = kind.role == Role::Unsupported;
+        if let Role::Unet | Role::Model = kind.role {
+            match refuse_clean_image(&self.path).and_then(|()| PredictionMarks::of(checkpoint)) {
+                Ok(marks) => self.marks = Some(marks),
+                Err(problem) => {
+                    self.problem = Some(problem.to_string());
+                    (self.unsupported, self.role) = (true, None);
+                }
+            }
+        }
         self.metadata = checkpoint.metadata().clone();
         for key in checkpoint.keys() {
             let info = checkpoint.info(key)?;

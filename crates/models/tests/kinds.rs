@@ -194,6 +194,20 @@ fn everything_else_is_told_by_its_names() {
         (&["decoder.layers.2.conv.0.weight", "encoder.layers.1.conv.0.weight"], "TAESD", Role::Unsupported),
         (&["decoder.layers.0.weight", "decoder.layers.2.conv.0.weight"], "TAESD", Role::Unsupported),
         (&["1.weight", "3.conv.0.weight"], "TAESD", Role::Unsupported),
+        (&["0.weight", "1.conv.0.weight"], "TAESD", Role::Unsupported),
+        (&["decoder.1.weight", "decoder.3.conv.0.weight"], "TAESD", Role::Unsupported),
+        (&["decoder.layers.3.conv.0.weight"], "TAESD", Role::Unsupported),
+        (&["taesd_encoder.1.conv.0.weight"], "TAESD", Role::Unsupported),
+        (
+            &["image_proj.proj.0.weight", "ip_adapter.0.to_q_lora.down.weight", "ip_adapter.1.to_k_ip.weight"],
+            "IP-Adapter FaceID",
+            Role::Unsupported,
+        ),
+        (
+            &["image_proj.proj.0.weight", "ip_adapter.0.to_q_lora.lora_down.weight", "ip_adapter.1.to_k_ip.weight"],
+            "IP-Adapter FaceID",
+            Role::Unsupported,
+        ),
         (&["down_blocks.0.motion_modules.0.norm.weight"], "AnimateDiff", Role::Unsupported),
         (&["768.0.linear.0.weight", "768.1.linear.0.weight"], "hypernetwork", Role::Unsupported),
         (&["0.0.linear.0.weight"], "unknown", Role::Unknown),
@@ -258,6 +272,23 @@ fn shapes_tell_what_names_alone_do_not() {
     let mut class = Design { context: 1024, added: None, ..SDXL }.diffusers();
     class.push(("class_embedding.linear_1.weight".into(), vec![2, 2048]));
     assert!(kind(&file(&class)).name.contains("unCLIP"));
+    for (key, want) in [
+        ("class_embedding.linear_1.weight", "`class_embedding`"),
+        ("class_embedding.weight", "`class_embedding`"),
+        ("position_net.linears.0.weight", "GLIGEN"),
+        ("add_embedding.image_norm.weight", "embedding of an image"),
+        ("encoder_hid_proj.image_embeds.weight", "`encoder_hid_proj`"),
+    ] {
+        let mut unet = SDXL.diffusers();
+        unet.push((key.into(), vec![2, 256]));
+        let found = kind(&file(&unet));
+        assert!(found.name.contains(want) && found.role == Role::Unsupported, "{key}: {found:?}");
+        // In a whole model.
+        unet.iter_mut().for_each(|(key, _)| key.insert_str(0, "unet."));
+        unet.extend(named(&["vae.decoder.conv_in.weight"]));
+        let found = kind(&file(&unet));
+        assert!(found.name.contains(want) && found.role == Role::Unsupported, "whole, {key}: {found:?}");
+    }
     let mut kolors = SDXL.diffusers();
     kolors.push(("encoder_hid_proj.weight".into(), vec![2048, 4096]));
     let found = kind(&file(&kolors));
@@ -266,6 +297,16 @@ fn shapes_tell_what_names_alone_do_not() {
 
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(path)
+}
+
+#[test]
+fn a_pipeline_named_as_a_unet_gives_its_unet() {
+    let base = || SdxlModel::open(golden("pipeline/model")).unwrap();
+    let found = |model: SdxlModel| (model.other_unet().map(Path::to_owned), model.scheduler_file());
+    let (pipeline, part) = (golden("pipeline/model"), golden("pipeline/model/unet"));
+    assert_eq!(found(base().with_unet(&pipeline)), found(base().with_unet(&part)));
+    assert_eq!(base().with_unet(&pipeline).other_unet(), Some(part.as_path()));
+    base().with_unet(&pipeline).unet(Precision::F32).unwrap();
 }
 
 #[test]

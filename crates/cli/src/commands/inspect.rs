@@ -2,7 +2,7 @@ use pulid::pipeline::scheduler_config;
 use pulid::sampler::PredictionType;
 use pulid::settings::{Choices, ModelDefaults, Spelling};
 use pulid_models::inspect::Inspection;
-use pulid_models::sdxl::SdxlModel;
+use pulid_models::sdxl::{PredictionMarks, Predicts, SdxlModel};
 use pulid_tensor::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -28,11 +28,15 @@ pub struct Args {
     json: bool,
 }
 
-/// How a model's images are made where nobody says otherwise.
+/// What networks predict, in JSON.
+const NOISE: &str = "noise";
+const VELOCITY: &str = "velocity";
+
+/// How a model's images are made where nobody says otherwise, or what is known of that of a UNet alone.
 #[derive(Serialize)]
 struct Sampling {
-    /// `noise` or `velocity`.
-    predicts: &'static str,
+    /// `noise` or `velocity`; null for a UNet whose file does not say.
+    predicts: Option<&'static str>,
     /// Whether the last training timestep is pure noise.
     zero_terminal_snr: bool,
     /// The model's own settings, by their names in snake case.
@@ -58,21 +62,39 @@ impl Sampling {
         let model = SdxlModel::open(path)?;
         let (config, defaults) = (scheduler_config(&model)?, ModelDefaults::of(&model)?);
         Ok(Sampling {
-            predicts: match config.prediction_type {
-                PredictionType::Epsilon => "noise",
-                PredictionType::VPrediction => "velocity",
-            },
+            predicts: Some(match config.prediction_type {
+                PredictionType::Epsilon => NOISE,
+                PredictionType::VPrediction => VELOCITY,
+            }),
             zero_terminal_snr: config.rescale_betas_zero_snr,
             settings: defaults.all().iter().map(|(setting, value)| (setting.name, value)).collect(),
             notes: defaults.notes(&Choices::default(), None),
         })
     }
 
+    /// Of the file of a UNet alone: its timesteps are those of the model that it goes over.
+    fn of_unet(marks: PredictionMarks) -> Sampling {
+        Sampling {
+            predicts: marks.predicts.map(|predicts| match predicts {
+                Predicts::Noise => NOISE,
+                Predicts::Velocity => VELOCITY,
+            }),
+            zero_terminal_snr: marks.zero_terminal_snr,
+            settings: BTreeMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
     fn lines(&self) -> Vec<(&'static str, String)> {
-        let zero = if self.zero_terminal_snr { ", down to pure noise" } else { "" };
+        let zero = if self.zero_terminal_snr { ", zero terminal SNR" } else { "" };
+        let predicts = match self.predicts {
+            Some(VELOCITY) => "velocity (v_prediction)",
+            Some(_) => "noise (epsilon)",
+            None => "what the scheduler of the model says that it goes over, for the file does not say",
+        };
         let settings: Vec<_> =
             self.settings.iter().map(|(name, value)| format!("{name} {}", super::settings::plain(value))).collect();
-        let mut lines = vec![("predicts", format!("{}{zero}", self.predicts))];
+        let mut lines = vec![("predicts", format!("{predicts}{zero}"))];
         if !settings.is_empty() {
             lines.push(("settings", settings.join(", ")));
         }
@@ -85,7 +107,12 @@ impl Sampling {
 pub fn run(args: &Args) -> Result<()> {
     let mut found = Inspection::of(&args.path)?;
     // What is wrong with a model's scheduler is part of what there is to say of it.
-    let sampling = (found.role == Some("model")).then(|| Sampling::of(&args.path).map_err(|error| error.to_string()));
+    let sampling = match (&found.problem, found.role, found.marks) {
+        (Some(problem), ..) => Some(Err(problem.clone())),
+        (_, Some("model"), _) => Some(Sampling::of(&args.path).map_err(|error| error.to_string())),
+        (_, Some("unet"), Some(marks)) => Some(Ok(Sampling::of_unet(marks))),
+        _ => None,
+    };
     let text = if args.json {
         if !args.keys {
             found.tensors.clear();

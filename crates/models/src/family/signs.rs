@@ -40,6 +40,8 @@ const DIFFUSION: &[&str] = &["", "model.diffusion_model.", "diffusion_model.", "
 pub(super) const ADDED: &[(&str, Role, Sign)] = &[
     // What is added to a network has names of the network within its own.
     ("IA3", Role::Unsupported, Contain(&[".on_input", ".ia3_l"])),
+    // Its attention layers come with a LoRA of their own.
+    ("IP-Adapter FaceID", Role::Unsupported, Is(face_id)),
     (
         "LoRA",
         Role::Unsupported,
@@ -120,12 +122,7 @@ pub(super) const ALONE: &[(&str, Role, Sign)] = &[
     ),
     ("VAE by diffusers' names", Role::Vae, All(&["decoder.mid_block.resnets.0.norm1.weight"], &["", "vae."])),
     ("VAE's encoder", Role::Vae, All(&["encoder.conv_in.weight", "encoder.conv_out.weight"], &[""])),
-    (
-        "tiny autoencoder (TAESD)",
-        Role::Unsupported,
-        Contain(&["taesd_decoder.", "taesd_encoder.", "decoder.layers.2.conv.", "encoder.layers.1.conv."]),
-    ),
-    ("tiny autoencoder (TAESD)", Role::Unsupported, All(&["1.weight", "3.conv.0.weight"], &[""])),
+    ("tiny autoencoder (TAESD)", Role::Unsupported, Is(tiny_autoencoder)),
     (
         "PuLID v1.1's identity encoder",
         Role::Adapter,
@@ -173,6 +170,25 @@ pub(super) const ALONE: &[(&str, Role, Sign)] = &[
 /// What the names of an EVA02-CLIP's vision tower begin with.
 const TOWERS: [&str; 7] =
     ["", "visual.", "visual.trunk.", "trunk.", "module.", "module.visual.", "module.visual.trunk."];
+
+/// An IP-Adapter with LoRA matrices beside its own in the same list of layers.
+fn face_id(file: &Checkpoint) -> bool {
+    let layer = |key: &str| key.starts_with("ip_adapter.") || key.starts_with("unet.");
+    let own = |key: &str| layer(key) && key.contains("to_k_ip.");
+    let lora = |key: &str| layer(key) && key.contains("_lora.");
+    !file.with_prefix("image_proj.").is_empty() && file.keys().any(own) && file.keys().any(lora)
+}
+
+/// Blocks of three convolutions in one sequence: below no name (TAESD's own files), below the side's (one file of both), below the side's
+/// `layers` (diffusers' `AutoencoderTiny`).
+fn tiny_autoencoder(file: &Checkpoint) -> bool {
+    file.keys().any(|key| {
+        let key = key.strip_prefix("taesd_").or(key.strip_prefix("vae.")).unwrap_or(key);
+        let key = ["decoder.", "encoder."].iter().find_map(|side| key.strip_prefix(side)).unwrap_or(key);
+        let key = key.strip_prefix("layers.").unwrap_or(key);
+        key.strip_suffix(".conv.0.weight").is_some_and(|block| block.parse::<u8>().is_ok())
+    })
+}
 
 /// Perceptrons for keys and values, in a list of two below the width of the text or of a layer (`modules/hypernetworks/hypernetwork.py` of
 /// A1111's).

@@ -1,5 +1,6 @@
 //! SDXL on disk: a diffusers folder, or a single file.
 
+use super::prediction::refuse_clean_image;
 use super::{ClipConfig, ClipTextModel, PredictionMarks, Unet, UnetConfig, Vae, VaeConfig, single_file};
 use crate::family::{Role, kind, require};
 use crate::key_report::looks_like;
@@ -189,10 +190,13 @@ impl SdxlModel {
         Ok(SdxlModel { config: Some(folder), config_named: true, ..self })
     }
 
-    /// The model with the UNet of another file or folder: one in diffusers' layout, a file of a UNet alone, or another single
-    /// file.
+    /// The model with the UNet of another file or folder: one in diffusers' layout, the whole pipeline's around it, a file of a UNet
+    /// alone, or another single file.
     pub fn with_unet(self, path: impl Into<PathBuf>) -> Self {
-        SdxlModel { unet: Some(path.into()), ..self }
+        let path = path.into();
+        let part = path.join(Part::Unet.folder());
+        let unet = if files::is_dir(&part) && !files::is_file(path.join("config.json")) { part } else { path };
+        SdxlModel { unet: Some(unet), ..self }
     }
 
     /// The folder or file.
@@ -256,12 +260,7 @@ impl SdxlModel {
     /// When the file cannot be read, or for a kind of prediction that is not built.
     pub fn prediction(&self) -> Result<PredictionMarks> {
         let path = self.unet.as_ref().unwrap_or(&self.path);
-        // SDXL-Lightning's for one step, which nothing but its name tells from the others.
-        if path.file_name().is_some_and(|name| name.to_string_lossy().contains("unet_x0")) {
-            let detail = "is called a UNet that predicts the clean image (`x0`), which is not supported; SDXL-Lightning's for two \
-                          and more steps predict noise";
-            return Err(Error::file(path, detail));
-        }
+        refuse_clean_image(path)?;
         match (&self.unet, &self.file) {
             (Some(path), _) => PredictionMarks::of(&Checkpoint::open(path)?),
             (None, Some(file)) => PredictionMarks::of(file),

@@ -8,6 +8,7 @@
 use super::names;
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result};
+use std::path::Path;
 
 /// What a network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +39,33 @@ const EDM: [(&str, &str); 4] = [
 /// Keys of Stability's model specification, and of ComfyUI's.
 const METADATA: [&str; 2] = ["modelspec.prediction_type", "modelspec.predict_key"];
 
+/// What kohya's trainers write of how they trained, as Python writes true (`train_network.py`, `sdxl_train.py` of sd-scripts).
+const TRAINED_ON_VELOCITY: &str = "ss_v_parameterization";
+const TRAINED_TO_NOISE: &str = "ss_zero_terminal_snr";
+
+/// Refuses a file that by its name predicts the clean image: SDXL-Lightning's for one step, which nothing else tells from the others.
+///
+/// # Errors
+/// Says so, and which files predict noise.
+pub(crate) fn refuse_clean_image(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if !["unet_x0", "1step_x0"].iter().any(|part| name.contains(part)) {
+        return Ok(());
+    }
+    let detail = "is called a UNet that predicts the clean image (`x0`), which is not supported; SDXL-Lightning's for two and more \
+                  steps predict noise";
+    Err(Error::file(path, detail))
+}
+
 impl PredictionMarks {
     /// The marks of a file: a whole model's, a UNet's, by whatever names.
     ///
     /// # Errors
     /// For a kind of prediction that is not built.
     pub fn of(file: &Checkpoint) -> Result<Self> {
-        let said = |name: &str| file.metadata().get(name).is_some_and(|said| said == "true" || said == "1");
+        let said = |name: &str| {
+            file.metadata().get(name).is_some_and(|said| ["true", "1"].contains(&said.trim().to_lowercase().as_str()))
+        };
         let marked = |name: &str| {
             said(name)
                 || file.contains(name)
@@ -57,14 +78,16 @@ impl PredictionMarks {
             );
             return Err(Error::file(file.name(), detail));
         }
+        let zero_terminal_snr = marked("ztsnr") || said(TRAINED_TO_NOISE);
         if marked("v_pred") {
-            return Ok(PredictionMarks { predicts: Some(Predicts::Velocity), zero_terminal_snr: marked("ztsnr") });
+            return Ok(PredictionMarks { predicts: Some(Predicts::Velocity), zero_terminal_snr });
         }
         // A mark of zero terminal SNR alone says nothing of the prediction; there is ComfyUI's precedent for leaving it out.
         let Some((key, value)) =
             METADATA.iter().find_map(|key| Some((key, file.metadata().get(*key).filter(|v| !v.trim().is_empty())?)))
         else {
-            return Ok(PredictionMarks::default());
+            let velocity = PredictionMarks { predicts: Some(Predicts::Velocity), zero_terminal_snr };
+            return Ok(if said(TRAINED_ON_VELOCITY) { velocity } else { PredictionMarks::default() });
         };
         let predicts = match value.trim().to_lowercase().as_str() {
             "epsilon" | "eps" | "noise" => Some(Predicts::Noise),
@@ -74,7 +97,7 @@ impl PredictionMarks {
                 return Err(Error::file(file.name(), detail));
             }
         };
-        let zero_terminal_snr = predicts == Some(Predicts::Velocity) && marked("ztsnr");
+        let zero_terminal_snr = predicts == Some(Predicts::Velocity) && zero_terminal_snr;
         Ok(PredictionMarks { predicts, zero_terminal_snr })
     }
 }
@@ -135,6 +158,15 @@ mod tests {
         // As a pickle may say beside its weights.
         assert_eq!(marks(&["x"], &[("v_pred", "true"), ("ztsnr", "1")]).unwrap(), velocity(true));
         assert_eq!(marks(&["x"], &[("v_pred", "false")]).unwrap(), none);
+        // kohya's, as Python prints them.
+        let (trained, to_noise) = (("ss_v_parameterization", "True"), ("ss_zero_terminal_snr", "True"));
+        assert_eq!(marks(&["x"], &[trained]).unwrap(), velocity(false));
+        assert_eq!(marks(&["x"], &[trained, to_noise]).unwrap(), velocity(true));
+        assert_eq!(marks(&["x"], &[trained, ("ss_zero_terminal_snr", "False")]).unwrap(), velocity(false));
+        assert_eq!(marks(&["x"], &[("ss_v_parameterization", "False"), to_noise]).unwrap(), none);
+        assert_eq!(marks(&["v_pred"], &[to_noise]).unwrap(), velocity(true));
+        // The model specification says it of the file, kohya's keys of a training that it may have come through.
+        assert_eq!(marks(&["x"], &[trained, ("modelspec.prediction_type", "epsilon")]).unwrap(), noise);
     }
 
     #[test]

@@ -18,6 +18,9 @@ struct Method {
     common: &'static [&'static str],
     /// What its own pipelines sample with, where that is not built.
     own_sampler: Option<&'static str>,
+    /// How its authors run what they distilled to one step, and what to take in its place: that does not start at the last timestep, from
+    /// where every sampler here starts.
+    one_step: &'static str,
     /// What suits it, but for the steps that a name says.
     steps: usize,
     guidance: f32,
@@ -29,28 +32,48 @@ const FEW: Method = Method {
     told_by: &[],
     common: &[],
     own_sampler: None,
+    one_step: "which is not sampled as those of several steps are; take one of more steps in its place",
     // What most of them are published for.
     steps: 4,
     guidance: 1.0,
     sampler: SamplerKind::Euler,
 };
 
+const TURBO: &str = "SDXL Turbo";
+
+/// What follows `turbo` in one word, or begins it, where SDXL Turbo is not meant.
+const NOT_TURBO: [&str; 12] =
+    ["charge", "charging", "diesel", "fan", "grafx", "jet", "lader", "machine", "man", "motor", "prop", "squid"];
+
 /// All of them, the more telling before the less: a name may have the words of two.
 const METHODS: [Method; 9] = [
     Method { name: "SDXL-Lightning", common: &["lightning"], ..FEW },
-    Method { name: "DMD2", told_by: &["dmd"], own_sampler: Some("LCM"), ..FEW },
+    Method {
+        name: "DMD2",
+        told_by: &["dmd"],
+        own_sampler: Some("LCM"),
+        one_step: "which its authors run from timestep 399, and steps start at the last one here; take \
+                   dmd2_sdxl_4step_unet in its place",
+        ..FEW
+    },
     // Its own is DDIM, which is Euler's method.
-    Method { name: "Hyper-SD", told_by: &["hypersd"], common: &["hyper"], ..FEW },
-    Method { name: "SDXL Turbo", common: &["turbo"], own_sampler: Some("ancestral Euler"), ..FEW },
+    Method {
+        name: "Hyper-SD",
+        told_by: &["hypersd"],
+        common: &["hyper"],
+        one_step: "which its authors run from timestep 800, and steps start at the last one here; take a model in its place \
+                   with Hyper-SD's LoRA of 4 or 8 steps merged into it",
+        ..FEW
+    },
+    Method { name: TURBO, common: &["turbo"], own_sampler: Some("ancestral Euler"), ..FEW },
     Method {
         name: "SDXL Flash",
-        told_by: &[],
         common: &["flash"],
-        own_sampler: None,
         // It keeps some guidance, as its authors advise.
         steps: 7,
         guidance: 3.0,
         sampler: SamplerKind::DpmPpSde,
+        ..FEW
     },
     Method { name: "Nitro", told_by: &["nitrosd", "nitrofusion"], common: &["nitro"], own_sampler: Some("LCM"), ..FEW },
     Method { name: "a phased consistency model (PCM)", told_by: &["pcm"], own_sampler: Some("TCD"), ..FEW },
@@ -131,7 +154,16 @@ fn told(text: &str, sentence: bool) -> Option<&'static Method> {
         method.told_by.contains(&this)
             || method.common.contains(&this) && (of_sdxl || !sentence && after.is_none_or(beside))
     };
-    METHODS.iter().find(|method| (0..words.len()).any(|i| tells(method, i)))
+    let by_word = METHODS.iter().find(|method| (0..words.len()).any(|i| tells(method, i)));
+    by_word.or_else(|| METHODS.iter().find(|method| method.name == TURBO && !sentence && begins_with_turbo(text)))
+}
+
+/// Whether a word of a name begins with `turbo` and another one is joined to it, as in `TurboVisionXL`.
+fn begins_with_turbo(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name.split(|c: char| !c.is_alphanumeric())
+        .filter_map(|word| word.strip_prefix("turbo"))
+        .any(|rest| rest.starts_with(char::is_alphabetic) && !NOT_TURBO.iter().any(|other| rest.starts_with(other)))
 }
 
 /// Whether a word after a method's says that the method is meant.
@@ -196,7 +228,10 @@ pub(super) fn distilled(model: &SdxlModel, scheduler: &SchedulerConfig) -> Optio
     };
     let of = steps.map_or(String::new(), |steps| format!(" of {steps} step{}", if steps == 1 { "" } else { "s" }));
     let mut why = format!("{} looks like {}{of}", path.display(), method.name);
-    if let Some(own) = method.own_sampler {
+    // Turbo's is one network for one to four steps.
+    if steps == Some(1) && method.name != TURBO {
+        why += &format!(", {}; no settings here suit it", method.one_step);
+    } else if let Some(own) = method.own_sampler {
         why += &format!(", whose own sampler, {own}, is not built: the nearest one is taken");
     }
     Some(Suggestion { choices, why })
@@ -222,7 +257,10 @@ mod tests {
             ("dreamshaperXL_v21TurboDPMSDE.safetensors", "SDXL Turbo", None),
             ("sd_xl_turbo_1.0_fp16.safetensors", "SDXL Turbo", None),
             ("sdxlturbo.ckpt", "SDXL Turbo", None),
-            ("turbovisionxl.safetensors", "", None),
+            ("turbovisionxl.safetensors", "SDXL Turbo", None),
+            ("turbovisionxlSuperFastXLBasedOnNew_tvxlV431Bakedvae.safetensors", "SDXL Turbo", None),
+            ("TurboVisionXL.safetensors", "SDXL Turbo", None),
+            ("TurboDieselXL.safetensors", "", None),
             ("sdxl-turbo/unet", "SDXL Turbo", None),
             ("Hyper-SDXL-1step-Unet.safetensors", "Hyper-SD", Some(1)),
             ("Hyper-SDXL-8steps.safetensors", "Hyper-SD", Some(8)),
