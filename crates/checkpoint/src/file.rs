@@ -21,7 +21,8 @@ const STDOUT: &str = "-";
 ///
 /// A name that is a link stands for what it leads to, and stays. Of a file with several names (hard links) the new one takes the name
 /// that was given, as in editors that save by renaming: the others keep the old bytes. Devices, pipes and open descriptors (`/dev/stdout`) are
-/// written at the very end, and cannot be taken back. What the set was told of by [`FileSet::reads`] is never written over.
+/// written at the very end, and cannot be taken back. What the set was told of by [`FileSet::reads`] is never written over, be it by its
+/// name or through a descriptor that is open on it.
 #[derive(Debug, Default)]
 pub struct FileSet {
     inputs: Inputs,
@@ -95,10 +96,7 @@ impl FileSet {
     /// [`Error::File`] that names both, where it was claimed already.
     pub fn reads(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.inputs.add(path.as_ref());
-        self.claimed.iter().try_for_each(|(path, target)| match target {
-            Target::File(place) => self.inputs.check(path, place),
-            _ => Ok(()),
-        })
+        self.claimed.iter().try_for_each(|(path, target)| self.inputs.check(path, target))
     }
 
     /// Checks that a file can be written at `path` later, as far as can be told now: its folder takes new files, no folder
@@ -246,8 +244,8 @@ impl FileSet {
             if self.folders.iter().any(|(_, folder)| key(folder).starts_with(key(place))) {
                 return Err(both_kinds(path));
             }
-            self.inputs.check(path, place)?;
         }
+        self.inputs.check(path, &target)?;
         if !is_sink(&target) && self.claimed.iter().any(|(_, other)| same(other, &target)) {
             return Err(named_twice(path));
         }

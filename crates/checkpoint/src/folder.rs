@@ -70,12 +70,58 @@ fn find(folder: &Path) -> Result<PathBuf> {
                     [one] => return Ok(one.clone()),
                     several => return Err(ambiguous(folder, several)),
                 }
-                names.extend(PICKLE_STEMS.map(|stem| format!("{stem}.bin")));
-                Err(Error::file(folder, format!("holds no weights; expected one of {}", names.join(", "))))
+                let kind = other_kind(folder).unwrap_or(
+                    "no model.safetensors, diffusion_pytorch_model.safetensors or pytorch_model.bin, no only .safetensors or \
+                     .gguf file; name the file itself",
+                );
+                Err(Error::file(folder, format!("holds no weights: {kind}")))
             }
         },
         several => Err(ambiguous(folder, several)),
     }
+}
+
+/// What a folder without weights is, and what to name in its place.
+fn other_kind(folder: &Path) -> Option<&'static str> {
+    const IMAGES: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+    let has = |name: &str| files::is_file(folder.join(name));
+    let found = files::list(folder).ok()?;
+    let is_image = |path: &PathBuf| {
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        IMAGES.contains(&extension.as_str())
+    };
+    if found.is_empty() {
+        Some("it is empty")
+    } else if has("model_index.json") {
+        Some("it is a pipeline's folder; name one of its networks, for example its folder unet")
+    } else if has("scheduler_config.json") {
+        Some("it is the folder of a scheduler; name the folder of the model or of a network")
+    } else if has("vocab.json") || has("tokenizer.json") || has("tokenizer_config.json") {
+        Some("it is the folder of a tokenizer; name the folder of the model or of a network")
+    } else if found.iter().any(is_image) {
+        Some("there are images in it")
+    } else {
+        None
+    }
+}
+
+/// What a JSON text is that is no index of shards, and what to name in its place; `None` for a broken index and for what is no JSON.
+fn other_json(path: &Path, text: &str) -> Option<&'static str> {
+    const SETTINGS: [&str; 4] = ["_class_name", "architectures", "model_type", "tokenizer_class"];
+    let value: serde_json::Value = json::from_str(text).ok()?;
+    let has = |key: &str| value.get(key).is_some();
+    if has("weight_map") {
+        return None;
+    }
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let settings = name == "generation_defaults.json" || name.ends_with("config.json");
+    Some(if name == "model_index.json" {
+        "is a pipeline's index, not weights: name its folder"
+    } else if settings || SETTINGS.iter().any(|key| has(key)) {
+        "holds settings of a model, not weights: name the model's folder or file"
+    } else {
+        "is JSON, not weights"
+    })
 }
 
 /// The files of this extension.
@@ -106,7 +152,8 @@ fn open_shards(index_path: &Path) -> Result<Checkpoint> {
     let text = file.read(0..file.len())?;
     let no_index = |e: &dyn std::fmt::Display| fail(format!("is no index of shards with a `weight_map` ({e})"));
     let text = std::str::from_utf8(&text).map_err(|e| no_index(&e))?;
-    let index: ShardIndex = json::from_str(text).map_err(|e| no_index(&e))?;
+    let index: ShardIndex = json::from_str(text)
+        .map_err(|e| other_json(index_path, text).map_or_else(|| no_index(&e), |kind| fail(kind.into())))?;
     let folder = index_path.parent().unwrap_or(Path::new(""));
     let mut shards = Vec::new();
     for name in index.weight_map.values().collect::<BTreeSet<_>>() {
@@ -180,6 +227,42 @@ mod tests {
                 assert_eq!(c.keys().collect::<Vec<_>>(), ["x", "y", "z"]);
                 assert_eq!(c.tensor("z").unwrap().as_f32().unwrap(), &[0.0, 1.0]);
             }
+        }
+    }
+
+    #[test]
+    fn other_folders_and_other_json_are_called_by_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            std::fs::write(at(name), text).unwrap();
+        };
+        std::fs::create_dir(at("empty")).unwrap();
+        write("tokenizer/vocab.json", "{}");
+        write("scheduler/scheduler_config.json", "{}");
+        write("photos/a.JPG", "");
+        write("pipeline/model_index.json", r#"{"_class_name": "StableDiffusionXLPipeline"}"#);
+        write("pipeline/generation_defaults.json", r#"{"steps": 4}"#);
+        write("any.json", r#"{"a":1}"#);
+        write("list.json", "[1, 2]");
+        write("network.json", r#"{"_class_name": "UNet2DConditionModel"}"#);
+        write("other/notes.txt", "");
+        for (name, part) in [
+            ("empty", "holds no weights: it is empty"),
+            ("tokenizer", "holds no weights: it is the folder of a tokenizer"),
+            ("scheduler", "holds no weights: it is the folder of a scheduler"),
+            ("photos", "holds no weights: there are images in it"),
+            ("pipeline", "holds no weights: it is a pipeline's folder"),
+            ("other", "holds no weights: no model.safetensors"),
+            ("pipeline/model_index.json", "is a pipeline's index, not weights: name its folder"),
+            ("pipeline/generation_defaults.json", "holds settings of a model, not weights"),
+            ("network.json", "holds settings of a model, not weights"),
+            ("any.json", "is JSON, not weights"),
+            ("list.json", "is JSON, not weights"),
+        ] {
+            let message = open(&at(name)).unwrap_err().to_string();
+            assert!(message.contains(part) && !message.contains("line 1"), "{name}: {message}");
         }
     }
 

@@ -143,8 +143,8 @@ fn said(error: clap::Error) -> ExitCode {
     }
 }
 
-/// Joins a text to its flag by `=` where it begins with a dash and is none of the command's flags: `--prompt -x` can then mean nothing
-/// else.
+/// Joins a value to its flag by `=` where it begins with a dash and is none of the command's flags: `--prompt -x` and `--memory -1` can
+/// then mean nothing else. Two dashes begin a text, and elsewhere a flag that is spelt wrongly.
 fn join_dashes(arguments: Vec<OsString>, command: &Clap) -> Vec<OsString> {
     const TEXTS: [&str; 2] = ["--prompt", "--negative-prompt"];
     let running = arguments.get(1).and_then(|name| command.find_subcommand(name));
@@ -159,10 +159,17 @@ fn join_dashes(arguments: Vec<OsString>, command: &Clap) -> Vec<OsString> {
         };
         running.get_arguments().any(known)
     };
+    let takes_one = |flag: &str| {
+        let named = |arg: &&clap::Arg| flag.strip_prefix("--").is_some_and(|name| arg.get_long() == Some(name));
+        let values = running.get_arguments().find(named).and_then(clap::Arg::get_num_args);
+        values.is_some_and(|values| values.takes_values() && values.max_values() == 1)
+    };
     let mut joined: Vec<OsString> = Vec::with_capacity(arguments.len());
     for argument in arguments {
         let text = argument.to_string_lossy();
-        let after = joined.last().filter(|last| TEXTS.iter().any(|flag| *last == flag));
+        let after = joined.last().filter(|last| {
+            TEXTS.iter().any(|flag| *last == flag) || (!text.starts_with("--") && takes_one(&last.to_string_lossy()))
+        });
         match after {
             Some(flag) if text.len() > 1 && text.starts_with('-') && !is_flag(&text) => {
                 let mut pair = flag.clone();
@@ -201,6 +208,10 @@ mod tests {
             ("pulid generate --prompt --id a.jpg", "pulid generate --prompt --id a.jpg"),
             ("pulid generate --prompt x -y", "pulid generate --prompt x -y"),
             ("pulid generate --output -", "pulid generate --output -"),
+            ("pulid generate --output -x.png --face -1", "pulid generate --output=-x.png --face=-1"),
+            ("pulid faces --memory -1 -h", "pulid faces --memory=-1 -h"),
+            ("pulid generate --output --jsn", "pulid generate --output --jsn"),
+            ("pulid generate --json -1", "pulid generate --json -1"),
         ] {
             assert_eq!(join(given), joined);
         }

@@ -163,6 +163,13 @@ fn photos_without_a_usable_face_are_refused() {
         message.contains("no face scores 0.995 or more; the best has 0.") && message.contains("--threshold"),
         "{message}"
     );
+    // That score is the best at any threshold, and would do.
+    let best = message.split("the best has ").nth(1).unwrap().split(':').next().unwrap();
+    let hundredths = best.strip_prefix("0.").unwrap().parse::<u32>().unwrap();
+    let higher = format!("0.{:02}", hundredths + 1);
+    let message = refuse(folder.path(), &["faces", &portrait("ada.jpg"), "--threshold", &higher]);
+    assert!(message.contains(&format!("no face scores {higher} or more; the best has {best}:")), "{message}");
+    assert!(succeed(folder.path(), &["faces", &portrait("ada.jpg"), "--threshold", best]).contains("score"));
 }
 
 #[test]

@@ -90,6 +90,31 @@ fn no_output_takes_the_place_of_an_input() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn no_output_goes_through_a_descriptor_over_an_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::copy(portrait("ada.jpg"), at("me.jpg")).unwrap();
+    let before = contents(folder.path());
+    let generate = |output: &'static str| [&GENERATE[..], &["--id", "me.jpg", "--output", output]].concat();
+    for arguments in [
+        generate("-"),
+        generate("/dev/stdout"),
+        generate("/proc/self/fd/0"),
+        generate("/dev/fd/0"),
+        [&GENERATE[..], &["--id", "me.jpg", "--save-latents", "-"]].concat(),
+        vec!["embed", "me.jpg", "--output", "-"],
+    ] {
+        let open = || fs::OpenOptions::new().read(true).append(true).open(at("me.jpg")).unwrap();
+        let output = program(folder.path(), &arguments).stdin(open()).stdout(open()).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains("is also read, as me.jpg"), "{arguments:?}: {message}");
+        assert!(contents(folder.path()) == before, "{arguments:?}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn links_are_followed() {

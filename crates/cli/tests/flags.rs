@@ -20,8 +20,9 @@ fn what_is_named_wrongly_is_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
     let ada = portrait("ada.jpg");
     let vae = repository("models/mini/sdxl/vae").to_string_lossy().into_owned();
+    let index = repository("models/mini/sdxl/model_index.json").to_string_lossy().into_owned();
     fs::create_dir(folder.path().join("empty")).unwrap();
-    let cases: [(&[&str], &str); 36] = [
+    let cases: [(&[&str], &str); 50] = [
         (&["generate", "--prompt", "x", "--device", "nosuch"], "--device: no device matches `nosuch`"),
         (&["faces", &ada, "--device", "nosuch"], "--device: no device matches `nosuch`"),
         (&["bench", "--device", "nosuch"], "--device: no device matches `nosuch`"),
@@ -32,6 +33,20 @@ fn what_is_named_wrongly_is_exit_code_2() {
         (&["generate", "--prompt", "x", "--memory", "6"], "a number alone is bytes; 6GiB?"),
         (&["faces", &ada, "--memory", "800"], "800MiB?"),
         (&["generate", "--prompt", "x", "--max-binding", "134217728"], "a number alone is MiB; 128?"),
+        (&["generate", "--prompt", "x", "--max-binding", "99999999"], "expected 1 to 2047 MiB"),
+        (&["generate", "--prompt", "x", "--id", &ada, "--face", "-1"], "invalid value '-1' for '--face <FACE>'"),
+        (&["generate", "--prompt", "x", "--memory", "-1"], "expected a size such as 6GiB"),
+        (&["generate", "--prompt", "x", "--output", "-x.tiff"], "-x.tiff: no image is written as .tiff"),
+        (&["generate", "--prompt", "x", "--save-latents", "l.png"], "l.png: is to hold tensors, which are not written"),
+        (&["embed", &ada, "--output", "e.JPG"], "e.JPG: is to hold tensors, which are not written as .jpg"),
+        (&["run", "vae-decoder", "--weights", &vae, "--outputs", "y.png"], "y.png: is to hold tensors"),
+        (&["generate", "--prompt", "x", "--id", "."], "photo .: it is a folder; name a photo in it"),
+        (&["embed", ".", "--output", "e.safetensors"], "photo .: it is a folder; name a photo in it"),
+        (&["faces", "nosuch.jpg"], "nosuch.jpg: it cannot be read: there is no such file"),
+        (&["generate", "--prompt", "x", "--adapter", "nosuch"], "nosuch: there is no such file or folder; `--adapter`"),
+        (&["generate", "--prompt", "x", "--adapter", "empty"], "empty: holds no weights: it is empty"),
+        (&["inspect", "empty"], "empty: holds no weights: it is empty"),
+        (&["inspect", &index], "model_index.json: is a pipeline's index, not weights: name its folder"),
         (&["generate", "--prompt", "x", "--preset", "nosuch"], "nosuch"),
         (&["generate", "--prompt", "x", "--unet", "nosuch"], "`--unet` names it"),
         (&["generate", "--prompt", "x", "--config", "empty"], "empty: holds no configuration"),
@@ -67,6 +82,7 @@ fn what_is_named_wrongly_is_exit_code_2() {
         let (code, message) = ended(folder.path(), arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {message}");
         assert!(message.contains(part), "{part}: {message}");
+        assert!(!message.contains("os error") && !message.contains("use '-- -"), "{arguments:?}: {message}");
         assert!(!message.contains(" ...\n"), "{arguments:?}: a stage began: {message}");
     }
     let other = ended(folder.path(), &["faces", &ada, "another.jpg"]).1;
@@ -164,7 +180,7 @@ fn what_is_no_weights_is_called_by_its_name_everywhere() {
         ("empty.safetensors", "empty.safetensors: is empty"),
         ("error.onnx", "error.onnx: is JSON text, not weights"),
         ("nothing.zip", "nothing.zip: is an empty zip archive, not weights"),
-        ("some.zip", "some.zip: is a zip archive without"),
+        ("some.zip", "some.zip: is a zip archive without `data.pkl`, not weights; unpack it and name what was in it"),
     ] {
         let (code, message) = ended(folder.path(), &["inspect", name]);
         assert_eq!((code, message.contains(part)), (Some(2), true), "{message}");

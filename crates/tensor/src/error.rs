@@ -79,13 +79,27 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// Reading or writing failed in the operating system.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), io_message(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The operating system's own error.
         source: std::io::Error,
     },
+}
+
+/// What the operating system says, without its number of the error, and in words of our own where a file is missing or a folder is in its place.
+pub fn io_message(error: &std::io::Error) -> String {
+    use std::io::ErrorKind::{IsADirectory, NotFound};
+    match (error.kind(), error.raw_os_error()) {
+        (NotFound, Some(_)) => "there is no such file or folder".into(),
+        (IsADirectory, Some(_)) => "is a folder; a file is needed here".into(),
+        (_, Some(number)) => {
+            let text = error.to_string();
+            text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text).to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 impl Error {
@@ -117,5 +131,21 @@ impl Error {
     /// [`Error::Photo`] from anything printable.
     pub fn photo(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Error::Photo { name: name.into(), detail: detail.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_of_the_operating_system_is_told() {
+        let missing = std::fs::File::open("no/such/file").unwrap_err();
+        assert_eq!(Error::io("a", missing).to_string(), "a: there is no such file or folder");
+        // EACCES on Unix, and an error of some name elsewhere.
+        let other = Error::io("a", std::io::Error::from_raw_os_error(13)).to_string();
+        assert!(other.len() > "a: ".len() && !other.contains("os error"), "{other}");
+        let own = Error::io("a", std::io::Error::other("the words of a library"));
+        assert_eq!(own.to_string(), "a: the words of a library");
     }
 }

@@ -12,7 +12,7 @@ mod threads;
 
 pub use deviation::{deviation, standard_deviation};
 pub use dtype::DType;
-pub use error::{Error, Result};
+pub use error::{Error, Result, io_message};
 pub use half::f16;
 pub use host::{Data, HostTensor};
 pub use quantized::BLOCK;

@@ -1,5 +1,6 @@
 //! What a command reads, so that none of it is written over.
 
+use super::target::Target;
 use super::{key, place};
 use pulid_tensor::{Error, Result};
 use same_file::Handle;
@@ -20,12 +21,21 @@ impl Inputs {
         }
     }
 
-    /// Refuses an output that is one of the inputs, or lies in a folder of them, under whatever name.
+    /// Refuses an output that is one of the inputs, or lies in a folder of them, under whatever name, or as a descriptor that is
+    /// open on one.
     ///
     /// # Errors
     /// [`Error::File`] that names both.
-    pub(super) fn check(&self, output: &Path, real: &Path) -> Result<()> {
-        let Some(wanted) = Wanted::of(real) else { return self.check_new(output, real) };
+    pub(super) fn check(&self, output: &Path, target: &Target) -> Result<()> {
+        let wanted = match target {
+            Target::File(place) | Target::Stream(place) => Wanted::of(place),
+            Target::Stdout => Wanted::of_stdout(),
+        };
+        let wanted = match (wanted, target) {
+            (Some(wanted), _) => wanted,
+            (None, Target::File(place)) => return self.check_new(output, place),
+            (None, _) => return Ok(()),
+        };
         for input in &self.0 {
             if let Some(found) = wanted.find(input, 0) {
                 let detail = format!(
@@ -73,6 +83,13 @@ impl Wanted {
         Some(Wanted { bytes: found.len(), handle: Handle::from_path(path).ok()? })
     }
 
+    /// Where the standard output goes, if that is a file.
+    fn of_stdout() -> Option<Wanted> {
+        let handle = Handle::stdout().ok()?;
+        let found = handle.as_file().metadata().ok().filter(fs::Metadata::is_file)?;
+        Some(Wanted { bytes: found.len(), handle })
+    }
+
     fn find(&self, input: &Path, depth: usize) -> Option<PathBuf> {
         let found = fs::metadata(input).ok()?;
         if found.is_dir() && depth < MAX_DEPTH {
@@ -95,6 +112,36 @@ fn is_picture(path: &Path) -> bool {
 mod tests {
     use crate::FileSet;
     use std::fs;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_input_is_known_as_an_open_descriptor() {
+        use std::os::fd::AsRawFd;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["me.jpg", "other.jpg"] {
+            fs::write(at(name), "same bytes").unwrap();
+        }
+        let open = |name: &str| fs::OpenOptions::new().append(true).open(at(name)).unwrap();
+        let (input, other) = (open("me.jpg"), open("other.jpg"));
+        let names = |file: &fs::File| {
+            let number = file.as_raw_fd();
+            ["/proc/self/fd", "/dev/fd", "/proc/thread-self/fd"].map(|folder| format!("{folder}/{number}"))
+        };
+        for name in names(&input) {
+            let mut inputs_first = FileSet::new();
+            inputs_first.reads(at("me.jpg")).unwrap();
+            let mut outputs_first = FileSet::new();
+            outputs_first.claim(&name).unwrap();
+            for refused in [inputs_first.claim(&name), outputs_first.reads(at("me.jpg"))] {
+                let message = refused.unwrap_err().to_string();
+                assert!(message.contains("is also read, as ") && message.starts_with(&name), "{message}");
+            }
+        }
+        let mut set = FileSet::new();
+        set.reads(at("me.jpg")).unwrap();
+        names(&other).iter().take(1).for_each(|name| set.claim(name).unwrap());
+    }
 
     #[test]
     fn nothing_new_becomes_a_part_of_what_is_read() {

@@ -24,7 +24,10 @@ pub(crate) fn read_index(source: &dyn Source) -> Result<Index> {
     {
         return Err(Error::file(source.path(), "was written by a big-endian machine; save it again on another"));
     }
-    let pickle = archive.bytes("data.pkl")?.ok_or_else(|| missing("data.pkl"))?;
+    let pickle = archive.bytes("data.pkl")?.ok_or_else(|| {
+        let detail = "is a zip archive without `data.pkl`, not weights; unpack it and name what was in it";
+        Error::file(source.path(), detail)
+    })?;
     let mut arena = Arena::default();
     let root = unpickle(&mut Reader::new(source, pickle), &mut arena)?;
     let mut storages: HashMap<Box<str>, Range<u64>> = HashMap::new();

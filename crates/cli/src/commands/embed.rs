@@ -1,6 +1,6 @@
-use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_images};
+use super::identity::{FaceArgs, check_no_folder, claim_debug_images, read_photos, write_debug_images};
 use super::models::ModelsArgs;
-use super::{DeviceArgs, check_report, outputs, remember_choices};
+use super::{DeviceArgs, check_report, claim_tensors, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{ExtractOptions, extract, unread_of_adapter};
 use pulid::runtime::Reporter;
@@ -45,8 +45,9 @@ pub struct Args {
 
 /// Reads a person from photos.
 pub fn run(args: &Args) -> Result<()> {
+    args.photos.iter().try_for_each(|photo| check_no_folder(photo))?;
     let mut files = outputs(args.photos.iter().chain(&args.adapter))?;
-    files.claim(&args.output)?;
+    claim_tensors(&mut files, &args.output)?;
     if let Some(folder) = &args.debug_dir {
         claim_debug_images(&mut files, folder, args.photos.len())?;
     }

@@ -84,7 +84,11 @@ pub fn run(args: &Args) -> Result<()> {
         _ if !faces.is_empty() => Ok(()),
         (Some(best), Some(threshold)) => Err(Error::photo(
             name,
-            format!("no face scores {threshold} or more; the best has {:.2}: lower --threshold", best.score),
+            format!(
+                "no face scores {threshold} or more; the best has {:.2}: lower --threshold",
+                // Rounded down, so that it is itself a threshold that would do.
+                (best.score * 100.0).floor() / 100.0
+            ),
         )),
         _ => {
             let advice =

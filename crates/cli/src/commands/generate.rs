@@ -1,8 +1,8 @@
-use super::identity::{FaceArgs, claim_debug_images, read_photos, write_debug_images};
+use super::identity::{FaceArgs, check_no_folder, claim_debug_images, read_photos, write_debug_images};
 use super::models::{Models, ModelsArgs};
 use super::settings::{SettingsArgs, as_flags};
 use super::warm;
-use super::{DeviceArgs, check_report, outputs, remember_choices};
+use super::{DeviceArgs, check_report, claim_tensors, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::identity::{
     DebugImage, ExtractOptions, FaceModels, Identity, blank_tokens, check_adapter, unread_of_adapter,
@@ -100,6 +100,7 @@ fn after_help() -> String {
 /// Makes images.
 pub fn run(args: &Args) -> Result<()> {
     args.face.check(&args.id)?;
+    args.id.iter().try_for_each(|photo| check_no_folder(photo))?;
     let models = args.models.open(args.model.as_deref(), args.preset)?;
     let model = open_model(args, &models)?;
     let defaults = ModelDefaults::of(&model)?;
@@ -112,9 +113,8 @@ pub fn run(args: &Args) -> Result<()> {
     models.inputs(&model, args.adapter.as_deref()).iter().try_for_each(|path| files.reads(path))?;
     let images = image_paths(&files, &args.output, options.images())?;
     let formats = images.iter().map(|path| format_of(&files, path)).collect::<Result<Vec<_>>>()?;
-    for path in images.iter().chain(&args.save_latents) {
-        files.claim(path)?;
-    }
+    images.iter().try_for_each(|path| files.claim(path))?;
+    args.save_latents.iter().try_for_each(|path| claim_tensors(&mut files, path))?;
     if let Some(folder) = &args.debug_dir {
         claim_debug_images(&mut files, folder, args.id.len())?;
     }

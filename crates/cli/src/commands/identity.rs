@@ -2,7 +2,7 @@
 
 use pulid::identity::{DebugImage, FaceChoice, MAX_PHOTOS, debug_image_names};
 use pulid_checkpoint::FileSet;
-use pulid_tensor::{Error, Result};
+use pulid_tensor::{Error, Result, io_message};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -48,10 +48,20 @@ pub fn read_photos(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>> {
     paths.iter().map(|path| read_photo(path)).collect()
 }
 
+/// Refuses a folder in a photo's place.
+pub fn check_no_folder(path: &Path) -> Result<()> {
+    match path.is_dir() {
+        true => Err(Error::photo(path.display().to_string(), "it is a folder; name a photo in it")),
+        false => Ok(()),
+    }
+}
+
 /// Name and bytes of a photo.
 pub fn read_photo(path: &Path) -> Result<(String, Vec<u8>)> {
     let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-    let unreadable = |e: std::io::Error| Error::photo(path.display().to_string(), format!("it cannot be read: {e}"));
+    check_no_folder(path)?;
+    let unreadable =
+        |e: std::io::Error| Error::photo(path.display().to_string(), format!("it cannot be read: {}", io_message(&e)));
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(MAX_PHOTO_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -87,7 +97,10 @@ mod tests {
         assert!(read_photos(&vec![photo; 5]).is_err());
         let missing = read_photo(&folder.path().join("none.jpg")).unwrap_err();
         assert!(matches!(missing, Error::Photo { .. }), "{missing}");
-        assert!(matches!(read_photo(folder.path()).unwrap_err(), Error::Photo { .. }));
+        assert!(missing.to_string().ends_with("it cannot be read: there is no such file or folder"), "{missing}");
+        let given = read_photo(folder.path()).unwrap_err();
+        assert!(matches!(given, Error::Photo { .. }), "{given}");
+        assert!(given.to_string().contains("it is a folder; name a photo in it"), "{given}");
     }
 
     #[test]

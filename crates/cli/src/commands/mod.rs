@@ -75,7 +75,9 @@ fn parse_binding(text: &str) -> std::result::Result<u64, String> {
     let bytes = mib >> 20;
     match mib {
         1..=2047 => Ok(mib),
-        _ if (1..=2047).contains(&bytes) => Err(format!("a number alone is MiB; {bytes}?")),
+        _ if mib.is_multiple_of(1 << 20) && (1..=2047).contains(&bytes) => {
+            Err(format!("expected 1 to 2047 MiB, and a number alone is MiB; {bytes}?"))
+        }
         _ => Err("expected 1 to 2047 MiB".into()),
     }
 }
@@ -125,6 +127,28 @@ pub fn outputs<'a>(inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<File
     let mut files = FileSet::with_stdout();
     inputs.into_iter().try_for_each(|path| files.reads(path))?;
     Ok(files)
+}
+
+/// Claims a file of tensors, which is safetensors under whatever name but an image's.
+///
+/// # Errors
+/// As [`FileSet::claim`], and for the extension of an image.
+pub fn claim_tensors(files: &mut FileSet, path: &Path) -> Result<()> {
+    const IMAGES: [&str; 12] =
+        ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic"];
+    files.claim(path)?;
+    if files.is_stream(path)? {
+        return Ok(());
+    }
+    let led_to = files.led_to(path)?;
+    let extensions = [Some(path), led_to.as_deref()].into_iter().flatten().filter_map(Path::extension);
+    match extensions.map(|e| e.to_string_lossy().to_lowercase()).find(|e| IMAGES.contains(&e.as_str())) {
+        Some(image) => Err(Error::file(
+            path,
+            format!("is to hold tensors, which are not written as .{image}: name it .safetensors"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a report that would go where a file goes.
@@ -189,7 +213,8 @@ mod tests {
             (Ok(128), Ok(512), Ok(1024))
         );
         for (text, part) in [
-            ("134217728", "128?"),
+            ("134217728", "expected 1 to 2047 MiB, and a number alone is MiB; 128?"),
+            ("99999999", "expected 1 to 2047 MiB"),
             ("0", "1 to 2047"),
             ("4096", "1 to 2047"),
             ("64kB", "1 to 2047"),

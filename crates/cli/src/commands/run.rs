@@ -1,5 +1,5 @@
 use super::settings::StorageArgs;
-use super::{DeviceArgs, check_weights, outputs, remember_choices};
+use super::{DeviceArgs, check_weights, claim_tensors, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::runtime::Runtime;
 use pulid_checkpoint::{Checkpoint, safetensors};
@@ -76,7 +76,8 @@ fn after_help() -> String {
 /// Runs one network.
 pub fn run(args: &Args) -> Result<()> {
     let mut files = outputs([&args.weights].into_iter().chain(&args.adapter).chain(&args.inputs))?;
-    for path in std::iter::once(&args.outputs).chain(&args.dump_plan) {
+    claim_tensors(&mut files, &args.outputs)?;
+    if let Some(path) = &args.dump_plan {
         files.claim(path)?;
     }
     // Only the UNet takes it up.

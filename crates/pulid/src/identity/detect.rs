@@ -116,19 +116,25 @@ pub async fn detect(
         return Err(Error::invalid("threshold", format!("{threshold} is not in 0 to 1")));
     }
     let small = shrink_to_long_side(photo.clone(), LONG_SIDE)?;
+    let usual = match options.detector {
+        DetectorKind::Scrfd => SCORE_THRESHOLD,
+        DetectorKind::RetinaFace => RETINAFACE_SCORE_THRESHOLD,
+    };
+    let least = options.threshold.unwrap_or(usual);
+    // A face that a higher threshold leaves out is there all the same: no border is put around the photo then.
+    let threshold = least.min(usual);
     let mut faces = match options.detector {
         DetectorKind::Scrfd => {
-            let threshold = options.threshold.unwrap_or(SCORE_THRESHOLD);
             let mut detector = Detector::load(runtime, models, reporter).await?;
             find_any(&small, async |photo| detector.find(name, photo, threshold, reporter).await).await?
         }
         DetectorKind::RetinaFace => {
             reporter.stage("finding faces");
-            let threshold = options.threshold.unwrap_or(RETINAFACE_SCORE_THRESHOLD);
             let mut aligner = Aligner::open(models)?.ok_or_else(|| models.no_retinaface())?;
             find_any(&small, async |photo| aligner.find(runtime, name, photo, threshold, reporter).await).await?
         }
     };
+    faces.retain(|face| face.score >= least);
     let scale = [photo.width() as f32 / small.width() as f32, photo.height() as f32 / small.height() as f32];
     for face in &mut faces {
         face.bbox = std::array::from_fn(|i| face.bbox[i] * scale[i % 2]);
