@@ -396,8 +396,10 @@ impl Vars {
         let key = self.key(name);
         self.key_report.note(&self.checkpoint, &key, stored)?;
         let found = if self.checkpoint.contains(&key) { self.checkpoint.info(&key)?.dtype } else { dtype };
-        if !found.is_float() && found != dtype {
-            return Err(self.error(name, format!("expected floating-point numbers, found {found}")));
+        // Integers without a scale are no weights, whatever type was declared for them.
+        if found == DType::U32 || (!found.is_float() && found != dtype) {
+            let element = self.checkpoint.info(&key)?.element;
+            return Err(self.error(name, format!("expected floating-point numbers, found elements of {element}")));
         }
         let shape = layout.of(stored);
         let (weight_key, patch) = (self.weight_key(&key, layout.name()), self.patch(&key));
