@@ -63,10 +63,11 @@ pub fn refuse(folder: &Path, arguments: &[&str]) -> String {
     message
 }
 
-/// Every file and folder below a folder, in order.
+/// Every file and folder below a folder, in order, but for the program's own cache.
 pub fn tree(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    for path in entries.filter(|path| !path.ends_with("cache")) {
         if path.is_dir() {
             found.extend(tree(&path));
         }
