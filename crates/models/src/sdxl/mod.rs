@@ -13,7 +13,9 @@ mod vae;
 
 pub use clip::{ClipConfig, ClipTextModel};
 pub use model::{Part, PartFiles, SdxlModel, TextEncoder};
+pub(crate) use prediction::is_mark;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use prediction::refuse_clean_image;
 pub use prediction::{PredictionMarks, Predicts};
-pub(crate) use prediction::{is_mark, refuse_clean_image};
 pub use unet::{Unet, UnetConfig, UnetSize};
 pub use vae::{Vae, VaeConfig};
