@@ -175,8 +175,8 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
     cooperative(
         "every step multiplies the first columns",
         "matmul_cooperative",
-        "LEFTWIDTH + k8)",
-        "LEFTWIDTH * 0u + k8)",
+        "LEFTWIDTH + k8,",
+        "LEFTWIDTH * 0u + k8,",
     ),
     cooperative("a matrix takes its neighbour's columns", "matmul_cooperative", "(a1, b1, ", "(a1, b0, "),
     cooperative(
