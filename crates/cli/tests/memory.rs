@@ -8,7 +8,7 @@ use pulid_tensor::HostTensor;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
-use support::{program, repository};
+use support::{program, repository, tree};
 
 fn generate(folder: &Path, more: &[&str]) -> Output {
     let always = ["generate", "--prompt", "a photo of a person, in a garden", "--steps", "2", "--autotune", "off"];
@@ -63,7 +63,7 @@ fn the_plan_says_what_streams() {
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{message}");
     assert!(message.contains("--memory") && message.contains("MiB"), "{message}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert_eq!(tree(folder.path()), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_budget_too_small_is_known_before_any_work() {
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{message}");
     assert!(message.contains("does not fit a budget"), "{message}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert_eq!(tree(folder.path()), Vec::<std::path::PathBuf>::new());
     let nonsense = generate(folder.path(), &["--memory", "much"]);
     assert_eq!(nonsense.status.code(), Some(2));
 }
