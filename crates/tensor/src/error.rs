@@ -113,6 +113,15 @@ impl Error {
         Error::Operator { operator: operator.into(), detail: detail.into() }
     }
 
+    /// An operator's error as that of another, which asked it about its operands; other errors as they are.
+    #[must_use]
+    pub fn of_operator(self, operator: &str) -> Self {
+        match self {
+            Error::Operator { detail, .. } => Error::operator(operator, detail),
+            other => other,
+        }
+    }
+
     /// [`Error::File`] from anything printable.
     pub fn file(path: impl Into<PathBuf>, detail: impl Into<String>) -> Self {
         Error::File { path: path.into(), detail: detail.into() }

@@ -32,7 +32,7 @@ pub(super) fn sizes(operator: &'static str, attention: &Attention, inputs: &[Ten
     if attention.mask {
         return Err(fail("takes no mask"));
     }
-    let s = attention.sizes(&inputs[..3])?;
+    let s = attention.sizes(&inputs[..3]).map_err(|e| e.of_operator(operator))?;
     let statistics = TensorType::f32([s.batch, s.heads, s.tq]);
     if inputs[3] != inputs[0] || inputs[4] != statistics || inputs[5] != statistics {
         return Err(fail("the upstream must be as q, the logarithms of sums and the products f32 [B, H, Tq]"));

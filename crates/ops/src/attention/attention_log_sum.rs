@@ -38,7 +38,8 @@ impl Operator for AttentionLogSum {
             let detail = format!("takes no mask: {} ({})", types(inputs), self.attributes());
             return Err(Error::operator("attention_log_sum", detail));
         }
-        let s = self.0.sizes(&[inputs[0].clone(), inputs[1].clone(), inputs[1].clone()])?;
+        let operands = [inputs[0].clone(), inputs[1].clone(), inputs[1].clone()];
+        let s = self.0.sizes(&operands).map_err(|e| e.of_operator(self.name()))?;
         Ok(TensorType::f32([s.batch, s.heads, s.tq]))
     }
 

@@ -49,7 +49,7 @@ impl Operator for IdentityProjectionGradient {
         if self.0.mode == Ortho::Off {
             return Err(fail("is for modes v1 and v2"));
         }
-        if self.0.infer(operands)? != *g {
+        if self.0.infer(operands).map_err(|e| e.of_operator(self.name()))? != *g {
             return Err(fail("the upstream must be as h"));
         }
         Ok(TensorType::new(g.dtype, [g.shape[0], g.shape[1], 2 * g.shape[2]]))

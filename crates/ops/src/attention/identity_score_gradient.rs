@@ -53,7 +53,7 @@ impl Operator for IdentityScoreGradient {
         if self.0.mode != Ortho::V2 {
             return Err(fail("is for mode v2"));
         }
-        if self.0.infer(operands)? != *g {
+        if self.0.infer(operands).map_err(|e| e.of_operator(self.name()))? != *g {
             return Err(fail("the upstream must be as h"));
         }
         Ok(TensorType::f32([g.shape[0], self.0.heads, g.shape[1], operands[4].shape[1]]))

@@ -28,7 +28,7 @@ impl Operator for GeGluGradient {
 
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
         expect_operands("geglu_gradient", inputs, 2)?;
-        if GeGlu.infer(&inputs[..1])? != inputs[1] {
+        if GeGlu.infer(&inputs[..1]).map_err(|e| e.of_operator(self.name()))? != inputs[1] {
             let detail = format!("takes x [.., 2N] and upstream [.., N], got {}", types(inputs));
             return Err(Error::operator("geglu_gradient", detail));
         }

@@ -32,7 +32,7 @@ impl Operator for PReluGradient {
 
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
         expect_operands("prelu_gradient", inputs, 3)?;
-        let output = PRelu.infer(&inputs[..2])?;
+        let output = PRelu.infer(&inputs[..2]).map_err(|e| e.of_operator(self.name()))?;
         if inputs[2] != output {
             let detail = format!("upstream must be {output}, got {}", types(inputs));
             return Err(pulid_tensor::Error::operator("prelu_gradient", detail));

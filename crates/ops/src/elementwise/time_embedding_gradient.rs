@@ -33,7 +33,9 @@ impl Operator for TimeEmbeddingGradient {
 
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType> {
         expect_operands(self.name(), inputs, 2)?;
-        if self.0.infer(&inputs[..1])?.shape != inputs[1].shape || !inputs[1].dtype.is_float() {
+        if self.0.infer(&inputs[..1]).map_err(|e| e.of_operator(self.name()))?.shape != inputs[1].shape
+            || !inputs[1].dtype.is_float()
+        {
             let detail =
                 format!("takes steps [..] and upstream [.., dim], got {} ({})", types(inputs), self.attributes());
             return Err(Error::operator(self.name(), detail));

@@ -48,7 +48,7 @@ impl Operator for GroupNormGradient {
         let Some((upstream, operands)) = inputs.split_last() else {
             return Err(Error::operator("group_norm_gradient", "takes a group norm's operands and upstream"));
         };
-        let output = self.0.infer(operands)?;
+        let output = self.0.infer(operands).map_err(|e| e.of_operator(self.name()))?;
         if *upstream != output {
             let detail = format!("upstream must be {output}, got {upstream} ({})", self.attributes());
             return Err(Error::operator("group_norm_gradient", detail));
