@@ -5,9 +5,8 @@
 // permutation: vec4
 // permutation: f16 vec4
 
-import package::shared::activation::erf4;
 import package::shared::grid::flat_index;
-import package::shared::vector::{cell, real};
+import package::shared::vector::{cell, gelu_cell, real};
 
 @if(f16) enable f16;
 
@@ -20,9 +19,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<cell>;
 @group(0) @binding(2) var<storage, read_write> y: array<cell>;
 
-@if(vec4) fn gelu(v: vec4<f32>) -> vec4<f32> { return 0.5 * v * (1.0 + erf4(v * 0.7071067811865476)); }
-@else fn gelu(v: f32) -> f32 { return 0.5 * v * (1.0 + erf4(vec4(v * 0.7071067811865476)).x); }
-
 @compute @workgroup_size(64)
 fn geglu(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(id, groups, 64u);
@@ -31,5 +27,5 @@ fn geglu(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
     }
     // Element i of y lies in row i / width, whose first half starts that many widths further in x.
     let first = i + (i / params.width) * params.width;
-    y[i] = cell(real(x[first]) * gelu(real(x[first + params.width])));
+    y[i] = cell(real(x[first]) * gelu_cell(real(x[first + params.width])));
 }

@@ -5,10 +5,9 @@
 // permutation: vec4
 // permutation: f16 vec4
 
-import package::shared::activation::erf4;
 import package::shared::grid::flat_index;
 import package::shared::slope::gelu_slope4;
-import package::shared::vector::{cell, real};
+import package::shared::vector::{cell, gelu_cell, real};
 
 @if(f16) enable f16;
 
@@ -21,9 +20,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<cell>;
 @group(0) @binding(2) var<storage, read> upstream: array<cell>;
 @group(0) @binding(3) var<storage, read_write> dx: array<cell>;
-
-@if(vec4) fn gelu(v: vec4<f32>) -> vec4<f32> { return 0.5 * v * (1.0 + erf4(v * 0.7071067811865476)); }
-@else fn gelu(v: f32) -> f32 { return 0.5 * v * (1.0 + erf4(vec4(v * 0.7071067811865476)).x); }
 
 @if(vec4) fn gelu_slope(v: vec4<f32>) -> vec4<f32> { return gelu_slope4(v); }
 @else fn gelu_slope(v: f32) -> f32 { return gelu_slope4(vec4(v)).x; }
@@ -39,6 +35,6 @@ fn geglu_gradient(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     let up = real(upstream[i]);
     let a = real(x[first]);
     let b = real(x[first + params.width]);
-    dx[first] = cell(up * gelu(b));
+    dx[first] = cell(up * gelu_cell(b));
     dx[first + params.width] = cell(up * a * gelu_slope(b));
 }

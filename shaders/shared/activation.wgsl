@@ -23,11 +23,16 @@ fn tanh4(x: vec4<f32>) -> vec4<f32> {
     return sign(x) * (1.0 - e) / (1.0 + e);
 }
 
+// x * Phi(x) with the exact error function.
+fn gelu4(x: vec4<f32>) -> vec4<f32> {
+    return 0.5 * x * (1.0 + erf4(x * 0.7071067811865476));
+}
+
 fn activate4(x: vec4<f32>) -> vec4<f32> {
     switch ACTIVATION {
         case 1u: { return select(x, vec4(0.0), x < vec4(0.0)); }
         case 2u: { return x * sigmoid4(x); }
-        case 3u: { return 0.5 * x * (1.0 + erf4(x * 0.7071067811865476)); }
+        case 3u: { return gelu4(x); }
         case 4u: { return x * sigmoid4(1.702 * x); }
         case 5u: { return sigmoid4(x); }
         case 6u: { return select(x, x * FIRST, x < vec4(0.0)); }

@@ -1,6 +1,6 @@
 // Cells: one element, or four consecutive ones where the innermost extent allows it (feature `vec4`).
 
-import package::shared::activation::{activate, activate4};
+import package::shared::activation::{activate, activate4, gelu4};
 import package::shared::storage::elem;
 
 @if(vec4) alias cell = vec4<elem>;
@@ -19,3 +19,6 @@ import package::shared::storage::elem;
 
 @if(vec4) fn activate_cell(x: vec4<f32>) -> vec4<f32> { return activate4(x); }
 @else fn activate_cell(x: f32) -> f32 { return activate(x); }
+
+@if(vec4) fn gelu_cell(x: vec4<f32>) -> vec4<f32> { return gelu4(x); }
+@else fn gelu_cell(x: f32) -> f32 { return gelu4(vec4(x)).x; }

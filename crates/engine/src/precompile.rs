@@ -25,9 +25,7 @@ impl Device {
     /// A kernel that does not compile, a lost device, cancellation.
     pub async fn precompile(&self, plan: &Plan, observer: &dyn Observer) -> Result<()> {
         let dispatches = plan.prologue.iter().chain(&plan.steps).flat_map(|step| &step.dispatches);
-        let mut seen = HashSet::new();
-        let keys = dispatches.map(|d| KernelKey::new(d.shader, &d.features, &d.constants));
-        let missing: Vec<_> = keys.filter(|key| !self.has_kernel(key) && seen.insert(key.clone())).collect();
+        let missing = self.missing(dispatches.map(|d| KernelKey::new(d.shader, &d.features, &d.constants)));
         for (done, key) in missing.iter().enumerate() {
             check(observer)?;
             let kernel = self.kernel_scoped(key.clone()).await?;
@@ -44,9 +42,7 @@ impl Device {
     /// # Errors
     /// A kernel that does not compile, a lost device.
     pub(crate) async fn compile_together(&self, keys: impl IntoIterator<Item = KernelKey>) -> Result<()> {
-        let mut seen = HashSet::new();
-        let missing: Vec<_> =
-            keys.into_iter().filter(|key| !self.has_kernel(key) && seen.insert(key.clone())).collect();
+        let missing = self.missing(keys);
         #[cfg(not(target_arch = "wasm32"))]
         {
             let next = AtomicUsize::new(0);
@@ -75,6 +71,12 @@ impl Device {
             }
             Ok(())
         }
+    }
+
+    /// The kernels that were not compiled before, each once.
+    fn missing(&self, keys: impl IntoIterator<Item = KernelKey>) -> Vec<KernelKey> {
+        let mut seen = HashSet::new();
+        keys.into_iter().filter(|key| !self.has_kernel(key) && seen.insert(key.clone())).collect()
     }
 
     async fn dispatch_nothing(&self, kernel: &Arc<Kernel>, key: &KernelKey) -> Result<()> {

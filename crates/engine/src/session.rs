@@ -137,10 +137,9 @@ impl Session {
         let plan = planned.plan.clone();
         let weights = upload_weights(device, planned, observer).await?;
         let zero = vec![true; plan.inputs.len()];
-        let keys: Vec<_> =
-            plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches).map(kernel_key).collect();
-        device.compile_together(keys.iter().cloned()).await?;
-        let recorded = device.scoped_compiling(keys, || {
+        let dispatches = plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches);
+        device.compile_together(dispatches.map(kernel_key)).await?;
+        let recorded = device.scoped(|| {
             let mut buffers = Vec::with_capacity(plan.buffers.len());
             for (i, b) in plan.buffers.iter().enumerate() {
                 buffers.push(match weights.resident.get(&i) {

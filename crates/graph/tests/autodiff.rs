@@ -5,8 +5,8 @@ use pulid_graph::{
     Checkpointing, FirstVariant, Graph, NodeId, NodeKind, Rate, optimize, plan, reference, replace_wide_attention,
 };
 use pulid_ops::{
-    Activation, Attention, Binary, Capabilities, Case, DeviceKind, Fill, Gather, GradientRule, MatMul, Role, Storage,
-    Unary, operators,
+    Activation, Attention, Binary, BinaryFunction, Capabilities, Case, DeviceKind, Fill, Gather, GradientRule, MatMul,
+    Role, Storage, Unary, operators,
 };
 use pulid_tensor::{DType, HostTensor, TensorType};
 use std::collections::{BTreeSet, HashMap};
@@ -126,6 +126,24 @@ fn rules_agree_with_finite_differences() {
     ];
     for name in with_rules {
         assert!(checked.contains(name), "{name} has no rule: {checked:?}");
+    }
+}
+
+#[test]
+fn equal_operands_share_what_the_larger_has() {
+    for (function, da, db) in [
+        (BinaryFunction::Max, [0.0, 10.0, 30.0], [10.0, 10.0, 0.0]),
+        (BinaryFunction::Min, [10.0, 10.0, 0.0], [0.0, 10.0, 30.0]),
+    ] {
+        let mut g = Graph::new("larger");
+        let [a, b] = ["a", "b"].map(|name| g.input(name, TensorType::f32([3]), Rate::Step).unwrap());
+        let y = g.apply(Binary::new(function), &[a, b]).unwrap();
+        g.output("y", y).unwrap();
+        add_gradients(&mut g, &[("a".into(), a), ("b".into(), b)], Checkpointing::Off).unwrap();
+        let given = [("a", [1.0, 2.0, 3.0]), ("b", [2.0, 2.0, 1.0]), ("upstream.y", [10.0, 20.0, 30.0])];
+        let given = given.map(|(name, values)| (name.to_owned(), HostTensor::from_fn([3], |i| values[i]))).into();
+        let got = reference::run(&g, &given, |_, _| Ok(())).unwrap();
+        assert_eq!((got["d.a"].to_f32_vec(), got["d.b"].to_f32_vec()), (da.to_vec(), db.to_vec()), "{function:?}");
     }
 }
 

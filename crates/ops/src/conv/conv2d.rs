@@ -1,3 +1,4 @@
+use super::over_tiles;
 use crate::cooperative::CooperativeTile;
 use crate::split_k::{Extents, Parts, Reduction};
 use crate::workgroup_tile::WorkgroupTile;
@@ -196,16 +197,13 @@ impl Operator for Conv2d {
         let tile = |name, shader, in_unit: usize, out_unit: usize| {
             (name, finish(Dispatch::new(shader, params(in_unit, out_unit))))
         };
-        // Workgroups of `columns` channels x `rows` pixels; pixels may need more workgroups than y holds.
+        // Workgroups of `columns` channels x `rows` pixels.
         let limit = cx.capabilities.max_workgroups as usize;
         let over = |(name, dispatch): (&'static str, Dispatch), columns: usize, rows: usize| {
-            let (columns, rows) = (out_channels.div_ceil(columns), pixels.div_ceil(rows));
-            let layers = rows.div_ceil(limit);
-            let rows = rows.div_ceil(layers);
             // Register tiles run along pixels first: all pixels meet the same weights while those are cached.
-            let by_columns = matches!(dispatch.shader, "conv2d_workgroup_tile" | "conv2d_cooperative");
-            let (x, y) = if by_columns { (columns, rows) } else { (rows, columns) };
-            Variant::single(name, dispatch.grid(x, y, layers))
+            let by_channels = matches!(dispatch.shader, "conv2d_workgroup_tile" | "conv2d_cooperative");
+            let dispatch = over_tiles(dispatch, [pixels, out_channels], [rows, columns], by_channels, limit);
+            Variant::single(name, dispatch)
         };
         let end = Reduction {
             rows: pixels,

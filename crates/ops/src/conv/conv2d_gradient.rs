@@ -1,4 +1,5 @@
 use super::conv2d::pixels;
+use super::over_tiles;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, Shape, TensorType};
 
@@ -155,15 +156,11 @@ impl Operator for Conv2dGradient {
         };
         let strided = self.stride != [1, 1];
         let limit = cx.capabilities.max_workgroups as usize;
-        // Workgroups of `columns` channels x `rows` pixels; pixels may need more workgroups than y holds. Register tiles run
-        // along pixels first: all pixels meet the same weights while those are cached.
-        let tile = |name, shader, columns: usize, rows: usize, by_columns: bool| {
-            let (columns, rows) = (inputs.div_ceil(columns), pixels.div_ceil(rows));
-            let layers = rows.div_ceil(limit);
-            let rows = rows.div_ceil(layers);
-            let (x, y) = if by_columns { (columns, rows) } else { (rows, columns) };
+        // Workgroups of `columns` channels x `rows` pixels. Register tiles run along pixels first: all pixels meet the same weights
+        // while those are cached.
+        let tile = |name, shader, columns: usize, rows: usize, by_channels: bool| {
             let dispatch = finish(Dispatch::new(shader, params)).constant("STRIDED", strided as u32);
-            Variant::single(name, dispatch.grid(x, y, layers))
+            Variant::single(name, over_tiles(dispatch, [pixels, inputs], [rows, columns], by_channels, limit))
         };
         let mut variants = Vec::new();
         if self.groups == 1 && inputs.is_multiple_of(4) && outputs.is_multiple_of(4) {

@@ -251,25 +251,20 @@ impl Operator for Binary {
                 }
             }
             BinaryFunction::Max | BinaryFunction::Min => {
-                // Equal operands share the gradient, as in PyTorch.
-                let larger = self.function == BinaryFunction::Max;
-                for (side, operand) in sides.iter_mut().enumerate() {
-                    if !rule.needs(side) {
-                        continue;
+                // Who has the gradient, 0 or 1; equal operands share it, as in PyTorch.
+                let less = rule.apply(Binary::new(BinaryFunction::Less), [a, b])?;
+                let equal = rule.apply(Binary::new(BinaryFunction::Equal), [a, b])?;
+                let half = rule.apply(Unary(Activation::Affine(0.5, 0.0)), [equal])?;
+                let of_larger_b = rule.apply(Binary::add(), [less, half])?;
+                let of_larger_a = rule.apply(Unary(Activation::Affine(-1.0, 1.0)), [of_larger_b])?;
+                let shares = match self.function {
+                    BinaryFunction::Max => [of_larger_a, of_larger_b],
+                    _ => [of_larger_b, of_larger_a],
+                };
+                for (side, share) in shares.into_iter().enumerate() {
+                    if rule.needs(side) {
+                        sides[side] = Some(rule.mul(up, share)?);
                     }
-                    let a_is_less = (side == 1) == larger;
-                    let order = if a_is_less { BinaryFunction::Less } else { BinaryFunction::LessOrEqual };
-                    let strict = rule.apply(Binary::new(order), [a, b])?;
-                    let equal = rule.apply(Binary::new(BinaryFunction::Equal), [a, b])?;
-                    let half = rule.apply(Unary(Activation::Affine(0.5, 0.0)), [equal])?;
-                    let share = if a_is_less {
-                        rule.apply(Binary::add(), [strict, half])?
-                    } else {
-                        // Of a > b, or half where equal.
-                        let less = rule.apply(Binary::sub(), [strict, half])?;
-                        rule.apply(Unary(Activation::Affine(-1.0, 1.0)), [less])?
-                    };
-                    *operand = Some(rule.mul(up, share)?);
                 }
             }
             BinaryFunction::Pow => return Err(rule.fail("has no gradient rule for powers")),
