@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
-use pulid_fuzz::{TARGETS, Target};
+use pulid_fuzz::{TARGETS, Target, lift};
 use std::path::Path;
 
 /// Every file of a target.
@@ -80,6 +80,11 @@ fn nothing_in_the_corpus_or_near_it_breaks_a_reader_or_its_allowance() {
     let status = std::process::Command::new(again).env(EXCEED, "1").stderr(std::process::Stdio::null()).status();
     assert!(status.unwrap().code().is_none_or(|code| code == 134), "an allowance does not hold");
 
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        lift();
+        hook(panic);
+    }));
     for target in TARGETS {
         let corpus = corpus(&target);
         assert!(corpus.len() >= 8, "{} has a corpus of {}", target.name, corpus.len());

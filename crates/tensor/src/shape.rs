@@ -19,11 +19,16 @@ impl Shape {
         self.0.iter().fold(1usize, |n, &d| n.saturating_mul(d))
     }
 
-    /// Number of elements, or an error when it does not fit `usize`.
+    /// Number of elements, or an error when memory cannot address as many. An extent of zero excuses no other: offsets and
+    /// strides are made of the others too.
     pub fn checked_count(&self) -> Result<usize> {
+        /// Bytes of the largest element.
+        const ELEMENT: usize = 8;
         self.0
             .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(d))
+            .try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))
+            .filter(|&count| count <= isize::MAX as usize / ELEMENT)
+            .map(|count| if self.0.contains(&0) { 0 } else { count })
             .ok_or_else(|| Error::invalid("shape", format!("{self} has more elements than memory can address")))
     }
 
@@ -181,5 +186,9 @@ mod tests {
         let s = Shape::from([usize::MAX, 2]);
         assert_eq!(s.count(), usize::MAX);
         assert!(s.checked_count().is_err());
+        for empty in [[0, usize::MAX, 2], [usize::MAX, 2, 0], [0, 1, usize::MAX / 2]] {
+            assert!(Shape::from(empty).checked_count().is_err(), "{empty:?}");
+        }
+        assert_eq!(Shape::from([4, 0, 8]).checked_count().unwrap(), 0);
     }
 }
