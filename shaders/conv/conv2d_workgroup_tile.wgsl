@@ -95,7 +95,8 @@ fn next(t: Tap, a: Advance) -> Tap {
 
 // The input under a tap; zero outside the image.
 fn left(w: Window, t: Tap) -> vec4<elem> {
-    var v = vec4<elem>();
+    // Not `vec4<elem>()`: the zero value of `Stored` is the same type by another name, and HLSL would have both as one function.
+    var v = vec4<elem>(elem(0.0));
     if w.y + t.dy < params.height && w.x + t.dx < params.width {
         v = x[w.at + t.at];
     }

@@ -1,28 +1,22 @@
 //! Every permutation of every shader in the languages that drivers and browsers are handed: SPIR-V (valid by `spirv-val`), GLSL
-//! (compiled by `glslangValidator`; both where they are installed), MSL and HLSL, as naga writes them. `tools/shaders/check_hlsl.py`
-//! compiles the HLSL; nothing outside macOS compiles MSL.
+//! (compiled by `glslangValidator`; both where they are installed), MSL and HLSL, as naga writes them. `dxc.rs` compiles the HLSL;
+//! nothing outside macOS compiles MSL.
 //!
 //! The snapshot `tests/snapshots/shaders.snap` lists bindings, size and hash of each text, so that a change to a shader,
 //! an import or the compiler shows which kernels it reaches; `cargo xtask bless` renews it. With `PULID_TRANSLATIONS` set to a
 //! folder, the texts themselves are written there.
 
-use naga::back::pipeline_constants::process_overrides;
-use naga::back::{glsl, hlsl, msl, spv};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+mod translation;
+
+use naga::back::{glsl, msl, spv};
+use naga::valid::ModuleInfo;
 use naga::{Module, ShaderStage};
 use pulid_ops::{Shader, shaders};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-type Outcome<T = ()> = Result<T, String>;
-
-const CAPABILITIES: Capabilities = Capabilities::SHADER_FLOAT16
-    .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
-    .union(Capabilities::SUBGROUP)
-    .union(Capabilities::SUBGROUP_BARRIER)
-    .union(Capabilities::COOPERATIVE_MATRIX);
+use translation::{Outcome, Parsed, direct3d, id};
 
 /// For a file extension: the program that checks such files, its arguments, and Debian's package of it.
 const VALIDATORS: [(&str, &str, &[&str], &str); 2] = [
@@ -34,13 +28,7 @@ const VALIDATORS: [(&str, &str, &[&str], &str); 2] = [
 type Texts = Vec<(&'static str, Vec<u8>)>;
 
 fn translate(shader: &Shader) -> Outcome<Texts> {
-    let module = naga::front::wgsl::parse_str(shader.wgsl).map_err(|e| e.emit_to_string(shader.wgsl))?;
-    let mut validator = Validator::new(ValidationFlags::all(), CAPABILITIES);
-    let info = validator.validate(&module).map_err(|e| e.emit_to_string(shader.wgsl))?;
-    let entry = (ShaderStage::Compute, shader.name);
-    let (module, info) =
-        process_overrides(&module, &info, Some(entry), &Default::default()).map_err(|e| e.to_string())?;
-    let (module, info) = (module.as_ref(), info.as_ref());
+    let Parsed { module, info } = &Parsed::of(shader)?;
     let wgsl = ("wgsl", shader.wgsl.as_bytes().to_vec());
     let spirv = ("spv", spirv(module, info)?);
     // Direct3D and OpenGL have no cooperative matrices, and Metal those of 8 x 8.
@@ -48,10 +36,8 @@ fn translate(shader: &Shader) -> Outcome<Texts> {
         return Ok(vec![wgsl, spirv]);
     }
     let metal = ("metal", metal(module, info, shader.name)?);
-    if shader.features.contains(&"coop8") {
-        return Ok(vec![wgsl, spirv, metal]);
-    }
-    let texts = vec![wgsl, spirv, metal, ("hlsl", direct3d(module, info, shader.name)?)];
+    let Some(hlsl) = direct3d(shader)? else { return Ok(vec![wgsl, spirv, metal]) };
+    let texts = vec![wgsl, spirv, metal, ("hlsl", hlsl.into_bytes())];
     // GLSL has no 16-bit floats.
     if shader.features.contains(&"f16") {
         return Ok(texts);
@@ -73,18 +59,6 @@ fn metal(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
-fn direct3d(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
-    let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_2,
-        fake_missing_bindings: true,
-        ..hlsl::Options::default()
-    };
-    let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, name.to_owned())) };
-    let mut text = String::new();
-    hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).map_err(|e| format!("HLSL: {e}"))?;
-    Ok(text.into_bytes())
-}
-
 fn opengl(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
     let options = glsl::Options { version: glsl::Version::Desktop(450), ..glsl::Options::default() };
     let pipeline =
@@ -95,14 +69,6 @@ fn opengl(module: &Module, info: &ModuleInfo, name: &str) -> Outcome<Vec<u8>> {
         .and_then(|mut writer| writer.write())
         .map_err(|e| format!("GLSL: {e}"))?;
     Ok(text.into_bytes())
-}
-
-fn id(shader: &Shader) -> String {
-    if shader.features.is_empty() {
-        shader.name.into()
-    } else {
-        format!("{}.{}", shader.name, shader.features.join("."))
-    }
 }
 
 fn write_texts(folder: &Path, id: &str, texts: &Texts) -> Outcome {
