@@ -1,14 +1,17 @@
-//! Developer commands: `cargo xtask demo | test | check | coop | gpu-stats | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
+//! Developer commands: `cargo xtask demo | test | check | coop | gpu-stats | windows | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
 //! shows the commands first, and asks before it uses sudo.
 
 mod check;
 mod coop;
+mod debian;
 mod dependencies;
 mod documents;
 mod gpu_stats;
 mod mesa;
 mod random_model;
 mod setup;
+mod windows;
+mod wine;
 
 use setup::Setup;
 use std::path::PathBuf;
@@ -30,12 +33,17 @@ usage: cargo xtask COMMAND [--yes]
   gpu-stats [--bless] [--dump KERNEL] [--gpu GPU]
           what the compilers of seven GPUs make of every kernel, without these GPUs: compared with tests/snapshots/gpu_stats.txt,
           which --bless renews; --dump shows the assembly of kernels whose name holds KERNEL, --gpu one GPU alone
+  windows the program for Windows under Wine, which is fetched for it: the demo's image on Vulkan and on Direct3D 12, the kernels'
+          suite on Direct3D 12, every shader by Microsoft's DXC
   random-model NAME... DIR
           write checkpoints of the published networks' real names and shapes with random weights
   export-conformance DIR
           write every kernel's checks as JSON, data and WGSL, for runners such as web/conformance.mjs
   bless   accept what tests/snapshots, docs/operators.md and the files made from the list of settings would be now; look at the difference before you commit it
 ";
+
+/// What the demo shows, in words that the mini models were trained on.
+const DEMO_PROMPT: &str = "an oil painting of a person, smiling, in a garden, warm light";
 
 fn main() -> ExitCode {
     let (flags, arguments): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| a == "--yes");
@@ -46,6 +54,7 @@ fn main() -> ExitCode {
         "test" => test(&setup),
         "check" => setup::wasm_target().and_then(|()| check::all()),
         "coop" => coop::check(true),
+        "windows" => windows::check(&setup),
         "gpu-stats" => gpu_stats::command(&arguments[1..]),
         "web" => web(&setup, arguments.get(1).map(String::as_str)),
         "bless" => bless(),
@@ -140,11 +149,9 @@ fn demo(setup: &Setup) -> Outcome {
     }
     setup.vulkan_driver()?;
     run("cargo", &["build", "--release", "--package", "pulid-cli"])?;
-    // In words that the mini models were trained on.
-    let prompt = "an oil painting of a person, smiling, in a garden, warm light";
     let pulid = root().join("target/release/pulid");
     let pulid = pulid.to_string_lossy();
-    run(&pulid, &["generate", "--id", "examples/faces/ada.jpg", "--prompt", prompt, "--output", "demo.png"])?;
+    run(&pulid, &["generate", "--id", "examples/faces/ada.jpg", "--prompt", DEMO_PROMPT, "--output", "demo.png"])?;
     println!("demo.png shows the person of examples/faces/ada.jpg");
     Ok(())
 }

@@ -91,9 +91,20 @@ impl Setup {
         self.tool("chromedriver", &["chromium", "chromium-driver"], "Chromium and its driver, for the page's tests")
     }
 
+    /// The linker of Windows builds, and what fetches and unpacks Microsoft's compilers.
+    pub fn windows_linker(&self) -> Outcome {
+        self.tool(
+            "x86_64-w64-mingw32-gcc",
+            &["gcc-mingw-w64-x86-64-posix"],
+            "MinGW-w64, which links Windows programs",
+        )?;
+        self.tool("curl", &["curl", "ca-certificates"], "curl, which fetches Microsoft's shader compilers")?;
+        self.tool("unzip", &["unzip"], "unzip, which unpacks Microsoft's shader compilers")
+    }
+
     /// A program from the system's packages, installed where it is missing.
     fn tool(&self, program: &str, packages: &[&str], what: &str) -> Outcome {
-        if output(program, &["--version"]).is_some() {
+        if output("sh", &["-c", &format!("command -v {program}")]).is_some() {
             return Ok(());
         }
         if !has_apt() {
@@ -192,13 +203,17 @@ impl Backports {
 
 /// The target that browser builds need.
 pub fn wasm_target() -> Outcome {
-    let target = "wasm32-unknown-unknown";
+    target("wasm32-unknown-unknown", "browser builds")
+}
+
+/// A target of Rust's, installed where it is missing.
+pub fn target(target: &str, what_for: &str) -> Outcome {
     let installed = output("rustc", &["--print", "sysroot"])
         .is_some_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib").join(target).is_dir());
     if installed {
         return Ok(());
     }
-    println!("Installing the Rust target {target}, which browser builds need.");
+    println!("Installing the Rust target {target}, which {what_for} need.");
     run("rustup", &["target", "add", target])
 }
 
