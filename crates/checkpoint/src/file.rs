@@ -26,12 +26,22 @@ const STDOUT: &str = "-";
 #[derive(Debug, Default)]
 pub struct FileSet {
     inputs: Inputs,
-    stdout: bool,
+    stdout: Stdout,
+    prints: bool,
     /// Every claimed file, as it was named, and where it will lie.
     claimed: Vec<(PathBuf, Target)>,
     /// Folders to be made, as they were named, and where they will lie.
     folders: Vec<(PathBuf, PathBuf)>,
     written: Vec<Written>,
+}
+
+/// Whether a name stands for the standard output, and how that was when the program started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stdout {
+    #[default]
+    Unnamed,
+    Open,
+    Closed,
 }
 
 /// What is written so far.
@@ -60,8 +70,11 @@ impl FileSet {
     }
 
     /// A set in which the name `-` stands for the standard output.
-    pub fn with_stdout() -> Self {
-        FileSet { stdout: true, ..FileSet::default() }
+    ///
+    /// `open` says whether that was open when the program started. Rust's runtime opens `/dev/null` in place of a closed one, so that it
+    /// is known only before, and looks then as it does where somebody else sends it there.
+    pub fn with_stdout(open: bool) -> Self {
+        FileSet { stdout: if open { Stdout::Open } else { Stdout::Closed }, ..FileSet::default() }
     }
 
     /// Whether a claimed file goes to the standard output, on which nothing else may appear then.
@@ -96,7 +109,20 @@ impl FileSet {
     /// [`Error::File`] that names both, where it was claimed already.
     pub fn reads(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.inputs.add(path.as_ref());
+        if self.prints {
+            self.inputs.check_printing()?;
+        }
         self.claimed.iter().try_for_each(|(path, target)| self.inputs.check(path, target))
+    }
+
+    /// Notes that the work prints on the standard output, which may then be no file that is read, be it to append or to write over it
+    /// (`1<>` and `>>` of shells). What lies beside in a folder that is read may be.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names what is read.
+    pub fn prints(&mut self) -> Result<()> {
+        self.prints = true;
+        self.inputs.check_printing()
     }
 
     /// Checks that a file can be written at `path` later, as far as can be told now: its folder takes new files, no folder
@@ -113,7 +139,7 @@ impl FileSet {
                 path,
                 "is the terminal, which shows no such file; name a file, or send the output to one",
             )),
-            Target::Stdout if stdout_was_closed() => Err(Error::file(
+            Target::Stdout if self.stdout == Stdout::Closed => Err(Error::file(
                 path,
                 "is closed: what is written there is lost; name a file, or send the output to one",
             )),
@@ -227,7 +253,7 @@ impl FileSet {
     }
 
     fn target(&self, path: &Path) -> Result<Target> {
-        if self.stdout && path == Path::new(STDOUT) { Ok(Target::Stdout) } else { Target::of(path) }
+        if self.stdout != Stdout::Unnamed && path == Path::new(STDOUT) { Ok(Target::Stdout) } else { Target::of(path) }
     }
 
     /// [`FileSet::claim`] without trying the folder.
@@ -252,22 +278,6 @@ impl FileSet {
         self.claimed.push((path.to_owned(), target.clone()));
         Ok(target)
     }
-}
-
-/// Whether the standard output was closed when the program started: the runtime then opens `/dev/null` in its place, to read and to
-/// write, as no shell does that is told to send the output there.
-#[cfg(unix)]
-fn stdout_was_closed() -> bool {
-    use rustix::fs::{OFlags, fcntl_getfl, fstat};
-    let stdout = std::io::stdout();
-    let both = fcntl_getfl(&stdout).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
-    let null = rustix::fs::stat("/dev/null");
-    both && matches!((fstat(&stdout), null), (Ok(out), Ok(null)) if out.st_rdev == null.st_rdev && out.st_ino == null.st_ino)
-}
-
-#[cfg(not(unix))]
-fn stdout_was_closed() -> bool {
-    false
 }
 
 /// Whether two names stand for one place.
@@ -714,7 +724,9 @@ mod tests {
 
     #[test]
     fn the_standard_output_has_one_name_where_it_is_wanted() {
-        let mut set = FileSet::with_stdout();
+        let mut closed = FileSet::with_stdout(false);
+        assert!(closed.claim("-").unwrap_err().to_string().contains("is closed"));
+        let mut set = FileSet::with_stdout(true);
         assert!(!set.takes_stdout() && set.is_stream("-").unwrap());
         let _ = set.claim("-");
         assert!(set.takes_stdout());

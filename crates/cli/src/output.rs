@@ -4,6 +4,25 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether standard output was closed before Rust's runtime opened `/dev/null` in its place.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+#[cfg(unix)]
+ctor::declarative::ctor! {
+    // Nothing of the standard library's runtime is there yet: a system call and a store.
+    #[ctor(unsafe)]
+    fn look_at_stdout() {
+        let closed = rustix::io::fcntl_getfd(rustix::stdio::stdout()) == Err(rustix::io::Errno::BADF);
+        CLOSED.store(closed, Ordering::Relaxed);
+    }
+}
+
+/// Whether standard output was open when the program started, be it on `/dev/null`.
+pub fn was_open() -> bool {
+    !CLOSED.load(Ordering::Relaxed)
+}
 
 /// Why standard output did not take what was said.
 static REFUSED: OnceLock<io::Error> = OnceLock::new();

@@ -183,8 +183,38 @@ fn a_closed_standard_output_takes_no_image() {
         assert!(message.contains("is closed: what is written there is lost"), "{message}");
         assert!(!message.contains(" ...\n"), "a stage began: {message}");
     }
-    // Who sends it away means it.
-    assert!(shell("-", ">/dev/null").status.success());
+    // Who sends it away means it, for writing alone or, as Python, Node and daemons do, for reading too.
+    for redirection in [">/dev/null", "1<>/dev/null"] {
+        let output = shell("-", redirection);
+        assert!(output.status.success(), "{redirection}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_is_printed_into_what_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let photo = folder.path().join("me.jpg");
+    let weights = folder.path().join("vae.safetensors");
+    fs::copy(repository("tests/goldens/photos/astronaut.png"), &photo).unwrap();
+    fs::write(&weights, "no weights").unwrap();
+    for (arguments, input) in [
+        (&["faces", "me.jpg", "--json"][..], &photo),
+        (&["inspect", "vae.safetensors"], &weights),
+        (&["embed", "me.jpg", "--output", "me.safetensors"], &photo),
+        (&[&GENERATE[..], &["--id", "me.jpg", "--output", "a.png", "--json"]].concat(), &photo),
+    ] {
+        let before = fs::read(input).unwrap();
+        // As `1<>me.jpg`, and `>>me.jpg`.
+        let mut options = fs::OpenOptions::new();
+        for options in [options.read(true).write(true).clone(), options.append(true).clone()] {
+            let output = program(folder.path(), arguments).stdout(options.open(input).unwrap()).output().unwrap();
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+            assert!(message.contains("standard output: is also read, as "), "{arguments:?}: {message}");
+            assert!(fs::read(input).unwrap() == before, "{arguments:?} wrote");
+        }
+    }
 }
 
 #[test]

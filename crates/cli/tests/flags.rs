@@ -279,13 +279,13 @@ fn samplers_go_by_other_programs_names() {
     for (flags, part) in [
         (
             ["--sampler", "Euler a"],
-            "`Euler a` is a sampler that is not here; there are dpmpp_2m, dpmpp_sde, euler (elsewhere DPM++ 2M",
+            "`Euler a` is a sampler that is not here; there are dpmpp_2m, dpmpp_sde, euler, ddim (elsewhere DPM++ 2M",
         ),
         (["--sampler", "UniPC"], "`UniPC` is a sampler that is not here"),
-        (["--sampler", "quick"], "`quick` is not one of dpmpp_2m, dpmpp_sde, euler"),
+        (["--sampler", "quick"], "`quick` is not one of dpmpp_2m, dpmpp_sde, euler, ddim"),
         (
-            ["--spacing", "exponential"],
-            "`exponential` is a schedule that is not here; there are karras, trailing, leading, linspace and karras_diffusers",
+            ["--spacing", "polyexponential"],
+            "`polyexponential` is a schedule that is not here; there are karras, trailing, leading, linspace, karras_diffusers, exponential",
         ),
     ] {
         let message = refuse(folder.path(), &[&GENERATE[..], &flags].concat());

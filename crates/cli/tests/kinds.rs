@@ -589,7 +589,10 @@ fn a_model_s_scheduler_is_its_default_sampler() {
         ("EulerDiscreteScheduler", ("timestep_spacing", "leading".into()), "Euler", "DDIM"),
         ("EulerDiscreteScheduler", ("timestep_spacing", "linspace".into()), "Euler", "Normal"),
         ("DPMSolverMultistepScheduler", ("use_karras_sigmas", true.into()), "DPM++ 2M", "Karras"),
-        ("DDIMScheduler", ("set_alpha_to_one", false.into()), "Euler", "DDIM"),
+        ("DDIMScheduler", ("set_alpha_to_one", false.into()), "DDIM", "DDIM"),
+        ("DDIMParallelScheduler", ("timestep_spacing", "trailing".into()), "DDIM", "SGM Uniform"),
+        ("EulerDiscreteScheduler", ("use_beta_sigmas", true.into()), "Euler", "Beta"),
+        ("DPMSolverMultistepScheduler", ("use_exponential_sigmas", true.into()), "DPM++ 2M", "Exponential"),
     ] {
         let name = format!("{class} {}", change.0);
         home.schedule(&home.model(&name), &[("_class_name", class.into()), change]);
@@ -653,10 +656,10 @@ fn inspecting_a_model_tells_how_its_images_are_made() {
     {
         assert!(shown(&model).contains(part), "{part}: {}", shown(&model));
     }
-    home.schedule(&model, &[("use_beta_sigmas", true.into())]);
+    home.schedule(&model, &[("interpolation_type", "log_linear".into())]);
     let json: serde_json::Value = serde_json::from_str(&succeed_plain(&["inspect", &text(&model), "--json"])).unwrap();
     assert_eq!(json["sampling"]["predicts"], "velocity");
-    assert!(json["sampling"]["notes"][0].as_str().unwrap().contains("beta noise levels, which is not built"), "{json}");
+    assert!(json["sampling"]["notes"][0].as_str().unwrap().contains("log_linear, which is not built"), "{json}");
     // What generating would refuse is no reason to say nothing of the tensors.
     home.schedule(&model, &[("_class_name", "FlowMatchEulerDiscreteScheduler".into())]);
     let text = shown(&model);

@@ -1,8 +1,8 @@
-"""Goldens of diffusers' timestep spacings, and of its Karras levels, as saved schedulers have them.
+"""Goldens of diffusers' timestep spacings, and of its Karras, exponential and beta levels, as saved schedulers have them.
 
 Witness: diffusers' EulerDiscreteScheduler, DPMSolverMultistepScheduler, DDIMScheduler and DPMSolverSDEScheduler (the last for its levels
 alone: its noise comes from a Brownian tree). The network is a closed formula of what a network is given: scaled latents and timestep. The
-configurations are those that a folder's scheduler_config.json would hold.
+configurations are those that a folder's scheduler_config.json would hold. The quantiles of beta levels are scipy's.
 """
 
 import pathlib
@@ -13,7 +13,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import torch
 from common import deterministic, randn, versions, write_json
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import DDIMParallelScheduler, DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from scipy.stats import beta
 
 # Needed for noise alone, of which there is none here.
 sys.modules.setdefault("torchsde", types.ModuleType("torchsde"))
@@ -32,6 +33,9 @@ TRAILING = dict(**SDXL, timestep_spacing="trailing")
 DDIM = dict(**LEADING, clip_sample=False)
 V = dict(prediction_type="v_prediction")
 KARRAS = dict(use_karras_sigmas=True)
+EXPONENTIAL = dict(use_exponential_sigmas=True)
+BETA = dict(use_beta_sigmas=True)
+ZERO_SNR = dict(**SDXL, **V, rescale_betas_zero_snr=True, clip_sample=False)
 CONFIGS = [
     (EulerDiscreteScheduler, LEADING),
     (EulerDiscreteScheduler, {**LEADING, "steps_offset": 0}),
@@ -48,6 +52,19 @@ CONFIGS = [
     (DPMSolverMultistepScheduler, {**LEADING, "algorithm_type": "deis", "solver_type": "bh2", "lambda_min_clipped": -5.1, "final_sigmas_type": "sigma_min"}),
     (DDIMScheduler, {**DDIM, "set_alpha_to_one": False}),
     (DDIMScheduler, {**DDIM, **V, "set_alpha_to_one": True}),
+    (DDIMScheduler, {**ZERO_SNR, "timestep_spacing": "trailing", "set_alpha_to_one": False}),
+    (DDIMScheduler, {**ZERO_SNR, "timestep_spacing": "trailing"}),
+    (DDIMScheduler, {**ZERO_SNR, "timestep_spacing": "leading", "steps_offset": 1}),
+    (DDIMScheduler, {**TRAILING, "clip_sample": False, "set_alpha_to_one": False}),
+    (DDIMScheduler, {**LINSPACE, **V, "clip_sample": False, "set_alpha_to_one": False}),
+    (DDIMParallelScheduler, {**ZERO_SNR, "timestep_spacing": "trailing"}),
+    (EulerDiscreteScheduler, {**LEADING, **EXPONENTIAL}),
+    (EulerDiscreteScheduler, {**TRAILING, **BETA}),
+    (EulerDiscreteScheduler, {**LINSPACE, **V, **BETA, "final_sigmas_type": "sigma_min"}),
+    (DPMSolverMultistepScheduler, {**LEADING, **EXPONENTIAL}),
+    (DPMSolverMultistepScheduler, {**LEADING, **BETA, "final_sigmas_type": "sigma_min"}),
+    (DPMSolverSDEScheduler, {**LEADING, **EXPONENTIAL}),
+    (DPMSolverSDEScheduler, {**LINSPACE, **BETA}),
     (DPMSolverSDEScheduler, LEADING),
     (DPMSolverSDEScheduler, LINSPACE),
     (DPMSolverSDEScheduler, {**LEADING, **KARRAS}),
@@ -55,6 +72,9 @@ CONFIGS = [
 
 
 def run(scheduler, noise: torch.Tensor) -> torch.Tensor:
+    if scheduler.timesteps[:2].unique().numel() < len(scheduler.timesteps[:2]):
+        # Of equal timesteps it would take the second for the first, and run out of levels in the end.
+        scheduler.set_begin_index(0)
     x = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         x_in = scheduler.scale_model_input(x, t)
@@ -66,7 +86,8 @@ def main() -> None:
     deterministic()
     cases = []
     for kind, config in CONFIGS:
-        for steps in STEPS:
+        # Where the training timesteps are no multiple of the steps, DDIM's do not end where the next begin.
+        for steps in (*STEPS, 7, 30) if kind is DDIMScheduler else STEPS:
             scheduler = kind(**config)
             scheduler.set_timesteps(steps)
             noise = randn(SEED + steps, *SHAPE)
@@ -81,14 +102,17 @@ def main() -> None:
                 case["sigmas"] = [*scheduler.sigmas[:1].tolist(), *scheduler.sigmas[1:-1:2].tolist(), 0.0]
             else:
                 # Of others the timesteps tell as much.
-                if scheduler.config.get("use_karras_sigmas"):
+                if any(scheduler.config.get(f"use_{curve}_sigmas") for curve in ("karras", "exponential", "beta")):
                     case["sigmas"] = scheduler.sigmas.tolist()
                 latents = run(scheduler, noise)
                 assert latents.isfinite().all() and latents.std() > 0.005, (kind, config, steps)
                 case |= {"noise": noise.flatten().tolist(), "latents": latents.flatten().tolist()}
             cases.append(case)
     note = "Latents are the finished ones. " + FORMULA
-    write_json(HERE / "spacings.json", {"a": A, "b": B, "cases": cases, "versions": versions(), "note": note})
+    shares = [0.0, 1e-9, 1e-6, 1e-3, 0.01, *(i / 24 for i in range(1, 24)), 0.999, 1 - 1e-6, 1.0]
+    quantiles = [[share, float(beta.ppf(share, 0.6, 0.6))] for share in shares]
+    value = {"a": A, "b": B, "cases": cases, "beta_quantiles": quantiles, "versions": versions(), "note": note}
+    write_json(HERE / "spacings.json", value)
     for case in cases:
         print(case["config"]["_class_name"], case["steps"], case["start"], case["timesteps"][:3], case["timesteps"][-1])
 

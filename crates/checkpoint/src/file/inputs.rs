@@ -50,6 +50,21 @@ impl Inputs {
 }
 
 impl Inputs {
+    /// Refuses a standard output that is open on one of the inputs that are files.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names it.
+    pub(super) fn check_printing(&self) -> Result<()> {
+        let Some(wanted) = Wanted::of_stdout() else { return Ok(()) };
+        match self.0.iter().find_map(|input| wanted.find(input, MAX_DEPTH)) {
+            None => Ok(()),
+            Some(found) => Err(Error::file(
+                "standard output",
+                format!("is also read, as {}: send what is printed to another file", found.display()),
+            )),
+        }
+    }
+
     /// Refuses a new file that would be read from then on: within a folder of the inputs, or where an input would be that is missing.
     fn check_new(&self, output: &Path, real: &Path) -> Result<()> {
         for input in &self.0 {

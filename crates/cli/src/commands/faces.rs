@@ -1,6 +1,6 @@
 use super::identity::read_photo;
 use super::models::ModelsArgs;
-use super::{DeviceArgs, remember_choices};
+use super::{DeviceArgs, outputs, remember_choices};
 use crate::progress::Terminal;
 use pulid::face::{Face, centre_most_face};
 use pulid::identity::{DetectOptions, DetectorKind, detect};
@@ -44,6 +44,7 @@ fn parse_detector(text: &str) -> std::result::Result<DetectorKind, String> {
 /// Lists the faces of a photo, best score first.
 pub fn run(args: &Args) -> Result<()> {
     let models = args.models.open(None, None)?.face_models()?;
+    outputs(models.files().iter().chain([&args.photo]))?;
     let (name, bytes) = read_photo(&args.photo)?;
     let photo = decode_photo(&name, &bytes)?;
     let terminal = Terminal::new(args.json);

@@ -105,6 +105,7 @@ impl Sampling {
 
 /// Says what a file is and holds.
 pub fn run(args: &Args) -> Result<()> {
+    super::outputs([&args.path])?;
     let mut found = Inspection::of(&args.path)?;
     // What is wrong with a model's scheduler is part of what there is to say of it.
     let sampling = match (&found.problem, found.role, found.marks) {

@@ -122,10 +122,11 @@ impl DeviceArgs {
     }
 }
 
-/// The files that a command writes, where `-` is standard output.
+/// The files that a command writes, where `-` is standard output, which prints into none of its inputs.
 pub fn outputs<'a>(inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<FileSet> {
-    let mut files = FileSet::with_stdout();
+    let mut files = FileSet::with_stdout(crate::output::was_open());
     inputs.into_iter().try_for_each(|path| files.reads(path))?;
+    files.prints()?;
     Ok(files)
 }
 

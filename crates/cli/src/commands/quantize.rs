@@ -1,5 +1,5 @@
-use super::check_weights;
 use super::models::ModelsArgs;
+use super::{check_weights, outputs};
 use crate::progress::Terminal;
 use pulid::quantize::{Quantized, quantize_model};
 use pulid_models::sdxl::SdxlModel;
@@ -47,6 +47,7 @@ fn parse_quantized(text: &str) -> std::result::Result<DType, String> {
 pub fn run(args: &Args) -> Result<()> {
     let models = args.models.open(args.model.as_deref(), None)?;
     let (path, over) = models.model(args.model.as_deref())?;
+    outputs([&path].into_iter().chain(&over).chain(&args.unet).chain(&args.config))?;
     let mut model = SdxlModel::open(path)?;
     if let Some(config) = &args.config {
         model = model.with_config(config)?;

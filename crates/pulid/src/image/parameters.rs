@@ -58,6 +58,7 @@ pub(crate) fn sampler_name(kind: SamplerKind) -> &'static str {
         SamplerKind::DpmPp2M => "DPM++ 2M",
         SamplerKind::DpmPpSde => "DPM++ SDE",
         SamplerKind::Euler => "Euler",
+        SamplerKind::Ddim => "DDIM",
     }
 }
 
@@ -70,6 +71,8 @@ pub(crate) fn schedule_name(spacing: Spacing) -> &'static str {
         Spacing::Trailing => "SGM Uniform",
         Spacing::Leading => "DDIM",
         Spacing::Linspace => "Normal",
+        Spacing::Exponential | Spacing::ExponentialDiffusers => "Exponential",
+        Spacing::Beta | Spacing::BetaDiffusers => "Beta",
     }
 }
 

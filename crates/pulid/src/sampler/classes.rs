@@ -8,16 +8,16 @@ use TimestepSpacing::{Leading, Linspace};
 /// What a class takes for keys that its file does not have: the defaults of its constructor in diffusers 0.42.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Defaults {
-    pub(super) beta_start: f32,
-    pub(super) beta_end: f32,
+    pub(super) beta_start: f64,
+    pub(super) beta_end: f64,
     pub(super) beta_schedule: BetaSchedule,
     pub(super) timestep_spacing: TimestepSpacing,
     pub(super) steps_offset: usize,
 }
 
 const fn defaults(
-    beta_start: f32,
-    beta_end: f32,
+    beta_start: f64,
+    beta_end: f64,
     beta_schedule: BetaSchedule,
     timestep_spacing: TimestepSpacing,
 ) -> Defaults {

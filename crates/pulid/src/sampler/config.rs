@@ -49,9 +49,9 @@ pub struct SchedulerConfig {
     #[serde(rename = "_class_name", skip_serializing_if = "Option::is_none")]
     pub class_name: Option<String>,
     /// Beta of the first training timestep.
-    pub beta_start: f32,
+    pub beta_start: f64,
     /// Beta of the last training timestep.
-    pub beta_end: f32,
+    pub beta_end: f64,
     /// How beta grows between them.
     pub beta_schedule: BetaSchedule,
     /// The betas themselves, one for each training timestep, where they follow no formula.
@@ -127,10 +127,10 @@ impl SchedulerConfig {
         let name = class.as_deref().unwrap_or_default();
         keys.refuse_foreign(name)?;
         let mut config = SchedulerConfig::with(classes::of(name).unwrap_or(classes::SDXL));
-        let number = |v: &Value| v.as_f64().map(|n| n as f32);
-        keys.take("beta_start", "a number", number, &mut config.beta_start)?;
-        keys.take("beta_end", "a number", number, &mut config.beta_end)?;
+        keys.take("beta_start", "a number", Value::as_f64, &mut config.beta_start)?;
+        keys.take("beta_end", "a number", Value::as_f64, &mut config.beta_end)?;
         keys.take("beta_schedule", &list(BETA_SCHEDULES), word(BETA_SCHEDULES), &mut config.beta_schedule)?;
+        let number = |v: &Value| v.as_f64().map(|n| n as f32);
         let betas = |v: &Value| v.as_array()?.iter().map(number).collect::<Option<Vec<f32>>>();
         config.trained_betas = keys.read("trained_betas", "a list of numbers", betas)?;
         keys.take("num_train_timesteps", "a whole number", whole, &mut config.num_train_timesteps)?;

@@ -14,6 +14,7 @@
 //! # Ok::<(), pulid_tensor::Error>(())
 //! ```
 
+mod beta;
 mod brownian;
 mod classes;
 mod config;

@@ -5,20 +5,25 @@
 use super::{SamplerKind, Spacing};
 
 /// What a sampler that we have is called elsewhere, by [`letters`].
-const SAMPLERS: [(SamplerKind, &[&str]); 3] = [
+const SAMPLERS: [(SamplerKind, &[&str]); 4] = [
     (SamplerKind::DpmPp2M, &["dpmpp2m", "dpmsolvermultistep", "dpmsolverpp", "dpmpp2mgpu"]),
     (SamplerKind::DpmPpSde, &["dpmppsde", "dpmppsdegpu", "dpmsolversde"]),
     (SamplerKind::Euler, &["euler", "eulerdiscrete"]),
+    (SamplerKind::Ddim, &["ddim", "ddimparallel"]),
 ];
 
 /// What a spacing that we have is called elsewhere. ComfyUI's and the web UI's SGM Uniform begins at the last training timestep and
 /// goes down evenly, as diffusers' trailing does.
-const SPACINGS: [(Spacing, &[&str]); 5] = [
+const SPACINGS: [(Spacing, &[&str]); 9] = [
     (Spacing::Karras, &["karras", "usekarrassigmas", "k"]),
     (Spacing::Trailing, &["trailing", "sgmuniform"]),
     (Spacing::Leading, &["leading"]),
     (Spacing::Linspace, &["linspace"]),
     (Spacing::KarrasDiffusers, &["karrasdiffusers"]),
+    (Spacing::Exponential, &["exponential", "useexponentialsigmas"]),
+    (Spacing::Beta, &["beta", "usebetasigmas"]),
+    (Spacing::ExponentialDiffusers, &["exponentialdiffusers"]),
+    (Spacing::BetaDiffusers, &["betadiffusers"]),
 ];
 
 /// Samplers that are elsewhere and not here.
@@ -33,7 +38,6 @@ const OTHER_SAMPLERS: &[&str] = &[
     "heun discrete",
     "lms",
     "lms discrete",
-    "ddim",
     "ddim cfg++",
     "ddpm",
     "pndm",
@@ -81,14 +85,13 @@ const OTHER_SAMPLERS: &[&str] = &[
 
 /// Schedules that are elsewhere and not here.
 const OTHER_SPACINGS: &[&str] = &[
-    "exponential",
     "polyexponential",
     "normal",
     "simple",
     "uniform",
     "ddim",
     "ddim uniform",
-    "beta",
+    "beta57",
     "linear quadratic",
     "kl optimal",
     "align your steps",
@@ -112,7 +115,7 @@ pub(crate) fn sampler(text: &str) -> Result<String, String> {
         )),
         Some((kind, _)) => Ok(kind.name().to_owned()),
         None if elsewhere(text) => Err(format!(
-            "`{text}` is a sampler that is not here; there are dpmpp_2m, dpmpp_sde, euler (elsewhere DPM++ 2M, DPM++ SDE, Euler)"
+            "`{text}` is a sampler that is not here; there are dpmpp_2m, dpmpp_sde, euler, ddim (elsewhere DPM++ 2M, DPM++ SDE, Euler, DDIM)"
         )),
         None => Ok(text.to_owned()),
     }
@@ -221,6 +224,11 @@ mod tests {
             ("EulerDiscreteScheduler", "euler", None),
             ("euler trailing", "euler", Some(Spacing::Trailing)),
             ("euler leading", "euler", Some(Spacing::Leading)),
+            ("DDIM", "ddim", None),
+            ("DDIMScheduler", "ddim", None),
+            ("DDIMParallelScheduler", "ddim", None),
+            ("DPM++ 2M Exponential", "dpmpp_2m", Some(Spacing::Exponential)),
+            ("Euler Beta", "euler", Some(Spacing::Beta)),
         ] {
             assert_eq!(sampler(text).as_deref(), Ok(name), "{text}");
             assert_eq!(spacing_within(text), schedule, "{text}");
@@ -233,6 +241,10 @@ mod tests {
             ("leading", "leading"),
             ("Linspace", "linspace"),
             ("karras_diffusers", "karras_diffusers"),
+            ("Exponential", "exponential"),
+            ("Beta", "beta"),
+            ("use_beta_sigmas", "beta"),
+            ("beta_diffusers", "beta_diffusers"),
         ] {
             assert_eq!(spacing(text).as_deref(), Ok(name), "{text}");
         }
@@ -244,8 +256,7 @@ mod tests {
             "Euler a",
             "euler_ancestral",
             "EulerAncestralDiscreteScheduler",
-            "DDIM",
-            "DDIMScheduler",
+            "DDIM CFG++",
             "LCM",
             "UniPC",
             "uni_pc",
@@ -266,10 +277,10 @@ mod tests {
                 "{message}"
             );
         }
-        let message = sampler("DPM++ 2M Exponential").unwrap_err();
-        assert!(message.contains("schedule exponential") && message.contains("`spacing`"), "{message}");
-        for text in ["Exponential", "simple", "beta", "Align Your Steps"] {
-            assert!(spacing(text).unwrap_err().contains("there are karras, trailing, leading, linspace and"), "{text}");
+        let message = sampler("DPM++ 2M Simple").unwrap_err();
+        assert!(message.contains("schedule simple") && message.contains("`spacing`"), "{message}");
+        for text in ["Polyexponential", "simple", "beta57", "Align Your Steps"] {
+            assert!(spacing(text).unwrap_err().contains("there are karras, trailing, leading, linspace,"), "{text}");
         }
         // The list of what there is answers what nobody has.
         assert_eq!(sampler("quick").as_deref(), Ok("quick"));

@@ -15,6 +15,10 @@ pub enum SamplerKind {
     /// Euler's method: one call a step.
     #[serde(rename = "euler")]
     Euler,
+    /// DDIM without noise on the way (Song et al. 2020, eta 0), as diffusers' `DDIMScheduler` has it: Euler's method on latents of
+    /// variance one. One call a step.
+    #[serde(rename = "ddim")]
+    Ddim,
 }
 
 /// Where on the noise schedule the steps lie.
@@ -34,6 +38,15 @@ pub enum Spacing {
     /// Karras et al. (2022) as diffusers' schedulers have them (`use_karras_sigmas`): between the ends of the model's own
     /// `timestep_spacing`, for DPM-Solver++ over the whole schedule.
     KarrasDiffusers,
+    /// Evenly spaced in log sigma over the whole schedule, as k-diffusion and the web UI have them.
+    Exponential,
+    /// By the quantiles of a beta distribution (Lee et al. 2024) over the whole schedule, as the web UI has them.
+    Beta,
+    /// [`Spacing::Exponential`] as diffusers' schedulers have it (`use_exponential_sigmas`), between the ends of
+    /// [`Spacing::KarrasDiffusers`].
+    ExponentialDiffusers,
+    /// [`Spacing::Beta`] as diffusers' schedulers have it (`use_beta_sigmas`), between the ends of [`Spacing::KarrasDiffusers`].
+    BetaDiffusers,
 }
 
 /// The noise level after the last step.
@@ -49,7 +62,8 @@ pub enum FinalSigma {
 
 impl SamplerKind {
     /// Every kind, in the order in which people see them.
-    pub const ALL: [SamplerKind; 3] = [SamplerKind::DpmPp2M, SamplerKind::DpmPpSde, SamplerKind::Euler];
+    pub const ALL: [SamplerKind; 4] =
+        [SamplerKind::DpmPp2M, SamplerKind::DpmPpSde, SamplerKind::Euler, SamplerKind::Ddim];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
@@ -57,6 +71,7 @@ impl SamplerKind {
             SamplerKind::DpmPp2M => "dpmpp_2m",
             SamplerKind::DpmPpSde => "dpmpp_sde",
             SamplerKind::Euler => "euler",
+            SamplerKind::Ddim => "ddim",
         }
     }
 
@@ -65,13 +80,14 @@ impl SamplerKind {
         match self {
             SamplerKind::DpmPp2M | SamplerKind::DpmPpSde => Spacing::Karras,
             SamplerKind::Euler => Spacing::Trailing,
+            SamplerKind::Ddim => Spacing::Leading,
         }
     }
 
     /// Network calls that `steps` steps take.
     pub const fn calls(self, steps: usize) -> usize {
         match self {
-            SamplerKind::DpmPp2M | SamplerKind::Euler => steps,
+            SamplerKind::DpmPp2M | SamplerKind::Euler | SamplerKind::Ddim => steps,
             SamplerKind::DpmPpSde => (2 * steps).saturating_sub(1),
         }
     }
@@ -79,8 +95,17 @@ impl SamplerKind {
 
 impl Spacing {
     /// Every spacing, in the order in which people see them.
-    pub const ALL: [Spacing; 5] =
-        [Spacing::Karras, Spacing::Trailing, Spacing::Leading, Spacing::Linspace, Spacing::KarrasDiffusers];
+    pub const ALL: [Spacing; 9] = [
+        Spacing::Karras,
+        Spacing::Trailing,
+        Spacing::Leading,
+        Spacing::Linspace,
+        Spacing::KarrasDiffusers,
+        Spacing::Exponential,
+        Spacing::Beta,
+        Spacing::ExponentialDiffusers,
+        Spacing::BetaDiffusers,
+    ];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
@@ -90,6 +115,10 @@ impl Spacing {
             Spacing::Leading => "leading",
             Spacing::Linspace => "linspace",
             Spacing::KarrasDiffusers => "karras_diffusers",
+            Spacing::Exponential => "exponential",
+            Spacing::Beta => "beta",
+            Spacing::ExponentialDiffusers => "exponential_diffusers",
+            Spacing::BetaDiffusers => "beta_diffusers",
         }
     }
 }
@@ -188,8 +217,8 @@ mod tests {
             assert_eq!(end.name().parse::<FinalSigma>().unwrap(), end);
         }
         assert!("sigma_max".parse::<FinalSigma>().is_err());
-        let message = "ddim".parse::<SamplerKind>().unwrap_err().to_string();
-        assert!(message.contains("ddim") && message.contains("dpmpp_2m"), "{message}");
+        let message = "heun".parse::<SamplerKind>().unwrap_err().to_string();
+        assert!(message.contains("heun") && message.contains("dpmpp_2m"), "{message}");
         assert!("linear".parse::<Spacing>().is_err());
     }
 }

@@ -1,4 +1,4 @@
-use super::{BetaSchedule, Preconditioning, SchedulerConfig, TimestepSpacing};
+use super::{BetaSchedule, Preconditioning, PredictionType, SchedulerConfig, TimestepSpacing};
 use pulid_tensor::{Error, Result};
 
 /// A schedule longer than this is a broken file, not a model.
@@ -17,6 +17,8 @@ pub struct NoiseSchedule {
     /// Of the model's scheduler.
     pub(super) spacing: TimestepSpacing,
     pub(super) steps_offset: usize,
+    /// Whether the last timestep is pure noise under a network that can tell something of it.
+    pub(super) zero_terminal_snr: bool,
 }
 
 impl NoiseSchedule {
@@ -34,7 +36,7 @@ impl NoiseSchedule {
         if !(2..=MAX_TRAIN_TIMESTEPS).contains(&n) {
             return invalid("num_train_timesteps", format!("is {n}; 2 to {MAX_TRAIN_TIMESTEPS} can be used"));
         }
-        let in_range = |beta: f32| beta > 0.0 && beta < 1.0;
+        let in_range = |beta: f64| beta > 0.0 && beta < 1.0;
         let formula = config.trained_betas.is_none() && config.beta_schedule != BetaSchedule::SquaredcosCapV2;
         if formula && (!in_range(config.beta_start) || !in_range(config.beta_end)) {
             let detail =
@@ -42,7 +44,7 @@ impl NoiseSchedule {
             return invalid("beta_start", detail);
         }
         let betas = match &config.trained_betas {
-            Some(betas) if betas.len() != n || !betas.iter().copied().all(in_range) => {
+            Some(betas) if betas.len() != n || !betas.iter().copied().map(f64::from).all(in_range) => {
                 let detail = format!("must be {n} numbers in (0, 1), as num_train_timesteps says");
                 return invalid("trained_betas", detail);
             }
@@ -68,6 +70,7 @@ impl NoiseSchedule {
             network: config.prediction_type.preconditioning(),
             spacing: config.timestep_spacing,
             steps_offset: config.steps_offset,
+            zero_terminal_snr: config.rescale_betas_zero_snr && config.prediction_type == PredictionType::VPrediction,
         })
     }
 
@@ -106,8 +109,19 @@ impl NoiseSchedule {
 
     /// A time between training timesteps, by log sigma: diffusers' `_sigma_to_t`.
     pub fn fractional_timestep(&self, sigma: f64) -> f64 {
+        self.between(sigma, f64::ln)
+    }
+
+    /// A time between training timesteps cut to a whole one, as diffusers' `DPMSolverMultistepScheduler` does where it does not round.
+    /// The schedule's logarithms are in f32 there, which decides whether the highest level is that of the last timestep or falls
+    /// just short of it.
+    pub(super) fn cut_timestep(&self, sigma: f64) -> f64 {
+        self.between(sigma, |level| f64::from(level.ln() as f32)).floor()
+    }
+
+    fn between(&self, sigma: f64, log: fn(f64) -> f64) -> f64 {
         let above = self.sigmas.partition_point(|&s| s <= sigma).clamp(1, self.sigmas.len() - 1);
-        let [low, high] = [self.sigmas[above - 1].ln(), self.sigmas[above].ln()];
+        let [low, high] = [log(self.sigmas[above - 1]), log(self.sigmas[above])];
         (above - 1) as f64 + ((sigma.ln() - low) / (high - low)).clamp(0.0, 1.0)
     }
 
@@ -127,13 +141,17 @@ fn betas(config: &SchedulerConfig) -> Vec<f32> {
     let spaced = |ends: [f32; 2], map: fn(f32) -> f32| {
         let [first, last] = ends;
         let step = (last - first) / (n - 1) as f32;
-        let at = |i: usize| if i < n / 2 { first + step * i as f32 } else { last - step * (n - 1 - i) as f32 };
+        // Rounded once, as by torch's vector instructions.
+        let up = |i: usize| step.mul_add(i as f32, first);
+        let down = |i: usize| (-step).mul_add(i as f32, last);
+        let at = |i: usize| if i < n / 2 { up(i) } else { down(n - 1 - i) };
         (0..n).map(|i| map(at(i))).collect()
     };
     let ends = [config.beta_start, config.beta_end];
     match config.beta_schedule {
-        BetaSchedule::Linear => spaced(ends, |x| x),
-        BetaSchedule::ScaledLinear => spaced(ends.map(|beta| f64::from(beta).sqrt() as f32), |x| x * x),
+        BetaSchedule::Linear => spaced(ends.map(|beta| beta as f32), |x| x),
+        // The root is of the number as it is written, not of what f32 makes of it.
+        BetaSchedule::ScaledLinear => spaced(ends.map(|beta| beta.sqrt() as f32), |x| x * x),
         BetaSchedule::SquaredcosCapV2 => {
             let product =
                 |i: usize| ((i as f64 / n as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
@@ -189,7 +207,7 @@ mod tests {
     fn unusable_schedules_are_refused() {
         for broken in [
             SchedulerConfig { beta_start: -1.0, ..Default::default() },
-            SchedulerConfig { beta_end: f32::NAN, ..Default::default() },
+            SchedulerConfig { beta_end: f64::NAN, ..Default::default() },
             SchedulerConfig { steps_offset: 1000, ..Default::default() },
             SchedulerConfig { num_train_timesteps: 1, ..Default::default() },
             SchedulerConfig { num_train_timesteps: usize::MAX, ..Default::default() },

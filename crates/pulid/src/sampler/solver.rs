@@ -31,10 +31,13 @@ pub struct Request {
 ///
 /// Latents are kept unscaled: clean latents plus sigma times noise, f32, with each update computed in f64. Sources:
 /// k-diffusion's `sample_dpmpp_2m`, `sample_dpmpp_sde` and `sample_euler`; diffusers' `DPMSolverMultistepScheduler`
-/// (order 2, midpoint), whose variance-preserving form is the same DPM++ 2M under another scale.
+/// (order 2, midpoint), whose variance-preserving form is the same DPM++ 2M under another scale; `DDIMScheduler` without noise, which
+/// is Euler's method under that scale. Where these two end in a noise level, the finished latents keep that scale, as there.
 pub struct Sampler {
     kind: SamplerKind,
     spacing: Spacing,
+    /// Whether the solver's own latents have variance one: these over sqrt(sigma^2 + 1).
+    preserving: bool,
     schedule: NoiseSchedule,
     levels: NoiseLevels,
     noise: Box<dyn StepNoise + Send>,
@@ -82,12 +85,15 @@ impl Sampler {
         if let (FinalSigma::SigmaMin, [.., before, last]) = (options.final_sigma, levels.sigmas.as_mut_slice()) {
             // Karras levels come down to the lowest one themselves.
             *last = schedule.sigma_min().min(*before);
+            // DDIM may reach the end of the schedule before its last step.
+            levels.targets.iter_mut().filter(|target| **target == 0.0).for_each(|target| *target = *last);
         }
         let scale = initial_scale(schedule, options.kind, options.spacing, levels.sigmas[0]);
         let latents = noise.iter().map(|&x| (f64::from(x) * scale) as f32).collect();
         Ok(Sampler {
             kind: options.kind,
             spacing: options.spacing,
+            preserving: preserves_variance(options.kind, options.spacing),
             schedule: schedule.clone(),
             levels,
             noise: step_noise,
@@ -167,15 +173,26 @@ impl Sampler {
     pub fn advance(&mut self, prediction: &[f32]) -> Result<()> {
         let denoised = self.clean_latents(prediction)?;
         self.call += 1;
-        let (sigma, next) = (self.levels.sigmas[self.step], self.levels.sigmas[self.step + 1]);
+        let (sigma, next) = (self.levels.sigmas[self.step], self.levels.targets[self.step]);
         match self.kind {
             SamplerKind::DpmPp2M => self.multistep(denoised, sigma, next),
-            SamplerKind::Euler => self.move_towards(&denoised, next / sigma),
+            SamplerKind::Euler | SamplerKind::Ddim => self.move_towards(&denoised, next / sigma),
             SamplerKind::DpmPpSde if next == 0.0 => self.latents = denoised,
             SamplerKind::DpmPpSde => return self.stochastic(&denoised, sigma, next),
         }
         self.step += 1;
+        self.begin_from(next);
         Ok(())
+    }
+
+    /// Latents of variance one are taken as they are for those of the level where the next step begins, be it another one than was
+    /// `reached`, and for clean ones in the end. Here the factor between both forms changes with the level.
+    fn begin_from(&mut self, reached: f64) {
+        let begin = if self.step == self.steps() { 0.0 } else { self.levels.sigmas[self.step] };
+        if self.preserving && begin != reached {
+            let factor = ((begin * begin + 1.0) / (reached * reached + 1.0)).sqrt();
+            self.latents.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+        }
     }
 
     /// The latents now; after the last step the finished ones, not yet divided by the VAE's scaling factor.
@@ -285,16 +302,26 @@ impl Sampler {
 /// What the noise is multiplied with to become the first latents.
 ///
 /// k-diffusion multiplies by sigma, and so does diffusers' Euler from the last training timestep. diffusers' DPM-Solver starts its
-/// variance-preserving latents as the noise itself, which is sqrt(sigma^2 + 1) here: 0.2 % more at SDXL's highest noise level. So does
-/// Euler with leading timesteps (`init_noise_sigma`).
+/// variance-preserving latents as the noise itself, which is sqrt(sigma^2 + 1) here: 0.2 % more at SDXL's highest noise level. So do
+/// DDIM, and Euler with leading timesteps (`init_noise_sigma`).
 fn initial_scale(schedule: &NoiseSchedule, kind: SamplerKind, spacing: Spacing, sigma: f64) -> f64 {
-    let preserving = match spacing {
-        Spacing::Karras => false,
+    let begins_preserving = match spacing {
         Spacing::Leading => true,
-        Spacing::KarrasDiffusers if schedule.spacing == TimestepSpacing::Leading => true,
-        Spacing::KarrasDiffusers | Spacing::Trailing | Spacing::Linspace => kind == SamplerKind::DpmPp2M,
+        Spacing::KarrasDiffusers | Spacing::ExponentialDiffusers | Spacing::BetaDiffusers => {
+            schedule.spacing == TimestepSpacing::Leading
+        }
+        Spacing::Karras | Spacing::Exponential | Spacing::Beta | Spacing::Trailing | Spacing::Linspace => false,
     };
-    if preserving { (sigma * sigma + 1.0).sqrt() } else { sigma }
+    if begins_preserving || preserves_variance(kind, spacing) { (sigma * sigma + 1.0).sqrt() } else { sigma }
+}
+
+/// Whether a solver is one of diffusers' whose latents have variance one; k-diffusion's have clean latents plus sigma times noise.
+fn preserves_variance(kind: SamplerKind, spacing: Spacing) -> bool {
+    match kind {
+        SamplerKind::Ddim => true,
+        SamplerKind::DpmPp2M => !matches!(spacing, Spacing::Karras | Spacing::Exponential | Spacing::Beta),
+        SamplerKind::DpmPpSde | SamplerKind::Euler => false,
+    }
 }
 
 /// The level to step down to and the noise to add, so that together they give `next` (eta 1).
@@ -391,7 +418,7 @@ mod tests {
     fn every_sampler_draws_a_gaussian_with_its_variance() {
         for kind in SamplerKind::ALL {
             // Euler's error falls with the first power of the number of steps only.
-            let steps = if kind == SamplerKind::Euler { 150 } else { 30 };
+            let steps = if matches!(kind, SamplerKind::Euler | SamplerKind::Ddim) { 150 } else { 30 };
             let options = SamplerOptions { seed: 2, spacing: Spacing::Karras, ..SamplerOptions::new(kind, steps) };
             let sampler = Sampler::new(&sdxl(), &options, TorchGenerator::new(1).randn(16384)).unwrap();
             let latents = run(sampler, gaussian);

@@ -46,8 +46,19 @@ const NOT_TURBO: [&str; 12] =
     ["charge", "charging", "diesel", "fan", "grafx", "jet", "lader", "machine", "man", "motor", "prop", "squid"];
 
 /// All of them, the more telling before the less: a name may have the words of two.
+///
+/// Steps, guidance, samplers and timesteps are those of the model cards: ByteDance/SDXL-Lightning, tianweiy/DMD2, ByteDance/Hyper-SD,
+/// stabilityai/sdxl-turbo, sd-community/sdxl-flash, latent-consistency/lcm-lora-sdxl, h1t/TCD-SDXL-LoRA.
 const METHODS: [Method; 9] = [
-    Method { name: "SDXL-Lightning", common: &["lightning"], ..FEW },
+    Method {
+        name: "SDXL-Lightning",
+        common: &["lightning"],
+        // EulerDiscreteScheduler with trailing timesteps; of one step with `prediction_type="sample"`, and "only experimental".
+        one_step: "whose network predicts the clean latents (`prediction_type` sample), which is not built; take \
+                   sdxl_lightning_2step_unet or one of more steps in its place",
+        ..FEW
+    },
+    // LCMScheduler with timesteps=[999, 749, 499, 249], which are trailing ones; of one step with timesteps=[399].
     Method {
         name: "DMD2",
         told_by: &["dmd"],
@@ -56,7 +67,7 @@ const METHODS: [Method; 9] = [
                    dmd2_sdxl_4step_unet in its place",
         ..FEW
     },
-    // Its own is DDIM, which is Euler's method.
+    // DDIMScheduler with trailing timesteps, which is Euler's method; of one step LCMScheduler with timesteps=[800].
     Method {
         name: "Hyper-SD",
         told_by: &["hypersd"],

@@ -115,7 +115,7 @@ settings! {
     /// Classifier-free guidance, how strictly the prompt is followed; up to 1 is without, and twice as fast
     guidance: f32 = 7.0, Setting { range: GUIDANCE, file_key: Some("guidance_scale"), ..PICTURE };
 
-    /// Solver: dpmpp_2m, dpmpp_sde (two calls a step) or euler; other programs' names of them are understood, as DPM++ 2M Karras
+    /// Solver: dpmpp_2m, dpmpp_sde (two calls a step), euler or ddim; other programs' names of them are understood, as DPM++ 2M Karras
     sampler: SamplerKind = SamplerKind::DpmPp2M, Setting {
         range: names!(SamplerKind),
         known_as: Some(names::sampler),
@@ -123,11 +123,11 @@ settings! {
         ..PICTURE
     };
 
-    /// Where the noise levels lie: karras as in k-diffusion; trailing, leading, linspace and karras_diffusers as diffusers' schedulers have them
+    /// Where the noise levels lie: karras, exponential and beta as k-diffusion and the web UI have them; trailing, leading, linspace and what ends in _diffusers as diffusers' schedulers have them
     spacing: Spacing = SamplerKind::DpmPp2M.default_spacing(), Setting {
         range: names!(Spacing),
         known_as: Some(names::spacing),
-        follows: Some(Follows { setting: "sampler", brings: "karras for dpmpp_2m and dpmpp_sde, trailing for euler" }),
+        follows: Some(Follows { setting: "sampler", brings: "karras for dpmpp_2m and dpmpp_sde, trailing for euler, leading for ddim" }),
         file_key: Some("spacing"),
         ..PICTURE
     };

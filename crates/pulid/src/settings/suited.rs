@@ -1,7 +1,9 @@
 //! Settings that suit a model where nobody says otherwise: what its scheduler says of the steps.
 
 use super::Choices;
-use crate::sampler::{BetaSchedule, FinalSigma, NoiseSchedule, SamplerKind, SchedulerConfig, Spacing, TimestepSpacing};
+use crate::sampler::{
+    BetaSchedule, FinalSigma, NoiseSchedule, PredictionType, SamplerKind, SchedulerConfig, Spacing, TimestepSpacing,
+};
 use serde_json::Value;
 
 /// Settings, and why they are taken.
@@ -69,7 +71,7 @@ impl SchedulerConfig {
             }
             "DPMSolverSDEScheduler" => Ok((SamplerKind::DpmPpSde, self.spacing()?, FinalSigma::Zero)),
             "DPMSolverMultistepScheduler" => self.multistep(),
-            "DDIMScheduler" => self.ddim(),
+            "DDIMScheduler" | "DDIMParallelScheduler" => self.ddim(),
             _ => Err(String::new()),
         }
     }
@@ -103,7 +105,7 @@ impl SchedulerConfig {
         if spacing != Spacing::KarrasDiffusers && self.is_on("use_lu_lambdas") {
             return Err(" with Lu's noise levels".into());
         }
-        if spacing != Spacing::KarrasDiffusers && self.clips_timesteps() {
+        if matches!(spacing, Spacing::Leading | Spacing::Trailing | Spacing::Linspace) && self.clips_timesteps() {
             return Err(" with timesteps cut by `lambda_min_clipped`".into());
         }
         Ok((SamplerKind::DpmPp2M, spacing, end))
@@ -119,7 +121,6 @@ impl SchedulerConfig {
         }
     }
 
-    /// Without noise on the way DDIM is Euler's method, and with leading timesteps each of its steps ends where the next one begins.
     fn ddim(&self) -> Result<Steps, String> {
         // The class clips, and ends in clean latents, where its file does not say otherwise.
         let off = |key: &str| self.saved.get(key).is_some_and(|value| value.is_null() || *value == Value::Bool(false));
@@ -129,29 +130,38 @@ impl SchedulerConfig {
         if self.is_on("thresholding") {
             return Err(" with thresholding".into());
         }
-        if self.timestep_spacing != TimestepSpacing::Leading {
-            return Err(format!(" with `{}` timesteps", name(self.timestep_spacing)));
+        if self.rescale_betas_zero_snr && self.prediction_type == PredictionType::Epsilon {
+            // Clean latents are noisy ones less the noise, over zero there.
+            return Err(" with `rescale_betas_zero_snr` under a network that predicts the noise".into());
         }
         let end = if off("set_alpha_to_one") { FinalSigma::SigmaMin } else { FinalSigma::Zero };
-        Ok((SamplerKind::Euler, Spacing::Leading, end))
+        // It has no other levels than its timesteps'.
+        Ok((SamplerKind::Ddim, self.of_timesteps(), end))
     }
 
     fn spacing(&self) -> Result<Spacing, String> {
-        let others = [("exponential", "use_exponential_sigmas"), ("beta", "use_beta_sigmas")];
-        if let Some((name, _)) = others.into_iter().find(|(_, key)| self.is_on(key)) {
-            return Err(format!(" with {name} noise levels"));
+        let curves = [
+            ("Karras", "use_karras_sigmas", Spacing::KarrasDiffusers),
+            ("exponential", "use_exponential_sigmas", Spacing::ExponentialDiffusers),
+            ("beta", "use_beta_sigmas", Spacing::BetaDiffusers),
+        ];
+        let mut asked = curves.into_iter().filter(|(_, key, _)| self.is_on(key));
+        let Some((name, key, spacing)) = asked.next() else { return Ok(self.of_timesteps()) };
+        if let Some((_, other, _)) = asked.next() {
+            return Err(format!(" with `{key}` and `{other}` at once"));
         }
-        if self.is_on("use_karras_sigmas") {
-            if let Some(key) = ["sigma_min", "sigma_max"].into_iter().find(|key| self.option(key).is_some()) {
-                return Err(format!(" with Karras noise levels from a `{key}` of its own"));
-            }
-            return Ok(Spacing::KarrasDiffusers);
+        if let Some(key) = ["sigma_min", "sigma_max"].into_iter().find(|key| self.option(key).is_some()) {
+            return Err(format!(" with {name} noise levels from a `{key}` of its own"));
         }
-        Ok(match self.timestep_spacing {
+        Ok(spacing)
+    }
+
+    fn of_timesteps(&self) -> Spacing {
+        match self.timestep_spacing {
             TimestepSpacing::Leading => Spacing::Leading,
             TimestepSpacing::Trailing => Spacing::Trailing,
             TimestepSpacing::Linspace => Spacing::Linspace,
-        })
+        }
     }
 
     fn end(&self) -> Result<FinalSigma, String> {
@@ -171,14 +181,6 @@ impl SchedulerConfig {
     }
 }
 
-fn name(spacing: TimestepSpacing) -> &'static str {
-    match spacing {
-        TimestepSpacing::Leading => "leading",
-        TimestepSpacing::Trailing => "trailing",
-        TimestepSpacing::Linspace => "linspace",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,8 +193,8 @@ mod tests {
     #[test]
     fn schedulers_that_are_built_are_followed() {
         use FinalSigma::{SigmaMin, Zero};
-        use SamplerKind::{DpmPp2M, DpmPpSde, Euler};
-        use Spacing::{KarrasDiffusers, Leading, Linspace, Trailing};
+        use SamplerKind::{Ddim, DpmPp2M, DpmPpSde, Euler};
+        use Spacing::{BetaDiffusers, ExponentialDiffusers, KarrasDiffusers, Leading, Linspace, Trailing};
         let multistep = |options: serde_json::Value| {
             let mut config = json!({"_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.00085, "beta_end": 0.012,
                 "beta_schedule": "scaled_linear"});
@@ -247,9 +249,21 @@ mod tests {
             (json!({"_class_name": "DPMSolverSDEScheduler"}), (DpmPpSde, Linspace, Zero)),
             (
                 json!({"_class_name": "DDIMScheduler", "clip_sample": false, "set_alpha_to_one": false}),
-                (Euler, Leading, SigmaMin),
+                (Ddim, Leading, SigmaMin),
             ),
-            (json!({"_class_name": "DDIMScheduler", "clip_sample": false}), (Euler, Leading, Zero)),
+            (json!({"_class_name": "DDIMParallelScheduler", "clip_sample": false}), (Ddim, Leading, Zero)),
+            (
+                json!({"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing",
+                    "rescale_betas_zero_snr": true, "prediction_type": "v_prediction", "use_karras_sigmas": true}),
+                (Ddim, Trailing, Zero),
+            ),
+            (
+                json!({"_class_name": euler, "use_exponential_sigmas": true, "timestep_spacing": "leading"}),
+                (Euler, ExponentialDiffusers, Zero),
+            ),
+            (json!({"_class_name": euler, "use_beta_sigmas": true}), (Euler, BetaDiffusers, Zero)),
+            (multistep(json!({"use_exponential_sigmas": true})), (DpmPp2M, ExponentialDiffusers, Zero)),
+            (multistep(json!({"use_beta_sigmas": true, "lambda_min_clipped": -2.0})), (DpmPp2M, BetaDiffusers, Zero)),
         ] {
             let final_sigma = (end == SigmaMin).then_some(end);
             let choices = Choices { sampler: Some(sampler), spacing: Some(spacing), final_sigma, ..Choices::default() };
@@ -262,25 +276,26 @@ mod tests {
         let euler = "EulerDiscreteScheduler";
         let multistep = "DPMSolverMultistepScheduler";
         for (config, part) in [
-            (json!({"_class_name": euler, "use_exponential_sigmas": true}), "exponential"),
-            (json!({"_class_name": euler, "use_beta_sigmas": true}), "beta"),
+            (
+                json!({"_class_name": euler, "use_exponential_sigmas": true, "use_beta_sigmas": true}),
+                "`use_exponential_sigmas` and `use_beta_sigmas` at once",
+            ),
+            (
+                json!({"_class_name": euler, "use_beta_sigmas": true, "sigma_min": 0.1}),
+                "beta noise levels from a `sigma_min`",
+            ),
             (json!({"_class_name": euler, "interpolation_type": "log_linear"}), "`interpolation_type` log_linear"),
             (json!({"_class_name": euler, "use_karras_sigmas": true, "sigma_max": 80.0}), "`sigma_max`"),
             (json!({"_class_name": euler, "final_sigmas_type": "sigma_max"}), "`final_sigmas_type` sigma_max"),
             (json!({"_class_name": "EulerAncestralDiscreteScheduler"}), "EulerAncestralDiscreteScheduler"),
             (json!({"_class_name": "OwnScheduler"}), "OwnScheduler"),
-            (
-                json!({"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing"}),
-                "`trailing`",
-            ),
             (json!({"_class_name": "DDIMScheduler"}), "`clip_sample`"),
             (json!({"_class_name": "DDIMScheduler", "clip_sample": false, "thresholding": true}), "thresholding"),
             (json!({"_class_name": multistep, "algorithm_type": "sde-dpmsolver++"}), "sde-dpmsolver++"),
             (json!({"_class_name": multistep, "solver_type": "heun"}), "`solver_type` heun"),
             (json!({"_class_name": multistep, "solver_order": 3}), "order 3"),
             (json!({"_class_name": multistep, "use_lu_lambdas": true}), "Lu's"),
-            (json!({"_class_name": multistep, "use_exponential_sigmas": true}), "exponential"),
-            (json!({"_class_name": multistep, "use_beta_sigmas": true}), "beta"),
+            (json!({"_class_name": multistep, "use_beta_sigmas": true, "use_lu_lambdas": true}), "Lu's"),
             (json!({"_class_name": multistep, "thresholding": true}), "thresholding"),
             (
                 json!({"_class_name": multistep, "use_karras_sigmas": true, "beta_schedule": "squaredcos_cap_v2"}),
@@ -310,9 +325,10 @@ mod tests {
     fn schedules_down_to_noise_are_spaced_from_there() {
         let found = suggested(json!({"rescale_betas_zero_snr": true}));
         assert_eq!(found.choices, Choices { spacing: Some(Spacing::Trailing), ..Choices::default() });
-        let found = suggested(json!({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true}));
-        assert_eq!(found.choices.spacing, Some(Spacing::Trailing));
-        assert!(found.why.contains("DDIMScheduler") && found.why.contains("zero terminal SNR"), "{}", found.why);
+        let noise = json!({"_class_name": "DDIMScheduler", "clip_sample": false, "rescale_betas_zero_snr": true});
+        let found = suggested(noise);
+        assert_eq!((found.choices.sampler, found.choices.spacing), (None, Some(Spacing::Trailing)));
+        assert!(found.why.contains("predicts the noise") && found.why.contains("zero terminal SNR"), "{}", found.why);
         // A file that knows of it is followed, one beside weights that say so themselves is not.
         let mut euler = json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"});
         let marked =

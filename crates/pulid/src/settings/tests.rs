@@ -100,14 +100,14 @@ fn text_becomes_the_setting_s_type() {
         ("guidance", "inf"),
         ("guidance", "NaN"),
         ("id_end", "1.1"),
-        ("sampler", "ddim"),
+        ("sampler", "heun"),
         ("quantize", "f16"),
         ("dtype", "q8"),
     ] {
         let message = parse(name, text).unwrap_err().to_string();
         assert!(message.contains(name) && message.contains(text), "{message}");
     }
-    let message = parse("sampler", "ddim").unwrap_err().to_string();
+    let message = parse("sampler", "heun").unwrap_err().to_string();
     assert!(message.contains("dpmpp_2m, dpmpp_sde, euler"), "{message}");
 }
 
@@ -142,9 +142,9 @@ fn every_setting_s_default_is_one_of_its_values() {
 fn the_list_says_which_spacing_a_sampler_brings() {
     let says = Setting::named("spacing").unwrap().follows.unwrap().brings;
     let own = |kind: SamplerKind| kind.default_spacing();
-    let [a, b, c] = SamplerKind::ALL;
+    let [a, b, c, d] = SamplerKind::ALL;
     assert_eq!(own(a), own(b));
-    assert_eq!(says, format!("{} for {a} and {b}, {} for {c}", own(a), own(c)));
+    assert_eq!(says, format!("{} for {a} and {b}, {} for {c}, {} for {d}", own(a), own(c), own(d)));
 }
 
 #[test]
