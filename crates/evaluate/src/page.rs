@@ -24,6 +24,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2.
 .dim, caption { color: var(--dim) } .notes { border-left: 3px solid var(--c2); padding: .2rem .8rem; background: var(--band) }
 .scroll { overflow-x: auto } table { border-collapse: collapse; margin: .4rem 0 } caption { text-align: left; padding: .2rem 0 }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top } thead th { background: var(--band) }
+tbody td:first-child { min-width: 12rem }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap } td.best { font-weight: 650 }
 svg { display: block; max-width: 100%; height: auto } svg text { fill: var(--ink); font: 12px system-ui, sans-serif } svg .d { fill: var(--dim) }
 .key { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .35rem }
