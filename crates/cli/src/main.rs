@@ -22,7 +22,7 @@ use std::process::ExitCode;
     0    all was done\n  \
     2    something that was named cannot be used: a flag, its value, a file, a photo, a device, a model\n  \
     1    the work failed: the device, its memory or the budget, the network, the disk, or an output that takes no more\n  \
-    130  it was cancelled by Ctrl-C; 143 and 129 by SIGTERM and SIGHUP. Nothing is written then"
+    130  it was cancelled by Ctrl-C; 143 and 129 by SIGTERM and SIGHUP. Nothing is written then, but for the finished pictures of `evaluate`"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -35,6 +35,8 @@ enum Command {
     Generate(Box<commands::generate::Args>),
     /// Read a person from photos into a file that `generate --identity` takes
     Embed(commands::embed::Args),
+    /// Measure how well adapters keep a person and leave the base model alone
+    Evaluate(Box<commands::evaluate::Args>),
     /// List the faces of a photo
     Faces(commands::faces::Args),
     /// Run one network alone on tensors from a file
@@ -76,9 +78,11 @@ fn main() -> ExitCode {
             return said(error.format(&mut command));
         }
     };
+    let keeps_pictures = matches!(cli.command, Command::Evaluate(_));
     let result = match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Embed(args) => commands::embed::run(&args),
+        Command::Evaluate(args) => commands::evaluate::run(&args),
         Command::Faces(args) => commands::faces::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
@@ -92,7 +96,10 @@ fn main() -> ExitCode {
     let code = match result {
         Ok(()) => 0,
         Err(Error::Cancelled) => {
-            note!("cancelled; nothing was written");
+            match keeps_pictures {
+                true => note!("cancelled; finished pictures are kept, and the same command goes on from there"),
+                false => note!("cancelled; nothing was written"),
+            }
             progress::cancelled_code()
         }
         Err(error) => {

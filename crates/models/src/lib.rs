@@ -4,6 +4,7 @@
 //! `graph` method that builds its graph for one call's extents. Graphs are channels last; [`run`] converts from and to
 //! PyTorch's layout.
 
+mod clip_vision;
 mod config;
 mod eva_clip;
 mod eva_names;
@@ -25,6 +26,7 @@ mod tokenizer;
 mod unread;
 mod vars;
 
+pub use clip_vision::{Clip, ClipVisionConfig, ClipVisionModel};
 pub use config::PerBlock;
 pub use eva_clip::{EvaClip, EvaSettings};
 pub use family::{Kind, Role, family, kind, onnx_family, require};

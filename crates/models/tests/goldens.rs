@@ -97,6 +97,7 @@ networks! {
     text_encoder: "text-encoder",
     tokenizer: "tokenizer",
     eva_clip: "eva-clip",
+    clip_vision: "clip-vision",
     id_former: "id-former",
     id_encoder: "id-encoder",
     bisenet: "bisenet",

@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod devices;
 pub mod doctor;
 pub mod embed;
+pub mod evaluate;
 pub mod faces;
 pub mod generate;
 mod identity;

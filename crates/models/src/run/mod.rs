@@ -12,7 +12,7 @@ use crate::face::{BiSeNet, RetinaFace};
 use crate::onnx::{OnnxInput, OnnxNetwork};
 use crate::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use crate::sdxl::{ClipTextModel, SdxlModel, TextEncoder, Unet, UnetSize, Vae};
-use crate::{ClipTokenizer, EvaClip, EvaSettings, Padding, Precision, TokenizerKind};
+use crate::{ClipTokenizer, ClipVisionModel, EvaClip, EvaSettings, Padding, Precision, TokenizerKind};
 use pulid_checkpoint::Checkpoint;
 pub use pulid_graph::Checkpointing;
 use pulid_graph::Graph;
@@ -122,6 +122,12 @@ pub static NETWORKS: &[Network] = &[
         summary: "The EVA02-CLIP vision tower: a weights file in the official key names",
         settings: &["heads", "pretrained_grid"],
         prepare: eva_clip,
+    },
+    Network {
+        name: "clip-vision",
+        summary: "CLIP's image encoder with its projection: a folder in transformers' layout, of it alone or of a whole CLIP",
+        settings: &[],
+        prepare: clip_vision,
     },
     Network {
         name: "id-former",
@@ -380,6 +386,12 @@ fn eva_clip(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
     let tower = EvaClip::new(&Checkpoint::open(&options.weights)?, options.precision, settings)?;
     let image = nhwc(inputs, "image")?;
     run(tower.graph(image.shape()[0])?, map([("image", image)]), Layout::Same)
+}
+
+fn clip_vision(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {
+    let vision = ClipVisionModel::open(&options.weights, options.precision)?;
+    let image = nhwc(inputs, "pixel_values")?;
+    run(vision.graph(image.shape()[0])?, map([("pixel_values", image)]), Layout::Same)
 }
 
 fn id_former(options: &RunOptions, inputs: &Tensors) -> Result<Prepared> {

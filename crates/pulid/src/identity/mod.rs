@@ -15,6 +15,7 @@ mod extract;
 mod file;
 mod models;
 mod network;
+mod recognise;
 
 pub use belongs::{SAME_PERSON, check_adapter, unread_of_adapter};
 pub use choice::FaceChoice;
@@ -23,3 +24,4 @@ pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detec
 pub use extract::{ExtractOptions, MAX_PHOTOS, blank_tokens, crop, crop_side, extract};
 pub use file::Identity;
 pub use models::FaceModels;
+pub use recognise::{FaceReader, SeenFace, open_recogniser};

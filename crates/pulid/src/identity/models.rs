@@ -15,6 +15,9 @@ const DETECTOR: &[&str] =
 /// Files of the face recogniser, from the same download.
 const RECOGNISER: &[&str] = &["antelopev2/glintr100.onnx", "antelopev2/antelopev2/glintr100.onnx", "glintr100.onnx"];
 
+/// Files of insightface's other recogniser, trained on other faces, from its `buffalo_l` download.
+const OTHER_RECOGNISER: &[&str] = &["w600k_r50.onnx", "buffalo_l/w600k_r50.onnx", "antelopev2/w600k_r50.onnx"];
+
 /// Files of facexlib's detector, which not every family has.
 const ALIGNER: &[&str] = &["detection_Resnet50_Final.safetensors", "detection_Resnet50_Final.pth"];
 
@@ -112,6 +115,11 @@ impl FaceModels {
     /// Says where it was looked for.
     pub fn recogniser(&self) -> Result<PathBuf> {
         self.find("face recogniser", RECOGNISER, "it is part of insightface's antelopev2 download")
+    }
+
+    /// A recogniser that no adapter reads, to judge by: insightface's `w600k_r50.onnx`, where it lies beside the others.
+    pub fn other_recogniser(&self) -> Option<PathBuf> {
+        self.look_for(OTHER_RECOGNISER)
     }
 
     fn parser_file(&self) -> Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! Images in and out: photos from bytes, resizing as OpenCV and PyTorch do it, tensors, PNG, JPEG and WebP with metadata.
+//! Images in and out: photos from bytes, resizing as OpenCV, PyTorch and Pillow do it, tensors, PNG, JPEG and WebP with metadata.
 //!
 //! An image is an [`RgbImage`], 8 bits a channel; as a tensor it is [1, H, W, 3] with channels last.
 
@@ -11,6 +11,7 @@ mod file;
 mod jpeg;
 mod other_format;
 mod parameters;
+mod pillow;
 mod png;
 mod preview;
 mod profile;
@@ -27,6 +28,7 @@ pub use encode::{ImageFormat, ImageMetadata, encode_image};
 pub use file::write_atomically;
 pub use parameters::parameters_text;
 pub(crate) use parameters::{sampler_name, schedule_name};
+pub use pillow::resize_pillow_bicubic;
 pub use png::encode_png;
 pub use preview::rgb_from_latents;
 pub use resize::{resize_bilinear, resize_lanczos4, shrink_to_long_side};
