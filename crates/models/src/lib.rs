@@ -24,10 +24,11 @@ pub mod sdxl;
 mod tokenizer;
 mod unread;
 mod vars;
+mod wrapped;
 
 pub use config::PerBlock;
 pub use eva_clip::{EvaClip, EvaSettings};
-pub use family::{Kind, Role, family, kind, onnx_family, require};
+pub use family::{Kind, OnnxFamily, Role, family, kind, require};
 pub use layers::Conv;
 pub use patch::{Patch, Patches};
 pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles, TokenizerKind};
