@@ -246,6 +246,14 @@ impl Checkpoint {
         Ok(TensorInfo { shape, element: entry.element, dtype, blocks: place.blocks().map(|(ty, _)| ty.dtype) })
     }
 
+    /// The file in which a tensor lies: of several shards its own.
+    ///
+    /// # Errors
+    /// When the key is missing.
+    pub fn file_of(&self, key: &str) -> Result<&Path> {
+        Ok(self.files.sources[self.place(key)?.source].path())
+    }
+
     /// What tells a tensor's bytes from all others: its file, its place there and how it is seen. Equal under every name and view.
     ///
     /// # Errors

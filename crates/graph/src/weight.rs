@@ -56,13 +56,24 @@ pub struct Weight {
     /// Checkpoint key or a description.
     pub name: String,
     key: Arc<WeightKey>,
+    file: Option<Arc<str>>,
     loader: Arc<dyn LoadWeight>,
 }
 
 impl Weight {
     /// A weight that is read on demand. Whatever the loader's result depends on must be part of the key.
     pub fn new(name: impl Into<String>, key: WeightKey, loader: impl LoadWeight + 'static) -> Self {
-        Weight { name: name.into(), key: Arc::new(key), loader: Arc::new(loader) }
+        Weight { name: name.into(), key: Arc::new(key), file: None, loader: Arc::new(loader) }
+    }
+
+    /// The weight with the file that it is read from, for people.
+    pub fn in_file(self, file: impl Into<Arc<str>>) -> Self {
+        Weight { file: Some(file.into()), ..self }
+    }
+
+    /// The file that it is read from, where that was said.
+    pub fn file(&self) -> Option<&str> {
+        self.file.as_deref()
     }
 
     /// A constant known already.

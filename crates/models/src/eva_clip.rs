@@ -7,6 +7,7 @@ use crate::eva_names::{KEY_BIAS, Tower, tower};
 use crate::family::{Role, require};
 use crate::layers::{Attend, Conv, add, attention, concat, expand, rotary, slice};
 use crate::unread::harmless;
+use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -60,7 +61,7 @@ impl EvaClip {
     pub fn new(checkpoint: &Checkpoint, precision: Precision, settings: EvaSettings) -> Result<Self> {
         const PATCHES: &str = "patch_embed.proj.weight";
         require(checkpoint, "a vision tower of EVA02-CLIP", &[Role::VisionTower])?;
-        let Tower { weights, module, others } = tower(checkpoint)?;
+        let Tower { weights, module, others } = tower(&unwrapped(checkpoint))?;
         let vars = Vars::new(weights, precision);
         let vars = if module.is_empty() { vars } else { vars.pp(module) };
         let (width, patch) = (vars.extent(PATCHES, 4, 0)?, vars.extent(PATCHES, 4, 2)?);

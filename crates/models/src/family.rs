@@ -5,6 +5,7 @@
 
 mod signs;
 
+use crate::wrapped::unwrapped;
 use pulid_checkpoint::{Checkpoint, onnx};
 use pulid_tensor::{Error, Result};
 use signs::{ADDED, ALONE, Sign};
@@ -119,6 +120,7 @@ pub fn kind(file: &Checkpoint) -> Kind {
     if file.is_empty() {
         return Kind { name: EMPTY.into(), role: Role::Unsupported };
     }
+    let file = &*unwrapped(file);
     let find = |list: &[(&str, Role, Sign)]| {
         let (name, role, _) = list.iter().find(|(_, _, sign)| sign.holds(file))?;
         Some(Kind { name: (*name).to_owned(), role: *role })
@@ -131,18 +133,23 @@ pub fn kind(file: &Checkpoint) -> Kind {
     if kind.role == Role::Vae
         && let Some(channels) = vae_channels(file).filter(|&channels| channels != VAE_CHANNELS)
     {
-        let whose = if channels == 16 { ", as FLUX's and Stable Diffusion 3's have" } else { "" };
-        kind.name = format!("{} with {channels} latent channels{whose}; SDXL's has {VAE_CHANNELS}", kind.name);
+        kind.name = format!("{} with {}", kind.name, channels_of_vae(channels));
         kind.role = Role::Unsupported;
     }
     kind
 }
 
 /// Latent channels of SDXL's VAE.
-const VAE_CHANNELS: usize = 4;
+pub(crate) const VAE_CHANNELS: usize = 4;
 
-/// The latent channels of a VAE that is alone in its file, told by the decoder's first convolution.
-fn vae_channels(file: &Checkpoint) -> Option<usize> {
+/// How many latent channels another VAE has, and whose it then is.
+pub(crate) fn channels_of_vae(channels: usize) -> String {
+    let whose = if channels == 16 { ", as FLUX's and Stable Diffusion 3's have" } else { "" };
+    format!("{channels} latent channels{whose}; SDXL's has {VAE_CHANNELS}")
+}
+
+/// The latent channels of a VAE, alone in its file or in a whole model, told by the decoder's first convolution.
+pub(crate) fn vae_channels(file: &Checkpoint) -> Option<usize> {
     let first = ["", "first_stage_model.", "vae."].into_iter().map(|prefix| format!("{prefix}decoder.conv_in.weight"));
     first.into_iter().find_map(|key| file.info(&key).ok()?.shape.get(1).copied())
 }
@@ -230,14 +237,73 @@ pub fn require(file: &Checkpoint, wanted: &str, accepted: &[Role]) -> Result<()>
     Err(Error::file(file.name(), format!("is not {wanted} but this: {name}; {}", role.advice())))
 }
 
-/// The family of an ONNX graph, told by its outputs.
-pub fn onnx_family(model: &onnx::Model) -> &'static str {
-    let graph = &model.graph;
-    let rectified = graph.nodes.iter().filter(|n| n.op_type == "PRelu").count();
-    match (graph.inputs.len(), graph.outputs.len()) {
-        // Scores, boxes and landmarks on three levels.
-        (1, 9) => "SCRFD",
-        (1, 1) if rectified > 1 => "ArcFace (IResNet)",
-        _ => "unknown",
+/// The face networks that are published as ONNX graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnnxFamily {
+    /// insightface's face detector.
+    Scrfd,
+    /// insightface's face recogniser.
+    ArcFace,
+    /// None of them.
+    Unknown,
+}
+
+impl OnnxFamily {
+    /// The family of a graph, told by its inputs, outputs and operators.
+    pub fn of(model: &onnx::Model) -> OnnxFamily {
+        let graph = &model.graph;
+        let rectified = graph.nodes.iter().filter(|n| n.op_type == "PRelu").count();
+        match (graph.inputs.len(), graph.outputs.len()) {
+            // Scores, boxes and landmarks on three levels.
+            (1, 9) => OnnxFamily::Scrfd,
+            (1, 1) if rectified > 1 => OnnxFamily::ArcFace,
+            _ => OnnxFamily::Unknown,
+        }
     }
+
+    /// What `pulid inspect` calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OnnxFamily::Scrfd => "SCRFD",
+            OnnxFamily::ArcFace => "ArcFace (IResNet)",
+            OnnxFamily::Unknown => "unknown",
+        }
+    }
+
+    /// What it is, as a part of a message.
+    const fn what(self) -> &'static str {
+        match self {
+            OnnxFamily::Scrfd => "a face detector (SCRFD)",
+            OnnxFamily::ArcFace => "a face recogniser (ArcFace)",
+            OnnxFamily::Unknown => "a face network",
+        }
+    }
+
+    /// The name of its file in insightface's `antelopev2`.
+    const fn published(self) -> &'static str {
+        match self {
+            OnnxFamily::Scrfd => "scrfd_10g_bnkps.onnx",
+            OnnxFamily::ArcFace => "glintr100.onnx",
+            OnnxFamily::Unknown => "",
+        }
+    }
+}
+
+/// Refuses an ONNX graph that is known to be another face network than the one it is named as. What is not known passes: whoever runs it
+/// looks at what it gives.
+///
+/// # Errors
+/// Says which of the two it is, and where such a file belongs.
+pub(crate) fn require_onnx(model: &onnx::Model, wanted: OnnxFamily) -> Result<()> {
+    let found = OnnxFamily::of(model);
+    if found == wanted || found == OnnxFamily::Unknown {
+        return Ok(());
+    }
+    let detail = format!(
+        "is not {} but {}, which belongs into the folder of `models_dir` as antelopev2/{}; were the two exchanged?",
+        wanted.what(),
+        found.what(),
+        found.published()
+    );
+    Err(Error::file(&model.name, detail))
 }

@@ -1,7 +1,8 @@
 //! What a weights file is, told by its header alone.
 
-use crate::family::{Role, kind, onnx_family};
+use crate::family::{OnnxFamily, Role, VAE_CHANNELS, channels_of_vae, kind, vae_channels};
 use crate::sdxl::{PredictionMarks, refuse_clean_image};
+use crate::wrapped::unwrapped;
 use pulid_checkpoint::{Checkpoint, Format, MappedFile, onnx};
 use pulid_tensor::{Error, Result};
 use serde::Serialize;
@@ -166,8 +167,9 @@ impl Inspection {
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
             let model = onnx::Model::open(path)?;
             let mut found = Self::empty(path, "ONNX");
-            found.family = onnx_family(&model).into();
-            found.role = (found.family != "unknown").then_some("models_dir");
+            let family = OnnxFamily::of(&model);
+            found.family = family.name().into();
+            found.role = (family != OnnxFamily::Unknown).then_some("models_dir");
             found.metadata.insert("producer".into(), model.producer.clone());
             found.metadata.insert("opset".into(), model.opset.to_string());
             for (name, tensor) in &model.graph.initializers {
@@ -197,6 +199,12 @@ impl Inspection {
                     (self.unsupported, self.role) = (true, None);
                 }
             }
+        }
+        if kind.role == Role::Model
+            && let Some(channels) = vae_channels(&unwrapped(checkpoint)).filter(|&channels| channels != VAE_CHANNELS)
+        {
+            self.problem = Some(format!("its VAE has {}", channels_of_vae(channels)));
+            (self.unsupported, self.role) = (true, None);
         }
         self.metadata = checkpoint.metadata().clone();
         for key in checkpoint.keys() {

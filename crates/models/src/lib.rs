@@ -25,11 +25,12 @@ pub mod sdxl;
 mod tokenizer;
 mod unread;
 mod vars;
+mod wrapped;
 
 pub use clip_vision::{Clip, ClipVisionConfig, ClipVisionModel};
 pub use config::PerBlock;
 pub use eva_clip::{EvaClip, EvaSettings};
-pub use family::{Kind, Role, family, kind, onnx_family, require};
+pub use family::{Kind, OnnxFamily, Role, family, kind, require};
 pub use layers::Conv;
 pub use patch::{Patch, Patches};
 pub use tokenizer::{ClipTokenizer, Padding, TokenizerFiles, TokenizerKind};

@@ -274,13 +274,18 @@ impl Vars {
     /// Reads some rows of a table of the given shape as f32, and nothing else of it.
     ///
     /// # Errors
-    /// When the table is missing or has another shape, or a row is beyond its end.
+    /// When the table is missing or has another shape, a row is beyond its end or holds NaN or infinity.
     pub fn rows(&self, name: &str, shape: impl Into<Shape>, rows: &[u32]) -> Result<HostTensor> {
         let (expected, found) = (shape.into(), self.shape(name)?);
         if found != expected {
             return Err(self.error(name, format!("expected {expected}, found {found}")));
         }
-        Ok(self.checkpoint.rows(&self.key(name), rows)?.cast(DType::F32))
+        let found = self.checkpoint.rows(&self.key(name), rows)?.cast(DType::F32);
+        // What is looked up on the host is no weight of the graph, in which a search for such values would find it.
+        if found.as_f32()?.iter().any(|value| !value.is_finite()) {
+            return Err(self.error(name, "holds NaN or infinity; fetch the file again or take another"));
+        }
+        Ok(found)
     }
 
     /// An error about a tensor of this module.
@@ -363,7 +368,8 @@ impl Vars {
             layout: recipe.into(),
             patch: (!patches.is_empty()).then(|| patches.join(" and ").into()),
         };
-        g.weight(Weight::new(self.key(name), key, move || Ok(load(&vs)?.cast(dtype))), ty)
+        let file = self.file_of(&self.key(reads.first().unwrap_or(&name)));
+        g.weight(Weight::new(self.key(name), key, move || Ok(load(&vs)?.cast(dtype))).in_file(file), ty)
     }
 
     /// The key of a tensor; of a missing one, which [`Vars::complete`] reports, one that no other has.
@@ -374,6 +380,14 @@ impl Vars {
         let mut weight = WeightKey::new(source, layout);
         weight.patch = self.patch(key).map(|patch| patch.id().clone());
         weight
+    }
+
+    /// The file of a tensor, or what messages call the checkpoint where it has none of this key.
+    fn file_of(&self, key: &str) -> String {
+        match self.checkpoint.contains(key).then(|| self.checkpoint.file_of(key)) {
+            Some(Ok(file)) => file.display().to_string(),
+            _ => self.source_name().to_owned(),
+        }
     }
 
     /// The graph's type of a large weight.
@@ -431,7 +445,8 @@ impl Vars {
                 Ok(tensor.into_dtype(dtype))
             }
         };
-        Ok(g.weight(Weight::new(key, weight_key, load), TensorType::new(dtype, shape)))
+        let file = self.file_of(&key);
+        Ok(g.weight(Weight::new(key, weight_key, load).in_file(file), TensorType::new(dtype, shape)))
     }
 
     fn key(&self, name: &str) -> String {

@@ -1,9 +1,10 @@
 //! What files are told to be by their tensors' names and shapes, and what is said of those that are named in the wrong place.
 
 use pulid_checkpoint::{Checkpoint, MemorySource, safetensors, write_safetensors};
-use pulid_models::pulid::IdentityAdapter;
-use pulid_models::sdxl::{SdxlModel, Unet};
-use pulid_models::{Precision, Role, kind};
+use pulid_models::face::BiSeNet;
+use pulid_models::pulid::{IdentityAdapter, PulidVersion, content_sha256, unread_tensors};
+use pulid_models::sdxl::{Part, SdxlModel, TextEncoder, Unet};
+use pulid_models::{EvaClip, EvaSettings, Precision, Role, kind};
 use pulid_tensor::{DType, HostTensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -379,4 +380,247 @@ fn what_is_named_in_the_wrong_place_is_refused_with_what_it_is() {
     std::fs::write(folder.path().join("pipe/model_index.json"), r#"{"_class_name": "FluxPipeline"}"#).unwrap();
     let message = as_model(&folder.path().join("pipe"));
     assert!(message.contains("FluxPipeline"), "{message}");
+}
+
+/// A copy of the small model's folder in which `change` has changed the tensors of some part.
+fn changed(folder: &Path, part: &str, change: impl FnOnce(&mut BTreeMap<String, HostTensor>)) -> PathBuf {
+    let model = folder.join("model");
+    copy(&golden("pipeline/model"), &model);
+    let found = Checkpoint::open(model.join(part)).unwrap();
+    let mut all = found.keys().map(|key| (key.to_owned(), found.tensor(key).unwrap())).collect();
+    change(&mut all);
+    let name = std::fs::read_dir(model.join(part)).unwrap().map(|entry| entry.unwrap().path());
+    let path = name.into_iter().find(|path| path.extension().is_some_and(|e| e == "safetensors")).unwrap();
+    write_safetensors(&path, all.iter().map(|(key, tensor)| (key.as_str(), tensor)), &BTreeMap::new()).unwrap();
+    model
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => assert!(std::fs::copy(&path, target).is_ok()),
+        }
+    }
+}
+
+#[test]
+fn weights_within_a_network_that_it_is_not_built_with_are_refused() {
+    let ones = HostTensor::from_fn([2, 2], |_| 1.0);
+    let examine = |part: &str, key: &str, tensor: HostTensor| {
+        let folder = tempfile::tempdir().unwrap();
+        let model = changed(folder.path(), part, |all| {
+            all.insert(key.into(), tensor);
+        });
+        SdxlModel::open(model)
+            .unwrap()
+            .examine()
+            .map(|unread| unread.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    for (part, network, key) in [
+        ("unet", "UNet", "down_blocks.1.attentions.0.foo.weight"),
+        ("unet", "UNet", "down_blocks.1.attentions.0.transformer_blocks.0.attn3.to_k.weight"),
+        ("unet", "UNet", "mid_block.attentions.0.transformer_blocks.0.norm4.weight"),
+        ("unet", "UNet", "time_embedding.linear_3.weight"),
+        ("vae", "VAE", "decoder.up_blocks.0.resnets.0.norm3.weight"),
+        ("text_encoder", "first text encoder", "text_model.encoder.layers.0.self_attn.q_norm.weight"),
+        ("text_encoder_2", "second text encoder", "text_model.encoder.layers.9.layer_norm1.weight"),
+    ] {
+        let message = examine(part, key, ones.clone()).unwrap_err().to_string();
+        for part in [key, network, "1 weight within it", "another image", part] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+    // What changes nothing, and what belongs to no module.
+    for (part, key, tensor, noted) in [
+        ("unet", "down_blocks.1.attentions.0.proj_in.alpha", ones.clone(), false),
+        ("unet", "adapter.weight", ones.clone(), true),
+        ("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.bias", HostTensor::zeros([2]), true),
+        ("unet", "mid_block.steps", HostTensor::from_u32([1], vec![7]).unwrap(), true),
+        ("vae", "encoder.extra.weight", ones.clone(), false),
+        ("text_encoder", "text_projection.weight", ones.clone(), false),
+        ("text_encoder", "visual_projection.weight", ones.clone(), true),
+        ("text_encoder", "vision_model.embeddings.position_ids", ones.clone(), false),
+    ] {
+        let notes = examine(part, key, tensor).unwrap();
+        assert_eq!(notes.iter().any(|note| note.contains(key)), noted, "{key}: {notes:?}");
+        assert_eq!(notes.len(), usize::from(noted), "{key}: {notes:?}");
+    }
+    // What is harmless makes no module of what is beside it.
+    let folder = tempfile::tempdir().unwrap();
+    let whole_clip = changed(folder.path(), "text_encoder", |all| {
+        ["vision_model.embeddings.position_ids", "vision_model.post_layernorm.weight"].map(|key| {
+            all.insert(key.into(), ones.clone());
+        });
+    });
+    assert_eq!(SdxlModel::open(whole_clip).unwrap().examine().unwrap().len(), 1);
+    let folder = tempfile::tempdir().unwrap();
+    let many = |all: &mut BTreeMap<String, HostTensor>| {
+        (0..5).for_each(|i| drop(all.insert(format!("mid_block.extra.{i}.weight"), ones.clone())));
+    };
+    let message = SdxlModel::open(changed(folder.path(), "unet", many)).unwrap().examine().unwrap_err().to_string();
+    assert!(
+        message.contains("5 weights within it") && message.contains("`mid_block.extra.2.weight`, ..."),
+        "{message}"
+    );
+    // By Stability's names too, in a whole file.
+    let whole = Checkpoint::open(golden("single-file/sdxl.safetensors")).unwrap();
+    let mut all: Vec<_> = whole.keys().map(|key| (key.to_owned(), whole.tensor(key).unwrap())).collect();
+    all.push(("model.diffusion_model.input_blocks.1.0.gate.weight".into(), ones.clone()));
+    let path = folder.path().join("whole.safetensors");
+    write_safetensors(&path, all.iter().map(|(key, t)| (key.as_str(), t)), &BTreeMap::new()).unwrap();
+    let model = SdxlModel::open(&path).unwrap().with_config(golden("pipeline/model")).unwrap();
+    let message = model.examine().unwrap_err().to_string();
+    assert!(message.contains("`input_blocks.1.0.gate.weight`") && message.contains("whole.safetensors"), "{message}");
+}
+
+#[test]
+fn exchanged_text_encoders_are_called_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy(&golden("pipeline/model"), &model);
+    let error =
+        |which| SdxlModel::open(&model).unwrap().text_encoder(which, Precision::F32).map(drop).unwrap_err().to_string();
+    let [first, second] = TextEncoder::BOTH.map(|which| model.join(Part::TextEncoder(which).folder()));
+    // The folders, then the weights alone.
+    for name in ["", "model.safetensors"] {
+        let [a, b, c] = [first.join(name), second.join(name), folder.path().join("aside")];
+        let exchange = || {
+            std::fs::rename(&a, &c).unwrap();
+            std::fs::rename(&b, &a).unwrap();
+            std::fs::rename(&c, &b).unwrap();
+        };
+        exchange();
+        for which in TextEncoder::BOTH {
+            let message = error(which);
+            for part in
+                ["two text encoders are swapped", "in text_encoder", "CLIP-L", "OpenCLIP-bigG", "exchange the two"]
+            {
+                assert!(message.contains(part), "{part}: {message}");
+            }
+        }
+        exchange();
+        TextEncoder::BOTH.map(|which| SdxlModel::open(&model).unwrap().text_encoder(which, Precision::F32).unwrap());
+    }
+    // One of SDXL's own in the place of the other, which is right: told by its width.
+    let wide = |width: usize, projects: bool| {
+        let mut all = vec![
+            ("text_model.embeddings.token_embedding.weight".to_owned(), vec![1, width]),
+            ("text_model.final_layer_norm.weight".to_owned(), vec![width]),
+        ];
+        all.extend(projects.then(|| ("text_projection.weight".to_owned(), vec![1, width])));
+        all
+    };
+    for (place, tensors_of, which, part) in [
+        (&second, wide(768, false), TextEncoder::Second, "in text_encoder_2/ lies the first text encoder"),
+        (&second, wide(768, true), TextEncoder::Second, "in text_encoder_2/ lies the first text encoder"),
+        (&first, wide(1280, true), TextEncoder::First, "in text_encoder/ lies the second text encoder"),
+    ] {
+        let path = place.join("model.safetensors");
+        let kept = std::fs::read(&path).unwrap();
+        let all = tensors(&tensors_of);
+        write_safetensors(&path, all.iter().map(|(key, t)| (*key, t)), &BTreeMap::new()).unwrap();
+        let message = error(which);
+        assert!(message.contains(part) && !message.contains("swapped"), "{part}: {message}");
+        std::fs::write(path, kept).unwrap();
+    }
+}
+
+#[test]
+fn the_vae_of_another_model_within_a_whole_file_is_refused() {
+    let whole = Checkpoint::open(golden("single-file/sdxl.safetensors")).unwrap();
+    let key = "first_stage_model.decoder.conv_in.weight";
+    let mut all: BTreeMap<_, _> = whole.keys().map(|key| (key.to_owned(), whole.tensor(key).unwrap())).collect();
+    let mut shape = all[key].shape().to_vec();
+    shape[1] = 16;
+    all.insert(key.into(), HostTensor::zeros(shape));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    write_safetensors(&path, all.iter().map(|(key, t)| (key.as_str(), t)), &BTreeMap::new()).unwrap();
+    let model = SdxlModel::open(&path).unwrap().with_config(golden("pipeline/model")).unwrap();
+    let message = model.examine().unwrap_err().to_string();
+    for part in ["x.safetensors", "its VAE has 16 latent channels", "FLUX", "SDXL's has 4"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    // Its UNet is SDXL's.
+    SdxlModel::open(golden("pipeline/model")).unwrap().with_unet(&path).unet(Precision::F32).unwrap();
+    let found = pulid_models::inspect::Inspection::of(&path).unwrap();
+    assert!(found.unsupported && found.problem.unwrap().contains("16 latent channels"));
+}
+
+/// What programs put before the names of a model that they wrap, all of them and each module's.
+const WRAPPERS: [&str; 4] = ["module.", "state_dict.", "model.", "state_dict.model._orig_mod."];
+
+/// A file's tensors with names changed.
+fn renamed(file: &Checkpoint, rename: impl Fn(&str) -> String) -> Checkpoint {
+    let all: Vec<_> = file.keys().map(|key| (rename(key), file.tensor(key).unwrap())).collect();
+    let bytes = safetensors::to_bytes(all.iter().map(|(key, t)| (key.as_str(), t)), file.metadata()).unwrap();
+    Checkpoint::from_source(Arc::new(MemorySource::new("x.safetensors", bytes))).unwrap()
+}
+
+#[test]
+fn files_that_were_saved_within_a_wrapper_are_what_they_are_without_it() {
+    let inner = |key: &str| {
+        let (first, rest) = key.split_once('.').unwrap();
+        format!("{first}.module.{rest}")
+    };
+    for (path, version) in [
+        ("../../models/mini/pulid_v1.1.safetensors", PulidVersion::V1_1),
+        ("pipeline/model/adapter.safetensors", PulidVersion::V1_1),
+        ("pipeline/model/adapter_v1.safetensors", PulidVersion::V1),
+    ] {
+        let file = Checkpoint::open(golden(path)).unwrap();
+        let told = PulidVersion::of(&file);
+        assert!(told.is_none() || told == Some(version));
+        let mut copies: Vec<_> = WRAPPERS.map(|wrapper| renamed(&file, |key| format!("{wrapper}{key}"))).into();
+        copies.push(renamed(&file, inner));
+        for copy in copies {
+            let first = copy.keys().next().unwrap();
+            assert_eq!((kind(&copy), PulidVersion::of(&copy)), (kind(&file), told), "{first}");
+            assert_eq!(content_sha256(&copy).unwrap(), content_sha256(&file).unwrap(), "{first}");
+            assert_eq!(unread_tensors(&copy, None).unwrap(), unread_tensors(&file, None).unwrap(), "{first}");
+            let dim = |file| IdentityAdapter::new(file, Precision::F32).unwrap().id_dim().unwrap();
+            assert_eq!(dim(&copy), dim(&file), "{first}");
+        }
+    }
+    let tower = Checkpoint::open(golden("../../models/mini/eva_clip.safetensors")).unwrap();
+    let parser = Checkpoint::open(golden("../../models/mini/parsing_bisenet.safetensors")).unwrap();
+    for wrapper in WRAPPERS {
+        let wrapped = |file| renamed(file, |key| format!("{wrapper}{key}"));
+        let copy = wrapped(&tower);
+        assert_eq!(kind(&copy), kind(&tower), "{wrapper}");
+        let settings = EvaSettings { heads: Some(3), pretrained_grid: 8 };
+        let unread = EvaClip::new(&copy, Precision::F32, settings).and_then(|tower| tower.unread()).unwrap();
+        assert_eq!(unread, [""; 0], "{wrapper}");
+        let copy = wrapped(&parser);
+        assert_eq!(kind(&copy), kind(&parser), "{wrapper}");
+        assert_eq!(BiSeNet::new(&copy, Precision::F32).unwrap().unread().unwrap(), [""; 0], "{wrapper}");
+    }
+    // UNets and whole models.
+    let unet = Checkpoint::open(golden("pipeline/model/unet")).unwrap();
+    let whole = Checkpoint::open(golden("single-file/sdxl.safetensors")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let save = |file: &Checkpoint, name: &str, wrapper: &str| {
+        let all: Vec<_> = file.keys().map(|key| (format!("{wrapper}{key}"), file.tensor(key).unwrap())).collect();
+        let path = folder.path().join(name);
+        write_safetensors(&path, all.iter().map(|(key, t)| (key.as_str(), t)), file.metadata()).unwrap();
+        path
+    };
+    let base = || SdxlModel::open(golden("pipeline/model")).unwrap();
+    for wrapper in WRAPPERS {
+        let path = save(&unet, "unet.safetensors", wrapper);
+        assert_eq!(base().with_unet(path).examine().unwrap(), [], "{wrapper}");
+        let path = save(&whole, "whole.safetensors", wrapper);
+        let model = SdxlModel::open(path).unwrap().with_config(golden("pipeline/model")).unwrap();
+        assert_eq!(model.examine().unwrap(), [], "{wrapper}");
+        for part in Part::ALL {
+            let names = |file: Checkpoint| file.keys().map(str::to_owned).collect::<Vec<_>>();
+            let own = SdxlModel::open(golden("single-file/sdxl.safetensors")).unwrap();
+            let own = own.with_config(golden("pipeline/model")).unwrap().part(part).unwrap();
+            assert_eq!(names(model.part(part).unwrap().weights), names(own.weights), "{wrapper} {part:?}");
+        }
+    }
 }

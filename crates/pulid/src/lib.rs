@@ -6,6 +6,7 @@
 //! where networks run; [`identity`] reads a person from photos, [`pipeline`] makes the image, [`settings`] lists all that
 //! can be said of it, and [`preset`] knows the official applications' settings.
 
+mod blame;
 pub mod face;
 pub mod identity;
 pub mod image;

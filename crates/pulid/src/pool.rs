@@ -1,5 +1,6 @@
 //! Networks that stay on the device between uses.
 
+use crate::blame::Suspects;
 use pulid_engine::{Device, Session};
 use pulid_graph::PlannedGraph;
 use std::collections::VecDeque;
@@ -49,7 +50,12 @@ impl Pool {
 
     /// A new session, which comes back here.
     pub(crate) fn lease(self: &Arc<Self>, fingerprint: [u8; 32], session: Session) -> Lease {
-        Lease { session: ManuallyDrop::new(session), fingerprint: Some(fingerprint), pool: self.clone() }
+        Lease {
+            session: ManuallyDrop::new(session),
+            suspects: Suspects::default(),
+            fingerprint: Some(fingerprint),
+            pool: self.clone(),
+        }
     }
 
     /// Lets idle networks go until a plan fits beside what the device holds.
@@ -70,6 +76,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct Lease {
     session: ManuallyDrop<Session>,
+    /// The weights that it was loaded with.
+    pub(crate) suspects: Suspects,
     /// None once it is not to come back.
     fingerprint: Option<[u8; 32]>,
     pool: Arc<Pool>,

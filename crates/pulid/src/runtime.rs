@@ -1,5 +1,6 @@
 //! Where networks run: a device, or the CPU reference. The pipeline does not care which.
 
+use crate::blame::Suspects;
 use crate::image::RgbImage;
 pub use crate::pool::{Keep, Lease, Pool};
 use pulid_engine::{Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Session, TuneBudget, tune};
@@ -222,10 +223,12 @@ impl Runtime {
     /// An unreadable weight, a device out of memory, or cancellation.
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
         let Runtime::Gpu { device, memory, pool, .. } = self else {
-            return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new() });
+            let suspects = Suspects::of(graph);
+            return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new(), suspects });
         };
         let fingerprint = graph.fingerprint();
-        if let Some(kept) = pool.take(fingerprint) {
+        if let Some(mut kept) = pool.take(fingerprint) {
+            kept.suspects = Suspects::of(graph);
             return Ok(Loaded::Session(Box::new(kept)));
         }
         let Some(planned) = self.plan(graph, observer).await? else {
@@ -236,7 +239,9 @@ impl Runtime {
             Err(Error::OutOfMemory(_)) if pool.clear() => Session::new(device, &planned, observer).await,
             other => other,
         };
-        Ok(Loaded::Session(Box::new(pool.lease(fingerprint, session?))))
+        let mut lease = pool.lease(fingerprint, session?);
+        lease.suspects = Suspects::of(graph);
+        Ok(Loaded::Session(Box::new(lease)))
     }
 
     /// Loads, writes, runs and reads in one go.
@@ -286,10 +291,21 @@ pub enum Loaded {
         graph: Graph,
         /// Inputs written so far.
         inputs: HashMap<String, HostTensor>,
+        /// The weights that it was loaded with.
+        #[doc(hidden)]
+        suspects: Suspects,
     },
 }
 
 impl Loaded {
+    /// The weights that a result which is not finite may come from.
+    pub(crate) fn suspects(&mut self) -> &mut Suspects {
+        match self {
+            Loaded::Session(session) => &mut session.suspects,
+            Loaded::Reference { suspects, .. } => suspects,
+        }
+    }
+
     /// What stays on the device and what streams, where anything does, in words.
     pub fn streaming(&self) -> Option<String> {
         let Loaded::Session(session) = self else { return None };
@@ -359,8 +375,15 @@ impl Loaded {
     /// Runs and gives every output in f32.
     ///
     /// # Errors
-    /// A lost device, cancellation, or [`Error::NotFinite`] naming the first operator that produced NaN or infinity.
+    /// A lost device, cancellation, or [`Error::NotFinite`] naming the first operator that produced NaN or infinity, and the weights that
+    /// are not finite themselves, if any are.
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<HashMap<String, HostTensor>> {
+        let ran = self.run_outputs(observer).await;
+        ran.map_err(|error| self.suspects().blame(error, observer))
+    }
+
+    /// [`Loaded::run`], which does not look through the weights.
+    pub(crate) async fn run_outputs(&mut self, observer: &dyn Observer) -> Result<HashMap<String, HostTensor>> {
         match self {
             Loaded::Session(session) => {
                 run_session(session, observer).await?;
@@ -377,7 +400,7 @@ impl Loaded {
                 }
                 Ok(outputs)
             }
-            Loaded::Reference { graph, inputs } => reference::run_finite(graph, inputs, |done, total| {
+            Loaded::Reference { graph, inputs, .. } => reference::run_finite(graph, inputs, |done, total| {
                 if observer.cancelled() {
                     return Err(Error::Cancelled);
                 }

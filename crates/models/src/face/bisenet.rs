@@ -4,6 +4,7 @@ use super::resnet::resnet;
 use crate::family::{Role, require};
 use crate::layers::{Conv, activation, add, concat, global_average, mul, resize_bilinear_aligned, upsample_nearest};
 use crate::unread::harmless;
+use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -18,13 +19,13 @@ pub struct BiSeNet {
 }
 
 impl BiSeNet {
-    /// The parser of a facexlib file, with or without the prefix `module.` that parallel training left in its keys.
+    /// The parser of a facexlib file, with or without a prefix that parallel training left in its keys, such as `module.`.
     ///
     /// # Errors
     /// When a tensor that tells a size is missing; a file of another kind.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
         require(checkpoint, "a face parser (BiSeNet)", &[Role::FaceParser])?;
-        let vars = Vars::optional(checkpoint, precision, "module");
+        let vars = Vars::new(unwrapped(checkpoint).into_owned(), precision);
         let classes = vars.extent("conv_out.conv_out.weight", 4, 0)?;
         Ok(BiSeNet { vars, classes })
     }

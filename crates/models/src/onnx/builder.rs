@@ -228,7 +228,8 @@ impl<'a> Builder<'a> {
     ) -> NodeId {
         let key = WeightKey::new(self.source.as_str(), format!("weight {}", self.weights));
         self.weights += 1;
-        let weight = Weight::new(call.node.label(), key, move || Ok(load()?.cast(dtype)));
+        let weight =
+            Weight::new(call.node.label(), key, move || Ok(load()?.cast(dtype))).in_file(self.model.name.as_str());
         self.graph.weight(weight, TensorType::new(dtype, shape))
     }
 

@@ -20,7 +20,8 @@ mod resize;
 mod value;
 mod window;
 
-use crate::Precision;
+use crate::family::require_onnx;
+use crate::{OnnxFamily, Precision};
 use builder::Builder;
 use pulid_checkpoint::onnx::{Dim, Model};
 use pulid_checkpoint::{Source, unique_identity};
@@ -75,6 +76,14 @@ impl OnnxNetwork {
     /// As [`Model::read`].
     pub fn from_source(source: &dyn Source) -> Result<Self> {
         Ok(OnnxNetwork { model: Model::read(source)? })
+    }
+
+    /// Refuses a graph that is known to be another face network than the one it is named as. What is not known passes.
+    ///
+    /// # Errors
+    /// Says which of them it is, and where such a file belongs.
+    pub fn require(&self, wanted: OnnxFamily) -> Result<()> {
+        require_onnx(&self.model, wanted)
     }
 
     /// Every operator of the standard that is understood, in alphabetical order.

@@ -5,6 +5,7 @@
 
 use super::names::official_names;
 use crate::layers::{Attend, attention};
+use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -88,7 +89,7 @@ impl IdentityAdapter {
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
         let file = official_names(checkpoint)?;
         let first = format!("{ADAPTER_LAYERS}.1.id_to_k.weight");
-        if !checkpoint.contains(&first) {
+        if !unwrapped(checkpoint).contains(&first) {
             // IP-Adapter's names are ComfyUI's.
             crate::family::require(checkpoint, "a PuLID file for SDXL", &[crate::Role::Adapter])?;
         }

@@ -3,6 +3,7 @@
 use super::{IdEncoder, IdFormer, IdentityLayer, PulidVersion};
 use crate::Precision;
 use crate::unread::harmless;
+use crate::wrapped::unwrapped;
 use pulid_checkpoint::{Checkpoint, sha256_values};
 use pulid_tensor::Result;
 use std::borrow::Cow;
@@ -15,13 +16,14 @@ const COMFY_ENCODER: &str = "image_proj.";
 const COMFY_ATTENTION: &str = "ip_adapter.";
 
 /// A PuLID file by the official names. ComfyUI's, such as `ip-adapter_pulid_sdxl_fp16.safetensors`, holds the same tensors under
-/// `image_proj.*` and `ip_adapter.N.to_{k,v}_ip.weight`.
+/// `image_proj.*` and `ip_adapter.N.to_{k,v}_ip.weight`. What a wrapper put before all names is gone.
 ///
 /// # Errors
 /// When a file has a tensor under both names.
 pub(super) fn official_names(file: &Checkpoint) -> Result<Cow<'_, Checkpoint>> {
+    let file = unwrapped(file);
     if file.with_prefix(COMFY_ENCODER).is_empty() && file.with_prefix(COMFY_ATTENTION).is_empty() {
-        return Ok(Cow::Borrowed(file));
+        return Ok(file);
     }
     file.rename(|key| Some(official(key).unwrap_or_else(|| key.to_owned()))).map(Cow::Owned)
 }
@@ -38,6 +40,7 @@ pub(super) const ATTENTION: &str = "id_adapter_attn_layers.";
 /// # Errors
 /// When a file has a tensor under both names.
 pub fn unread_tensors(file: &Checkpoint, layers: Option<&[IdentityLayer]>) -> Result<Vec<String>> {
+    let file = &*unwrapped(file);
     let official_file = official_names(file)?;
     let unread_by_encoder = match PulidVersion::of(file) {
         Some(PulidVersion::V1) => IdEncoder::new(&official_file, Precision::F32).and_then(|encoder| encoder.unread()),

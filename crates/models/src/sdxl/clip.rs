@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::layers::{Attend, activation, add, attention, gather};
+use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -103,7 +104,7 @@ impl ClipTextModel {
     /// # Errors
     /// When the configuration or the weights cannot be read.
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
-        let weights = Checkpoint::open(&path)?;
+        let weights = unwrapped(&Checkpoint::open(&path)?).into_owned();
         if super::single_file::is_single_file(&weights) {
             let detail = "is a whole SDXL with two text encoders; say which one (--set encoder=1 or 2)";
             return Err(Error::file(path.as_ref(), detail));

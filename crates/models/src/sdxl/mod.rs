@@ -2,6 +2,7 @@
 
 mod clip;
 mod infer;
+mod misplaced;
 mod model;
 mod names;
 mod prediction;

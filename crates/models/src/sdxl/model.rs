@@ -1,9 +1,11 @@
 //! SDXL on disk: a diffusers folder, or a single file.
 
+use super::misplaced::{refuse_other_vae, refuse_swapped};
 use super::prediction::refuse_clean_image;
 use super::{ClipConfig, ClipTextModel, PredictionMarks, Unet, UnetConfig, Vae, VaeConfig, single_file};
 use crate::family::{Role, kind, require};
 use crate::key_report::looks_like;
+use crate::wrapped::unwrapped;
 use crate::{ClipTokenizer, Padding, Precision};
 use pulid_checkpoint::{Checkpoint, files, json};
 use pulid_tensor::{Error, Result};
@@ -22,6 +24,14 @@ pub enum TextEncoder {
 impl TextEncoder {
     /// Both, in the order in which their embeddings are joined.
     pub const BOTH: [TextEncoder; 2] = [TextEncoder::First, TextEncoder::Second];
+
+    /// The other one.
+    pub const fn other(self) -> TextEncoder {
+        match self {
+            TextEncoder::First => TextEncoder::Second,
+            TextEncoder::Second => TextEncoder::First,
+        }
+    }
 
     /// The folder of its tokenizer in diffusers' layout.
     pub fn tokenizer(self) -> &'static str {
@@ -129,7 +139,7 @@ impl SdxlModel {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         if !files::is_dir(&path) {
-            let file = Checkpoint::open(&path)?;
+            let file = unwrapped(&Checkpoint::open(&path)?).into_owned();
             // A file with a UNet's prefix and nothing else says later what it lacks.
             require(&file, "an SDXL in one file", &[Role::Model, Role::Unet])?;
             if !single_file::is_single_file(&file) {
@@ -300,24 +310,42 @@ impl SdxlModel {
                 if files::is_file(path.join("config.json")) {
                     config = crate::config::beside(path)?;
                 }
-                let file = Checkpoint::open(path)?;
+                let file = unwrapped(&Checkpoint::open(path)?).into_owned();
                 require(&file, "an SDXL UNet", &[Role::Unet, Role::Model])?;
                 single_file::any_part(part, &file)?
             }
             (_, _, None) => {
-                let file = Checkpoint::open(self.path.join(folder))?;
+                let file = unwrapped(&Checkpoint::open(self.path.join(folder))?).into_owned();
                 let (wanted, role) = match part {
                     Part::Unet => ("an SDXL UNet", Role::Unet),
                     Part::Vae => ("an SDXL VAE", Role::Vae),
                     Part::TextEncoder(_) => ("a CLIP text encoder", Role::TextEncoder),
                 };
                 require(&file, wanted, &[role])?;
+                if let Part::TextEncoder(which) = part {
+                    let place = |which| format!("{}/", Part::TextEncoder(which).folder());
+                    let other = || {
+                        let file = Checkpoint::open(self.path.join(Part::TextEncoder(which.other()).folder()))?;
+                        Ok(unwrapped(&file).into_owned())
+                    };
+                    refuse_swapped(which, &file, other, place)?;
+                }
                 single_file::any_part(part, &file)?
             }
             (Part::Unet, _, Some(file)) => single_file::unet(file)?,
-            (Part::Vae, _, Some(file)) => single_file::vae(file)?,
-            (Part::TextEncoder(TextEncoder::First), _, Some(file)) => single_file::text_encoder(file)?,
-            (Part::TextEncoder(TextEncoder::Second), _, Some(file)) => single_file::text_encoder_2(file)?,
+            (Part::Vae, _, Some(file)) => {
+                let vae = single_file::vae(file)?;
+                refuse_other_vae(&self.path, &vae)?;
+                vae
+            }
+            (Part::TextEncoder(which), _, Some(file)) => {
+                let place = |which| format!("the place of the {}", Part::TextEncoder(which).name());
+                refuse_swapped(which, file, || Ok(file.clone()), place)?;
+                match which {
+                    TextEncoder::First => single_file::text_encoder(file)?,
+                    TextEncoder::Second => single_file::text_encoder_2(file)?,
+                }
+            }
         };
         self.with_config_of(part, config, weights)
     }

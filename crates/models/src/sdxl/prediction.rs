@@ -6,6 +6,7 @@
 //! (<https://github.com/Stability-AI/ModelSpec>).
 
 use super::names;
+use crate::wrapped::unwrapped;
 use pulid_checkpoint::Checkpoint;
 use pulid_tensor::{Error, Result};
 use std::path::Path;
@@ -63,6 +64,7 @@ impl PredictionMarks {
     /// # Errors
     /// For a kind of prediction that is not built.
     pub fn of(file: &Checkpoint) -> Result<Self> {
+        let file = &*unwrapped(file);
         let said = |name: &str| {
             file.metadata().get(name).is_some_and(|said| ["true", "1"].contains(&said.trim().to_lowercase().as_str()))
         };

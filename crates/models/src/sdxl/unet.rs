@@ -4,6 +4,7 @@ use super::unet_blocks::{Conditioning, down_block, mid_block, up_block};
 use crate::config::{Config, PerBlock};
 use crate::layers::{Conv, activation, add, concat};
 use crate::pulid::{IdentityAdapter, IdentityAttention, IdentityInputs, IdentityLayer};
+use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::{Checkpoint, View};
 use pulid_graph::{Graph, NodeId, Rate};
@@ -252,7 +253,7 @@ impl Unet {
     /// # Errors
     /// When the configuration or the weights cannot be read.
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
-        let weights = Checkpoint::open(&path)?;
+        let weights = unwrapped(&Checkpoint::open(&path)?).into_owned();
         if super::single_file::is_single_file(&weights) {
             return super::SdxlModel::open(path.as_ref())?.unet(precision);
         }

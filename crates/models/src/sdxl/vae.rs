@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::layers::{Attend, Conv, activation, add, attention, slice, upsample_nearest};
+use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -131,7 +132,7 @@ impl Vae {
     /// # Errors
     /// When the configuration or the weights cannot be read.
     pub fn open(path: impl AsRef<std::path::Path>, precision: Precision) -> Result<Self> {
-        let file = Checkpoint::open(&path)?;
+        let file = unwrapped(&Checkpoint::open(&path)?).into_owned();
         if super::single_file::is_single_file(&file) {
             return super::SdxlModel::open(path.as_ref())?.vae(precision);
         }

@@ -6,6 +6,7 @@ use super::network::OnnxRunner;
 use crate::face::{Face, RETINAFACE_SCORE_THRESHOLD, SCORE_THRESHOLD, decode_detections, letterbox};
 use crate::image::{RgbImage, shrink_to_long_side};
 use crate::runtime::{Reporter, Runtime};
+use pulid_models::OnnxFamily;
 use pulid_models::onnx::OnnxNetwork;
 use pulid_tensor::{Error, Result};
 
@@ -154,6 +155,7 @@ impl Detector {
         reporter.stage("finding faces");
         let path = models.detector()?;
         let network = OnnxNetwork::open(&path)?;
+        network.require(OnnxFamily::Scrfd)?;
         let side = match network.input_names().first().and_then(|name| network.input_extents(name)).as_deref() {
             Some(&[_, _, Some(height), Some(width)]) if height == width => height,
             Some(&[_, _, Some(height), Some(width)]) => {

@@ -21,7 +21,7 @@ use crate::runtime::{Reporter, Runtime};
 use pulid_checkpoint::{Checkpoint, sha256_file};
 use pulid_models::onnx::OnnxNetwork;
 use pulid_models::pulid::content_sha256;
-use pulid_models::{EvaClip, Precision};
+use pulid_models::{EvaClip, OnnxFamily, Precision};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::path::Path;
 
@@ -280,7 +280,9 @@ async fn recognise(
     reporter.stage("recognising the face");
     let path = models.recogniser()?;
     let side = ARCFACE_SIDE as usize;
-    let mut network = OnnxRunner::load(runtime, &path, &OnnxNetwork::open(&path)?, [side, side], reporter).await?;
+    let network = OnnxNetwork::open(&path)?;
+    network.require(OnnxFamily::ArcFace)?;
+    let mut network = OnnxRunner::load(runtime, &path, &network, [side, side], reporter).await?;
     let mut embeddings = Vec::with_capacity(readings.len());
     for Reading { name, photo, faces, crop, .. } in readings {
         let crop = match faces.first() {

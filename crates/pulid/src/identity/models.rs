@@ -2,7 +2,8 @@
 
 use pulid_checkpoint::{Checkpoint, files, json};
 use pulid_models::face::{BiSeNet, RetinaFace};
-use pulid_models::{EvaClip, EvaSettings, Precision, Unread};
+use pulid_models::onnx::OnnxNetwork;
+use pulid_models::{EvaClip, EvaSettings, OnnxFamily, Precision, Unread};
 use pulid_tensor::{Error, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -171,6 +172,8 @@ impl FaceModels {
     /// A file that is missing, of another kind, or not whole.
     pub fn examine(&self) -> Result<Vec<Unread>> {
         let precision = Precision::F32;
+        OnnxNetwork::open(self.detector()?)?.require(OnnxFamily::Scrfd)?;
+        OnnxNetwork::open(self.recogniser()?)?.require(OnnxFamily::ArcFace)?;
         let mut found = vec![
             (self.parser_file()?, self.parser(precision)?.unread()?),
             (self.tower_file()?, self.tower(precision)?.unread()?),

@@ -16,6 +16,7 @@ mod png;
 mod preview;
 mod profile;
 mod resize;
+mod tables;
 mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;

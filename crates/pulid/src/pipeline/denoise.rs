@@ -2,6 +2,7 @@
 
 use super::rows::{join_rows, repeat_rows};
 use super::{IdentityUse, Pipeline, Start, TextConditioning, take};
+use crate::blame::Suspects;
 use crate::image::rgb_from_latents;
 use crate::runtime::{Loaded, Reporter, Tensor};
 use crate::sampler::{Request, StepWindow};
@@ -102,11 +103,11 @@ impl Pipeline {
         };
         let identity = identity.filter(enters);
         let mut inputs = None;
-        let mut keys_values = HashMap::new();
+        let (mut keys_values, mut suspects) = (HashMap::new(), Suspects::default());
         if let Some(identity) = identity {
-            let (found, values) =
+            let (found, values, read) =
                 self.keys_values(identity, &unet.identity_layers()?, texts.len(), batch, reporter).await?;
-            (inputs, keys_values) = (Some(found), values);
+            (inputs, keys_values, suspects) = (Some(found), values, read);
         }
         let size = UnetSize { batch: rows, height, width, text_tokens: hidden.shape()[1], identity: inputs };
         let mut loaded = self.runtime().load(&unet.graph(size)?, reporter).await?;
@@ -120,10 +121,13 @@ impl Pipeline {
             loaded.write("time_ids", &HostTensor::from_fn([rows, 6], |i| [h, w, 0.0, 0.0, h, w][i % 6]))?;
         }
         loaded.write_tensors(&keys_values).await?;
+        // What the adapter gives nobody has looked at.
+        loaded.suspects().extend(suspects);
         Ok(Denoiser { unet: loaded, identity: identity.map(|i| (i.window, i.settings.id_scale)), guidance })
     }
 
-    /// The identity's keys and values for each image of a batch and each guidance pass, by their names in the UNet's graph.
+    /// The identity's keys and values for each image of a batch and each guidance pass, by their names in the UNet's graph, and the weights
+    /// that they are made with.
     async fn keys_values(
         &self,
         identity: &IdentityUse,
@@ -131,7 +135,7 @@ impl Pipeline {
         passes: usize,
         batch: usize,
         reporter: &dyn Reporter,
-    ) -> Result<(IdentityInputs, HashMap<String, Tensor>)> {
+    ) -> Result<(IdentityInputs, HashMap<String, Tensor>, Suspects)> {
         let tokens = match passes {
             1 => identity.tokens.id_embedding.clone(),
             _ => join_rows(&identity.tokens.uncond_id_embedding, &identity.tokens.id_embedding)?,
@@ -142,7 +146,8 @@ impl Pipeline {
         let graph = adapter.graph(layers, passes * batch, count)?;
         let mut loaded = self.runtime().load(&graph, reporter).await?;
         loaded.write("id_embedding", &tokens)?;
-        Ok((identity.settings.inputs(count), loaded.run_to_tensors(reporter).await?))
+        let values = loaded.run_to_tensors(reporter).await?;
+        Ok((identity.settings.inputs(count), values, std::mem::take(loaded.suspects())))
     }
 }
 
@@ -199,7 +204,14 @@ impl Denoiser {
             let strength = if window.contains(request.step, request.steps) { id_scale } else { 0.0 };
             unet.write("id_scale", &HostTensor::from_fn([rows], |_| strength))?;
         }
-        let mut outputs = unet.run(reporter).await?;
+        let mut outputs = match unet.run_outputs(reporter).await {
+            Err(error @ Error::NotFinite { .. }) => {
+                // A full-sized UNet's take a while.
+                reporter.stage("looking for weights that are not finite");
+                return Err(unet.suspects().blame(error, reporter));
+            }
+            other => other?,
+        };
         let prediction = take(&mut outputs, "sample")?.nhwc_to_nchw()?;
         let values = prediction.as_f32()?;
         let Some(guidance) = self.guidance else { return Ok(values.to_vec()) };

@@ -1,11 +1,13 @@
-//! What a UNet needs that was distilled to take few steps, told by its file's name, its metadata or its scheduler's class.
+//! What a UNet needs that was distilled to take few steps, told by its file's name, its metadata, what its folder's configurations say that it
+//! was loaded from, or its scheduler's class.
 
 use super::Choices;
 use super::suited::Suggestion;
 use crate::sampler::{SamplerKind, SchedulerConfig, Spacing};
-use pulid_checkpoint::Checkpoint;
+use pulid_checkpoint::{Checkpoint, files, json};
 use pulid_models::sdxl::{Part, SdxlModel};
-use std::path::Path;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 /// A way of distilling SDXL.
 #[derive(Debug, PartialEq)]
@@ -215,6 +217,28 @@ fn published_name(path: &Path) -> String {
     String::new()
 }
 
+/// Whose weights a folder's configurations say that they were: diffusers writes the name or path under which it loaded a pipeline or network
+/// (`ConfigMixin.save_config`), such as `stabilityai/sdxl-turbo`. Of the UNet's own before the pipeline's.
+fn loaded_from(path: &Path) -> Vec<String> {
+    const KEY: &str = "_name_or_path";
+    let unet = Part::Unet.folder();
+    let mut said = vec![path.join(unet).join("config.json"), path.join("config.json")];
+    // Beside a file of weights lies the configuration of its network; a pipeline's is one folder above its networks.
+    let beside = if files::is_dir(path) { Some(path) } else { path.parent() };
+    if let Some(folder) = beside.filter(|folder| folder.file_name().is_some_and(|name| name == unet)) {
+        said.push(folder.join("config.json"));
+        said.extend(folder.parent().map(|pipeline| pipeline.join("model_index.json")));
+    }
+    said.push(path.join("model_index.json"));
+    let name = |file: &PathBuf| {
+        let text = files::is_file(file).then(|| files::read_to_string(file).ok()).flatten()?;
+        let config: Value = json::from_str(&text).ok()?;
+        let name = config.get(KEY)?.as_str()?.trim_end_matches(['/', '\\']);
+        Some(published_name(Path::new(&name.replace('\\', "/")))).filter(|name| !name.is_empty())
+    };
+    said.iter().filter_map(name).collect()
+}
+
 /// What suits the model's UNet if it was distilled.
 pub(super) fn distilled(model: &SdxlModel, scheduler: &SchedulerConfig) -> Option<Suggestion> {
     let path = model.other_unet().unwrap_or(model.path());
@@ -223,7 +247,9 @@ pub(super) fn distilled(model: &SdxlModel, scheduler: &SchedulerConfig) -> Optio
     let written = |keys: &[&str]| -> Vec<String> {
         keys.iter().filter_map(|key| file.as_ref()?.metadata().get(*key).cloned()).collect()
     };
-    let names: Vec<_> = std::iter::once(published_name(path)).chain(written(&NAMES)).collect();
+    let mut names: Vec<_> = std::iter::once(published_name(path)).chain(written(&NAMES)).collect();
+    // What is said of what it was made from comes last: a model that was merged or trained further has a name of its own.
+    names.extend(loaded_from(path));
     let sentences = written(&SENTENCES);
     let class = scheduler.class_name.as_deref().filter(|_| model.scheduler_is_own()).unwrap_or_default();
     let by_name = names.iter().find_map(|name| told(name, false));

@@ -305,8 +305,8 @@ def photos() -> None:
     save("photos.json", cases)
 
 
-def profile(space: str, primaries=None, gamma=2.2, table=None) -> bytes:
-    """An ICC profile of version 2: a matrix and a curve (RGB), a curve (GRAY) or a table of Lab (CMYK)."""
+def profile(space: str, primaries=None, gamma=2.2, table=None, version=2, intent=b"A2B0") -> bytes:
+    """An ICC profile of version 2, or another: a matrix and a curve (RGB), a curve (GRAY) or a table of Lab (CMYK, RGB)."""
 
     def fixed(value) -> bytes:
         return struct.pack(">i", round(value * 65536))
@@ -323,7 +323,7 @@ def profile(space: str, primaries=None, gamma=2.2, table=None) -> bytes:
     if space == "GRAY":
         tags.append((b"kTRC", curve))
     if table is not None:
-        tags.append((b"A2B0", table))
+        tags.append((intent, table))
     body, index = b"", b""
     for name, value in tags:
         value += bytes(-len(value) % 4)
@@ -331,7 +331,7 @@ def profile(space: str, primaries=None, gamma=2.2, table=None) -> bytes:
         body += value
     pcs = b"Lab " if table is not None else b"XYZ "
     kind = b"prtr" if space == "CMYK" else b"mntr"
-    head = struct.pack(">I4sI4s4s4s", 132 + len(index) + len(body), b"none", 0x02400000, kind, space.encode().ljust(4), pcs)
+    head = struct.pack(">I4sI4s4s4s", 132 + len(index) + len(body), b"none", version << 24 | 0x400000, kind, space.encode().ljust(4), pcs)
     head += struct.pack(">6H4s", 2026, 11, 27, 0, 0, 0, b"acsp") + bytes(28) + b"".join(fixed(v) for v in D50)
     return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + index + body
 
@@ -368,6 +368,23 @@ def inks() -> bytes:
     return b"mft1\0\0\0\0" + bytes([4, 3, 5, 0]) + identity + line * 4 + bytes(entries) + line * 3
 
 
+def lab_table(kind: bytes, exponent: float, points: int) -> bytes:
+    """A table from Adobe RGB, less saturated so that nothing is clipped, to Lab: behind curves of this exponent, in 8 or 16 bits."""
+    grid = np.array(list(itertools.product(np.linspace(0, 1, points), repeat=3))) ** (1 / exponent)
+    ratio = (grid**2.2 @ ADOBE_RGB.T) / D50
+    f = np.where(ratio > 216 / 24389, np.cbrt(ratio), (24389 / 27 * ratio + 16) / 116)
+    light, a, b = 116 * f[:, 1] - 16, 200 * (f[:, 0] - f[:, 1]), 80 * (f[:, 1] - f[:, 2])
+    identity = b"".join(struct.pack(">i", round(v * 65536)) for v in np.eye(3).ravel())
+    head = kind + bytes(4) + bytes([3, 3, points, 0]) + identity
+    if kind == b"mft1":
+        curve = np.round(np.linspace(0, 1, 256) ** exponent * 255).astype(np.uint8).tobytes()
+        entries = np.round(np.stack([light * 2.55, a + 128, b + 128], -1)).astype(np.uint8).tobytes()
+        return head + curve * 3 + entries + bytes(range(256)) * 3
+    curve = np.round(np.linspace(0, 1, 1024) ** exponent * 65535).astype(">u2").tobytes()
+    entries = np.round(np.stack([light * 652.8, (a + 128) * 256, (b + 128) * 256], -1)).astype(">u2").tobytes()
+    return head + struct.pack(">HH", 1024, 2) + curve * 3 + entries + np.array([0, 65535], ">u2").tobytes() * 3
+
+
 def colours() -> None:
     import io
     import zlib
@@ -389,13 +406,13 @@ def colours() -> None:
     def opened(file):
         return Image.open(io.BytesIO(file))
 
-    def shown(file_or_image, icc):
+    def shown(file_or_image, icc, **options):
         """By LittleCMS."""
         picture = opened(file_or_image) if isinstance(file_or_image, bytes) else file_or_image
         source, target = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
         # Colorimetric: for perceptual tables LittleCMS moves black, which browsers do not.
         how = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        return ImageCms.profileToProfile(picture, source, target, renderingIntent=how, outputMode="RGB")
+        return ImageCms.profileToProfile(picture, source, target, renderingIntent=how, outputMode="RGB", **options)
 
     adobe, p3 = profile("RGB ", ADOBE_RGB, 2.19921875), profile("RGB ", DISPLAY_P3, 2.2)
     for name, icc in [("adobe-rgb", adobe), ("display-p3", p3)]:
@@ -415,6 +432,20 @@ def colours() -> None:
     case("linear-gray.png", written(gray, "PNG", icc_profile=icc), shown(gray, icc), 1)
     file = written(gray, "JPEG", quality=98, icc_profile=icc)
     case("linear-gray.jpg", file, shown(file, icc), 16)
+
+    # Tables, step by step: what LittleCMS samples on a grid before is up to a level off itself.
+    exactly = {"flags": ImageCms.Flags.NOOPTIMIZE}
+    for name, kind, exponent, points, options, tolerance in [
+        ("table", b"mft2", 1.0, 17, {}, 1),
+        # Between points far apart, in the dark behind curves or where there are few, and of Lab in steps of 1 it shows that LittleCMS
+        # interpolates in tetrahedra, moxcms from Lab always in cubes: by itself this is up to 3 levels in the first of these.
+        ("table-behind-curves", b"mft2", 2.2, 17, {}, 2),
+        ("table-of-version-4", b"mft2", 1.0, 9, {"version": 4}, 2),
+        ("table-colorimetric", b"mft2", 1.0, 9, {"intent": b"A2B1"}, 2),
+        ("table-of-8-bits", b"mft1", 1.0, 9, {}, 3),
+    ]:
+        icc = profile("RGB ", table=lab_table(kind, exponent, points), **options)
+        case(f"{name}.png", written(rgb, "PNG", icc_profile=icc), shown(rgb, icc, **exactly), tolerance)
 
     # 16 bits by the formula, since Pillow has them of gray alone.
     deep = np.random.default_rng(6).integers(0, 65536, (18, 24, 3)).astype(np.uint16)
