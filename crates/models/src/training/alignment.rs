@@ -47,7 +47,7 @@ impl AlignmentNorm {
     }
 }
 
-/// The UNet with identity and PuLID's alignment losses behind it (equations 4 and 5 of arXiv 2404.16022): with Q_id the image's queries
+/// The UNet with identity and PuLID's alignment losses behind it (arXiv 2404.16022, section 3): with Q_id the image's queries
 /// in a cross-attention, Q those of the same latent without identity, K the keys of the text and d the width of a head,
 ///
 /// - `semantic`: ‖ softmax(K Q_idᵀ / √d) Q_id - softmax(K Qᵀ / √d) Q ‖, what each text token finds in the image; the softmax is over

@@ -21,7 +21,7 @@ pub struct IdentityLossSize {
 /// Rows and columns of a recogniser's crop where its file does not say: ArcFace's.
 const CROP: usize = 112;
 
-/// PuLID's identity loss of clean latents (equation 3 of arXiv 2404.16022):
+/// PuLID's identity loss (arXiv 2404.16022, section 3) of clean latents:
 ///
 /// L_id = 1 - cos(φ(C_id), φ(x)), where x is the decoded latent and φ the embedding of the face in it.
 ///
