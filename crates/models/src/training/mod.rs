@@ -6,10 +6,12 @@
 mod alignment;
 mod diffusion;
 mod identity;
+mod muon;
 
 pub use alignment::{AlignmentNorm, alignment_graph};
 pub use diffusion::diffusion_graph;
 pub use identity::{IdentityLossSize, identity_graph};
+pub use muon::{MuonRate, MuonStep, muon_graph};
 
 use pulid_graph::autodiff::differentiate;
 use pulid_graph::{Checkpointing, Graph, NodeId, NodeKind, Rate, replace_wide_attention};
