@@ -36,7 +36,7 @@ const BLOCK: &str = "(row >> 5u)";
 const NIBBLES: &str = "vec4(half, half >> 4u, half >> 8u, half >> 12u)";
 const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 
-const FAULTS: [Fault; 58] = [
+const FAULTS: [Fault; 63] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -160,6 +160,16 @@ const FAULTS: [Fault; 58] = [
     stored(Storage::Q4Weights, "blocks take the scale before theirs", "matmul_subgroup_tile", BLOCK, "(row >> 6u)"),
     stored(Storage::Q4Weights, "nibbles are swapped", "matmul_register_tile", NIBBLES, SWAPPED_NIBBLES),
     stored(Storage::Q4Weights, "odd rows are even ones", "matmul_workgroup_tile", "(row & 1u)", "0u"),
+    fault(
+        "the last element of a tensor is left out",
+        "sum_of_squares_partial",
+        "params.chunk, params.count)",
+        "params.chunk, params.count - 1u)",
+    ),
+    fault("all tensors' sums lie where the first's do", "sum_of_squares_partial", "params.first + i", "i"),
+    fault("elements that are not finite are summed", "sum_of_squares_partial", "2139095040u)", "0u)"),
+    fault("a sum that overflows is not told", "sum_of_squares_combine", "select(broken, 1.0", "select(broken, broken"),
+    fault("an operand of weight zero is read", "weighted_sum", "weights[1] != 0.0", "true"),
 ];
 
 const BARRIER_AFTER_COPY: &str = "index);\n        workgroupBarrier();\n";

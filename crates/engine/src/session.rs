@@ -267,6 +267,39 @@ impl Session {
         Ok(buffers.await?.into_iter().zip(&ports).map(own).collect())
     }
 
+    /// Puts outputs into tensors that are there already, in one submission: a state that is updated step by step stays where it is, and
+    /// nothing is allocated. No kernel writes into what it reads, since WebGPU lets no buffer be both in one dispatch.
+    ///
+    /// # Errors
+    /// When there is no such output, its type differs, a tensor is on another device, or the device is lost; nothing is changed then.
+    pub async fn read_into<'t>(
+        &self,
+        outputs: impl IntoIterator<Item = (&'t str, &'t mut DeviceTensor)>,
+    ) -> Result<()> {
+        let mut copies = Vec::new();
+        for (name, tensor) in outputs {
+            let port = &self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?];
+            if tensor.ty != port.ty {
+                let detail = format!("{} gives `{name}` {}, not {}", self.plan.network, port.ty, tensor.ty);
+                return Err(Error::invalid("output", detail));
+            }
+            if !Arc::ptr_eq(&self.device.inner, &tensor.device.inner) {
+                let detail = format!("`{name}` of {} goes to another device", self.plan.network);
+                return Err(Error::invalid("output", detail));
+            }
+            copies.push((port.buffer, tensor));
+        }
+        let submitted = self.device.scoped(|| {
+            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
+            for (buffer, tensor) in &copies {
+                copy(&mut encoder, &self.buffers[*buffer], &tensor.buffer);
+            }
+            self.device.inner.queue.submit([encoder.finish()]);
+            Ok(())
+        });
+        submitted.await
+    }
+
     /// Sets an input to a tensor of the same device.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 pub mod autodiff;
 mod bypass;
 mod graph;
+mod inline;
 mod passes;
 pub mod plan;
 mod planner;

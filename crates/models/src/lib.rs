@@ -23,6 +23,7 @@ pub mod pulid;
 pub mod run;
 pub mod sdxl;
 mod tokenizer;
+pub mod training;
 mod unread;
 mod vars;
 mod wrapped;

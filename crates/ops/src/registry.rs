@@ -92,7 +92,7 @@ pub static FAMILIES: &[Family] = &[
         name: "movement",
         operators: &[Concat::INFO, Slice::INFO, Pad::INFO, Permute::INFO, Gather::INFO, Expand::INFO],
     },
-    Family { name: "optimizer", operators: &[AdamW::INFO] },
+    Family { name: "optimizer", operators: &[AdamW::INFO, SumOfSquares::INFO, WeightedSum::INFO] },
 ];
 
 /// Every operator with its family.

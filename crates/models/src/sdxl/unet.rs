@@ -313,8 +313,22 @@ impl Unet {
     /// # Errors
     /// When a weight is missing or mismatched, or an extent is 0.
     pub fn graph(&self, size: UnetSize) -> Result<Graph> {
+        self.with_keys_values(size, false)
+    }
+
+    /// [`Unet::graph`] that also gives, of each of [`Unet::identity_layers`], what PuLID's alignment loss compares: `q.N` [B, L, C], the
+    /// image's queries, and `text_k.N` [B, T, C], the text's keys, both of the UNet's own element type and with the heads still side by
+    /// side.
+    ///
+    /// # Errors
+    /// As [`Unet::graph`].
+    pub fn graph_with_queries(&self, size: UnetSize) -> Result<Graph> {
+        self.with_keys_values(size, true)
+    }
+
+    fn with_keys_values(&self, size: UnetSize, queries: bool) -> Result<Graph> {
         self.vars.complete(|| {
-            self.build(size, |g, layers, inputs| {
+            self.build(size, queries, |g, layers, inputs| {
                 let pair = |layer: &IdentityLayer| {
                     let shape = [size.batch, inputs.tokens, layer.channels];
                     let [k, v] = layer.names();
@@ -323,6 +337,17 @@ impl Unet {
                 layers.iter().map(pair).collect()
             })
         })
+    }
+
+    /// Heads of each of [`Unet::identity_layers`].
+    ///
+    /// # Errors
+    /// As [`Unet::identity_layers`].
+    pub fn identity_heads(&self) -> Result<Vec<usize>> {
+        let layers = self.identity_layers()?.len();
+        let transformers = self.transformers()?;
+        let heads = transformers.iter().flat_map(|(level, n)| std::iter::repeat_n(level.heads, n * level.depth));
+        Ok(heads.take(layers).collect())
     }
 
     /// [`Unet::graph`] with the adapter's own graph in front: `id_embedding` [B, N, E] in place of keys and values.
@@ -336,12 +361,13 @@ impl Unet {
             let pairs = adapter.keys_values(g, layers, size.batch, inputs.tokens)?;
             pairs.into_iter().map(|[k, v]| Ok([of_unet(g, k)?, of_unet(g, v)?])).collect()
         };
-        self.vars.complete(|| adapter.complete(|| self.build(size, keys_values)))
+        self.vars.complete(|| adapter.complete(|| self.build(size, false, keys_values)))
     }
 
     fn build(
         &self,
         size: UnetSize,
+        queries: bool,
         keys_values: impl FnOnce(&mut Graph, &[IdentityLayer], IdentityInputs) -> Result<Vec<[NodeId; 2]>>,
     ) -> Result<Graph> {
         let mut graph = Graph::new("unet");
@@ -367,7 +393,7 @@ impl Unet {
         // The finest level's layers are few and small, but what they lose is lost in the image: they take two thirds of
         // the error of 8 bits with them, for half a percent of SDXL's weights.
         let finest = vs.unquantized();
-        let mut cx = Conditioning { config, time, text, identity, layer: 0 };
+        let mut cx = Conditioning { config, time, text, identity, layer: 0, queries: Vec::new() };
         let mut x = vs.conv2d(g, "conv_in", sample, config.block_out_channels[0], Conv::SAME_3)?;
         let mut skips = vec![x];
         for (i, kind) in config.down_block_types.iter().enumerate() {
@@ -393,6 +419,13 @@ impl Unet {
         x = vs.group_norm(g, "conv_norm_out", x, config.norm_num_groups, config.norm_eps, Activation::Silu)?;
         x = finest.conv2d(g, "conv_out", x, config.out_channels, Conv::SAME_3)?;
         vs.output(g, "sample", x)?;
+        if queries {
+            cx.queries.sort_unstable();
+            for (number, [q, text_k]) in cx.queries {
+                g.output(format!("q.{number}"), q)?;
+                g.output(format!("text_k.{number}"), text_k)?;
+            }
+        }
         Ok(graph)
     }
 

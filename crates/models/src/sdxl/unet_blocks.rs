@@ -20,6 +20,8 @@ pub(super) struct Conditioning<'a> {
     pub identity: Option<(IdentityAttention, HashMap<usize, [NodeId; 2]>)>,
     /// Number of the next attention layer as adapters count them, self-attentions included.
     pub layer: usize,
+    /// Of each cross-attention so far its number, queries [B, L, C] and keys of the text [B, T, C].
+    pub queries: Vec<(usize, [NodeId; 2])>,
 }
 
 /// `DownBlock2D` and `CrossAttnDownBlock2D`.
@@ -156,6 +158,7 @@ fn transformer_block(vs: &Vars, g: &mut Graph, cx: &mut Conditioning<'_>, x: Nod
     let h = vs.scope(g, "attn2", |vs, g| {
         let q = vs.linear_no_bias(g, "to_q", h, channels)?;
         let k = vs.linear_no_bias(g, "to_k", cx.text, channels)?;
+        cx.queries.push((cx.layer, [q, k]));
         let v = vs.linear_no_bias(g, "to_v", cx.text, channels)?;
         let mut h = attention(g, q, k, v, Attend::heads(heads))?;
         if let Some((identity, keys_values)) = &cx.identity {
