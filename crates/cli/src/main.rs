@@ -22,7 +22,7 @@ use std::process::ExitCode;
     0    all was done\n  \
     2    something that was named cannot be used: a flag, its value, a file, a photo, a device, a model\n  \
     1    the work failed: the device, its memory or the budget, the network, the disk, or an output that takes no more\n  \
-    130  it was cancelled by Ctrl-C; 143 and 129 by SIGTERM and SIGHUP. Nothing is written then"
+    130  it was cancelled by Ctrl-C; 143 and 129 by SIGTERM and SIGHUP. Nothing is written then, but by `train`, which keeps its last step"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -41,6 +41,8 @@ enum Command {
     Run(commands::run::Args),
     /// Say what a weights file is and holds, without reading the weights
     Inspect(commands::inspect::Args),
+    /// Train PuLID's identity encoder and attention on images of people
+    Train(Box<commands::train::Args>),
     /// Make a copy of a model with 8-bit or 4-bit weights
     Quantize(commands::quantize::Args),
     /// Fetch the published models into the hub's cache
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Faces(args) => commands::faces::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Train(args) => commands::train::run(&args),
         Command::Quantize(args) => commands::quantize::run(&args),
         Command::Pull(args) => commands::pull::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
@@ -92,7 +95,7 @@ fn main() -> ExitCode {
     let code = match result {
         Ok(()) => 0,
         Err(Error::Cancelled) => {
-            note!("cancelled; nothing was written");
+            note!("cancelled; {}", progress::kept_word().unwrap_or("nothing was written"));
             progress::cancelled_code()
         }
         Err(error) => {
