@@ -73,13 +73,7 @@ impl Run<'_> {
     /// The prepared images: of a cache, else made in the run's folder.
     async fn cache(&self, begun: bool, reporter: &dyn Reporter) -> Result<Cache> {
         if Cache::is_cache(&self.options.data) {
-            let cache = Cache::open(&self.options.data)?;
-            let resolution = cache.description().resolution;
-            if resolution != self.options.resolution {
-                let detail = format!("{} was given, the cache holds images of {resolution}", self.options.resolution);
-                return Err(Error::invalid("resolution", detail));
-            }
-            return Ok(cache);
+            return open_cache(self.options);
         }
         let folder = self.folder.join("cache");
         if begun {
@@ -232,6 +226,27 @@ async fn save(trainer: &Trainer, folder: &RunFolder) -> Result<PathBuf> {
 
 fn is_due(step: u64, every: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
+}
+
+/// Looks at a run's data before anything is written or opened.
+///
+/// # Errors
+/// When there is none, or a cache of another resolution.
+pub fn check_data(options: &TrainOptions) -> Result<()> {
+    if !Cache::is_cache(&options.data) {
+        return data::list(&options.data).map(drop);
+    }
+    open_cache(options).map(drop)
+}
+
+fn open_cache(options: &TrainOptions) -> Result<Cache> {
+    let cache = Cache::open(&options.data)?;
+    let resolution = cache.description().resolution;
+    if resolution != options.resolution {
+        let detail = format!("{} was given, the cache holds images of {resolution}", options.resolution);
+        return Err(Error::invalid("resolution", detail));
+    }
+    Ok(cache)
 }
 
 /// The newest checkpoint of a run and its settings.

@@ -21,7 +21,7 @@ pub mod terms;
 mod trainer;
 
 pub use batch::Batch;
-pub use drive::{Finished, Progress, Run, Stopped, Watcher, reopen};
+pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_data, reopen};
 pub use initial::write_untrained;
 pub use optimizer::{LossScale, ParameterState};
 pub use options::{Pair, Recompute, Schedule, TrainOptions};

@@ -11,7 +11,7 @@ use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
-    Pair, Preparing, Progress, Recompute, Run, Sampling, Schedule, TrainOptions, Watcher, prepare, reopen,
+    Pair, Preparing, Progress, Recompute, Run, Sampling, Schedule, TrainOptions, Watcher, check_data, prepare, reopen,
 };
 use std::path::{Path, PathBuf};
 
@@ -334,6 +334,9 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         None => (new_options(args)?, None, args.out.clone().unwrap_or_default()),
     };
     options.check()?;
+    if args.resume.is_none() {
+        check_data(&options)?;
+    }
     let mut model = SdxlModel::open(&options.model)?;
     if let Some(unet) = &options.unet {
         model = model.with_unet(unet);
