@@ -7,7 +7,7 @@ use pulid_graph::autodiff::differentiate;
 use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
 use pulid_models::pulid::{IdentityLayer, TrainedAdapter, TrainedParameter};
 use pulid_ops::{Binary, Concat, Reduce, Reduction};
-use pulid_tensor::{DType, Error, HostTensor, Result, Shape};
+use pulid_tensor::{Error, HostTensor, Result, Shape};
 use std::collections::HashMap;
 
 /// The adapter on the device, its parameters inputs.
@@ -37,10 +37,9 @@ impl Adapter {
         layers: &[IdentityLayer],
         batch: usize,
         tokens: usize,
-        output: DType,
         accumulates: bool,
     ) -> Result<(Graph, Vec<TrainedParameter>)> {
-        let (graph, parameters) = adapter.graph(layers, batch, tokens, output)?;
+        let (graph, parameters) = adapter.graph(layers, batch, tokens)?;
         // Nodes keep their places: heads are narrow in both encoders, so that nothing is replaced.
         let replaced = replace_wide_attention(&graph)?;
         if replaced.nodes().len() != graph.nodes().len() {
@@ -84,11 +83,10 @@ impl Adapter {
         adapter: &TrainedAdapter,
         layers: &[IdentityLayer],
         [batch, tokens]: [usize; 2],
-        output: DType,
         accumulates: bool,
         observer: &dyn Observer,
     ) -> Result<Adapter> {
-        let (graph, parameters) = Adapter::graph(adapter, layers, batch, tokens, output, accumulates)?;
+        let (graph, parameters) = Adapter::graph(adapter, layers, batch, tokens, accumulates)?;
         let keys_values = layers.iter().flat_map(|layer| layer.names()).collect::<Vec<_>>();
         let mut gradients: Vec<String> = parameters.iter().map(|p| format!("d.{}", p.name)).collect();
         gradients.push("norms".into());

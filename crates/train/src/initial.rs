@@ -3,7 +3,7 @@
 use crate::random::Keyed;
 use pulid_checkpoint::{Checkpoint, write_safetensors};
 use pulid_models::pulid::{IdentityLayer, TrainedAdapter};
-use pulid_tensor::{DType, HostTensor, Result};
+use pulid_tensor::{HostTensor, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use std::path::Path;
 /// When `like` is no whole PuLID file, or the file cannot be written.
 pub fn write_untrained(like: &Path, layers: &[IdentityLayer], seed: u64, path: &Path) -> Result<()> {
     let adapter = TrainedAdapter::new(&Checkpoint::open(like)?)?;
-    let (graph, parameters) = adapter.graph(layers, 1, 2, DType::F32)?;
+    let (graph, parameters) = adapter.graph(layers, 1, 2)?;
     let mut shapes = BTreeMap::new();
     for parameter in &parameters {
         // Only the extents count.

@@ -9,8 +9,8 @@ use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
 use pulid_models::pulid::IdentityInputs;
 use pulid_models::run::block;
 use pulid_models::sdxl::{Unet, UnetSize};
-use pulid_ops::{Binary, Cast, Reduce};
-use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+use pulid_ops::{Binary, Reduce};
+use pulid_tensor::{Error, HostTensor, Result, TensorType};
 use std::collections::HashMap;
 
 /// What a term answers.
@@ -71,18 +71,17 @@ impl Diffusion {
         let layers = unet.identity_layers()?;
         let targets = layers.iter().flat_map(|layer| layer.names()).collect::<Vec<_>>();
         let nodes = targets.iter().map(|name| input(&graph, name)).collect::<Result<Vec<_>>>()?;
+        // f32 whatever the UNet computes in, as all that goes in and out of it.
         let ty = graph.ty(prediction).clone();
         let g = &mut graph;
-        let target = g.input("target", TensorType::f32(ty.shape.clone()), Rate::Step)?;
+        let target = g.input("target", ty, Rate::Step)?;
         let factor = g.input("factor", TensorType::f32([1, 1, 1, 1]), Rate::Step)?;
         let (loss, upstream) = g.scoped("loss", |g| {
-            let wide = if ty.dtype == DType::F32 { prediction } else { g.apply(Cast(DType::F32), &[prediction])? };
-            let lack = g.apply(Binary::sub(), &[wide, target])?;
+            let lack = g.apply(Binary::sub(), &[prediction, target])?;
             let square = g.apply(Binary::mul(), &[lack, lack])?;
             let loss = g.apply(Reduce { keep_dims: false, ..Reduce::mean([0, 1, 2, 3]) }, &[square])?;
             let loss = g.reshape(loss, [1])?;
             let upstream = g.apply(Binary::mul(), &[lack, factor])?;
-            let upstream = if ty.dtype == DType::F32 { upstream } else { g.apply(Cast(ty.dtype), &[upstream])? };
             Ok::<_, Error>((loss, upstream))
         })?;
         let gradients = differentiate(g, &[(prediction, upstream)], &nodes, checkpointing)?;
@@ -94,7 +93,7 @@ impl Diffusion {
         Ok(graph)
     }
 
-    /// Loads it. With [`Recompute::Auto`] blocks are computed again where all that is stored would not fit `room` bytes.
+    /// Loads it; `half` says whether the UNet's values are in half precision. With [`Recompute::Auto`] blocks are computed again where all that is stored would not fit `room` bytes.
     ///
     /// # Errors
     /// As [`Diffusion::graph`], and a device out of memory.
@@ -102,6 +101,7 @@ impl Diffusion {
         runtime: &Runtime,
         unet: &Unet,
         call: &Call,
+        half: bool,
         recompute: Recompute,
         room: Option<u64>,
         observer: &dyn Observer,
@@ -126,7 +126,7 @@ impl Diffusion {
         let sample = sample.ok_or_else(|| Error::invalid("unet", "takes no input `sample`"))?;
         let mut unet = runtime.load(&graph, observer).await?;
         unet.write("id_scale", &HostTensor::from_fn([call.batch], |_| 1.0))?;
-        let (count, half) = (sample.shape.count(), sample.dtype == DType::F16);
+        let count = sample.shape.count();
         Ok((Diffusion { unet, outputs, count, half }, checkpointing))
     }
 

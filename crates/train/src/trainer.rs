@@ -16,7 +16,7 @@ use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
 use pulid_models::sdxl::Unet;
 use pulid_ops::AdamWStep;
-use pulid_tensor::{Error, HostTensor, Result};
+use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Instant;
@@ -90,14 +90,13 @@ impl Trainer {
         let unet = model.unet(runtime.precision(options.dtype()?, None))?;
         let call = call(&unet, &trained, &first, options)?;
         let layers = unet.identity_layers()?;
-        let precision = runtime.precision(options.dtype()?, None);
+        let half = runtime.precision(options.dtype()?, None).activations == DType::F16;
 
         reporter.stage("loading the adapter");
         let vision = first.hidden.first().map_or(0, |h| h.shape()[1]);
         let accumulates = options.accumulate > 1;
         let extents = [options.batch, vision];
-        let mut adapter =
-            Adapter::load(runtime, &trained, &layers, extents, precision.activations, accumulates, reporter).await?;
+        let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
         let mut optimizer = Optimizer::new(runtime);
         for (parameter, shape) in &adapter.parameters {
             let value = parameter.load()?;
@@ -126,7 +125,7 @@ impl Trainer {
         let held = runtime.device_memory().held() + optimizer.memory()[0] as u64;
         let room = device_bytes(runtime).map(|all| all.saturating_sub(held));
         let (diffusion, checkpointing) =
-            Diffusion::load(runtime, &unet, &call, options.checkpointing, room, reporter).await?;
+            Diffusion::load(runtime, &unet, &call, half, options.checkpointing, room, reporter).await?;
         let state = match resumed {
             Some(resumed) => resumed.state,
             None => State { step: 0, updates: 0, scale: LossScale::new(diffusion.is_half()) },

@@ -6,7 +6,6 @@ use crate::Precision;
 use crate::vars::Layout;
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, NodeKind, Weight};
-use pulid_ops::Cast;
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 
 /// A tensor of an adapter that is trained.
@@ -119,7 +118,7 @@ impl TrainedAdapter {
     /// vision tokens in a photo.
     ///
     /// Inputs, f32: `id_cond` ([`TrainedAdapter::condition_shape`]), `hidden_0` .. `hidden_4` [B, tokens, V], and each parameter by its
-    /// name. Outputs, of type `output`: `k.N` and `v.N` [B, N, C] for each of `layers`.
+    /// name. Outputs, f32: `k.N` and `v.N` [B, N, C] for each of `layers`.
     ///
     /// # Errors
     /// When a weight is missing or mismatched.
@@ -128,7 +127,6 @@ impl TrainedAdapter {
         layers: &[IdentityLayer],
         batch: usize,
         tokens: usize,
-        output: DType,
     ) -> Result<(Graph, Vec<TrainedParameter>)> {
         let encoder = match &self.encoder {
             Encoder::V1(encoder) => encoder.graph(batch, tokens)?,
@@ -142,10 +140,6 @@ impl TrainedAdapter {
         let count = graph.shape(embedding)[1];
         let projections = self.attention.graph(layers, batch, count)?;
         for (name, id) in graph.append(&projections, &[("id_embedding", embedding)])? {
-            let id = match graph.ty(id).dtype == output {
-                true => id,
-                false => graph.scoped(name.clone(), |g| g.apply(Cast(output), &[id]))?,
-            };
             graph.output(name, id)?;
         }
         let parameters = parameters(&mut graph)?;
