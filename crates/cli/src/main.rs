@@ -22,7 +22,8 @@ use std::process::ExitCode;
     0    all was done\n  \
     2    something that was named cannot be used: a flag, its value, a file, a photo, a device, a model\n  \
     1    the work failed: the device, its memory or the budget, the network, the disk, or an output that takes no more\n  \
-    130  it was cancelled by Ctrl-C; 143 and 129 by SIGTERM and SIGHUP. Nothing is written then, but for the finished pictures of `evaluate`"
+    130  it was cancelled by Ctrl-C; 143 and 129 by SIGTERM and SIGHUP. Nothing is written then, but for the finished pictures of `evaluate`\n  \
+         and the last step of `train`"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -43,6 +44,8 @@ enum Command {
     Run(commands::run::Args),
     /// Say what a weights file is and holds, without reading the weights
     Inspect(commands::inspect::Args),
+    /// Train PuLID's identity encoder and attention on images of people
+    Train(Box<commands::train::Args>),
     /// Make a copy of a model with 8-bit or 4-bit weights
     Quantize(commands::quantize::Args),
     /// Fetch the published models into the hub's cache
@@ -78,7 +81,6 @@ fn main() -> ExitCode {
             return said(error.format(&mut command));
         }
     };
-    let keeps_pictures = matches!(cli.command, Command::Evaluate(_));
     let result = match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Embed(args) => commands::embed::run(&args),
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Command::Faces(args) => commands::faces::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Train(args) => commands::train::run(&args),
         Command::Quantize(args) => commands::quantize::run(&args),
         Command::Pull(args) => commands::pull::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
@@ -96,10 +99,7 @@ fn main() -> ExitCode {
     let code = match result {
         Ok(()) => 0,
         Err(Error::Cancelled) => {
-            match keeps_pictures {
-                true => note!("cancelled; finished pictures are kept, and the same command goes on from there"),
-                false => note!("cancelled; nothing was written"),
-            }
+            note!("cancelled; {}", progress::kept_word().unwrap_or("nothing was written"));
             progress::cancelled_code()
         }
         Err(error) => {

@@ -85,6 +85,8 @@ pub struct Terminal {
     /// Whether this stage counts denoising steps; what is counted within a step is not shown then.
     steps: Cell<bool>,
     notes: RefCell<Vec<String>>,
+    /// When a line last said how far a long work is.
+    line: Cell<Option<Instant>>,
     quiet: bool,
 }
 
@@ -101,6 +103,7 @@ impl Terminal {
             seconds: RefCell::default(),
             steps: Cell::new(false),
             notes: RefCell::default(),
+            line: Cell::new(None),
             quiet,
         }
     }
@@ -127,6 +130,22 @@ impl Terminal {
             bar.set_length(length);
             bar.reset_eta();
         }
+    }
+
+    /// Moves the bar to a step of a long work and shows how it goes. Where there is no bar a line says so, now and then.
+    pub fn counted(&self, message: &str, step: u64, steps: u64) {
+        const BETWEEN_LINES: Duration = Duration::from_secs(30);
+        self.steps.set(true);
+        if self.bar.borrow().is_hidden() {
+            let due = self.line.get().is_none_or(|last| last.elapsed() > BETWEEN_LINES) || step == steps;
+            if due {
+                self.line.set(Some(Instant::now()));
+                self.print(&format!("step {step}/{steps}: {message}"));
+            }
+            return;
+        }
+        self.show("{msg} {wide_bar} {pos}/{len}", step, steps);
+        self.bar.borrow().set_message(message.to_owned());
     }
 
     /// A line above the bar, or a plain one where there is no bar.
@@ -192,6 +211,19 @@ impl Reporter for Terminal {
 /// Whether Ctrl-C was pressed, the system asks for an end, or nobody reads any more.
 pub fn cancelled() -> bool {
     CANCELLED.load(Ordering::SeqCst)
+}
+
+/// What a cancelled command has kept, for the last message.
+static KEPT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Says what is kept where the work is cancelled.
+pub fn keep_word(text: String) {
+    let _ = KEPT.set(text);
+}
+
+/// What [`keep_word`] said.
+pub fn kept_word() -> Option<&'static str> {
+    KEPT.get().map(String::as_str)
 }
 
 /// Asks the work to stop.

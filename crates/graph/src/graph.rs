@@ -242,6 +242,62 @@ impl Graph {
         Ok(())
     }
 
+    /// Turns a weight into an input of its name and type, for whoever changes its values between runs. It has rate [`Rate::Step`], so
+    /// that nothing that depends on it is computed once and kept. Gives what it was, which can still load its first value.
+    ///
+    /// # Errors
+    /// When the node is no weight, or an input of that name is there already.
+    pub fn free_weight(&mut self, id: NodeId) -> Result<Weight> {
+        let NodeKind::Weight(weight) = &self.nodes[id.index()].kind else {
+            let detail = format!("{} is no weight of {}", self.nodes[id.index()].label, self.name);
+            return Err(Error::invalid("graph", detail));
+        };
+        let weight = weight.clone();
+        if self.inputs().any(|(name, _)| name == weight.name) {
+            return Err(Error::invalid("graph", format!("{} has two inputs `{}`", self.name, weight.name)));
+        }
+        self.weights.remove(&(weight.key().clone(), self.ty(id).clone()));
+        self.nodes[id.index()].kind = NodeKind::Input { name: weight.name.clone(), rate: Rate::Step };
+        Ok(weight)
+    }
+
+    /// Adds all of another graph: its inputs of the names in `given` become these nodes, the others inputs of this graph. Gives its
+    /// outputs, which are none of this graph's.
+    ///
+    /// # Errors
+    /// When an input's type is not that of the node in its place, an input's name is taken, or `given` names none of its inputs.
+    pub fn append(&mut self, other: &Graph, given: &[(&str, NodeId)]) -> Result<Vec<(String, NodeId)>> {
+        if let Some((name, _)) = given.iter().find(|(name, _)| !other.inputs().any(|(n, _)| n == *name)) {
+            return Err(Error::invalid("graph", format!("{} has no input `{name}`", other.name)));
+        }
+        let mut places: Vec<NodeId> = Vec::with_capacity(other.nodes.len());
+        for node in &other.nodes {
+            let place = match &node.kind {
+                NodeKind::Input { name, rate } => match given.iter().find(|(n, _)| n == name) {
+                    Some(&(_, id)) if *self.ty(id) == node.ty => id,
+                    Some(&(_, id)) => {
+                        let detail = format!("{} takes `{name}` {}, not {}", other.name, node.ty, self.ty(id));
+                        return Err(Error::invalid("graph", detail));
+                    }
+                    None => self.input(name.clone(), node.ty.clone(), *rate)?,
+                },
+                NodeKind::Weight(weight) => self.weight(weight.clone(), node.ty.clone()),
+                NodeKind::Reshape(from) => {
+                    let kind = NodeKind::Reshape(places[from.index()]);
+                    self.add(kind, node.ty.clone(), node.label.clone())
+                }
+                NodeKind::Apply { operator, inputs } => {
+                    let inputs = inputs.iter().map(|i| places[i.index()]).collect();
+                    let kind = NodeKind::Apply { operator: operator.clone(), inputs };
+                    self.add(kind, node.ty.clone(), node.label.clone())
+                }
+            };
+            self.nodes[place.index()].unfused |= node.unfused;
+            places.push(place);
+        }
+        Ok(other.outputs.iter().map(|(name, id)| (name.clone(), places[id.index()])).collect())
+    }
+
     /// A hash of everything that decides what the graph computes: operators, types, names of inputs and outputs, keys of weights.
     /// Graphs of equal fingerprints can use one session.
     pub fn fingerprint(&self) -> [u8; 32] {

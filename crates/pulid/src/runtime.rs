@@ -280,6 +280,19 @@ pub enum Tensor {
     Device(DeviceTensor),
 }
 
+impl Tensor {
+    /// The tensor in main memory, as it is stored.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub async fn read(&self) -> Result<HostTensor> {
+        match self {
+            Tensor::Host(tensor) => Ok(tensor.clone()),
+            Tensor::Device(tensor) => tensor.read().await,
+        }
+    }
+}
+
 /// A network ready to run again and again.
 #[derive(Debug)]
 pub enum Loaded {
@@ -363,13 +376,26 @@ impl Loaded {
     /// # Errors
     /// A lost device or cancellation.
     pub async fn run_to_tensors(&mut self, observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
+        let names = match self {
+            Loaded::Session(session) => session.plan().outputs.iter().map(|p| p.name.clone()).collect(),
+            Loaded::Reference { graph, .. } => graph.outputs().iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(),
+        };
+        self.run_to(&names.iter().map(String::as_str).collect::<Vec<_>>(), observer).await
+    }
+
+    /// [`Loaded::run_to_tensors`] for some of the outputs. NaN is an error in the reference alone.
+    ///
+    /// # Errors
+    /// A lost device, cancellation, or no such output.
+    pub async fn run_to(&mut self, names: &[&str], observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
         let Loaded::Session(session) = self else {
-            return Ok(self.run(observer).await?.into_iter().map(|(name, t)| (name, Tensor::Host(t))).collect());
+            let mut all = self.run(observer).await?;
+            let host = |name: &&str| Ok(((*name).to_owned(), Tensor::Host(crate::pipeline::take(&mut all, name)?)));
+            return names.iter().map(host).collect();
         };
         run_session(session, observer).await?;
-        let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
-        let tensors = session.tensors(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-        Ok(names.into_iter().zip(tensors.into_iter().map(Tensor::Device)).collect())
+        let tensors = session.tensors(names).await?;
+        Ok(names.iter().map(|name| (*name).to_owned()).zip(tensors.into_iter().map(Tensor::Device)).collect())
     }
 
     /// Runs and gives every output in f32.

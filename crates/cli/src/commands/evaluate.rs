@@ -2,7 +2,7 @@ use super::identity::{check_no_folder, read_photo};
 use super::models::{Models, ModelsArgs};
 use super::settings::SettingsArgs;
 use super::{DeviceArgs, remember_choices};
-use crate::progress::Terminal;
+use crate::progress::{Terminal, keep_word};
 use pulid::identity::{FaceModels, open_recogniser, unread_of_adapter};
 use pulid::image::decode_photo;
 use pulid::pipeline::{Pipeline, SdxlModel, check_options, examine};
@@ -82,6 +82,7 @@ pub struct Args {
 
 /// Makes and measures pictures.
 pub fn run(args: &Args) -> Result<()> {
+    keep_word("finished pictures are kept, and the same command goes on from there".into());
     let people = people(&args.faces)?;
     let prompts = args.prompts.as_deref().map_or_else(|| Ok(default_prompts()), read_prompts)?;
     let clip = args.clip.as_deref().map(ClipJudge::open).transpose()?;

@@ -16,6 +16,7 @@ pub mod pull;
 pub mod quantize;
 pub mod run;
 mod settings;
+pub mod train;
 mod warm;
 
 pub use choices::remember_choices;

@@ -5,6 +5,8 @@ mod id_encoder;
 mod id_former;
 mod mapping;
 mod names;
+#[cfg(not(target_arch = "wasm32"))]
+mod trained;
 mod version;
 
 pub(crate) use id_attention::IdentityAttention;
@@ -15,4 +17,6 @@ pub use id_former::IdFormer;
 pub(crate) use id_former::SCALES;
 pub use names::{content_sha256, unread_tensors};
 pub use pulid_ops::Ortho;
+#[cfg(not(target_arch = "wasm32"))]
+pub use trained::{TrainedAdapter, TrainedParameter};
 pub use version::PulidVersion;

@@ -150,6 +150,49 @@ pub async fn extract(
     })
 }
 
+/// What the identity encoders are given of one photo.
+#[derive(Clone, Debug)]
+pub struct PhotoInputs {
+    /// `id_cond` [1, C]: the recogniser's raw embedding, then the vision tower's class embedding of length 1.
+    pub id_cond: HostTensor,
+    /// `hidden_0` .. `hidden_4` [1, tokens, W].
+    pub hidden: Vec<HostTensor>,
+    /// The person's face in pixels of the photo as [`decode_photo`] gives it: left, top, right, bottom.
+    pub face: [f32; 4],
+}
+
+/// Reads one photo as [`extract`] does, up to the identity encoder's inputs: for whoever trains the encoder.
+///
+/// # Errors
+/// As [`extract`].
+pub async fn photo_inputs(
+    runtime: &Runtime,
+    models: &FaceModels,
+    name: &str,
+    photo: &[u8],
+    reporter: &dyn Reporter,
+) -> Result<PhotoInputs> {
+    let precision = Precision::F32;
+    let tower = models.tower(precision)?;
+    let photos = [(name.to_owned(), photo.to_vec())];
+    let side = crop_side(tower.image_size());
+    let readings = find_faces(runtime, models, &photos, side, FaceChoice::Official, reporter).await?;
+    let embeddings = recognise(runtime, models, &readings, reporter).await?;
+    let masks = parse(runtime, models, &readings, precision, reporter).await?;
+    let [Reading { crop, faces, aligned, scale, .. }] = &readings[..] else {
+        return Err(Error::photo(name, "was not read"));
+    };
+    let mut grays = Vec::new();
+    for mask in &masks {
+        grays.push(gray_on_white(crop, mask)?);
+    }
+    let mut features = vision_features(runtime, &tower, &grays, embeddings, reporter).await?;
+    let id_cond = conditions(&features)?.reshape([1, FACE_EMBEDDING + tower.output_dim()])?;
+    let hidden = features.pop().map(|f| f.hidden).unwrap_or_default();
+    let face = faces.first().or(aligned.first()).map_or([0.0; 4], |face| face.bbox.map(|v| v * scale));
+    Ok(PhotoInputs { id_cond, hidden, face })
+}
+
 /// Tokens of the shape that [`extract`] gives for one photo, all zeros: for planning an image before its photo is read.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ pub use belongs::{SAME_PERSON, check_adapter, unread_of_adapter};
 pub use choice::FaceChoice;
 pub use debug::{DebugImage, debug_image_names};
 pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detect};
-pub use extract::{ExtractOptions, MAX_PHOTOS, blank_tokens, crop, crop_side, extract};
+pub use extract::{ExtractOptions, MAX_PHOTOS, PhotoInputs, blank_tokens, crop, crop_side, extract, photo_inputs};
 pub use file::Identity;
 pub use models::FaceModels;
 pub use recognise::{FaceReader, SeenFace, open_recogniser};

@@ -1,0 +1,292 @@
+//! `pulid train` as a person starts it, on the mini models.
+
+mod support;
+
+use pulid_checkpoint::Checkpoint;
+use pulid_tensor::HostTensor;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use support::{portrait, program, pulid, refuse, repository, succeed};
+
+/// A folder of two people with captions, a broken image and one without a face.
+fn data(folder: &Path) -> PathBuf {
+    let data = folder.join("data");
+    for (person, names) in [("one", &["1", "2"]), ("two", &["3", "4"])] {
+        fs::create_dir_all(data.join(person)).unwrap();
+        for (name, source) in names.iter().zip(faces().into_iter().skip(if person == "one" { 0 } else { 2 })) {
+            fs::copy(portrait(&source), data.join(person).join(format!("{name}.jpg"))).unwrap();
+            fs::write(data.join(person).join(format!("{name}.txt")), "a person").unwrap();
+        }
+    }
+    fs::write(data.join("broken.jpg"), b"no image").unwrap();
+    data
+}
+
+/// Portraits of `examples/faces`, in order.
+fn faces() -> Vec<String> {
+    let entries = fs::read_dir(repository("examples/faces")).unwrap().map(|e| e.unwrap().file_name());
+    let mut names: Vec<String> =
+        entries.map(|n| n.to_string_lossy().into_owned()).filter(|n| n.ends_with(".jpg")).collect();
+    names.sort();
+    names
+}
+
+fn cache(folder: &Path) -> String {
+    let data = data(folder).display().to_string();
+    let said = succeed(
+        folder,
+        &["train", "prepare", "--data", &data, "--out", "cached", "--resolution", "64", "--dtype", "f32"],
+    );
+    assert!(said.contains("4 images, 4 of them new; 1 rejected"), "{said}");
+    "cached".to_owned()
+}
+
+/// Flags of a small run.
+fn flags<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let base = ["train", "--data", "cached", "--resolution", "64", "--dtype", "f32", "--batch", "2", "--lr", "1e-3"];
+    base.iter().copied().chain(more.iter().copied()).collect()
+}
+
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_cache_is_made_once_and_a_killed_run_goes_on_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    cache(at);
+    let rejected = fs::read_to_string(at.join("cached/rejected.jsonl")).unwrap();
+    assert!(rejected.contains("broken.jpg") && rejected.lines().count() == 1, "{rejected}");
+    // Nothing is left to do.
+    let data = at.join("data").display().to_string();
+    let again = ["train", "prepare", "--data", &data, "--out", "cached", "--resolution", "64", "--dtype", "f32"];
+    assert!(succeed(at, &again).contains("4 images, 0 of them new; 1 rejected"));
+    let other = ["train", "prepare", "--data", &data, "--out", "cached", "--resolution", "96", "--dtype", "f32"];
+    assert!(refuse(at, &other).contains("resolution 64, not 96"));
+
+    succeed(at, &flags(&["--out", "whole", "--steps", "4", "--save-every", "2", "--pair", "mix"]));
+    for name in ["run.toml", "adapter-2.safetensors", "adapter-4.safetensors", "state-4/state.json"] {
+        assert!(at.join("whole").join(name).exists(), "{name}");
+    }
+    // Killed after its second step's checkpoint, in the middle of what comes next.
+    let arguments = flags(&["--out", "killed", "--steps", "4", "--save-every", "2", "--pair", "mix"]);
+    let device = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    let mut child = program(at, &arguments)
+        .args(["--device", &device, "--autotune", "off"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !at.join("killed/state-2/state.json").exists() && begun.elapsed() < Duration::from_secs(300) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!at.join("killed/state-4").exists(), "killed too late to tell anything");
+    succeed(at, &["train", "--resume", "killed"]);
+    let bytes = |run: &str, name: &str| fs::read(at.join(run).join(name)).unwrap();
+    for name in ["adapter-4.safetensors", "state-4/optimizer.safetensors", "state-4/state.json"] {
+        assert!(bytes("whole", name) == bytes("killed", name), "{name} differs");
+    }
+    assert_ne!(bytes("whole", "adapter-2.safetensors"), bytes("whole", "adapter-4.safetensors"));
+    let steps: Vec<u64> = metrics(&at.join("killed")).iter().map(|m| m["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [1, 2, 3, 4]);
+    let message = refuse(at, &["train", "--resume", "killed"]);
+    assert!(message.contains("is done") && message.contains("--steps"), "{message}");
+    let message = refuse(at, &flags(&["--out", "killed", "--steps", "4"]));
+    assert!(message.contains("--resume"), "{message}");
+    // What came out is an adapter like any other.
+    let face = portrait(&faces()[0]);
+    let made = ["generate", "--id", &face, "--prompt", "a person", "--adapter", "whole/adapter-4.safetensors"];
+    succeed(at, &[&made[..], &["--steps", "1", "--width", "64", "--height", "64", "--output", "made.png"]].concat());
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
+    let file = Checkpoint::open(path).unwrap();
+    file.keys().map(|key| (key.to_owned(), file.tensor(key).unwrap())).collect()
+}
+
+fn write(path: &Path, tensors: &BTreeMap<String, HostTensor>) {
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    pulid_checkpoint::write_safetensors(path, named, &BTreeMap::new()).unwrap();
+}
+
+/// The largest difference by the deviation of what is expected.
+fn difference(found: &HostTensor, expected: &HostTensor) -> f64 {
+    assert_eq!(found.shape(), expected.shape());
+    let (a, b) = (found.to_f32_vec(), expected.to_f32_vec());
+    let deviation = (b.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / b.len() as f64).sqrt();
+    let worst = a.iter().zip(&b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    worst / deviation.max(1e-20)
+}
+
+/// `pulid run --gradient`, which goldens hold to PyTorch, gives the same gradients network by network: prediction, upstream of the mean
+/// square, the UNet's gradients in its projections and tokens, the encoder's in its parameters. The update is AdamW's, computed here in f64.
+#[test]
+fn an_exported_step_is_the_chain_of_the_networks_gradients() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    cache(at);
+    succeed(
+        at,
+        &flags(&["--out", "run", "--steps", "1", "--export-steps", "1", "--clip", "0.01", "--checkpointing", "block"]),
+    );
+    let step = tensors(&at.join("run/steps/1.safetensors"));
+    let mini = repository("models/mini");
+    let adapter = mini.join("pulid_v1.1.safetensors").display().to_string();
+    let unet = mini.join("sdxl/unet").display().to_string();
+    let pick = |names: &[&str]| -> BTreeMap<String, HostTensor> {
+        names.iter().map(|name| ((*name).to_owned(), step[*name].clone())).collect()
+    };
+    let hidden = ["hidden_0", "hidden_1", "hidden_2", "hidden_3", "hidden_4"];
+    let mut encoder = pick(&hidden);
+    let &[batch, width] = step["id_cond"].shape().extents() else { panic!() };
+    encoder.insert("id_cond".into(), step["id_cond"].clone().reshape([batch, 1, width]).unwrap());
+    write(&at.join("encoder.safetensors"), &encoder);
+    let run = |network: &str, weights: &str, input: &str, output: &str, more: &[&str]| {
+        let base = ["run", network, "--weights", weights, "--inputs", input, "--outputs", output, "--dtype", "f32"];
+        succeed(at, &[&base[..], more].concat());
+        tensors(&at.join(output))
+    };
+    let identity = run("id-former", &adapter, "encoder.safetensors", "identity.safetensors", &[]);
+    let mut inputs = pick(&["sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"]);
+    inputs.insert("id_embedding".into(), identity["id_embedding"].clone());
+    write(&at.join("unet.safetensors"), &inputs);
+    let more = ["--adapter", &adapter, "--set", "id_scale=1", "--set", "num_zero=20", "--set", "ortho=v2"];
+    let predicted = run("unet", &unet, "unet.safetensors", "predicted.safetensors", &more)["sample"].clone();
+    let (found, wanted) = (predicted.to_f32_vec(), step["target"].to_f32_vec());
+    let count = found.len() as f64;
+    let lack = |i: usize| f64::from(found[i]) - f64::from(wanted[i]);
+    let loss = (0..found.len()).map(|i| lack(i).powi(2)).sum::<f64>() / count;
+    let exported = f64::from(step["loss.diff"].to_f32_vec()[0]);
+    assert!((exported - loss).abs() < 1e-4 * loss, "{exported} {loss}");
+    let upstream = HostTensor::from_fn(predicted.shape().clone(), |i| (2.0 * lack(i) / count) as f32);
+    inputs.insert("upstream.sample".into(), upstream);
+    write(&at.join("unet.safetensors"), &inputs);
+    let of_unet = run("unet", &unet, "unet.safetensors", "unet-d.safetensors", &[&more[..], &["--gradient"]].concat());
+    encoder.insert("upstream.id_embedding".into(), of_unet["d.id_embedding"].clone());
+    write(&at.join("encoder.safetensors"), &encoder);
+    let of_encoder = run("id-former", &adapter, "encoder.safetensors", "encoder-d.safetensors", &["--gradient"]);
+
+    let parameters: Vec<&str> = step.keys().filter_map(|name| name.strip_prefix("before.")).collect();
+    assert!(parameters.len() > 100, "{}", parameters.len());
+    let mut squares = 0.0;
+    for name in &parameters {
+        let key = format!("d.{name}");
+        let expected = of_unet.get(&key).or_else(|| of_encoder.get(&key)).unwrap_or_else(|| panic!("{key}"));
+        // Two orders of the same sums in f32, through the whole UNet.
+        let difference = difference(&step[&key], expected);
+        assert!(difference < 2e-3, "{key}: {difference:e}");
+        squares += step[&key].to_f32_vec().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+    }
+    let norm = squares.sqrt();
+    let logged = &metrics(&at.join("run"))[0];
+    assert!((logged["gradient_norm"].as_f64().unwrap() / norm - 1.0).abs() < 1e-4, "{logged} {norm}");
+    let clipped = (0.01 / (norm + 1e-6)).min(1.0);
+    assert!(clipped < 1.0, "the test is to clip: {norm}");
+    let lr = f64::from(step["lr"].to_f32_vec()[0]);
+    assert!((lr - 1e-3).abs() < 1e-9);
+    for name in &parameters {
+        let [before, after, gradient] =
+            ["before", "after", "d"].map(|part| step[&format!("{part}.{name}")].to_f32_vec());
+        for i in 0..before.len() {
+            let (p, g) = (f64::from(before[i]), clipped * f64::from(gradient[i]));
+            // The first step's moments, corrected, are the gradient and its square.
+            let expected = p * (1.0 - lr * 0.01) - lr * g / (g.abs() + 1e-8);
+            let off = (f64::from(after[i]) - expected).abs();
+            assert!(off < 1e-6 * p.abs().max(1.0) + 2e-5 * lr, "{name}[{i}]: {} {expected}", after[i]);
+        }
+    }
+}
+
+#[test]
+fn the_loss_falls_on_a_few_images_and_steps_may_be_accumulated() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    cache(at);
+    let base = ["--steps", "16", "--warmup", "2", "--schedule", "cosine", "--from", "none", "--save-every", "0"];
+    let kept = ["--drop-id", "0", "--drop-text", "0", "--drop-both", "0"];
+    let losses = |out: &str, more: &[&str]| -> Vec<serde_json::Value> {
+        succeed(
+            at,
+            &[
+                &["train", "--data", "cached", "--resolution", "64", "--dtype", "f32"][..],
+                &base,
+                &kept,
+                &["--out", out],
+                more,
+            ]
+            .concat(),
+        );
+        metrics(&at.join(out))
+    };
+    // The loss depends on the timesteps most of all: a run that learns nothing draws the same ones.
+    let still = losses("still", &["--lr", "1e-9", "--accumulate", "1", "--batch", "4"]);
+    let run = losses("run", &["--lr", "2e-3", "--accumulate", "2", "--batch", "2"]);
+    let loss = |m: &serde_json::Value| m["loss_diff"].as_f64().unwrap();
+    let sum = |all: &[serde_json::Value]| all[8..].iter().map(loss).sum::<f64>();
+    assert!(sum(&run) < 0.985 * sum(&still), "{} {}", sum(&run), sum(&still));
+    // The first step's samples are the same four, together or in two micro-batches.
+    let norm = |m: &serde_json::Value| m["gradient_norm"].as_f64().unwrap();
+    assert!((loss(&run[0]) / loss(&still[0]) - 1.0).abs() < 1e-5);
+    assert!((norm(&run[0]) / norm(&still[0]) - 1.0).abs() < 1e-4, "{} {}", norm(&run[0]), norm(&still[0]));
+    // TensorBoard's file holds a record a step and the version.
+    let names = fs::read_dir(at.join("run")).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    assert_eq!(names.filter(|name| name.starts_with("events.out.tfevents.")).count(), 1);
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (more, part) in [
+        (&["--stage", "2"][..], "not built yet"),
+        (&["--id", "1"], "L_id and L_align, which are not built yet"),
+        (&["--optimizer", "muon"], "muon is not built yet"),
+        (&["--steps", "0"], "1 or more"),
+        (&["--drop-text", "2"], "no share"),
+        (&[], "no such file or folder"),
+    ] {
+        let steps: &[&str] = if more.contains(&"--steps") { &[] } else { &["--steps", "1"] };
+        let message = refuse(at, &[&flags(&["--out", "run"])[..], steps, more].concat());
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let message = refuse(at, &["train", "--resume", "nowhere"]);
+    assert!(message.contains("no run.toml"), "{message}");
+    // A broken adapter.
+    cache(at);
+    let mut broken = tensors(&repository("models/mini/pulid_v1.1.safetensors"));
+    let shape = broken["id_adapter.latents"].shape().clone();
+    broken.insert("id_adapter.latents".into(), HostTensor::from_fn(shape, |i| if i == 3 { f32::NAN } else { 0.1 }));
+    write(&at.join("nan.safetensors"), &broken);
+    let output = pulid(at, &flags(&["--out", "run", "--steps", "1", "--from", "nan.safetensors"]));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("id_adapter.latents") && message.contains("NaN") && message.contains("--resume run"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_dry_run_tells_the_plan_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    cache(at);
+    let before = support::tree(at);
+    let said = succeed(at, &flags(&["--steps", "1", "--dry-run", "--json"]));
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["plan"]["images"], 4);
+    let file = Checkpoint::open(repository("models/mini/pulid_v1.1.safetensors")).unwrap();
+    let numbers: usize = file.keys().map(|key| file.info(key).unwrap().shape.count()).sum();
+    assert_eq!(report["plan"]["parameters"].as_u64().unwrap() as usize, numbers);
+    assert!(report["seconds_a_step"].as_f64().unwrap() > 0.0);
+    assert_eq!(support::tree(at), before);
+}

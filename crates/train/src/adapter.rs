@@ -1,0 +1,189 @@
+//! The trained network: from a photo's features to keys and values, and back to its parameters' gradients.
+
+use crate::batch::Batch;
+use pulid::runtime::{Loaded, Runtime, Tensor};
+use pulid_engine::Observer;
+use pulid_graph::autodiff::differentiate;
+use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
+use pulid_models::pulid::{IdentityLayer, TrainedAdapter, TrainedParameter};
+use pulid_ops::{Binary, Concat, Reduce, Reduction};
+use pulid_tensor::{Error, HostTensor, Result, Shape};
+use std::collections::HashMap;
+
+/// The adapter on the device, its parameters inputs.
+#[derive(Debug)]
+pub struct Adapter {
+    network: Loaded,
+    /// What is trained, with shapes in the graph.
+    pub parameters: Vec<(TrainedParameter, Shape)>,
+    condition: Vec<usize>,
+    keys_values: Vec<String>,
+    gradients: Vec<String>,
+    accumulates: bool,
+}
+
+impl Adapter {
+    /// Forward and backward pass in one network, which runs once for keys and values and once for gradients: so there is one copy of
+    /// the parameters, and what is computed twice is small beside the UNet.
+    ///
+    /// Inputs beside those of [`TrainedAdapter::graph`]: `upstream.k.N` and `upstream.v.N`, of their type; where gradients are summed over
+    /// micro-batches, `sum.PARAMETER`. Outputs: keys and values, `d.PARAMETER` (with the sum), and `norms` [P], the sum of squares of
+    /// each parameter's.
+    ///
+    /// # Errors
+    /// Weights that are missing or mismatched.
+    pub fn graph(
+        adapter: &TrainedAdapter,
+        layers: &[IdentityLayer],
+        batch: usize,
+        tokens: usize,
+        accumulates: bool,
+    ) -> Result<(Graph, Vec<TrainedParameter>)> {
+        let (graph, parameters) = adapter.graph(layers, batch, tokens)?;
+        // Nodes keep their places: heads are narrow in both encoders, so that nothing is replaced.
+        let replaced = replace_wide_attention(&graph)?;
+        if replaced.nodes().len() != graph.nodes().len() {
+            return Err(Error::invalid("identity encoder", "has heads too wide to be trained here"));
+        }
+        let mut graph = graph;
+        let g = &mut graph;
+        let mut upstream = Vec::new();
+        for (name, id) in g.outputs().to_vec() {
+            let ty = g.ty(id).clone();
+            upstream.push((id, g.input(format!("upstream.{name}"), ty, Rate::Step)?));
+        }
+        let nodes: Vec<_> = parameters.iter().map(|p| p.node).collect();
+        let gradients = differentiate(g, &upstream, &nodes, Checkpointing::Off)?;
+        let mut norms = Vec::new();
+        for (parameter, gradient) in parameters.iter().zip(gradients) {
+            let name = &parameter.name;
+            let detail = "reaches no layer of the UNet; does the file belong to this model?";
+            let mut gradient = gradient.ok_or_else(|| Error::invalid(name, detail))?;
+            let norm = g.scoped(format!("norm of {name}"), |g| {
+                if accumulates {
+                    let sum = g.input(format!("sum.{name}"), g.ty(gradient).clone(), Rate::Step)?;
+                    gradient = g.apply(Binary::add(), &[sum, gradient])?;
+                }
+                squared_norm(g, gradient)
+            })?;
+            g.output(format!("d.{name}"), gradient)?;
+            norms.push(norm);
+        }
+        let all = g.scoped("norms", |g| g.apply(Concat::new(0), &norms))?;
+        g.output("norms", all)?;
+        Ok((graph, parameters))
+    }
+
+    /// Loads it.
+    ///
+    /// # Errors
+    /// As [`Adapter::graph`], and a device out of memory.
+    pub async fn load(
+        runtime: &Runtime,
+        adapter: &TrainedAdapter,
+        layers: &[IdentityLayer],
+        [batch, tokens]: [usize; 2],
+        accumulates: bool,
+        observer: &dyn Observer,
+    ) -> Result<Adapter> {
+        let (graph, parameters) = Adapter::graph(adapter, layers, batch, tokens, accumulates)?;
+        let keys_values = layers.iter().flat_map(|layer| layer.names()).collect::<Vec<_>>();
+        let mut gradients: Vec<String> = parameters.iter().map(|p| format!("d.{}", p.name)).collect();
+        gradients.push("norms".into());
+        let mut network = runtime.load(&graph, observer).await?;
+        // Nothing is known of gradients while keys and values are computed for the first time.
+        for (name, ty) in graph.inputs().filter(|(name, _)| name.starts_with("upstream.") || name.starts_with("sum.")) {
+            network.write(name, &HostTensor::zeros(ty.shape.clone()))?;
+        }
+        let shaped = |p: TrainedParameter| {
+            let shape = graph.shape(p.node).clone();
+            (p, shape)
+        };
+        Ok(Adapter {
+            network,
+            parameters: parameters.into_iter().map(shaped).collect(),
+            condition: adapter.condition_shape(batch),
+            keys_values,
+            gradients,
+            accumulates,
+        })
+    }
+
+    /// What it takes of the device's memory, weights and values.
+    pub fn memory(&self) -> Option<[usize; 2]> {
+        crate::terms::memory(&self.network)
+    }
+
+    /// Sets a parameter.
+    ///
+    /// # Errors
+    /// When there is none of that name and shape.
+    pub fn write(&mut self, name: &str, value: &HostTensor) -> Result<()> {
+        self.network.write(name, value)
+    }
+
+    /// Sets a parameter to what the optimiser made of it.
+    ///
+    /// # Errors
+    /// When there is none of that name and shape, or the device is lost.
+    pub async fn write_tensor(&mut self, name: &str, value: Tensor) -> Result<()> {
+        self.network.write_tensors(&HashMap::from([(name.to_owned(), value)])).await
+    }
+
+    /// Keys and values of a batch's people.
+    ///
+    /// # Errors
+    /// A lost device or cancellation.
+    pub async fn keys_values(&mut self, batch: &Batch, observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
+        self.network.write("id_cond", &batch.id_cond.clone().reshape(self.condition.clone())?)?;
+        for (i, hidden) in batch.hidden.iter().enumerate() {
+            self.network.write(&format!("hidden_{i}"), hidden)?;
+        }
+        let names: Vec<&str> = self.keys_values.iter().map(String::as_str).collect();
+        self.network.run_to(&names, observer).await
+    }
+
+    /// Gradients `d.PARAMETER` of the batch whose keys and values were computed last, summed onto `before` where gradients are
+    /// accumulated; and the squared norm of each.
+    ///
+    /// # Errors
+    /// A lost device or cancellation.
+    pub async fn gradients(
+        &mut self,
+        upstream: HashMap<String, Tensor>,
+        before: Option<HashMap<String, Tensor>>,
+        observer: &dyn Observer,
+    ) -> Result<(HashMap<String, Tensor>, Vec<f64>)> {
+        let renamed = |(name, tensor): (String, Tensor)| (name.replacen("d.", "upstream.", 1), tensor);
+        self.network.write_tensors(&upstream.into_iter().map(renamed).collect()).await?;
+        match before {
+            Some(before) => {
+                let renamed = |(name, tensor): (String, Tensor)| (name.replacen("d.", "sum.", 1), tensor);
+                self.network.write_tensors(&before.into_iter().map(renamed).collect()).await?;
+            }
+            None if self.accumulates => {
+                for (parameter, shape) in &self.parameters {
+                    self.network.write(&format!("sum.{}", parameter.name), &HostTensor::zeros(shape.clone()))?;
+                }
+            }
+            None => {}
+        }
+        let names: Vec<&str> = self.gradients.iter().map(String::as_str).collect();
+        let mut found = self.network.run_to(&names, observer).await?;
+        let norms = found.remove("norms").ok_or_else(|| Error::invalid("adapter", "gave no norms"))?;
+        let norms = norms.read().await?.to_f32_vec().into_iter().map(f64::from).collect();
+        Ok((found, norms))
+    }
+}
+
+/// The sum of squares [1] of a tensor, by its last axis first.
+fn squared_norm(g: &mut Graph, x: pulid_graph::NodeId) -> Result<pulid_graph::NodeId> {
+    let sum = |axes: Vec<usize>| Reduce { reduction: Reduction::Sum, axes, keep_dims: false };
+    let shape = g.shape(x).clone();
+    let (rows, width) = (shape.count() / shape.last().max(1), shape.last());
+    let x = g.reshape(x, [rows, width])?;
+    let square = g.apply(Binary::mul(), &[x, x])?;
+    let of_rows = g.apply(sum(vec![1]), &[square])?;
+    let all = g.apply(sum(vec![0]), &[of_rows])?;
+    g.reshape(all, [1])
+}

@@ -1,0 +1,356 @@
+//! The samples of a step, drawn by their keys.
+
+use crate::cache::{Cache, HIDDEN_STATES, Sample, TextStates};
+use crate::options::{Pair, TrainOptions};
+use crate::random::Keyed;
+use pulid::sampler::NoiseSchedule;
+use pulid_tensor::{Error, HostTensor, Result, Shape};
+use std::collections::HashMap;
+
+/// What the networks are given in a micro-batch of B samples.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// [B, h, w, 4], channels last: scaled latents with noise.
+    pub sample: HostTensor,
+    /// [B].
+    pub timestep: HostTensor,
+    /// [B, 77, D].
+    pub encoder_hidden_states: HostTensor,
+    /// [B, P].
+    pub text_embeds: HostTensor,
+    /// [B, 6].
+    pub time_ids: HostTensor,
+    /// [B, C].
+    pub id_cond: HostTensor,
+    /// [B, tokens, W] each.
+    pub hidden: Vec<HostTensor>,
+    /// [B, h, w, 4], channels last: what the network is to predict.
+    pub target: HostTensor,
+}
+
+impl Batch {
+    /// The UNet's inputs by their names, but for the identity's.
+    pub fn for_unet(&self) -> [(&'static str, &HostTensor); 6] {
+        [
+            ("sample", &self.sample),
+            ("timestep", &self.timestep),
+            ("encoder_hidden_states", &self.encoder_hidden_states),
+            ("text_embeds", &self.text_embeds),
+            ("time_ids", &self.time_ids),
+            ("target", &self.target),
+        ]
+    }
+}
+
+/// Draws batches from a cache.
+pub struct Batches {
+    cache: Cache,
+    empty: TextStates,
+    /// Images of each person.
+    people: HashMap<String, Vec<usize>>,
+    keyed: Keyed,
+    /// sqrt(a) and sqrt(1 - a) of each timestep.
+    levels: Vec<[f64; 2]>,
+    /// Whether the network predicts v, else the noise.
+    predicts_v: bool,
+    scaling_factor: f32,
+    pair: Pair,
+    drops: [f64; 3],
+    batch: usize,
+    accumulate: usize,
+    order: (u64, Vec<usize>),
+}
+
+/// What of its conditioning a sample loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Dropped {
+    text: bool,
+    identity: bool,
+}
+
+impl Batches {
+    /// All draws of a run.
+    ///
+    /// # Errors
+    /// When the cache is empty or lacks the empty prompt.
+    pub fn new(
+        cache: Cache,
+        schedule: &NoiseSchedule,
+        predicts_v: bool,
+        scaling_factor: f32,
+        options: &TrainOptions,
+    ) -> Result<Batches> {
+        if cache.entries().is_empty() {
+            let detail = match cache.rejected().first() {
+                Some(first) => format!(
+                    "holds no image that can be trained on; {} were rejected, as {}: {}",
+                    cache.rejected().len(),
+                    first.image_file,
+                    first.why
+                ),
+                None => "holds no image yet; prepare the data first".to_owned(),
+            };
+            return Err(Error::file(cache.folder(), detail));
+        }
+        let mut people: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, entry) in cache.entries().iter().enumerate() {
+            if let Some(person) = &entry.person {
+                people.entry(person.clone()).or_default().push(index);
+            }
+        }
+        // sigma^2 = (1 - a) / a.
+        let level = |sigma: &f64| {
+            let root = (1.0 / (1.0 + sigma * sigma)).sqrt();
+            [root, sigma * root]
+        };
+        Ok(Batches {
+            empty: cache.empty_prompt()?,
+            people,
+            keyed: Keyed::new(options.seed),
+            levels: schedule.sigmas().iter().map(level).collect(),
+            predicts_v,
+            scaling_factor,
+            pair: options.pair,
+            drops: [options.drop_both, options.drop_text, options.drop_id],
+            batch: options.batch,
+            accumulate: options.accumulate,
+            order: (u64::MAX, Vec::new()),
+            cache,
+        })
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The first image's tensors, for their extents.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn first(&self) -> Result<Sample> {
+        self.cache.sample(0)
+    }
+
+    /// Samples of a step in all.
+    fn in_step(&self) -> usize {
+        self.batch * self.accumulate
+    }
+
+    /// The image of a sample: every epoch takes each once, in an order of its own.
+    fn image(&mut self, step: u64, sample: usize) -> usize {
+        let count = self.cache.entries().len() as u64;
+        let number = (step - 1) * self.in_step() as u64 + sample as u64;
+        let epoch = number / count;
+        if self.order.0 != epoch {
+            self.order = (epoch, self.keyed.order(epoch, count as usize));
+        }
+        self.order.1[(number % count) as usize]
+    }
+
+    /// The image that gives the identity.
+    fn identity_image(&self, step: u64, sample: usize, image: usize) -> usize {
+        let other = match self.pair {
+            Pair::Same => false,
+            Pair::Other => true,
+            Pair::Mix => self.keyed.uniform(step, sample, "pair") < 0.5,
+        };
+        let person = self.cache.entries()[image].person.as_ref();
+        let Some(all) = person.and_then(|person| self.people.get(person)).filter(|all| other && all.len() > 1) else {
+            return image;
+        };
+        let others: Vec<usize> = all.iter().copied().filter(|&i| i != image).collect();
+        others[self.keyed.below(step, sample, "other image", others.len())]
+    }
+
+    fn dropped(&self, step: u64, sample: usize) -> Dropped {
+        let [both, text, identity] = self.drops;
+        let drawn = self.keyed.uniform(step, sample, "drop");
+        Dropped {
+            text: drawn < both + text,
+            identity: drawn < both || (drawn >= both + text && drawn < both + text + identity),
+        }
+    }
+
+    /// Micro-batch `micro` of a step, both drawn by nothing but the seed and these numbers. Steps count from 1.
+    ///
+    /// # Errors
+    /// When an image's tensors cannot be read or differ in shape.
+    pub fn draw(&mut self, step: u64, micro: usize) -> Result<Batch> {
+        let mut columns: [Vec<HostTensor>; 6 + HIDDEN_STATES] = Default::default();
+        let mut timesteps = Vec::new();
+        let mut time_ids = Vec::new();
+        for place in 0..self.batch {
+            let number = micro * self.batch + place;
+            let image = self.image(step, number);
+            let sample = self.cache.sample(image)?;
+            let from = self.identity_image(step, number, image);
+            let identity = if from == image { sample.clone() } else { self.cache.sample(from)? };
+            let dropped = self.dropped(step, number);
+            let timestep = self.keyed.below(step, number, "timestep", self.levels.len());
+            let (noisy, target) = self.noisy(&sample, step, number, timestep)?;
+            let text = if dropped.text { self.empty.clone() } else { sample.text };
+            let of_identity = |tensor: HostTensor| match dropped.identity {
+                // What makes PuLID's own unconditional tokens.
+                true => HostTensor::zeros(tensor.shape().clone()),
+                false => tensor,
+            };
+            timesteps.push(timestep as f32);
+            time_ids.extend(self.cache.entries()[image].time_ids);
+            let row = [noisy, target, text.hidden, text.pooled, of_identity(identity.id_cond)];
+            let row = row.into_iter().chain(identity.hidden.into_iter().map(of_identity));
+            columns.iter_mut().zip(row).for_each(|(column, tensor)| column.push(tensor));
+        }
+        let mut stacked = columns.iter().filter(|c| !c.is_empty()).map(|column| stack(column));
+        let mut next = || stacked.next().unwrap_or_else(|| Err(Error::invalid("cache", "lacks tensors")));
+        let (sample, target) = (next()?, next()?);
+        let (encoder_hidden_states, text_embeds, id_cond) = (next()?, next()?, next()?);
+        let hidden = (0..HIDDEN_STATES).map(|_| next()).collect::<Result<_>>()?;
+        Ok(Batch {
+            sample,
+            timestep: HostTensor::from_f32([self.batch], timesteps)?,
+            encoder_hidden_states,
+            text_embeds,
+            time_ids: HostTensor::from_f32([self.batch, 6], time_ids)?,
+            id_cond,
+            hidden,
+            target,
+        })
+    }
+
+    /// A draw of the VAE's posterior with noise of a timestep on it, and what the network is to say of it.
+    fn noisy(&self, sample: &Sample, step: u64, number: usize, timestep: usize) -> Result<(HostTensor, HostTensor)> {
+        let (mean, logvar) = (sample.mean.as_f32()?, sample.logvar.as_f32()?);
+        if mean.len() != logvar.len() {
+            return Err(Error::invalid("cache", "has a mean and a variance of different extents"));
+        }
+        let count = mean.len();
+        let drawn = self.keyed.normal(step, number, "latents", count);
+        let noise = self.keyed.normal(step, number, "noise", count);
+        let [signal, level] = self.levels[timestep].map(|v| v as f32);
+        let clean = |i: usize| self.scaling_factor * (mean[i] + (0.5 * logvar[i]).exp() * drawn[i]);
+        let shape = sample.mean.shape().clone();
+        let noisy = HostTensor::from_fn(shape.clone(), |i| signal * clean(i) + level * noise[i]);
+        let target = match self.predicts_v {
+            true => HostTensor::from_fn(shape, |i| signal * noise[i] - level * clean(i)),
+            false => HostTensor::from_f32(shape, noise)?,
+        };
+        Ok((noisy, target))
+    }
+}
+
+/// Tensors [1, ...] of one shape as one [B, ...].
+fn stack(parts: &[HostTensor]) -> Result<HostTensor> {
+    let none = || Error::invalid("cache", "holds images whose tensors differ in shape; prepare the data anew");
+    let first = parts.first().ok_or_else(none)?;
+    if parts.iter().any(|part| part.shape() != first.shape()) || first.shape().first() != Some(&1) {
+        return Err(none());
+    }
+    let values = parts.iter().map(HostTensor::as_f32).collect::<Result<Vec<_>>>()?.concat();
+    let shape: Vec<usize> = std::iter::once(parts.len()).chain(first.shape()[1..].iter().copied()).collect();
+    HostTensor::from_f32(Shape::new(shape), values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::tests::{description, entry, sample};
+    use crate::options::example;
+    use pulid::sampler::SchedulerConfig;
+
+    fn batches(options: &TrainOptions, folder: &std::path::Path) -> Batches {
+        let mut cache = Cache::begin(folder.join("cache"), &description()).unwrap();
+        if cache.entries().is_empty() {
+            for (i, person) in [Some("a"), Some("a"), Some("a"), Some("b"), None].into_iter().enumerate() {
+                cache.add(entry(&i.to_string(), person), &sample(i as f32)).unwrap();
+            }
+            cache.set_empty_prompt(&sample(-5.0).text).unwrap();
+        }
+        let schedule = NoiseSchedule::new(&SchedulerConfig::default()).unwrap();
+        Batches::new(cache, &schedule, false, 0.5, options).unwrap()
+    }
+
+    fn plain() -> TrainOptions {
+        TrainOptions { drop_text: 0.0, drop_id: 0.0, drop_both: 0.0, ..example() }
+    }
+
+    /// The image that a row of a text or identity tensor came from.
+    fn origins(t: &HostTensor) -> Vec<f32> {
+        let values = t.as_f32().unwrap();
+        values.chunks(values.len() / t.shape()[0]).map(|row| row[0]).collect()
+    }
+
+    #[test]
+    fn a_step_s_batch_depends_on_its_number_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut one = batches(&plain(), folder.path());
+        let all: Vec<Batch> = (1..=5).map(|step| one.draw(step, 0).unwrap()).collect();
+        let mut other = batches(&plain(), folder.path());
+        let third = other.draw(3, 0).unwrap();
+        assert_eq!((&third.sample, &third.target), (&all[2].sample, &all[2].target));
+        assert_eq!((&third.timestep, &third.id_cond), (&all[2].timestep, &all[2].id_cond));
+        // Two epochs of five images in five batches of two.
+        let mut seen: Vec<f32> = all.iter().flat_map(|b| origins(&b.encoder_hidden_states)).collect();
+        let first: std::collections::BTreeSet<i64> = seen[..5].iter().map(|v| *v as i64).collect();
+        assert_eq!(first.len(), 5);
+        seen.sort_by(f32::total_cmp);
+        assert_eq!(seen, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
+        // Noise of another seed.
+        let mut seeded = batches(&TrainOptions { seed: 1, ..plain() }, folder.path());
+        assert_ne!(seeded.draw(3, 0).unwrap().target, third.target);
+    }
+
+    #[test]
+    fn pairs_take_another_image_of_the_person_where_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut drawn = Vec::new();
+        for pair in [Pair::Same, Pair::Other, Pair::Mix] {
+            let mut batches = batches(&TrainOptions { pair, ..plain() }, folder.path());
+            let mut pairs = Vec::new();
+            for step in 1..=40 {
+                let batch = batches.draw(step, 0).unwrap();
+                pairs.extend(origins(&batch.encoder_hidden_states).into_iter().zip(origins(&batch.id_cond)));
+            }
+            drawn.push(pairs);
+        }
+        assert!(drawn[0].iter().all(|(image, identity)| image == identity));
+        // 3 and 4 are alone; 0, 1 and 2 are one person.
+        for &(image, identity) in &drawn[1] {
+            assert_eq!(image == identity, image > 2.5, "{image} {identity}");
+            assert!(image > 2.5 || identity < 2.5);
+        }
+        let same = drawn[2].iter().filter(|(image, identity)| *image < 2.5 && image == identity).count();
+        assert!((10..40).contains(&same), "{same} of 48");
+    }
+
+    #[test]
+    fn shares_of_the_samples_lose_their_text_or_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = TrainOptions { drop_text: 0.2, drop_id: 0.3, drop_both: 0.1, ..plain() };
+        let mut batches = batches(&options, folder.path());
+        let mut counts = [0; 4];
+        for step in 1..=300 {
+            let batch = batches.draw(step, 0).unwrap();
+            let identities = batch.id_cond.as_f32().unwrap().chunks(6);
+            for (text, identity) in origins(&batch.encoder_hidden_states).into_iter().zip(identities) {
+                let (text, identity) = (text == -5.0, identity.iter().all(|v| *v == 0.0));
+                counts[usize::from(text) + 2 * usize::from(identity)] += 1;
+            }
+        }
+        for (count, share) in counts.into_iter().zip([0.4, 0.2, 0.3, 0.1]) {
+            assert!((f64::from(count) / 600.0 - share).abs() < 0.06, "{counts:?}");
+        }
+    }
+
+    /// diffusers' `DDPMScheduler.add_noise` and `get_velocity` with SDXL's schedule: sqrt(alphas_cumprod[[0, 500, 999]]).
+    #[test]
+    fn noise_levels_are_those_of_ddpm() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = batches(&plain(), folder.path());
+        for (timestep, root) in [(0, 0.999_574_9), (500, 0.525_673), (999, 0.068_265_0)] {
+            let [signal, level] = batches.levels[timestep];
+            assert!((signal - root).abs() < 2e-5, "{timestep}: {signal}");
+            assert!((signal * signal + level * level - 1.0).abs() < 1e-12);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Training PuLID: what changes are the identity encoder and the identity attention's projections; every other network is frozen.
+//!
+//! [`data`] lists images, [`prepare`] makes a [`cache`] of what of them does not change, [`Trainer`] trains on it, and [`run`] keeps what
+//! comes out. A loss is a term ([`terms`]): it reads the identity's keys and values and gives its gradients in them, so that the UNet holds
+//! nothing that is trained and the adapter's own gradients run once for all terms.
+
+mod adapter;
+mod batch;
+pub mod cache;
+pub mod data;
+mod drive;
+mod initial;
+mod optimizer;
+mod options;
+mod prepare;
+mod random;
+pub mod run;
+mod samples;
+mod tensorboard;
+pub mod terms;
+mod trainer;
+
+pub use batch::Batch;
+pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_data, reopen};
+pub use initial::write_untrained;
+pub use optimizer::{LossScale, ParameterState};
+pub use options::{Pair, Recompute, Schedule, TrainOptions};
+pub use prepare::{Prepared, Preparing, prepare};
+pub use run::Metrics;
+pub use samples::Sampling;
+pub use trainer::{Exported, Plan, Trainer};

@@ -1,0 +1,354 @@
+//! The steps of a run.
+
+use crate::adapter::Adapter;
+use crate::batch::{Batch, Batches};
+use crate::cache::Cache;
+use crate::optimizer::{LossScale, Optimizer, ParameterState};
+use crate::options::TrainOptions;
+use crate::run::{Metrics, Resumed, Saved, State};
+use crate::terms::{Call, Diffusion};
+use pulid::pipeline::{SdxlModel, scheduler_config};
+use pulid::runtime::{Reporter, Runtime, Tensor};
+use pulid::sampler::{NoiseSchedule, PredictionType};
+use pulid_checkpoint::Checkpoint;
+use pulid_graph::Checkpointing;
+use pulid_models::Precision;
+use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
+use pulid_models::sdxl::Unet;
+use pulid_ops::AdamWStep;
+use pulid_tensor::{DType, Error, HostTensor, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Instant;
+
+/// AdamW's betas and epsilon, PyTorch's defaults.
+const BETAS: [f32; 2] = [0.9, 0.999];
+const EPSILON: f32 = 1e-8;
+
+/// Everything of a run that is on the device, and where it stands.
+pub struct Trainer {
+    options: TrainOptions,
+    batches: Batches,
+    diffusion: Diffusion,
+    adapter: Adapter,
+    optimizer: Optimizer,
+    state: State,
+    checkpointing: Checkpointing,
+    version: String,
+}
+
+/// Tensors of a step for whoever holds it against another implementation, by the names of [`Trainer::step`].
+pub type Exported = BTreeMap<String, HostTensor>;
+
+/// What a run takes, for people.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Plan {
+    /// What is trained: `PuLID v1.1`.
+    pub adapter: String,
+    /// Tensors and numbers that are trained.
+    pub tensors: usize,
+    /// Numbers in them.
+    pub parameters: usize,
+    /// Images in the cache.
+    pub images: usize,
+    /// Whether blocks of the UNet are computed again in the backward pass.
+    pub recomputed: bool,
+    /// Bytes on the device, by part.
+    pub memory: Vec<(String, usize)>,
+}
+
+impl Trainer {
+    /// Loads all that a run needs, at its beginning or at a checkpoint.
+    ///
+    /// # Errors
+    /// Files that do not fit each other, weights that are missing, mismatched or not finite, a device out of memory, cancellation.
+    pub async fn open(
+        runtime: &Runtime,
+        model: &SdxlModel,
+        adapter: &Path,
+        cache: Cache,
+        options: &TrainOptions,
+        resumed: Option<&Resumed>,
+        reporter: &dyn Reporter,
+    ) -> Result<Trainer> {
+        options.check()?;
+        let config = scheduler_config(model)?;
+        let schedule = NoiseSchedule::new(&config)?;
+        let predicts_v = config.prediction_type == PredictionType::VPrediction;
+        let scaling = model.vae(Precision::F32)?.config().scaling_factor;
+        let batches = Batches::new(cache, &schedule, predicts_v, scaling, options)?;
+        let first = batches.first()?;
+        let trained = TrainedAdapter::new(&Checkpoint::open(adapter)?)?;
+        let condition = first.id_cond.shape().count();
+        if trained.condition_dim() != condition {
+            let detail = format!(
+                "takes {} dimensions of each photo, the cache has {condition}: it was made with other face networks",
+                trained.condition_dim()
+            );
+            return Err(Error::file(adapter, detail));
+        }
+        let unet = model.unet(runtime.precision(options.dtype()?, None))?;
+        let call = call(&unet, &trained, &first, options)?;
+        let layers = unet.identity_layers()?;
+        let half = runtime.precision(options.dtype()?, None).activations == DType::F16;
+
+        reporter.stage("loading the adapter");
+        let vision = first.hidden.first().map_or(0, |h| h.shape()[1]);
+        let accumulates = options.accumulate > 1;
+        let extents = [options.batch, vision];
+        let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
+        let mut optimizer = Optimizer::new(runtime);
+        for (parameter, shape) in &adapter.parameters {
+            let value = parameter.load()?;
+            if value.as_f32()?.iter().any(|v| !v.is_finite()) {
+                return Err(Error::Weight {
+                    key: parameter.name.clone(),
+                    source_name: options.from.display().to_string(),
+                    detail: "holds NaN or infinity; training cannot start from it".into(),
+                });
+            }
+            let moments = match resumed {
+                Some(resumed) => resumed.moments(parameter, shape)?,
+                None => [HostTensor::zeros(shape.clone()), HostTensor::zeros(shape.clone())],
+            };
+            optimizer.set(&parameter.name, &ParameterState { value, moments })?;
+        }
+        let shapes: Vec<_> = adapter.parameters.iter().map(|(p, shape)| (shape.clone(), p.name.clone())).collect();
+        optimizer.load(&shapes, reporter).await?;
+        let initial: Vec<_> =
+            adapter.parameters.iter().map(|(p, _)| Ok((p.name.clone(), p.load()?))).collect::<Result<_>>()?;
+        for (name, value) in initial {
+            adapter.write(&name, &value)?;
+        }
+
+        reporter.stage("loading the UNet");
+        let held = runtime.device_memory().held() + optimizer.memory()[0] as u64;
+        let room = device_bytes(runtime).map(|all| all.saturating_sub(held));
+        let (diffusion, checkpointing) =
+            Diffusion::load(runtime, &unet, &call, half, options.checkpointing, room, reporter).await?;
+        let state = match resumed {
+            Some(resumed) => resumed.state,
+            None => State { step: 0, updates: 0, scale: LossScale::new(diffusion.is_half()) },
+        };
+        let version = trained.version().to_string();
+        Ok(Trainer { options: options.clone(), batches, diffusion, adapter, optimizer, state, checkpointing, version })
+    }
+
+    /// Where the run stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What it takes.
+    pub fn plan(&self) -> Plan {
+        let parameters = &self.adapter.parameters;
+        let mut memory = Vec::new();
+        if let Some([weights, values]) = self.diffusion.memory() {
+            memory.push(("UNet, weights".to_owned(), weights));
+            memory.push(("UNet, values and their gradients".to_owned(), values));
+        }
+        if let Some([weights, values]) = self.adapter.memory() {
+            memory.push(("adapter, values, parameters and their gradients".to_owned(), weights + values));
+        }
+        let [states, networks] = self.optimizer.memory();
+        memory.push(("parameters and AdamW's moments".to_owned(), states));
+        memory.push(("AdamW's steps".to_owned(), networks));
+        Plan {
+            adapter: self.version.clone(),
+            tensors: parameters.len(),
+            parameters: parameters.iter().map(|(_, shape)| shape.count()).sum(),
+            images: self.batches.cache().entries().len(),
+            recomputed: matches!(self.checkpointing, Checkpointing::Blocks(_)),
+            memory,
+        }
+    }
+
+    /// One step. With `export`, also its tensors: `sample, timestep, encoder_hidden_states, text_embeds, time_ids, id_cond,
+    /// hidden_0..4, target` (with gradients summed over several micro-batches each with `.MICRO` behind its name), `loss.diff`, `lr` and of each
+    /// parameter `d.`, before clipping, `before.` and `after.`, all in PyTorch's layout and without the loss's factor.
+    ///
+    /// A step whose gradients are not finite changes nothing, lowers the loss's factor in half precision, and is told by
+    /// [`Metrics::skipped`].
+    ///
+    /// # Errors
+    /// Unreadable samples, gradients that are not finite where no factor helps, a lost device, cancellation: the parameters are as
+    /// they were before the step then, but for a failure while they change.
+    pub async fn step(&mut self, export: bool, reporter: &dyn Reporter) -> Result<(Metrics, Option<Exported>)> {
+        let begun = Instant::now();
+        let step = self.state.step + 1;
+        let micros = self.options.accumulate;
+        let factor = self.state.scale.factor;
+        let mut exported = export.then(BTreeMap::new);
+        let (mut loss, mut sums, mut norms) = (0.0, None, Vec::new());
+        for micro in 0..micros {
+            let batch = self.batches.draw(step, micro)?;
+            if let Some(exported) = &mut exported {
+                let behind = if micros == 1 { String::new() } else { format!(".{micro}") };
+                export_batch(&batch, &behind, exported)?;
+            }
+            let keys_values = self.adapter.keys_values(&batch, reporter).await?;
+            let answer = self.diffusion.run(&batch, &keys_values, factor / micros as f64, reporter).await?;
+            drop(keys_values);
+            loss += answer.loss / micros as f64;
+            let before = sums.take();
+            let (gradients, squares) = self.adapter.gradients(answer.gradients, before, reporter).await?;
+            (sums, norms) = (Some(gradients), squares);
+        }
+        let gradients = sums.unwrap_or_default();
+        let norm = norms.iter().sum::<f64>().sqrt() / factor;
+        let finite = norm.is_finite() && loss.is_finite();
+        let lr = self.options.rate(step);
+        if finite {
+            if let Some(exported) = &mut exported {
+                self.export_parameters(Some(&gradients), "before", factor, exported).await?;
+            }
+            self.update(gradients, norm, lr, reporter).await?;
+            if let Some(exported) = &mut exported {
+                self.export_parameters(None, "after", factor, exported).await?;
+                exported.insert("loss.diff".into(), HostTensor::from_f32([1], vec![loss as f32])?);
+                exported.insert("lr".into(), HostTensor::from_f32([1], vec![lr as f32])?);
+            }
+        } else if !self.state.scale.can_fall() {
+            return Err(Error::NotFinite {
+                network: "training".into(),
+                operator: format!("step {step}"),
+                detail: format!(
+                    "the loss is {loss}, the norm of the gradients {norm}; what was trained before is as it was. A lower `lr`, \
+                     `clip` or `dtype` f32 may help"
+                ),
+            });
+        }
+        self.state.scale.update(finite);
+        self.state.step = step;
+        self.state.updates += u32::from(finite);
+        let samples = (self.options.batch * micros) as f64;
+        let metrics = Metrics {
+            step,
+            loss_diff: loss,
+            gradient_norm: finite.then_some(norm),
+            lr,
+            loss_scale: factor,
+            skipped: !finite,
+            images_per_second: samples / begun.elapsed().as_secs_f64().max(1e-9),
+        };
+        Ok((metrics, exported.filter(|_| finite)))
+    }
+
+    /// Changes every parameter by its gradient.
+    async fn update(
+        &mut self,
+        mut gradients: HashMap<String, Tensor>,
+        norm: f64,
+        lr: f64,
+        reporter: &dyn Reporter,
+    ) -> Result<()> {
+        // As `torch.nn.utils.clip_grad_norm_` has it.
+        let clipped = match self.options.clip {
+            0.0 => 1.0,
+            most => (most / (norm + 1e-6)).min(1.0),
+        };
+        let settings = AdamWStep {
+            rate: lr as f32,
+            decay: self.options.weight_decay as f32,
+            betas: BETAS,
+            epsilon: EPSILON,
+            step: self.state.updates + 1,
+            factor: (clipped / self.state.scale.factor) as f32,
+        };
+        let unstoppable = Unstoppable;
+        for index in 0..self.adapter.parameters.len() {
+            let (parameter, shape) = &self.adapter.parameters[index];
+            let name = parameter.name.clone();
+            let none = || Error::invalid(&name, "has no gradient");
+            let gradient = gradients.remove(&format!("d.{name}")).ok_or_else(none)?;
+            let value = self.optimizer.step(&name, shape, gradient, settings, &unstoppable).await?;
+            self.adapter.write_tensor(&name, value).await?;
+            reporter.progress(index as u64 + 1, self.adapter.parameters.len() as u64);
+        }
+        Ok(())
+    }
+
+    async fn export_parameters(
+        &self,
+        gradients: Option<&HashMap<String, Tensor>>,
+        prefix: &str,
+        factor: f64,
+        exported: &mut Exported,
+    ) -> Result<()> {
+        for (parameter, shape) in &self.adapter.parameters {
+            let name = &parameter.name;
+            let value = self.optimizer.read(parameter, shape).await?.value;
+            exported.insert(format!("{prefix}.{name}"), parameter.to_stored(value)?);
+            let Some(gradient) = gradients.and_then(|all| all.get(&format!("d.{name}"))) else { continue };
+            let scaled = gradient.read().await?.to_f32_vec();
+            let plain = HostTensor::from_fn(shape.clone(), |i| (f64::from(scaled[i]) / factor) as f32);
+            exported.insert(format!("d.{name}"), parameter.to_stored(plain)?);
+        }
+        Ok(())
+    }
+
+    /// Every parameter and its moments, for a checkpoint.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub async fn saved(&self) -> Result<Vec<Saved<'_>>> {
+        let mut all = Vec::with_capacity(self.adapter.parameters.len());
+        for (parameter, shape) in &self.adapter.parameters {
+            all.push(Saved { parameter, state: self.optimizer.read(parameter, shape).await? });
+        }
+        Ok(all)
+    }
+}
+
+/// An update is done whole or, where the device fails, told: Ctrl-C waits for it.
+struct Unstoppable;
+
+impl pulid_engine::Observer for Unstoppable {}
+
+/// Sizes of the UNet's calls, checked against each other.
+fn call(unet: &Unet, adapter: &TrainedAdapter, first: &crate::cache::Sample, options: &TrainOptions) -> Result<Call> {
+    let [tokens, _] = adapter.output_shape();
+    let &[_, height, width, channels] = first.mean.shape().extents() else {
+        return Err(Error::invalid("cache", format!("holds latents {}", first.mean.shape())));
+    };
+    let &[_, text_tokens, text_width] = first.text.hidden.shape().extents() else {
+        return Err(Error::invalid("cache", format!("holds text states {}", first.text.hidden.shape())));
+    };
+    let config = unet.config();
+    if channels != config.in_channels || text_width != config.cross_attention_dim {
+        let detail = format!(
+            "has latents of {channels} channels and text states of {text_width}, the UNet takes {} and {}: it was made with another model",
+            config.in_channels, config.cross_attention_dim
+        );
+        return Err(Error::invalid("cache", detail));
+    }
+    if config.pooled_dim() != Some(first.text.pooled.shape().count()) {
+        return Err(Error::invalid("model", "takes another pooled text embedding than SDXL's; an SDXL is trained on"));
+    }
+    let identity = IdentityInputs { tokens, num_zero: options.num_zero, ortho: options.ortho()? };
+    Ok(Call { batch: options.batch, latent: [height, width], text_tokens, identity })
+}
+
+/// Bytes of the device's memory, or of the budget, where either is known.
+fn device_bytes(runtime: &Runtime) -> Option<u64> {
+    match runtime {
+        Runtime::Gpu { device, memory, .. } => memory.or(device.memory_bytes()),
+        Runtime::Reference => None,
+    }
+}
+
+/// The batch in PyTorch's layout.
+fn export_batch(batch: &Batch, behind: &str, exported: &mut Exported) -> Result<()> {
+    for (name, tensor) in batch.for_unet() {
+        let tensor = match name {
+            "sample" | "target" => tensor.nhwc_to_nchw()?,
+            _ => tensor.clone(),
+        };
+        exported.insert(format!("{name}{behind}"), tensor);
+    }
+    exported.insert(format!("id_cond{behind}"), batch.id_cond.clone());
+    for (i, hidden) in batch.hidden.iter().enumerate() {
+        exported.insert(format!("hidden_{i}{behind}"), hidden.clone());
+    }
+    Ok(())
+}
