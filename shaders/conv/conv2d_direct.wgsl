@@ -34,6 +34,7 @@ struct Params {
 }
 
 override BIAS: u32 = 0u;
+// 1: a residual of y's shape; 2: one for each image and channel, (N, O).
 override RESIDUAL: u32 = 0u;
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -85,6 +86,9 @@ fn conv2d_direct(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
     sum = activate(sum);
     if RESIDUAL == 1u {
         sum += f32(residual[i]);
+    }
+    if RESIDUAL == 2u {
+        sum += f32(residual[n * params.out_channels + o]);
     }
     y[i] = elem(sum);
 }

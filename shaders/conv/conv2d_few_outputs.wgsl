@@ -9,7 +9,7 @@
 // permutation: w16
 
 import package::shared::activation::activate4;
-import package::shared::conv2d_tile::{BIAS, RESIDUAL, params, x};
+import package::shared::conv2d_tile::{BIAS, RESIDUAL, params, residual_at, x};
 import package::shared::storage::elem;
 
 @if(f16) enable f16;
@@ -43,8 +43,8 @@ fn store_channel(p: u32, o: u32, v: f32) {
     }
     let i = p * params.out_channels + o;
     var r = v;
-    if RESIDUAL == 1u {
-        r += f32(residual[i]);
+    if RESIDUAL > 0u {
+        r += f32(residual[residual_at(p, o)]);
     }
     y[i] = elem(r);
 }

@@ -18,9 +18,12 @@ struct Params {
     part4: u32,
     parts: u32,
     alpha: f32,
+    // Rows of y that share a row of a residual of their own.
+    image: u32,
 }
 
 override BIAS: u32 = 0u;
+// 1: a residual of y's shape; 2: a row for each `image` rows.
 override RESIDUAL: u32 = 0u;
 override GATED: u32 = 0u;
 
@@ -60,6 +63,9 @@ fn split_k_reduce(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     }
     if RESIDUAL == 1u {
         v += vec4<f32>(residual[i]);
+    }
+    if RESIDUAL == 2u {
+        v += vec4<f32>(residual[row / params.image * width4 + column4]);
     }
     y[i] = vec4<elem>(v);
 }

@@ -29,6 +29,7 @@ struct Params {
 }
 
 override BIAS: u32 = 0u;
+// 1: a residual of y's shape; 2: one for each image and channel, (N, O).
 override RESIDUAL: u32 = 0u;
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -90,6 +91,14 @@ fn address(c: vec3<u32>, dy: u32, dx: u32) -> u32 {
     store(p, o4, sum);
 }
 
+// The residual's element for channels `o` of pixel p, in units of the shader's channels.
+fn residual_at(p: u32, o: u32) -> u32 {
+    if RESIDUAL == 2u {
+        return p / (params.out_height * params.out_width) * params.out_channels + o;
+    }
+    return p * params.out_channels + o;
+}
+
 // Finishes and stores four channels of a pixel; those past the end are not stored.
 fn store(p: u32, o4: u32, sum: vec4<f32>) {
     if p >= params.pixels || o4 >= params.out_channels {
@@ -101,8 +110,8 @@ fn store(p: u32, o4: u32, sum: vec4<f32>) {
     }
     v = activate4(v);
     let i = p * params.out_channels + o4;
-    if RESIDUAL == 1u {
-        v += vec4<f32>(residual[i]);
+    if RESIDUAL > 0u {
+        v += vec4<f32>(residual[residual_at(p, o4)]);
     }
     y[i] = vec4<elem>(v);
 }

@@ -13,7 +13,8 @@ override COLUMNS: u32 = 128u;
 override SPANROWS: u32 = 64u;
 override SPANCOLUMNS: u32 = 64u;
 override STEP: u32 = 32u;
-// Lanes of a subgroup.
+// Lanes of a subgroup, the most where the driver chooses: so many lanes may be several subgroups, which then compute the same and
+// write the same to the same place of workgroup memory.
 override LANES: u32 = 32u;
 
 // Subgroups side by side, and invocations of all.

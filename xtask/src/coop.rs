@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 /// The checks of every cooperative kernel, by a part of their ids.
 const COOPERATIVE: &str = "cooperative";
+/// Those that are also checked as if the size of subgroups varied, as AMD's does: workgroups have twice as many subgroups then as
+/// their tile has parts, since the driver's have 8 lanes.
+const VARYING: &str = "small_cooperative";
+const LANES: &str = "8,16";
 /// One of them, to see that the validation layer is at work.
 const CANARY: &str = "matmul/matmul:dtype=f16;kernel=small_cooperative;*";
 
@@ -28,7 +32,8 @@ pub fn check(every_size: bool) -> Outcome {
     run("cargo", &build)?;
     validated(&mesa)?;
     planted(&mesa, &build)?;
-    if every_size { conformance(&mesa, "16", COOPERATIVE, None) } else { Ok(()) }
+    conformance(&mesa, "8", VARYING, Some(LANES), None)?;
+    if every_size { conformance(&mesa, "16", COOPERATIVE, None, None) } else { Ok(()) }
 }
 
 /// The checks with matrices of 8 x 8 as the driver lists them, under the validation layer, and planted faults.
@@ -38,14 +43,14 @@ fn validated(mesa: &Mesa) -> Outcome {
     let folder = std::path::absolute(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     // What the driver does not list is what the layer is known to object to: were it silent, it would not be there.
     let canary = folder.join("canary.log");
-    conformance(mesa, "16", CANARY, Some(&canary))?;
+    conformance(mesa, "16", CANARY, None, Some(&canary))?;
     if objections(&canary)?.is_empty() {
         return Err(
             "Vulkan's validation layer does not object to matrices that the driver does not list: is it loaded?".into(),
         );
     }
     let log = folder.join("validation.log");
-    conformance(mesa, "8", COOPERATIVE, Some(&log))?;
+    conformance(mesa, "8", COOPERATIVE, None, Some(&log))?;
     match objections(&log)?.as_slice() {
         [] => {
             println!("Vulkan's validation layer has no objection");
@@ -78,10 +83,12 @@ fn test_program(build: &[&str], test: &str) -> Outcome<PathBuf> {
 }
 
 /// `pulid conformance` with matrices of a size, under the validation layer if there is a place for its messages.
-fn conformance(mesa: &Mesa, size: &str, filter: &str, validation: Option<&Path>) -> Outcome {
-    println!("$ pulid conformance --filter '{filter}' --cooperative {size}   (lavapipe of Mesa {VERSION})");
+fn conformance(mesa: &Mesa, size: &str, filter: &str, lanes: Option<&str>, validation: Option<&Path>) -> Outcome {
+    let varying = lanes.map_or(String::new(), |lanes| format!(" --lanes {lanes}"));
+    println!("$ pulid conformance --filter '{filter}' --cooperative {size}{varying}   (lavapipe of Mesa {VERSION})");
     let mut command = mesa.command(&root().join("target/debug/pulid"));
     command.args(["conformance", "--device", "llvmpipe", "--filter", filter, "--cooperative", size]);
+    command.args(lanes.iter().flat_map(|lanes| ["--lanes", lanes]));
     if let Some(log) = validation {
         mesa.validated(&mut command, log)?;
     }

@@ -124,6 +124,7 @@ fn bless() -> Outcome {
     let tests = [
         ["pulid-ops", "translations"],
         ["pulid-models", "plans"],
+        ["pulid-models", "published"],
         ["pulid-conformance", "docs"],
         ["pulid", "settings"],
     ];

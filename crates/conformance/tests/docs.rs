@@ -79,3 +79,12 @@ fn the_matrix_shows_every_report() {
 /// What lies between these is generated.
 const BEGIN: &str = "<!-- matrix -->";
 const END: &str = "<!-- end of matrix -->";
+
+#[test]
+fn the_arithmetic_on_paper_is_that_of_the_tiles() {
+    let [begin, end] = ["<!-- arithmetic -->", "<!-- end of arithmetic -->"];
+    let present = std::fs::read_to_string(root().join("docs/gpu-stats.md")).unwrap();
+    let (before, rest) = present.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    hold("gpu-stats.md", &format!("{before}{begin}\n\n{}\n{end}{after}", pulid_ops::arithmetic::tables()));
+}

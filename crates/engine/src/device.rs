@@ -43,6 +43,9 @@ pub struct DeviceOptions {
     /// Take it that cooperative matrices of this size work, though the driver does not list it: for checks of kernels on drivers
     /// that are known to compute more than they promise.
     pub unlisted_cooperative_size: Option<u32>,
+    /// Take it that subgroups have so many lanes, least and most, whatever the driver says: for checks of kernels that are made for
+    /// sizes that vary, on drivers where they do not. The driver's own must lie between.
+    pub assumed_lanes: Option<[u32; 2]>,
     /// Most bytes of one binding, where the adapter offers as many. WebGPU's guarantee unless set, so that a plan that was made on
     /// one device fits every other.
     pub max_binding_bytes: u64,
@@ -61,6 +64,7 @@ impl Default for DeviceOptions {
             shader_f16: true,
             cooperative_matrices: true,
             unlisted_cooperative_size: None,
+            assumed_lanes: None,
             max_binding_bytes: LARGEST_BINDING as u64,
             timestamps: false,
             submission_flops: None,
@@ -293,10 +297,12 @@ fn largest_binding(limits: &wgpu::Limits, options: DeviceOptions) -> u64 {
 const COOPERATIVE: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP_BARRIER);
 
-/// Whether subgroup operations can be used: kernels must know how many lanes a subgroup has.
-fn subgroups(adapter: &wgpu::Adapter) -> bool {
+/// Least and most lanes of a subgroup, powers of two, where there are subgroup operations.
+fn lanes(adapter: &wgpu::Adapter, options: DeviceOptions) -> Option<[u32; 2]> {
     let info = adapter.get_info();
-    info.subgroup_min_size == info.subgroup_max_size && adapter.features().contains(wgpu::Features::SUBGROUP)
+    let sizes = options.assumed_lanes.unwrap_or([info.subgroup_min_size, info.subgroup_max_size]);
+    let known = sizes[0] <= sizes[1] && sizes.iter().all(|n| n.is_power_of_two());
+    (known && adapter.features().contains(wgpu::Features::SUBGROUP)).then_some(sizes)
 }
 
 /// Rows and columns of the matrices that kernels may use: f16 by f16 with f32 sums, the larger if there are two; 0 if none, and where
@@ -304,7 +310,7 @@ fn subgroups(adapter: &wgpu::Adapter) -> bool {
 pub(crate) fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) -> u32 {
     let needed = COOPERATIVE | wgpu::Features::SHADER_F16;
     let wanted = options.cooperative_matrices && options.shader_f16;
-    if !wanted || !adapter.features().contains(needed) || !subgroups(adapter) {
+    if !wanted || !adapter.features().contains(needed) || lanes(adapter, options).is_none() {
         return 0;
     }
     let (half, full) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
@@ -364,8 +370,6 @@ impl Device {
         let shader_f16 = options.shader_f16 && offered.contains(wgpu::Features::SHADER_F16);
         features.set(wgpu::Features::SHADER_F16, shader_f16);
         let info = adapter.get_info();
-        let subgroups = subgroups(adapter);
-        features.set(wgpu::Features::SUBGROUP, subgroups);
         features.set(wgpu::Features::PIPELINE_CACHE, offered.contains(wgpu::Features::PIPELINE_CACHE));
         features.set(
             wgpu::Features::TIMESTAMP_QUERY,
@@ -373,6 +377,14 @@ impl Device {
         );
         let cooperative_size = cooperative_size(adapter, options);
         features.set(COOPERATIVE, cooperative_size > 0);
+        // Where the size varies, only cooperative kernels read it while they run.
+        let lanes = lanes(adapter, options).filter(|[least, most]| least == most || cooperative_size > 0);
+        features.set(wgpu::Features::SUBGROUP, lanes.is_some());
+        let (subgroup_lanes, varying_lanes) = match lanes {
+            None => (0, [0; 2]),
+            Some([least, most]) if least == most => (least, [0; 2]),
+            Some(sizes) => (0, sizes),
+        };
         let experimental_features = match cooperative_size {
             0 => wgpu::ExperimentalFeatures::disabled(),
             // SAFETY: wgpu does not check what cooperative matrices load and store; the kernels pad or stage all of it, as they
@@ -411,7 +423,8 @@ impl Device {
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_storage_bindings: limits.max_storage_buffers_per_shader_stage,
-            subgroup_lanes: if subgroups { info.subgroup_min_size } else { 0 },
+            subgroup_lanes,
+            varying_lanes,
             cooperative_size,
         };
         let portion = Portion::new(summary.kind, &options);

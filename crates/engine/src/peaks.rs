@@ -41,8 +41,8 @@ struct Loop {
 /// # Errors
 /// A lost device, memory that is not there.
 pub async fn peaks(device: &Device) -> Result<Peaks> {
-    let loops =
-        loops(device.capabilities().kind, device.capabilities().cooperative_size, device.capabilities().subgroup_lanes);
+    let capabilities = device.capabilities();
+    let loops = loops(capabilities.kind, capabilities.cooperative_size, capabilities.lanes());
     let mut reached = Vec::with_capacity(loops.len());
     for each in &loops {
         reached.push(each.work / seconds(device, each).await?);
@@ -51,7 +51,7 @@ pub async fn peaks(device: &Device) -> Result<Peaks> {
 }
 
 /// The kernels for a device: of bytes, of multiply-adds, and of cooperative matrices where it has some.
-fn loops(kind: DeviceKind, cooperative_size: u32, lanes: u32) -> Vec<Loop> {
+fn loops(kind: DeviceKind, cooperative_size: u32, lanes: Option<[u32; 2]>) -> Vec<Loop> {
     // Enough for every multiprocessor; a CPU has few.
     let (megabytes, workgroups) = if kind == DeviceKind::Cpu { (64, 64) } else { (128, 4096) };
     let bytes = megabytes << 20;
@@ -72,15 +72,16 @@ fn loops(kind: DeviceKind, cooperative_size: u32, lanes: u32) -> Vec<Loop> {
         work: (invocations * 256 * 8 * 4 * 2) as f64,
     };
     let mut loops = vec![copy, multiply];
-    if cooperative_size > 0 && lanes > 0 {
-        let (size, subgroups) = (u64::from(cooperative_size), invocations / u64::from(lanes));
+    if let Some(lanes) = lanes.filter(|_| cooperative_size > 0) {
+        // As many subgroups at least, and at most, where their size varies: what is said is reached.
+        let (size, [most, subgroups]) = (u64::from(cooperative_size), lanes.map(|n| invocations / u64::from(n)));
         let text = include_str!("peaks/cooperative.wgsl");
         let text = text.replace("coop_mat16x16", &format!("coop_mat{size}x{size}"));
         loops.push(Loop {
             name: "cooperative",
             text: text.replace("SIZE = 16u", &format!("SIZE = {size}u")).into(),
             // Six factors; a matrix of sums for each subgroup.
-            bytes: [6 * 2 * size * size, 4 * size * size * subgroups],
+            bytes: [6 * 2 * size * size, 4 * size * size * most],
             workgroups,
             work: (subgroups * 64 * 8 * size * size * size * 2) as f64,
         });

@@ -131,13 +131,14 @@ impl Driver {
             false => 0,
         };
         let subgroup_sizes = [v13.min_subgroup_size, v13.max_subgroup_size];
+        let varying = subgroup_sizes[0] != subgroup_sizes[1];
         let capabilities = Capabilities {
             shader_f16,
             max_workgroup_bytes: limits.max_compute_shared_memory_size,
             max_invocations: limits.max_compute_work_group_invocations,
             max_storage_bindings: limits.max_per_stage_descriptor_storage_buffers,
-            // Where the size varies the driver's own choice is taken.
-            subgroup_lanes: v11.subgroup_size,
+            subgroup_lanes: if varying { 0 } else { v11.subgroup_size },
+            varying_lanes: if varying { subgroup_sizes } else { [0; 2] },
             cooperative_size,
             ..Capabilities::baseline(match kind {
                 vk::PhysicalDeviceType::CPU => DeviceKind::Cpu,
@@ -188,9 +189,9 @@ impl Driver {
             })
             .collect();
         // As wgpu sets it for devices with subgroup operations.
-        let flags = match self.capabilities.subgroup_lanes {
-            0 => vk::PipelineShaderStageCreateFlags::empty(),
-            _ => vk::PipelineShaderStageCreateFlags::ALLOW_VARYING_SUBGROUP_SIZE,
+        let flags = match self.capabilities.lanes() {
+            None => vk::PipelineShaderStageCreateFlags::empty(),
+            Some(_) => vk::PipelineShaderStageCreateFlags::ALLOW_VARYING_SUBGROUP_SIZE,
         };
         // SAFETY: naga validated the words; every handle is made and destroyed here, in turn.
         unsafe {

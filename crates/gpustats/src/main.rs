@@ -82,7 +82,7 @@ fn compile(arguments: &Arguments, gpu: &Gpu) -> Outcome {
             continue;
         }
         let figures = figures(&kernel, &compiled);
-        let (cooperative, expected_lanes) = (kernel.is_cooperative(), capabilities.subgroup_lanes);
+        let (cooperative, expected_lanes) = (kernel.is_cooperative(), capabilities.lanes().unwrap_or_default());
         let row = Row { kernel: name, gpu: gpu.name.into(), cooperative, expected_lanes, figures };
         println!("{}", serde_json::to_string(&row).map_err(|e| e.to_string())?);
     }

@@ -14,8 +14,8 @@ pub struct Row {
     pub gpu: String,
     /// Whether products are of cooperative matrices.
     pub cooperative: bool,
-    /// Invocations of a subgroup that it was lowered for.
-    pub expected_lanes: u32,
+    /// Invocations of a subgroup that it was lowered for, least and most.
+    pub expected_lanes: [u32; 2],
     /// What the compiler says.
     pub figures: Figures,
 }
@@ -98,9 +98,11 @@ pub fn problems(rows: &[Row]) -> Vec<String> {
         if able && *cooperative && figures.matrix == 0 {
             found.push(format!("{kernel} on {gpu} holds no matrix instruction"));
         }
-        if *cooperative && figures.lanes != *expected_lanes {
+        let [least, most] = *expected_lanes;
+        if *cooperative && !(least..=most).contains(&figures.lanes) {
             let lanes = figures.lanes;
-            found.push(format!("{kernel} on {gpu} is made for subgroups of {expected_lanes} and compiled for {lanes}"));
+            let made = if least == most { least.to_string() } else { format!("{least} to {most}") };
+            found.push(format!("{kernel} on {gpu} is made for subgroups of {made} and compiled for {lanes}"));
         }
     }
     for gpu in GPUS.iter().filter(|gpu| gpu.matrices) {
@@ -147,7 +149,7 @@ mod tests {
     fn row(kernel: &str, gpu: &str) -> Row {
         let figures = Figures { lanes: 64, registers: Some(32), matrix: 4, ..Figures::default() };
         let cooperative = kernel.contains("coop");
-        Row { kernel: kernel.into(), gpu: gpu.into(), cooperative, expected_lanes: 64, figures }
+        Row { kernel: kernel.into(), gpu: gpu.into(), cooperative, expected_lanes: [32, 64], figures }
     }
 
     fn whole() -> Vec<Row> {
@@ -166,7 +168,8 @@ mod tests {
             (with(|r| r.figures.spills = 3), "spills registers (3)"),
             (with(|r| r.figures.scratch = 16), "16 bytes"),
             (with(|r| r.figures.matrix = 0), "no matrix instruction"),
-            (with(|r| r.figures.lanes = 32), "subgroups of 64 and compiled for 32"),
+            (with(|r| r.figures.lanes = 128), "subgroups of 32 to 64 and compiled for 128"),
+            (with(|r| r.expected_lanes = [32, 32]), "subgroups of 32 and compiled for 64"),
             (with(|r| r.cooperative = false), "gfx1201 has no cooperative kernel"),
         ] {
             assert_eq!(found.len(), 1, "{found:?}");

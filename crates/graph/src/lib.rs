@@ -14,6 +14,7 @@ pub mod plan;
 mod planner;
 pub mod reference;
 pub mod residency;
+mod traffic;
 mod weight;
 
 pub use autodiff::Checkpointing;
@@ -21,4 +22,5 @@ pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
 pub use passes::{fit_bindings, optimize, replace_wide_attention};
 pub use plan::{Alternative, Plan, Stage};
 pub use planner::{Chooser, FirstVariant, PlannedGraph, plan};
+pub use traffic::{OperatorTraffic, Traffic};
 pub use weight::{LoadWeight, Weight, WeightKey};

@@ -1,5 +1,6 @@
 //! The plan: plain data that an engine runs without knowing any operator.
 
+use crate::Traffic;
 use pulid_ops::Cost;
 use pulid_tensor::TensorType;
 use serde::Serialize;
@@ -67,6 +68,9 @@ pub struct PlannedDispatch {
     pub params_text: String,
     /// Workgroups.
     pub grid: [u32; 3],
+    /// Bytes of what it reads and writes.
+    #[serde(skip)]
+    pub traffic: Traffic,
 }
 
 /// What a binding reads instead while an input is zero: see [`Operator::passes_when_zero`](pulid_ops::Operator::passes_when_zero).

@@ -2,8 +2,8 @@
 
 use crate::bypass::Bypasses;
 use crate::plan::{Alternative, BufferKind, BufferPlan, Plan, PlannedDispatch, Port, Step};
-use crate::{Graph, NodeId, NodeKind, Rate, Weight};
-use pulid_ops::{Capabilities, LowerContext, Operator, Slot, Variant};
+use crate::{Graph, NodeId, NodeKind, Rate, Traffic, Weight};
+use pulid_ops::{Capabilities, Dispatch, LowerContext, Operator, Slot, Variant};
 use pulid_tensor::{Error, Result, TensorType};
 use std::collections::HashMap;
 
@@ -172,10 +172,18 @@ impl<'a> Planner<'a> {
         }
         let operands: Vec<_> = inputs.iter().map(|&i| self.buffer_of[&graph.storage(i)]).collect();
         let others: Vec<_> = inputs.iter().map(|&i| self.others(i)).collect();
+        let bytes = |slot: &Slot| match *slot {
+            Slot::Input(i) => types[i].bytes(),
+            Slot::Output => node.ty.bytes(),
+            Slot::Scratch(i) => variant.scratch[i],
+            Slot::Unused => 0,
+        };
+        let traffic: Vec<_> = variant.dispatches.iter().map(|d| traffic(d, bytes)).collect::<Result<_>>()?;
         let dispatches = variant
             .dispatches
             .into_iter()
-            .map(|d| {
+            .zip(traffic)
+            .map(|(d, traffic)| {
                 let resolve = |slot: &Slot| match *slot {
                     Slot::Input(i) => operands[i],
                     Slot::Output => output,
@@ -196,6 +204,7 @@ impl<'a> Planner<'a> {
                     params: d.params,
                     params_text: d.params_text,
                     grid: d.grid,
+                    traffic,
                 }
             })
             .collect();
@@ -291,4 +300,14 @@ impl<'a> Planner<'a> {
         }
         Ok(padded.max(16))
     }
+}
+
+/// What a dispatch reads and writes, given the bytes of what it binds.
+fn traffic(dispatch: &Dispatch, bytes: impl Fn(&Slot) -> usize) -> Result<Traffic> {
+    let mut sum = Traffic::default();
+    for (slot, &written) in dispatch.bindings.iter().zip(dispatch.shader_info()?.writable) {
+        let part = if written { &mut sum.written } else { &mut sum.read };
+        *part += bytes(slot) as u64;
+    }
+    Ok(sum)
 }

@@ -142,3 +142,37 @@ fn what_fits_stays_as_it_is() {
     let g = images();
     assert_eq!(fit_bindings(&g, 1 << 20).unwrap().fingerprint(), g.fingerprint());
 }
+
+#[test]
+fn convolutions_add_what_is_the_same_for_all_pixels_of_an_image() {
+    let mut g = Graph::new("time");
+    let x = g.input("x", TensorType::f32([2, 5, 6, 8]), Rate::Step).unwrap();
+    let time = g.input("time", TensorType::f32([2, 1, 1, 12]), Rate::Step).unwrap();
+    // One for all images is no operand of a convolution.
+    let shared = g.input("shared", TensorType::f32([1, 1, 1, 12]), Rate::Step).unwrap();
+    let (w, b) = (g.constant("weight", wave([3, 3, 8, 12], 0.31)), g.constant("bias", wave([12], 0.7)));
+    let h = g.apply(Conv2d::same(1), &[x, w, b]).unwrap();
+    for (name, other) in [("y", [h, time]), ("z", [time, h]), ("s", [h, shared])] {
+        // A convolution of its own for each.
+        let own = g.apply(Conv2d::same(1), &[x, w, b]).unwrap();
+        let y = g.apply(Binary::add(), &other.map(|id| if id == h { own } else { id })).unwrap();
+        g.output(name, y).unwrap();
+    }
+    let fused = optimize(&g);
+    let operators = |name: &str| {
+        let is =
+            |n: &&pulid_graph::Node| matches!(&n.kind, NodeKind::Apply { operator, .. } if operator.name() == name);
+        fused.nodes().iter().filter(is).count()
+    };
+    assert_eq!((operators("conv2d"), operators("binary")), (3, 1));
+    let given = inputs([
+        ("x", wave([2, 5, 6, 8], 0.7)),
+        ("time", wave([2, 1, 1, 12], 1.3)),
+        ("shared", wave([1, 1, 1, 12], 1.1)),
+    ]);
+    let (before, after) = (run(&g, &given), run(&fused, &given));
+    for name in ["y", "z", "s"] {
+        // Sums of 72 products in f64, of some units, rounded to f32 once instead of twice.
+        assert!(difference(&before, &after, name) < 2e-6);
+    }
+}

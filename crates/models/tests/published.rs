@@ -9,10 +9,11 @@ use pulid_models::face::{BiSeNet, RetinaFace};
 use pulid_models::pulid::{IdEncoder, IdFormer, IdentityAdapter, IdentitySettings};
 use pulid_models::sdxl::{ClipConfig, ClipTextModel, Unet, UnetConfig, UnetSize, Vae, VaeConfig};
 use pulid_models::{EvaClip, EvaSettings, Precision};
-use pulid_ops::{Capabilities, DeviceKind};
+use pulid_ops::{Capabilities, DeviceClass, DeviceKind};
 use pulid_tensor::{DType, Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -277,4 +278,66 @@ fn the_whole_pipeline_fits_in_little_memory() {
         let graph = ClipTextModel::new(config, file.checkpoint.clone(), precision).graph(2, 77).unwrap();
         assert!(peak(name, &planned(&graph, Precision::F16)) < 1.5);
     }
+}
+
+/// What lies between these in docs/performance.md is generated.
+const TRAFFIC: [&str; 2] = ["<!-- traffic -->", "<!-- end of traffic -->"];
+
+/// Bytes that a call of SDXL's UNet moves at 1024 x 1024, both guidance passes, in f16, on a GPU with matrix units, as a table.
+fn unet_traffic() -> (String, u64) {
+    let unet = published("unet");
+    let config = UnetConfig::parse(&unet.config, "config.json").unwrap();
+    let network = Unet::new(config, unet.checkpoint, Precision::F16);
+    let size = UnetSize { batch: 2, height: 128, width: 128, text_tokens: 77, identity: None };
+    let capabilities = Capabilities {
+        class: DeviceClass::Nvidia,
+        shader_f16: true,
+        max_workgroup_bytes: 48 << 10,
+        max_invocations: 1024,
+        subgroup_lanes: 32,
+        cooperative_size: 16,
+        ..Capabilities::baseline(DeviceKind::Discrete)
+    };
+    let graph = optimize(&network.graph(size).unwrap());
+    let plan = plan(&graph, &capabilities, &FirstVariant).unwrap().plan;
+    let mut text =
+        String::from("| operator | steps | dispatches | read, MB | written, MB |\n|---|---:|---:|---:|---:|\n");
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    let (mut steps, mut dispatches, mut read, mut written) = (0, 0, 0, 0);
+    for o in plan.traffic() {
+        let t = o.traffic;
+        writeln!(
+            text,
+            "| `{}` | {} | {} | {:.1} | {:.1} |",
+            o.operator,
+            o.steps,
+            o.dispatches,
+            mb(t.read),
+            mb(t.written)
+        )
+        .unwrap();
+        steps += o.steps;
+        dispatches += o.dispatches;
+        read += t.read;
+        written += t.written;
+    }
+    writeln!(text, "| all | {steps} | {dispatches} | {:.1} | {:.1} |", mb(read), mb(written)).unwrap();
+    (text, read + written)
+}
+
+#[test]
+fn a_call_of_the_unet_moves_so_many_bytes() {
+    let (table, total) = unet_traffic();
+    println!("{table}");
+    // All weights are read; values and the sums of products in parts do not make many times as much.
+    assert!((5_140_000_000..40_000_000_000).contains(&total), "{total}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance.md");
+    let present = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = present.split_once(TRAFFIC[0]).expect("docs/performance.md has the table's place");
+    let (_, after) = rest.split_once(TRAFFIC[1]).expect("docs/performance.md has the table's end");
+    let text = format!("{before}{}\n\n{table}\n{}{after}", TRAFFIC[0], TRAFFIC[1]);
+    if std::env::var_os("PULID_BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert!(present == text, "docs/performance.md is out of date; run `cargo xtask bless`");
 }

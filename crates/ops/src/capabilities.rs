@@ -39,8 +39,12 @@ pub struct Capabilities {
     pub max_storage_bindings: u32,
     /// Lanes of every subgroup where shaders may use subgroup operations and the size never varies; otherwise 0.
     pub subgroup_lanes: u32,
+    /// Least and most lanes of a subgroup where the driver chooses for each shader, powers of two: AMD's have 32 or 64. Zeros
+    /// elsewhere. Only kernels that read the size while they run may use subgroup operations there.
+    #[serde(default)]
+    pub varying_lanes: [u32; 2],
     /// Rows and columns of the matrices that a subgroup multiplies together, f16 by f16 with f32 sums: 8 or 16; 0 where it
-    /// cannot. Then `shader_f16` is on and `subgroup_lanes` is known.
+    /// cannot. Then `shader_f16` is on and [`Capabilities::lanes`] are known.
     pub cooperative_size: u32,
 }
 
@@ -54,6 +58,15 @@ const WORKGROUP_TILE_BYTES: u32 = (320 + 320) * 16;
 const WORKGROUP_TILE_INVOCATIONS: u32 = 256;
 
 impl Capabilities {
+    /// Least and most lanes of a subgroup, where shaders may use subgroup operations.
+    pub const fn lanes(&self) -> Option<[u32; 2]> {
+        match (self.subgroup_lanes, self.varying_lanes) {
+            (0, [0, _]) => None,
+            (0, varying) => Some(varying),
+            (lanes, _) => Some([lanes, lanes]),
+        }
+    }
+
     /// Whether the workgroup tiles of products and convolutions' gradients with a transposed operand fit the device.
     pub const fn holds_workgroup_tile(&self) -> bool {
         self.max_invocations >= WORKGROUP_TILE_INVOCATIONS && self.max_workgroup_bytes >= WORKGROUP_TILE_BYTES
@@ -71,6 +84,7 @@ impl Capabilities {
             max_invocations: 256,
             max_storage_bindings: 8,
             subgroup_lanes: 0,
+            varying_lanes: [0; 2],
             cooperative_size: 0,
         }
     }

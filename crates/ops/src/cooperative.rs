@@ -1,5 +1,6 @@
 //! Products of cooperative matrices: the tiles of `shaders/shared/cooperative_tile.wgsl` and what they ask of a device.
 
+use crate::arithmetic::Traffic;
 use crate::split_k::{Extents, Grid, Parts};
 use crate::{Capabilities, DeviceKind, Dispatch, Variant};
 
@@ -54,7 +55,8 @@ pub(crate) struct CooperativeTile {
     shape: Shape,
     /// Rows and columns of a matrix.
     size: u32,
-    /// Lanes of a subgroup.
+    /// Lanes of a subgroup, the most where that varies: smaller subgroups, of which so many lanes are several, compute the same part
+    /// of the tile and share its elements when it is stored.
     lanes: u32,
 }
 
@@ -89,13 +91,37 @@ impl CooperativeTile {
         }
     }
 
+    /// Every tile of matrices of a size, widest first.
+    pub(crate) fn all(size: u32) -> impl Iterator<Item = CooperativeTile> {
+        SHAPES.into_iter().map(move |shape| CooperativeTile { shape, size, lanes: 32 })
+    }
+
+    /// What it moves for each multiply-add, of operands in f16.
+    pub(crate) fn traffic(self) -> Traffic {
+        let edges = |[rows, columns]: [u32; 2]| f64::from(rows + columns) / f64::from(rows * columns);
+        let tile = edges(self.extents());
+        Traffic {
+            matrices: true,
+            memory: 2.0 * tile,
+            // In f16: a subgroup reads matrices of each of its rows and columns for the products of both; copies are written once.
+            workgroup: 2.0 * edges(self.span()) + 2.0 * tile,
+            registers: Self::of_registers(self.size),
+        }
+    }
+
+    /// Bytes from and to registers for each multiply-add of matrices: two of f16, and sums in f32 before and after.
+    pub(crate) fn of_registers(size: u32) -> f64 {
+        f64::from(2 * 2 + 2 * 4) / f64::from(size)
+    }
+
     /// The tiles that a device can run.
     fn of(capabilities: &Capabilities) -> impl Iterator<Item = CooperativeTile> {
-        let (size, lanes) = (capabilities.cooperative_size, capabilities.subgroup_lanes);
+        let size = capabilities.cooperative_size;
+        let [_, lanes] = capabilities.lanes().unwrap_or_default();
         let (bytes, invocations) = (capabilities.max_workgroup_bytes, capabilities.max_invocations);
         let able = capabilities.shader_f16 && matches!(size, 8 | 16) && lanes > 0;
         let tiles = SHAPES.into_iter().map(move |shape| CooperativeTile { shape, size, lanes });
-        tiles.filter(move |t| able && t.invocations() <= invocations && t.bytes() <= bytes)
+        tiles.filter(move |t| able && t.invocations() <= invocations && t.bytes() <= bytes && t.copies_evenly())
     }
 
     /// Of the variant, of a product as a whole or in parts.
@@ -136,6 +162,12 @@ impl CooperativeTile {
         self.subgroups() * self.lanes
     }
 
+    /// Whether its invocations copy each operand's tile together, 16 bytes each at a time: too many have nothing to copy.
+    fn copies_evenly(self) -> bool {
+        let ([rows, columns], step, all) = (self.extents(), Self::STEP as u32, self.invocations());
+        [rows * step / 8, columns * step / 8].iter().all(|eights| eights % all == 0)
+    }
+
     /// Both operands in f16, and two matrices of sums for each subgroup; rows are padded by 16 bytes.
     fn bytes(self) -> u32 {
         let ([rows, columns], step) = (self.extents(), Self::STEP as u32);
@@ -154,5 +186,35 @@ impl CooperativeTile {
             .constant("SPANCOLUMNS", span_columns)
             .constant("STEP", Self::STEP as u32)
             .constant("LANES", self.lanes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(subgroup_lanes: u32, varying_lanes: [u32; 2]) -> Vec<(&'static str, u32)> {
+        let capabilities = Capabilities {
+            shader_f16: true,
+            subgroup_lanes,
+            varying_lanes,
+            cooperative_size: 16,
+            max_workgroup_bytes: 64 << 10,
+            max_invocations: 1024,
+            ..Capabilities::baseline(DeviceKind::Discrete)
+        };
+        CooperativeTile::of(&capabilities).map(|t| (t.name(None), t.invocations())).collect()
+    }
+
+    #[test]
+    fn workgroups_hold_their_subgroups_of_any_size() {
+        let of_32 = [("wide_cooperative", 256), ("cooperative", 128), ("small_cooperative", 128)];
+        assert_eq!(names(32, [0; 2]), of_32);
+        // As many of the largest.
+        assert_eq!(names(0, [32, 64]), of_32.map(|(name, invocations)| (name, 2 * invocations)));
+        assert_eq!(names(0, [8, 32]), of_32);
+        assert!(names(0, [0; 2]).is_empty());
+        // Twice as many invocations as the smallest tile has eights to copy.
+        assert!(!names(128, [0; 2]).iter().any(|(name, _)| *name == "small_cooperative"));
     }
 }

@@ -4,6 +4,7 @@
 //! in [`registry`]. `docs/adding-an-operator.md` walks through it.
 
 pub mod activation;
+pub mod arithmetic;
 pub mod attention;
 pub mod by_rows;
 pub mod capabilities;

@@ -33,6 +33,8 @@ pub enum Epilogue {
     Gate(Activation),
     /// Add one more operand of the result's shape and type, appended to the operands.
     Residual,
+    /// Add one more operand of the result's type for each image and channel, [N, 1, .., 1, C], appended to the operands.
+    PerImage,
 }
 
 /// Operands by which an operator may be left out: where operand `zero` holds nothing but zeros, the result is operand `result`,

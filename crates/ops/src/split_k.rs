@@ -77,7 +77,7 @@ impl Grid {
 }
 
 params! {
-    struct ReduceParams { count4: u32, n4: u32, part4: u32, parts: u32, alpha: f32 }
+    struct ReduceParams { count4: u32, n4: u32, part4: u32, parts: u32, alpha: f32, image: u32 }
 }
 
 /// How the sums of the parts become the result.
@@ -96,6 +96,8 @@ pub(crate) struct Reduction {
     pub(crate) gated: bool,
     /// Where the residual is.
     pub(crate) residual: Slot,
+    /// Rows of the result that share a row of the residual, where not each has its own.
+    pub(crate) image: Option<usize>,
 }
 
 impl Reduction {
@@ -119,17 +121,27 @@ impl Reduction {
             part4: (self.rows * self.columns / 4) as u32,
             parts: parts.count as u32,
             alpha: self.alpha,
+            image: self.image.unwrap_or(1) as u32,
         };
         let reduce = Dispatch::new("split_k_reduce", params)
             .storage(activations)
             .activation(self.activation)
             .constant("BIAS", u32::from(self.bias != Slot::Unused))
-            .constant("RESIDUAL", u32::from(self.residual != Slot::Unused))
+            .constant("RESIDUAL", residual_kind(self.residual, self.image.is_some()))
             .bind([Slot::Scratch(0), self.bias, self.residual, Slot::Output]);
         let reduce = if self.gated { reduce.constant("GATED", 1) } else { reduce };
         let bytes = TensorType::f32([parts.count, self.rows, self.columns]).bytes();
         let dispatches = vec![kernel, reduce.over(self.rows * width / 4)];
         (bytes as u64 <= largest).then(|| Variant { name, dispatches, scratch: vec![bytes] })
+    }
+}
+
+/// Constant `RESIDUAL` of the shaders: none, one of the result's shape, one for each image.
+pub(crate) fn residual_kind(residual: Slot, by_image: bool) -> u32 {
+    match (residual, by_image) {
+        (Slot::Unused, _) => 0,
+        (_, false) => 1,
+        (_, true) => 2,
     }
 }
 

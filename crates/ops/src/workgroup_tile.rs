@@ -1,6 +1,7 @@
 //! Products in workgroup memory: the tiles of `shaders/shared/workgroup_tile.wgsl`, what they ask of a device, and which of them
 //! is likely the fastest.
 
+use crate::arithmetic::Traffic;
 use crate::split_k::{Extents, Grid, Parts};
 use crate::{Capabilities, DeviceKind, Dispatch, Variant};
 
@@ -73,6 +74,26 @@ impl WorkgroupTile {
         let others = others.into_iter().collect();
         let order: [Vec<_>; 2] = if capabilities.kind == DeviceKind::Cpu { [others, tiles] } else { [tiles, others] };
         order.concat()
+    }
+
+    /// Every tile, largest first.
+    pub(crate) fn all() -> impl Iterator<Item = WorkgroupTile> {
+        SHAPES.into_iter().map(WorkgroupTile)
+    }
+
+    /// What it moves for each multiply-add, of operands in f16.
+    pub(crate) fn traffic(self) -> Traffic {
+        let edges = |rows: f64, columns: f64| (rows + columns) / (rows * columns);
+        let tile = edges(self.rows() as f64, self.columns() as f64);
+        Traffic {
+            matrices: false,
+            memory: 2.0 * tile,
+            // In f32: each invocation reads an element of each of its rows and columns for the products of both; copies are
+            // written once.
+            workgroup: 4.0 * edges(f64::from(self.0.rows), f64::from(COLUMNS)) + 4.0 * tile,
+            // Two factors and the sum before and after, in f32.
+            registers: 16.0,
+        }
     }
 
     /// The workgroups of a product on a GPU that `at_once` invocations keep busy.

@@ -33,6 +33,10 @@ pub struct Args {
     /// Check kernels with cooperative matrices of SIZE x SIZE, 8 or 16, though the driver may not list it; 0 leaves them out
     #[arg(long, value_name = "SIZE", value_parser = clap::builder::PossibleValuesParser::new(["0", "8", "16"]))]
     cooperative: Option<String>,
+    /// Take it that subgroups have so many lanes, least and most, such as 4,16, whatever the driver says: for kernels that are made for
+    /// sizes that vary. The driver's own must lie between
+    #[arg(long, value_name = "LEAST,MOST", value_parser = parse_lanes)]
+    lanes: Option<[u32; 2]>,
     /// Write the report here: FILE.json or FILE.html; may be given twice
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
@@ -61,10 +65,18 @@ pub struct Args {
     json: bool,
 }
 
+fn parse_lanes(text: &str) -> std::result::Result<[u32; 2], String> {
+    let numbers: Option<Vec<u32>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[least, most]) if least <= most && least.is_power_of_two() && most.is_power_of_two() => Ok([least, most]),
+        _ => Err("expected two powers of two, the lesser first, such as 4,16".into()),
+    }
+}
+
 impl Args {
     fn device_options(&self) -> DeviceOptions {
         let size = self.cooperative.as_deref().and_then(|size| size.parse().ok());
-        let usual = DeviceOptions::default();
+        let usual = DeviceOptions { assumed_lanes: self.lanes, ..DeviceOptions::default() };
         match size {
             None => usual,
             Some(0) => DeviceOptions { cooperative_matrices: false, ..usual },

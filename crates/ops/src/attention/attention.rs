@@ -1,3 +1,4 @@
+use crate::arithmetic::Traffic;
 use crate::*;
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 
@@ -72,21 +73,22 @@ struct CooperativeTile {
     strips: usize,
     /// Rows and columns of a matrix.
     size: usize,
-    /// Of a subgroup.
+    /// Of a subgroup, the least where that varies: larger ones, which are fewer, take several turns.
     lanes: usize,
+    /// The most.
+    most_lanes: usize,
 }
 
 impl CooperativeTile {
+    /// Variants and their subgroups.
+    const NAMES: [(&'static str, usize); 2] = [("cooperative", 4), ("small_cooperative", 2)];
+
     /// Those that a device can run, the most promising first.
     fn of(capabilities: &Capabilities, s: &Sizes) -> impl Iterator<Item = CooperativeTile> {
-        let (size, lanes) = (capabilities.cooperative_size as usize, capabilities.subgroup_lanes as usize);
+        let size = capabilities.cooperative_size as usize;
+        let [lanes, most_lanes] = capabilities.lanes().unwrap_or_default().map(|n| n as usize);
         let (bytes, invocations) = (capabilities.max_workgroup_bytes, capabilities.max_invocations);
-        let mut tiles = [("cooperative", 4), ("small_cooperative", 2)].map(|(name, strips)| CooperativeTile {
-            name,
-            strips,
-            size,
-            lanes,
-        });
+        let mut tiles = Self::NAMES.map(|(name, strips)| CooperativeTile { name, strips, size, lanes, most_lanes });
         if matches!(size, 8 | 16) && s.tq.div_ceil(tiles[0].queries()) * s.heads * s.batch < AT_ONCE {
             tiles.reverse();
         }
@@ -94,11 +96,17 @@ impl CooperativeTile {
         let width = s.width;
         tiles
             .into_iter()
-            .filter(move |t| able && t.strips * t.lanes <= invocations as usize && t.bytes(width) <= bytes as usize)
+            .filter(move |t| able && t.most_lanes <= t.invocations() && t.invocations() <= invocations as usize)
+            .filter(move |t| t.bytes(width) <= bytes as usize)
     }
 
     fn queries(self) -> usize {
         self.strips * 2 * self.size
+    }
+
+    /// Of a workgroup: at least one subgroup of any size.
+    fn invocations(self) -> usize {
+        self.strips * self.lanes
     }
 
     /// Keys and values in f16, and for each query scores, their weights and three statistics; rows are padded by 16 bytes.
@@ -113,8 +121,35 @@ impl CooperativeTile {
             .feature(if self.size == 8 { "coop8" } else { "coop16" }, true)
             .constant("WIDTH", (s.width / 8) as u32)
             .constant("STRIPS", self.strips as u32)
-            .constant("LANES", (self.strips * self.lanes) as u32)
+            .constant("LANES", self.invocations() as u32)
     }
+}
+
+/// Queries of a workgroup of `attention_tile` where heads are not too wide, and keys at a time.
+const TILE_QUERIES: usize = 32;
+const TILE_KEYS: usize = 32;
+
+/// What each tile moves for each multiply-add, of heads of 64 in f16 with matrices of 16 x 16.
+pub(crate) fn tile_traffic() -> Vec<(&'static str, Traffic)> {
+    const HEAD: usize = 64;
+    // Both products of a query and a key. Each key and value is read once for the queries of a workgroup.
+    let products = (2 * HEAD) as f64;
+    let memory = |queries: usize| (2 * 2 * HEAD) as f64 / queries as f64 / products;
+    // A score is written, read for the maximum, read and written as a weight, and read for each four values; sums in f32 are read
+    // and written for each block of keys.
+    let scores = 4 * (4 + HEAD / 4) + 2 * 4 * HEAD / TILE_KEYS;
+    let workgroup = scores as f64 / products;
+    let tile = Traffic { matrices: false, memory: memory(TILE_QUERIES), workgroup, registers: 16.0 };
+    let cooperative = CooperativeTile::NAMES.map(|(name, strips)| {
+        let own = CooperativeTile { name, strips, size: 16, lanes: 32, most_lanes: 32 };
+        // A matrix of keys or values for two of queries; scores and weights, written and read; what is copied, once.
+        let operands = 2.0 / (2.0 * own.size as f64);
+        let scores = (2 * 4 + 2 * 2) as f64 / products;
+        let memory = memory(own.queries());
+        let registers = crate::cooperative::CooperativeTile::of_registers(16);
+        (name, Traffic { matrices: true, memory, workgroup: operands + scores + memory, registers })
+    });
+    std::iter::once(("tile", tile)).chain(cooperative).collect()
 }
 
 impl Attention {
@@ -211,7 +246,7 @@ impl Operator for Attention {
             zero_keys: self.zero_keys as f32,
         };
         if s.width % 4 == 0 && s.width / 4 * 16 <= TILE_SUMS {
-            let queries = if s.width / 4 * 32 <= TILE_SUMS { 32 } else { 16 };
+            let queries = if s.width / 4 * TILE_QUERIES <= TILE_SUMS { TILE_QUERIES } else { 16 };
             let tile = |name, lanes: u32| {
                 let dispatch = finish(Dispatch::new("attention_tile", params))
                     .constant("QUERIES", queries as u32)

@@ -13,6 +13,7 @@ mod identity_score_gradient;
 mod rotary;
 
 pub use attention::Attention;
+pub(crate) use attention::tile_traffic;
 pub use attention_key_value_gradient::AttentionKeyValueGradient;
 pub use attention_log_sum::AttentionLogSum;
 pub use attention_query_gradient::AttentionQueryGradient;

@@ -1,16 +1,17 @@
 use super::over_tiles;
 use crate::cooperative::CooperativeTile;
-use crate::split_k::{Extents, Parts, Reduction};
+use crate::elementwise::per_image;
+use crate::split_k::{Extents, Parts, Reduction, residual_kind};
 use crate::workgroup_tile::WorkgroupTile;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
 use std::ops::Range;
 
 /// Two-dimensional convolution (cross-correlation) over channels-last images:
-/// y[n, h, w, o] = f(Σ x[n, h·s + i·d - p, .., c] · weight[i, j, c, o] + bias[o]) + residual[n, h, w, o].
+/// y[n, h, w, o] = f(Σ x[n, h·s + i·d - p, .., c] · weight[i, j, c, o] + bias[o]) + residual[n, h, w, o] or residual[n, o].
 ///
 /// Operands: x [N, H, W, I]; weight [KH, KW, I / groups, O] (checkpoints store OIHW and are permuted when loaded); then
-/// `bias` [O] in f32 and `residual` of the result's shape where the flags ask for them. Outside the image x is zero.
+/// `bias` [O] in f32 and `residual` of the result's shape, or [N, 1, 1, O], where the flags ask for them. Outside the image x is zero.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     /// Step between windows, rows and columns.
@@ -92,6 +93,15 @@ impl Conv2d {
         Conv2d { padding: [padding; 4], bias: true, ..Conv2d::default() }
     }
 
+    /// Whether the last operand is a residual that is the same for all pixels of an image. Of images of one pixel it is one of the
+    /// result's shape.
+    fn is_per_image(&self, last: &TensorType, output: &TensorType) -> bool {
+        self.residual
+            && last != output
+            && last.dtype == output.dtype
+            && Some(&last.shape) == per_image(&output.shape).as_ref()
+    }
+
     fn window(&self, weight: &TensorType) -> Window {
         Window {
             kernel: [weight.shape[0], weight.shape[1]],
@@ -155,8 +165,9 @@ impl Operator for Conv2d {
         if self.bias && inputs[2] != TensorType::f32([out_channels]) {
             return Err(fail("bias must be f32 of the output channels"));
         }
-        if self.residual && inputs.last() != Some(&output) {
-            return Err(fail(&format!("residual must be {output}")));
+        let fits = |t: &TensorType| *t == output || self.is_per_image(t, &output);
+        if self.residual && !inputs.last().is_some_and(fits) {
+            return Err(fail(&format!("residual must be {output}, or the same for all pixels of an image")));
         }
         Ok(output)
     }
@@ -166,11 +177,12 @@ impl Operator for Conv2d {
         let n = |v: usize| v as u32;
         let bias = if self.bias { Slot::Input(2) } else { Slot::Unused };
         let residual = if self.residual { Slot::Input(cx.inputs.len() - 1) } else { Slot::Unused };
+        let by_image = cx.inputs.last().is_some_and(|t| self.is_per_image(t, y));
         let finish = |d: Dispatch| {
             d.weight_storage(x.dtype, weight.dtype)
                 .activation(self.activation)
                 .constant("BIAS", self.bias as u32)
-                .constant("RESIDUAL", self.residual as u32)
+                .constant("RESIDUAL", residual_kind(residual, by_image))
                 .bind([Slot::Input(0), Slot::Input(1), bias, residual, Slot::Output])
         };
         let (channels, out_channels) = (x.shape[3], y.shape[3]);
@@ -213,6 +225,7 @@ impl Operator for Conv2d {
             activation: self.activation,
             gated: false,
             residual,
+            image: by_image.then_some(y.shape[1] * y.shape[2]),
         };
         // The same with an inner axis in parts of so many of the shader's steps.
         let split = |name,
@@ -319,6 +332,7 @@ impl Operator for Conv2d {
         let (x, weight) = (inputs[0].as_f32()?, inputs[1].as_f32()?);
         let bias = if self.bias { Some(inputs[2].as_f32()?) } else { None };
         let residual = if self.residual { Some(inputs[inputs.len() - 1].as_f32()?) } else { None };
+        let by_image = types.last().is_some_and(|t| self.is_per_image(t, &output));
         let (height, width, channels) = (types[0].shape[1], types[0].shape[2], types[0].shape[3]);
         let (group_inputs, out_channels) = (types[1].shape[2], types[1].shape[3]);
         let group_outputs = out_channels / self.groups;
@@ -344,7 +358,8 @@ impl Operator for Conv2d {
             }
             for (o, &sum) in sums.iter().enumerate() {
                 let v = sum + bias.map_or(0.0, |b| f64::from(b[o]));
-                let v = self.activation.apply(v) + residual.map_or(0.0, |r| f64::from(r[y.len()]));
+                let at = if by_image { n * out_channels + o } else { y.len() };
+                let v = self.activation.apply(v) + residual.map_or(0.0, |r| f64::from(r[at]));
                 y.push(v as f32);
             }
         }
@@ -363,7 +378,9 @@ impl Operator for Conv2d {
             Epilogue::Activation(f) if self.activation == Activation::None && !self.residual => {
                 Some(Box::new(Conv2d { activation: f, ..self.clone() }))
             }
-            Epilogue::Residual if !self.residual => Some(Box::new(Conv2d { residual: true, ..self.clone() })),
+            Epilogue::Residual | Epilogue::PerImage if !self.residual => {
+                Some(Box::new(Conv2d { residual: true, ..self.clone() }))
+            }
             _ => None,
         }
     }
@@ -373,7 +390,9 @@ impl Operator for Conv2d {
             return Err(rule.fail("has no gradient rule for the weight"));
         }
         if self.residual {
-            rule.set(rule.operands() - 1, Value::Upstream);
+            let last = rule.operands() - 1;
+            let sum = rule.sum_to(Value::Upstream, last)?;
+            rule.set(last, sum);
         }
         let mut upstream = Value::Upstream;
         if self.activation != Activation::None && (0..2 + usize::from(self.bias)).any(|i| rule.needs(i)) {
@@ -406,7 +425,8 @@ impl Operator for Conv2d {
         // Rows under the windows, counted from the first row of padding.
         let (from, to) = (rows.start * self.stride[0], rows.end.checked_sub(1)? * self.stride[0] + reach);
         let inside = from.saturating_sub(top)..to.saturating_sub(top).min(height);
-        if inside.is_empty() {
+        let output = self.infer(inputs).ok()?;
+        if inside.is_empty() || inputs.last().is_some_and(|t| self.is_per_image(t, &output)) {
             return None;
         }
         let padding = [top.saturating_sub(from), left, to.saturating_sub(top + height), right];
@@ -445,6 +465,15 @@ fn case(op: Conv2d, x: [usize; 4], kernel: [usize; 2], out_channels: usize) -> C
     let size = format!("x={}x{}x{}x{};kernel={}x{}", x[0], x[1], x[2], x[3], kernel[0], kernel[1]);
     let name = format!("{size};out={out_channels};{}", op.attributes());
     Case::new(name, op, operands, Tolerance::Sum(terms))
+}
+
+/// The same with a residual for each image.
+fn per_image_case(op: Conv2d, x: [usize; 4], kernel: [usize; 2], out_channels: usize) -> Case {
+    let mut case = case(op, x, kernel, out_channels);
+    case.name += ";per_image";
+    case.operands.pop();
+    case.operands.push(Operand::activation([x[0], 1, 1, out_channels]));
+    case
 }
 
 fn cases() -> Vec<Case> {
@@ -500,6 +529,12 @@ fn cases() -> Vec<Case> {
         case(all(Activation::Silu), [2, 5, 7, 40], [3, 3], 68),
         case(Conv2d { stride: [2, 1], dilation: [1, 2], ..Conv2d::same(1) }, [1, 9, 8, 64], [3, 3], 40),
         case(all(Activation::None), [1, 6, 6, 288], [1, 1], 72),
+        // A residual for each image: whole, with an inner axis in parts, of few channels, of odd ones.
+        per_image_case(all(Activation::Silu), [2, 5, 7, 40], [3, 3], 72),
+        per_image_case(all(Activation::None), [3, 6, 6, 288], [1, 1], 72),
+        per_image_case(all(Activation::None), [2, 7, 9, 32], [3, 3], 3),
+        per_image_case(all(Activation::None), [2, 7, 9, 3], [3, 3], 32),
+        per_image_case(Conv2d { groups: 2, ..all(Activation::None) }, [2, 5, 6, 6], [3, 3], 6),
         // Groups.
         case(Conv2d { groups: 2, ..Conv2d::same(1) }, [1, 5, 6, 8], [3, 3], 12),
         case(Conv2d { groups: 6, ..all(Activation::Relu) }, [2, 5, 6, 6], [3, 3], 6),

@@ -1,6 +1,6 @@
 use crate::strided::{Walk, offsets};
 use crate::*;
-use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
+use pulid_tensor::{DType, Error, HostTensor, Result, Shape, TensorType};
 use std::ops::Range;
 
 /// What [`Binary`] computes. Codes are shared with `shaders/elementwise/binary.wgsl`.
@@ -193,9 +193,15 @@ impl Operator for Binary {
         HostTensor::from_f32(output.shape, y)
     }
 
-    fn as_epilogue(&self, _operand: usize, inputs: &[TensorType]) -> Option<Epilogue> {
+    fn as_epilogue(&self, operand: usize, inputs: &[TensorType]) -> Option<Epilogue> {
         let plain = self.function == BinaryFunction::Add && self.activation == Activation::None;
-        (plain && inputs.len() == 2 && inputs[0] == inputs[1]).then_some(Epilogue::Residual)
+        let [a, b] = inputs else { return None };
+        let (x, other) = if operand == 0 { (a, b) } else { (b, a) };
+        match plain && x.dtype == other.dtype {
+            true if x == other => Some(Epilogue::Residual),
+            true => (Some(&other.shape) == per_image(&x.shape).as_ref()).then_some(Epilogue::PerImage),
+            false => None,
+        }
     }
 
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
@@ -284,6 +290,13 @@ impl Operator for Binary {
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
+}
+
+/// The shape of one value for each image and channel of [N, .., C]: [N, 1, .., 1, C].
+pub(crate) fn per_image(shape: &Shape) -> Option<Shape> {
+    let [first, middle @ .., last] = shape.extents() else { return None };
+    let ones = middle.iter().map(|_| 1);
+    Some(std::iter::once(*first).chain(ones).chain([*last]).collect::<Vec<_>>().into())
 }
 
 fn cases() -> Vec<Case> {

@@ -15,6 +15,7 @@ mod time_embedding_gradient;
 mod unary;
 
 pub use activation_gradient::ActivationGradient;
+pub(crate) use binary::per_image;
 pub use binary::{Binary, BinaryFunction};
 pub use cast::Cast;
 pub use geglu::GeGlu;

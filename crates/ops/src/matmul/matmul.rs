@@ -218,6 +218,7 @@ impl Operator for MatMul {
             activation: self.activation,
             gated: self.gated,
             residual,
+            image: None,
         };
         // Workgroups of `columns` x `rows` elements of the product, as a whole or in parts of `inner` elements of the inner axis.
         let product = |name,
