@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn loops_do_the_work_that_is_counted() {
         for (size, lanes) in [(8u64, 8), (16, 32)] {
-            let loops = loops(DeviceKind::Discrete, size as u32, lanes);
+            let loops = loops(DeviceKind::Discrete, size as u32, Some([lanes; 2]));
             let [copy, multiply, cooperative] = loops.as_slice() else { panic!("three loops") };
             assert_eq!(copy.workgroups * INVOCATIONS * 16, copy.bytes[0]);
             assert!(copy.workgroups <= u64::from(pulid_ops::MAX_WORKGROUPS) && copy.bytes[1] <= 128 << 20);
@@ -145,7 +145,13 @@ mod tests {
             assert_eq!(cooperative.bytes[0], 6 * 2 * size * size);
             assert!(cooperative.bytes[1] <= 128 << 20);
         }
-        assert_eq!(loops(DeviceKind::Cpu, 0, 8).len(), 2);
+        assert_eq!(loops(DeviceKind::Cpu, 0, Some([8; 2])).len(), 2);
+        // Where the size varies there is room for the most subgroups, and the fewest are counted.
+        let [least, most, varying] = [[32, 32], [64, 64], [32, 64]].map(|lanes| {
+            let mut loops = loops(DeviceKind::Discrete, 16, Some(lanes));
+            loops.pop().expect("cooperative matrices")
+        });
+        assert_eq!((varying.bytes[1], varying.work), (least.bytes[1], most.work));
     }
 
     #[test]
