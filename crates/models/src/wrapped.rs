@@ -47,8 +47,9 @@ fn wraps(file: &Checkpoint, wrapper: &str) -> bool {
     let mut any = false;
     for key in file.keys().filter(|key| !harmless(key)) {
         match key.strip_prefix(wrapper) {
-            Some(rest) if !rest.is_empty() && !(wrapper == "model." && own(rest)) => any = true,
-            _ => return false,
+            Some("") | None => return false,
+            Some(rest) if wrapper == "model." && own(rest) => return false,
+            Some(_) => any = true,
         }
     }
     any

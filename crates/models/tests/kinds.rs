@@ -452,9 +452,9 @@ fn weights_within_a_network_that_it_is_not_built_with_are_refused() {
     // What is harmless makes no module of what is beside it.
     let folder = tempfile::tempdir().unwrap();
     let whole_clip = changed(folder.path(), "text_encoder", |all| {
-        ["vision_model.embeddings.position_ids", "vision_model.post_layernorm.weight"].map(|key| {
+        for key in ["vision_model.embeddings.position_ids", "vision_model.post_layernorm.weight"] {
             all.insert(key.into(), ones.clone());
-        });
+        }
     });
     assert_eq!(SdxlModel::open(whole_clip).unwrap().examine().unwrap().len(), 1);
     let folder = tempfile::tempdir().unwrap();
@@ -503,7 +503,9 @@ fn exchanged_text_encoders_are_called_so() {
             }
         }
         exchange();
-        TextEncoder::BOTH.map(|which| SdxlModel::open(&model).unwrap().text_encoder(which, Precision::F32).unwrap());
+        for which in TextEncoder::BOTH {
+            SdxlModel::open(&model).unwrap().text_encoder(which, Precision::F32).unwrap();
+        }
     }
     // One of SDXL's own in the place of the other, which is right: told by its width.
     let wide = |width: usize, projects: bool| {
