@@ -224,7 +224,7 @@ impl Runtime {
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
         let Runtime::Gpu { device, memory, pool, .. } = self else {
             let suspects = Suspects::of(graph);
-            return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new(), suspects });
+            return Ok(Loaded::Reference { graph: Box::new(optimize(graph)), inputs: HashMap::new(), suspects });
         };
         let fingerprint = graph.fingerprint();
         if let Some(mut kept) = pool.take(fingerprint) {
@@ -301,7 +301,7 @@ pub enum Loaded {
     /// On the CPU.
     Reference {
         /// The optimized graph.
-        graph: Graph,
+        graph: Box<Graph>,
         /// Inputs written so far.
         inputs: HashMap<String, HostTensor>,
         /// The weights that it was loaded with.
