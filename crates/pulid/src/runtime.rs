@@ -223,7 +223,7 @@ impl Runtime {
     /// An unreadable weight, a device out of memory, or cancellation.
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
         let Runtime::Gpu { device, memory, pool, .. } = self else {
-            let suspects = Suspects::of(graph);
+            let suspects = Box::new(Suspects::of(graph));
             return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new(), suspects });
         };
         let fingerprint = graph.fingerprint();
@@ -293,7 +293,7 @@ pub enum Loaded {
         inputs: HashMap<String, HostTensor>,
         /// The weights that it was loaded with.
         #[doc(hidden)]
-        suspects: Suspects,
+        suspects: Box<Suspects>,
     },
 }
 
