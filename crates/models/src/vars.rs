@@ -2,10 +2,12 @@
 
 use crate::key_report::{self, KeyReport};
 use crate::patch::{Patch, Patches};
+use crate::wrapped::unwrapped;
 use pulid_checkpoint::{Checkpoint, unique_identity};
 use pulid_graph::{Graph, NodeId, Weight, WeightKey};
 use pulid_ops::{fits_quantized, padded_matrix};
 use pulid_tensor::{BLOCK, DType, Data, Error, HostTensor, MaybeSendSync, Result, Shape, TensorType};
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -130,6 +132,17 @@ impl Vars {
     pub fn optional(checkpoint: &Checkpoint, precision: Precision, module: &str) -> Self {
         let vars = Vars::new(checkpoint.clone(), precision);
         if checkpoint.with_prefix(&format!("{module}.")).is_empty() { vars } else { vars.pp(module) }
+    }
+
+    /// All of a checkpoint without what a wrapper put before its names. Behind DataParallel's alone, in which networks are published, weights
+    /// keep the file's names.
+    pub(crate) fn unwrapped(checkpoint: &Checkpoint, precision: Precision) -> Self {
+        const PARALLEL: &str = "module";
+        let inner = checkpoint.with_prefix(&format!("{PARALLEL}."));
+        match !inner.is_empty() && matches!(unwrapped(&inner), Cow::Borrowed(_)) {
+            true => Vars::new(checkpoint.clone(), precision).pp(PARALLEL),
+            false => Vars::new(unwrapped(checkpoint).into_owned(), precision),
+        }
     }
 
     /// The view of a submodule, for example `vs.pp("conv_in")`.

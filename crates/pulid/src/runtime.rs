@@ -223,8 +223,8 @@ impl Runtime {
     /// An unreadable weight, a device out of memory, or cancellation.
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
         let Runtime::Gpu { device, memory, pool, .. } = self else {
-            let suspects = Suspects::of(graph);
-            return Ok(Loaded::Reference { graph: Box::new(optimize(graph)), inputs: HashMap::new(), suspects });
+            let suspects = Box::new(Suspects::of(graph));
+            return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new(), suspects });
         };
         let fingerprint = graph.fingerprint();
         if let Some(mut kept) = pool.take(fingerprint) {
@@ -301,12 +301,12 @@ pub enum Loaded {
     /// On the CPU.
     Reference {
         /// The optimized graph.
-        graph: Box<Graph>,
+        graph: Graph,
         /// Inputs written so far.
         inputs: HashMap<String, HostTensor>,
         /// The weights that it was loaded with.
         #[doc(hidden)]
-        suspects: Suspects,
+        suspects: Box<Suspects>,
     },
 }
 

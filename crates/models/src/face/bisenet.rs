@@ -4,7 +4,6 @@ use super::resnet::resnet;
 use crate::family::{Role, require};
 use crate::layers::{Conv, activation, add, concat, global_average, mul, resize_bilinear_aligned, upsample_nearest};
 use crate::unread::harmless;
-use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
 use pulid_graph::{Graph, NodeId, Rate};
@@ -25,7 +24,7 @@ impl BiSeNet {
     /// When a tensor that tells a size is missing; a file of another kind.
     pub fn new(checkpoint: &Checkpoint, precision: Precision) -> Result<Self> {
         require(checkpoint, "a face parser (BiSeNet)", &[Role::FaceParser])?;
-        let vars = Vars::new(unwrapped(checkpoint).into_owned(), precision);
+        let vars = Vars::unwrapped(checkpoint, precision);
         let classes = vars.extent("conv_out.conv_out.weight", 4, 0)?;
         Ok(BiSeNet { vars, classes })
     }
