@@ -241,7 +241,8 @@ mod tests {
         assert!(help("sampler").ends_with(&format!("{suited} dpmpp_2m]")), "{}", help("sampler"));
         assert!(help("seed").ends_with("[default: 0]"), "{}", help("seed"));
         let spacing = "[default: the preset's, else the model's, without --sampler, in generation_defaults.json, else \
-                       what suits it, else the sampler's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler]";
+                       what suits it, else the sampler's own: karras for dpmpp_2m and dpmpp_sde, trailing for euler, \
+                       leading for ddim]";
         assert!(help("spacing").ends_with(spacing), "{}", help("spacing"));
         let words = "[default: the model's in generation_defaults.json, else none]";
         assert!(help("negative_prompt").ends_with(words), "{}", help("negative_prompt"));

@@ -103,7 +103,8 @@ fn resnet(vs: &Vars, g: &mut Graph, cx: &Conditioning<'_>, x: NodeId, channels: 
     let h = vs.conv2d(g, "conv1", h, channels, Conv::SAME_3)?;
     let time = vs.linear(g, "time_emb_proj", cx.time, channels)?;
     let time = g.reshape(time, [g.shape(x)[0], 1, 1, channels])?;
-    let h = g.scoped("time_emb_proj", |g| add(g, h, time))?;
+    // Under the convolution's name, which adds it before it stores.
+    let h = g.scoped("conv1", |g| add(g, h, time))?;
     let h = vs.group_norm(g, "norm2", h, groups, eps, Activation::Silu)?;
     let shortcut = match g.shape(x).last() == channels {
         true => x,
