@@ -56,6 +56,8 @@ pub struct State {
 pub struct RunFolder {
     path: PathBuf,
     keep: usize,
+    tensorboard: bool,
+    /// Begun with the first metrics, so that a run that only starts, or starts twice, leaves none without any.
     events: Option<EventFile>,
 }
 
@@ -82,7 +84,7 @@ impl RunFolder {
         }
         std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, e))?;
         write_whole(&path.join(SETTINGS), options.to_toml()?.as_bytes())?;
-        RunFolder::of(path, options)
+        Ok(RunFolder::of(path, options))
     }
 
     /// The settings of a run.
@@ -112,12 +114,11 @@ impl RunFolder {
             }
             write_whole(&metrics, &kept)?;
         }
-        RunFolder::of(path, options)
+        Ok(RunFolder::of(path, options))
     }
 
-    fn of(path: PathBuf, options: &TrainOptions) -> Result<RunFolder> {
-        let events = options.tensorboard.then(|| EventFile::create(&path, now())).transpose()?;
-        Ok(RunFolder { path, keep: options.keep, events })
+    fn of(path: PathBuf, options: &TrainOptions) -> RunFolder {
+        RunFolder { path, keep: options.keep, tensorboard: options.tensorboard, events: None }
     }
 
     /// The folder.
@@ -131,6 +132,9 @@ impl RunFolder {
     /// When they cannot be written.
     pub fn log(&mut self, metrics: &Metrics) -> Result<()> {
         append(&self.path.join(METRICS), metrics)?;
+        if self.tensorboard && self.events.is_none() {
+            self.events = Some(EventFile::create(&self.path, now())?);
+        }
         let Some(events) = &mut self.events else { return Ok(()) };
         let mut scalars = vec![
             ("loss/diff", metrics.loss_diff),
