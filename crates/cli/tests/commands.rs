@@ -8,7 +8,7 @@ use pulid_models::golden::Golden;
 use pulid_tensor::HostTensor;
 use serde_json::Value;
 use std::path::Path;
-use support::{portrait, program, pulid, refuse, repository, succeed, tree};
+use support::{copy_folder, portrait, program, pulid, refuse, repository, succeed, tree};
 
 fn faces_of(folder: &Path, photo: &str) -> Vec<Value> {
     let listed: Value = serde_json::from_str(&succeed(folder, &["faces", photo, "--json"])).unwrap();
@@ -339,15 +339,6 @@ fn poison(path: &Path, key: &str) {
     let offset = 8 + length + header[key]["data_offsets"][0].as_u64().unwrap() as usize;
     bytes[offset..offset + 2].copy_from_slice(&0x7C00u16.to_le_bytes());
     std::fs::write(path, bytes).unwrap();
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy_folder(&path, &target) } else { std::fs::copy(&path, &target).map(drop).unwrap() }
-    }
 }
 
 #[test]

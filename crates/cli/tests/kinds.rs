@@ -6,7 +6,7 @@ use pulid_checkpoint::{Checkpoint, write_safetensors};
 use pulid_tensor::HostTensor;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use support::{refuse, repository, succeed, tree};
+use support::{copy_folder, refuse, repository, succeed, tree};
 
 type Tensors = BTreeMap<String, HostTensor>;
 
@@ -38,18 +38,6 @@ fn with(tensors: &Tensors, more: &[&str]) -> Tensors {
     tensors.clone().into_iter().chain(more.iter().map(|key| (key.to_string(), mark.clone()))).collect()
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy(&path, &target),
-            false => assert!(std::fs::copy(&path, target).is_ok()),
-        }
-    }
-}
-
 /// `pipeline/model`, and what tests change of it, in a folder of their own.
 struct Home(tempfile::TempDir);
 
@@ -66,7 +54,7 @@ impl Home {
 
     /// A copy of the small model's folder.
     fn model(&self, name: &str) -> PathBuf {
-        copy(&golden("pipeline/model"), &self.at(name));
+        copy_folder(&golden("pipeline/model"), &self.at(name));
         self.at(name)
     }
 
@@ -164,7 +152,7 @@ fn what_a_file_says_of_its_predictions_holds_wherever_it_lies() {
         // In a folder of diffusers' layout.
         write(&bare.join(UNET), &with(&unet, keys), metadata);
         assert!(home.latents(&["--model", &text(&bare)]) == made[want], "a folder {name}");
-        copy(&golden("pipeline/model/scheduler"), &bare.join("scheduler"));
+        copy_folder(&golden("pipeline/model/scheduler"), &bare.join("scheduler"));
         assert!(home.latents(&["--model", &text(&bare)]) == made[want], "a folder with a scheduler {name}");
     }
     // A UNet without marks: the scheduler beside it counts, not the base model's.
@@ -313,7 +301,7 @@ fn files_in_the_wrong_place_are_told_what_they_are() {
     write(&wide.join("vae/diffusion_pytorch_model.safetensors"), &flux, &[]);
     let tower = repository("models/mini/eva_clip.safetensors");
     let photos = home.at("photos");
-    copy(&repository("models/mini/antelopev2"), &photos.join("antelopev2"));
+    copy_folder(&repository("models/mini/antelopev2"), &photos.join("antelopev2"));
     [
         (&tower, "eva_clip.safetensors"),
         (&tower, "parsing_bisenet.safetensors"),
@@ -369,7 +357,7 @@ fn every_tensor_without_a_use_is_named() {
     let home = Home::new();
     let mini = text(&repository("models/mini/sdxl"));
     let photos = home.at("photos");
-    copy(&repository("models/mini/antelopev2"), &photos.join("antelopev2"));
+    copy_folder(&repository("models/mini/antelopev2"), &photos.join("antelopev2"));
     std::fs::copy(repository("models/mini/eva_clip.json"), photos.join("eva_clip.json")).unwrap();
     let add = |from: &Path, to: &Path, more: &[(&str, HostTensor)]| {
         let all = tensors(from).into_iter().chain(more.iter().map(|(key, tensor)| (key.to_string(), tensor.clone())));

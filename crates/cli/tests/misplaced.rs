@@ -6,7 +6,7 @@ use pulid_checkpoint::{Checkpoint, write_safetensors};
 use pulid_tensor::HostTensor;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use support::{pulid, refuse, repository, succeed, tree};
+use support::{copy_folder, pulid, refuse, repository, succeed, tree};
 
 type Tensors = BTreeMap<String, HostTensor>;
 
@@ -25,18 +25,6 @@ fn tensors(path: &Path) -> Tensors {
 
 fn write(path: &Path, tensors: &Tensors) {
     write_safetensors(path, tensors.iter().map(|(key, t)| (key.as_str(), t)), &BTreeMap::new()).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy(&path, &target),
-            false => assert!(std::fs::copy(&path, target).is_ok()),
-        }
-    }
 }
 
 /// A tensor with one value exchanged.
@@ -111,7 +99,7 @@ fn weights_that_are_not_finite_are_named_with_their_file() {
     assert!(found.contains("check the weights and inputs") && !found.contains("themselves"), "{found}");
     // What is looked up on the host is no operator's.
     let broken = home.join("broken");
-    copy(&model(), &broken);
+    copy_folder(&model(), &broken);
     let file = broken.join("text_encoder/model.safetensors");
     let mut all = tensors(&file);
     let table = "text_model.embeddings.token_embedding.weight";
@@ -160,7 +148,7 @@ fn exchanged_face_networks_are_told_apart_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path();
     let photos = home.join("photos");
-    copy(&repository("models/mini"), &photos);
+    copy_folder(&repository("models/mini"), &photos);
     let [detector, recogniser] =
         ["scrfd_10g_bnkps.onnx", "glintr100.onnx"].map(|name| photos.join("antelopev2").join(name));
     let portrait = support::portrait("ada.jpg");
@@ -197,7 +185,7 @@ fn what_a_folder_was_loaded_from_tells_a_distilled_model() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path();
     let own = home.join("own");
-    copy(&model(), &own);
+    copy_folder(&model(), &own);
     let say = |file: &str, name: &str| {
         let path = own.join(file);
         let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();

@@ -3,13 +3,13 @@
 //! Sizes and heads come from `config.json`, as transformers writes it for a whole CLIP (`text_config` and `vision_config` in it) or for
 //! the image encoder alone. What it leaves out is as in transformers' own `CLIPVisionConfig` and `CLIPTextConfig`.
 
+use crate::clip_block::ClipBlock;
 use crate::config::{Config, beside};
-use crate::layers::{Attend, Conv, activation, add, attention, concat, expand, slice};
+use crate::layers::{Attend, Conv, add, concat, expand, slice};
 use crate::sdxl::{ClipConfig, ClipTextModel};
 use crate::{ClipTokenizer, Padding, Precision, Vars};
 use pulid_checkpoint::{Checkpoint, json};
 use pulid_graph::{Graph, NodeId, Rate};
-use pulid_ops::Activation;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -177,8 +177,15 @@ impl ClipVisionModel {
         let mut x = body.scope(g, "embeddings", |vs, g| self.embed(vs, g, batch, image))?;
         // Spelt so in every published file.
         x = body.layer_norm(g, "pre_layrnorm", x, eps)?;
+        let block = ClipBlock {
+            width,
+            inner: config.intermediate_size,
+            eps: config.layer_norm_eps,
+            act: &config.hidden_act,
+            attend: Attend::heads(config.num_attention_heads),
+        };
         for i in 0..config.num_hidden_layers {
-            x = body.scope(g, format!("encoder.layers.{i}"), |vs, g| self.block(vs, g, x))?;
+            x = body.scope(g, format!("encoder.layers.{i}"), |vs, g| block.apply(vs, g, x))?;
         }
         self.vars.output(g, "last_hidden_state", x)?;
         let class = slice(g, x, 1, 0, 1)?;
@@ -226,28 +233,6 @@ impl ClipVisionModel {
             let x = add(g, x, table)?;
             concat(g, 1, &[class, x])
         })
-    }
-
-    fn block(&self, vs: &Vars, g: &mut Graph, x: NodeId) -> Result<NodeId> {
-        let config = &self.config;
-        let width = config.hidden_size;
-        let h = vs.layer_norm(g, "layer_norm1", x, config.layer_norm_eps)?;
-        let h = vs.scope(g, "self_attn", |vs, g| {
-            let q = vs.linear(g, "q_proj", h, width)?;
-            let k = vs.linear(g, "k_proj", h, width)?;
-            let v = vs.linear(g, "v_proj", h, width)?;
-            let h = attention(g, q, k, v, Attend::heads(config.num_attention_heads))?;
-            vs.linear(g, "out_proj", h, width)
-        })?;
-        let x = add(g, x, h)?;
-        let h = vs.layer_norm(g, "layer_norm2", x, config.layer_norm_eps)?;
-        let h = vs.scope(g, "mlp", |vs, g| {
-            let h = vs.linear(g, "fc1", h, config.intermediate_size)?;
-            let gelu = if config.hidden_act == "gelu" { Activation::Gelu } else { Activation::QuickGelu };
-            let h = activation(g, gelu, h)?;
-            vs.linear(g, "fc2", h, width)
-        })?;
-        add(g, x, h)
     }
 }
 

@@ -4,6 +4,7 @@
 //! `graph` method that builds its graph for one call's extents. Graphs are channels last; [`run`] converts from and to
 //! PyTorch's layout.
 
+mod clip_block;
 mod clip_vision;
 mod config;
 mod eva_clip;

@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<()> {
     let prompts = args.prompts.as_deref().map_or_else(|| Ok(default_prompts()), read_prompts)?;
     let clip = args.clip.as_deref().map(ClipJudge::open).transpose()?;
     let models = args.models.open(args.model.as_deref(), args.preset)?;
-    let model = open_model(args, &models)?;
+    let model = models.open_model(args.model.as_deref(), args.config.as_deref(), args.unet.as_deref())?;
     let faces = models.face_models()?;
     faces.require_all()?;
     let defaults = ModelDefaults::of(&model)?;
@@ -155,18 +155,6 @@ pub fn run(args: &Args) -> Result<()> {
         say!("{}", page_file.display());
     }
     Ok(())
-}
-
-fn open_model(args: &Args, models: &Models) -> Result<SdxlModel> {
-    let (path, over) = models.model(args.model.as_deref())?;
-    let mut model = SdxlModel::open(path)?;
-    if let Some(folder) = &args.config {
-        model = model.with_config(folder)?;
-    }
-    Ok(match args.unet.as_ref().or(over.as_ref()) {
-        Some(path) => model.with_unet(path),
-        None => model,
-    })
 }
 
 /// Adapters by their names: given before `=`, else the file's without its ending.

@@ -102,7 +102,7 @@ pub fn run(args: &Args) -> Result<()> {
     args.face.check(&args.id)?;
     args.id.iter().try_for_each(|photo| check_no_folder(photo))?;
     let models = args.models.open(args.model.as_deref(), args.preset)?;
-    let model = open_model(args, &models)?;
+    let model = models.open_model(args.model.as_deref(), args.config.as_deref(), args.unet.as_deref())?;
     let defaults = ModelDefaults::of(&model)?;
     let settings = Settings::merge(args.settings.0.clone(), args.preset, defaults.all())?;
     let mut options = settings.options(&args.prompt);
@@ -184,18 +184,6 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn open_model(args: &Args, models: &Models) -> Result<SdxlModel> {
-    let (path, over) = models.model(args.model.as_deref())?;
-    let mut model = SdxlModel::open(path)?;
-    if let Some(folder) = &args.config {
-        model = model.with_config(folder)?;
-    }
-    Ok(match args.unet.as_ref().or(over.as_ref()) {
-        Some(path) => model.with_unet(path),
-        None => model,
-    })
 }
 
 /// The person to show, as far as it is known before a device is open.

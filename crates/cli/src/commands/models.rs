@@ -227,6 +227,19 @@ impl Models {
         }
     }
 
+    /// Opens the model that was named, or the folder's own, with the configurations and the UNet that were named beside it.
+    pub fn open_model(&self, named: Option<&Path>, config: Option<&Path>, unet: Option<&Path>) -> Result<SdxlModel> {
+        let (path, over) = self.model(named)?;
+        let mut model = SdxlModel::open(path)?;
+        if let Some(folder) = config {
+            model = model.with_config(folder)?;
+        }
+        Ok(match unet.map(Path::to_owned).or(over) {
+            Some(path) => model.with_unet(path),
+            None => model,
+        })
+    }
+
     /// The model that was named, or the folder's own, and the UNet that goes over it if there is one.
     pub fn model(&self, named: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
         let Some(path) = named else { return self.own_model() };

@@ -1,5 +1,5 @@
 use super::identity::{check_no_folder, read_photo};
-use super::models::{Models, ModelsArgs};
+use super::models::ModelsArgs;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::{Terminal, keep_word};
 use clap::ValueEnum;
@@ -279,22 +279,13 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn open_model(models: &Models, model: Option<&Path>, unet: Option<&Path>) -> Result<SdxlModel> {
-    let (path, over) = models.model(model)?;
-    let model = SdxlModel::open(path)?;
-    Ok(match unet.map(Path::to_owned).or(over) {
-        Some(path) => model.with_unet(path),
-        None => model,
-    })
-}
-
 fn dtype_of(word: &str) -> DType {
     if word == "f32" { DType::F32 } else { DType::F16 }
 }
 
 fn run_prepare(args: &PrepareArgs) -> Result<()> {
     let models = args.models.open(args.model.as_deref(), None)?;
-    let model = open_model(&models, args.model.as_deref(), None)?;
+    let model = models.open_model(args.model.as_deref(), None, None)?;
     let faces = models.face_models()?;
     let listing = pulid_train::data::list(&args.data)?;
     let terminal = Terminal::new(args.json);
@@ -407,7 +398,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
 
 fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
     let models = args.models.open(args.model.as_deref(), None)?;
-    let model = open_model(&models, args.model.as_deref(), args.unet.as_deref())?;
+    let model = models.open_model(args.model.as_deref(), None, args.unet.as_deref())?;
     let given = args.from.as_deref();
     let none = given == Some(Path::new("none"));
     if args.like.is_some() && !none {

@@ -63,6 +63,16 @@ pub fn refuse(folder: &Path, arguments: &[&str]) -> String {
     message
 }
 
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy_folder(&path, &target) } else { std::fs::copy(&path, &target).map(drop).unwrap() }
+    }
+}
+
 /// Every file and folder below a folder, in order, but for the program's own cache.
 pub fn tree(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

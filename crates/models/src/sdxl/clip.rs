@@ -1,12 +1,12 @@
 //! CLIPTextModel and CLIPTextModelWithProjection: SDXL's two text encoders.
 
+use crate::clip_block::ClipBlock;
 use crate::config::Config;
-use crate::layers::{Attend, activation, add, attention, gather};
+use crate::layers::{Attend, add, gather};
 use crate::wrapped::unwrapped;
 use crate::{Precision, Vars};
 use pulid_checkpoint::Checkpoint;
-use pulid_graph::{Graph, NodeId, Rate};
-use pulid_ops::Activation;
+use pulid_graph::{Graph, Rate};
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 use serde::Deserialize;
 
@@ -199,11 +199,18 @@ impl ClipTextModel {
             });
             g.scoped("position_embedding", |g| add(g, x, table))
         })?;
+        let block = ClipBlock {
+            width,
+            inner: config.intermediate_size,
+            eps: config.layer_norm_eps,
+            act: &config.hidden_act,
+            attend: Attend { causal: true, ..Attend::heads(config.num_attention_heads) },
+        };
         for i in 0..config.num_hidden_layers {
             if i + 1 == config.num_hidden_layers {
                 self.vars.output(g, "hidden_states", x)?;
             }
-            x = vs.scope(g, format!("encoder.layers.{i}"), |vs, g| self.block(vs, g, x))?;
+            x = vs.scope(g, format!("encoder.layers.{i}"), |vs, g| block.apply(vs, g, x))?;
         }
         // Only the pooled token is normalised: the norm works on each token alone.
         let rows = g.reshape(x, [batch * length, width])?;
@@ -215,27 +222,5 @@ impl ClipTextModel {
         }
         self.vars.output(g, "pooled", pooled)?;
         Ok(graph)
-    }
-
-    fn block(&self, vs: &Vars, g: &mut Graph, x: NodeId) -> Result<NodeId> {
-        let config = &self.config;
-        let width = config.hidden_size;
-        let h = vs.layer_norm(g, "layer_norm1", x, config.layer_norm_eps)?;
-        let h = vs.scope(g, "self_attn", |vs, g| {
-            let q = vs.linear(g, "q_proj", h, width)?;
-            let k = vs.linear(g, "k_proj", h, width)?;
-            let v = vs.linear(g, "v_proj", h, width)?;
-            let h = attention(g, q, k, v, Attend { causal: true, ..Attend::heads(config.num_attention_heads) })?;
-            vs.linear(g, "out_proj", h, width)
-        })?;
-        let x = add(g, x, h)?;
-        let h = vs.layer_norm(g, "layer_norm2", x, config.layer_norm_eps)?;
-        let h = vs.scope(g, "mlp", |vs, g| {
-            let h = vs.linear(g, "fc1", h, config.intermediate_size)?;
-            let gelu = if config.hidden_act == "gelu" { Activation::Gelu } else { Activation::QuickGelu };
-            let h = activation(g, gelu, h)?;
-            vs.linear(g, "fc2", h, width)
-        })?;
-        add(g, x, h)
     }
 }
