@@ -20,8 +20,8 @@
 
 import package::shared::conv2d_tile::{corner, extents, params, part, store_part, tile_number};
 import package::shared::cooperative_tile::{
-    ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE,
-    SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
+    ACROSS, COLUMNS, Eight, INVOCATIONS, kept, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, PARTIAL, RIGHTWIDTH, ROWS,
+    SIZE, SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
 
@@ -66,13 +66,15 @@ fn window(p: u32, k8: u32) -> Window {
     return Window(c.x, c.y, ((c.z * params.height + c.x) * params.width + c.y) * (params.in_channels >> 1u) + k8);
 }
 
-// Eight channels under a tap; zero outside the image and past the channels.
+// Whether there is something under a tap: it may lie outside the image, or past the channels.
+fn within(w: Window, t: Tap, k8: u32) -> bool {
+    let inside = w.y + t.dy < params.height && w.x + t.dx < params.width;
+    return inside && (PARTIAL == 0u || 2u * (t.channel8 + k8) < params.in_channels);
+}
+
+// Eight channels under a tap; any where there is nothing.
 fn left(w: Window, t: Tap, k8: u32) -> Eight {
-    var e = Eight();
-    if w.y + t.dy < params.height && w.x + t.dx < params.width && 2u * (t.channel8 + k8) < params.in_channels {
-        e = x[w.at + t.at + t.channel8];
-    }
-    return e;
+    return x[select(0u, w.at + t.at + t.channel8, within(w, t, k8))];
 }
 
 fn fetch_left(w: Windows, t: Tap, k8: u32) -> Lefts {
@@ -90,19 +92,20 @@ fn fetch_left(w: Windows, t: Tap, k8: u32) -> Lefts {
     return l;
 }
 
-fn put_lefts(l: Lefts, p: u32, t: Tap, k8: u32, index: u32) {
-    stage_left(index, 0u, l.e0);
+fn put_lefts(l: Lefts, w: Windows, p: u32, t: Tap, k8: u32, index: u32) {
+    stage_left(index, 0u, kept(l.e0, within(w.w0, t, k8)));
     if LEFTCOPIES > 1u {
-        stage_left(index, 1u, l.e1);
+        stage_left(index, 1u, kept(l.e1, within(w.w1, t, k8)));
     }
     if LEFTCOPIES > 2u {
-        stage_left(index, 2u, l.e2);
+        stage_left(index, 2u, kept(l.e2, within(w.w2, t, k8)));
     }
     if LEFTCOPIES > 3u {
-        stage_left(index, 3u, l.e3);
+        stage_left(index, 3u, kept(l.e3, within(w.w3, t, k8)));
     }
     for (var i = 4u; i < LEFTCOPIES; i++) {
-        stage_left(index, i, left(window(p + i * LEFTDOWN, k8), t, k8));
+        let further = window(p + i * LEFTDOWN, k8);
+        stage_left(index, i, kept(left(further, t, k8), within(further, t, k8)));
     }
 }
 
@@ -169,6 +172,8 @@ fn conv2d_cooperative(
     let in_channels = 4u * params.in_channels;
     let e = extents(in_channels);
     let k_row = index / RIGHTWIDTH;
+    // Past the last channels those of the last ones are computed again and not stored.
+    let column8 = min(group.x * RIGHTWIDTH + index % RIGHTWIDTH, params.out_channels / 2u - 1u);
     // What this subgroup computes. Subgroups take invocations in order.
     let subgroup = index / LANES;
     let down = subgroup / ACROSS * SPANROWS;
@@ -180,13 +185,13 @@ fn conv2d_cooperative(
     // The weight's row at the tap's first channel.
     var tap_row = steps.x / of_tap * in_channels;
     let within = 8u * t.channel8 + k_row;
-    var place = Place(0u, tap_row + within, within, in_channels, group.x * RIGHTWIDTH + index % RIGHTWIDTH);
+    var place = Place(0u, tap_row + within, within, in_channels, column8);
     var lefts = fetch_left(windows, t, k8);
     var rights = fetch_right(place, e);
     for (var step = steps.x + 1u; step <= steps.y; step++) {
         // All have read the tiles.
         workgroupBarrier();
-        put_lefts(lefts, p, t, k8, index);
+        put_lefts(lefts, windows, p, t, k8, index);
         put_rights(rights, place, e, index);
         workgroupBarrier();
         t = advance(t);

@@ -18,8 +18,8 @@
 // only permutation: split coop8 f16 w4
 
 import package::shared::cooperative_tile::{
-    ACROSS, COLUMNS, Eight, INVOCATIONS, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, RIGHTWIDTH, ROWS, SIZE,
-    SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
+    ACROSS, COLUMNS, Eight, INVOCATIONS, kept, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, PARTIAL, RIGHTWIDTH, ROWS,
+    SIZE, SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
 import package::shared::matmul_tile::{extents, GATED, params, part, store, store_gated, width4};
@@ -37,43 +37,55 @@ struct Lefts {
     e3: Eight,
 }
 
-// Copy i of the eight at `k8` of `row`, which lies at `start`; zero past the rows and from vec4 `end4`.
-fn left(start: u32, row: u32, k8: u32, i: u32, end4: u32) -> Eight {
-    var e = Eight();
-    if row + i * LEFTDOWN < params.m && 2u * k8 < end4 {
-        e = a[start + i * LEFTDOWN * (params.k4 >> 1u) + k8];
-    }
-    return e;
+// Where this invocation's copies begin: their rows, the last one again past the end, and their eight within a STEP.
+fn left_rows(start: u32, row: u32, i: vec4<u32>) -> vec4<u32> {
+    return vec4(start) + min(vec4(row) + i * LEFTDOWN, vec4(params.m - 1u)) * (params.k4 >> 1u);
 }
 
-fn fetch_left(start: u32, row: u32, k8: u32, end4: u32) -> Lefts {
+// The eight of the inner axis that is read for `k8`: the last one again past the end.
+fn left_column(k8: u32, end8: u32) -> u32 {
+    return select(k8, min(k8, end8 - 1u), PARTIAL == 1u);
+}
+
+fn fetch_left(rows: vec4<u32>, k8: u32, end8: u32) -> Lefts {
+    let column = left_column(k8, end8);
     var l: Lefts;
-    l.e0 = left(start, row, k8, 0u, end4);
+    l.e0 = a[rows.x + column];
     if LEFTCOPIES > 1u {
-        l.e1 = left(start, row, k8, 1u, end4);
+        l.e1 = a[rows.y + column];
     }
     if LEFTCOPIES > 2u {
-        l.e2 = left(start, row, k8, 2u, end4);
+        l.e2 = a[rows.z + column];
     }
     if LEFTCOPIES > 3u {
-        l.e3 = left(start, row, k8, 3u, end4);
+        l.e3 = a[rows.w + column];
     }
     return l;
 }
 
-fn put_lefts(l: Lefts, start: u32, row: u32, k8: u32, index: u32, end4: u32) {
-    stage_left(index, 0u, l.e0);
+// Copy i, zero past the inner axis.
+fn put_left(index: u32, i: u32, e: Eight, within: bool) {
+    if PARTIAL == 1u {
+        stage_left(index, i, kept(e, within));
+    } else {
+        stage_left(index, i, e);
+    }
+}
+
+fn put_lefts(l: Lefts, start: u32, row: u32, k8: u32, end8: u32, index: u32) {
+    let within = k8 < end8;
+    put_left(index, 0u, l.e0, within);
     if LEFTCOPIES > 1u {
-        stage_left(index, 1u, l.e1);
+        put_left(index, 1u, l.e1, within);
     }
     if LEFTCOPIES > 2u {
-        stage_left(index, 2u, l.e2);
+        put_left(index, 2u, l.e2, within);
     }
     if LEFTCOPIES > 3u {
-        stage_left(index, 3u, l.e3);
+        put_left(index, 3u, l.e3, within);
     }
     for (var i = 4u; i < LEFTCOPIES; i++) {
-        stage_left(index, i, left(start, row, k8, i, end4));
+        put_left(index, i, a[left_rows(start, row, vec4(i)).x + left_column(k8, end8)], within);
     }
 }
 
@@ -117,14 +129,17 @@ fn matmul_cooperative(
     let g = p.g;
     // What this invocation copies.
     let row = group.y * ROWS + index / LEFTWIDTH;
-    let start = (g * params.a_batch4 + row * params.k4) >> 1u;
+    let start = (g * params.a_batch4) >> 1u;
+    let rows = left_rows(start, row, vec4(0u, 1u, 2u, 3u));
     let k8 = index % LEFTWIDTH;
+    // Past the last columns those of the last ones are computed again and not stored.
     var column8 = group.x * RIGHTWIDTH + index % RIGHTWIDTH;
     if GATED == 1u {
         let within = column8 % (SPANCOLUMNS / 8u);
-        column8 = column8 / (SPANCOLUMNS / 8u) * (SPANCOLUMNS / 16u) + within % (SPANCOLUMNS / 16u);
-        // Values past the last one would be gates.
-        column8 = select(params.n4, column8, 2u * column8 < width4()) + select(0u, width4() / 2u, within >= SPANCOLUMNS / 16u);
+        let value8 = column8 / (SPANCOLUMNS / 8u) * (SPANCOLUMNS / 16u) + within % (SPANCOLUMNS / 16u);
+        column8 = min(value8, width4() / 2u - 1u) + select(0u, width4() / 2u, within >= SPANCOLUMNS / 16u);
+    } else {
+        column8 = min(column8, params.n4 / 2u - 1u);
     }
     let e = extents();
     let k_row = index / RIGHTWIDTH;
@@ -133,19 +148,22 @@ fn matmul_cooperative(
     let down = subgroup / ACROSS * SPANROWS;
     let across = subgroup % ACROSS * SPANCOLUMNS;
     var sums = Sums();
-    var place = Place((g * params.b_batch4) >> 1u, 4u * p.first4 + k_row, 4u * p.first4 + k_row, 4u * p.end4, column8);
-    var lefts = fetch_left(start, row, p.first4 / 2u + k8, p.end4);
+    let end = 4u * p.end4;
+    var place = Place((g * params.b_batch4) >> 1u, 4u * p.first4 + k_row, 4u * p.first4 + k_row, end, column8);
+    var lefts = fetch_left(rows, p.first4 / 2u + k8, end / 8u);
     var rights = fetch_right(place, e);
-    for (var step = 4u * p.first4; step < 4u * p.end4; step += STEP) {
+    for (var step = 4u * p.first4; step < end; step += STEP) {
         // All have read the tiles.
         workgroupBarrier();
-        put_lefts(lefts, start, row, step / 8u + k8, index, p.end4);
+        put_lefts(lefts, start, row, step / 8u + k8, end / 8u, index);
         put_rights(rights, place, e, index);
         workgroupBarrier();
         place.row += STEP;
         place.within += STEP;
-        lefts = fetch_left(start, row, step / 8u + LEFTWIDTH + k8, p.end4);
-        rights = fetch_right(place, e);
+        if step + STEP < end {
+            lefts = fetch_left(rows, step / 8u + LEFTWIDTH + k8, end / 8u);
+            rights = fetch_right(place, e);
+        }
         multiply(&sums, down, across);
     }
     let t = Target(group.y * ROWS + down, (group.x * COLUMNS + across) >> (2u + GATED), group.z, subgroup, index % LANES);

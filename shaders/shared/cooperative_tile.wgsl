@@ -1,7 +1,8 @@
 // What the products of cooperative matrices share: a workgroup computes ROWS x COLUMNS elements of the result, each of its
 // subgroups SPANROWS x SPANCOLUMNS of them as matrices of f32 sums, 2 or 4 of them down and across. STEP steps of the inner axis at a time, the workgroup
 // copies both operands to workgroup memory in f16, eight at a time; what the next STEP needs is read from storage before the
-// arithmetic of this one, which hides the way. The matrices are named by constant indices: dynamic ones leave registers.
+// arithmetic of this one, which hides the way: no branch stands around these reads, since what comes together after one is waited
+// for there. The matrices are named by constant indices: dynamic ones leave registers.
 // No branch around them may depend on the invocation, and what they load and store is not checked by the device.
 // Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s.
 
@@ -12,7 +13,9 @@ override ROWS: u32 = 128u;
 override COLUMNS: u32 = 128u;
 override SPANROWS: u32 = 64u;
 override SPANCOLUMNS: u32 = 64u;
-override STEP: u32 = 32u;
+const STEP: u32 = 32u;
+// 1: the last STEP of the inner axis (of a tap) may be a part of one.
+override PARTIAL: u32 = 1u;
 // Lanes of a subgroup, the most where the driver chooses: so many lanes may be several subgroups, which then compute the same and
 // write the same to the same place of workgroup memory.
 override LANES: u32 = 32u;
@@ -97,6 +100,11 @@ struct Eight {
     right_tile[at + 1u] = e.high;
 }
 
+// `e`, or zeros.
+fn kept(e: Eight, keep: bool) -> Eight {
+    return Eight(select(vec4<f16>(), e.low, keep), select(vec4<f16>(), e.high, keep));
+}
+
 // Writes copy i of invocation `index`.
 fn stage_left(index: u32, i: u32, e: Eight) {
     put_left((index / LEFTWIDTH + i * LEFTDOWN) * LEFTSTRIDE + index % LEFTWIDTH * (8u / UNIT), e);
@@ -108,53 +116,61 @@ fn stage_right(index: u32, i: u32, e: Eight) {
 
 // Adds STEP steps to the sums of a subgroup, whose part of the tile begins at row `down` and column `across`.
 fn multiply(sums: ptr<function, Sums>, down: u32, across: u32) {
+    multiply_at(sums, down, across, 0u);
+    multiply_at(sums, down, across, SIZE);
+    if SIZE == 8u {
+        multiply_at(sums, down, across, 2u * SIZE);
+        multiply_at(sums, down, across, 3u * SIZE);
+    }
+}
+
+// Those of the matrices from element k of the STEP on.
+fn multiply_at(sums: ptr<function, Sums>, down: u32, across: u32, k: u32) {
     let left_stride = LEFTSTRIDE;
     let right_stride = RIGHTSTRIDE;
-    for (var k = 0u; k < STEP; k += SIZE) {
-        let left0 = down * LEFTSTRIDE + k / UNIT;
-        let left1 = left0 + SIZE * LEFTSTRIDE;
-        let right0 = k * RIGHTSTRIDE + across / UNIT;
-        let right1 = right0 + SIZE / UNIT;
-        let a0 = coopLoadT<Left>(&left_tile[left0], left_stride);
-        let a1 = coopLoadT<Left>(&left_tile[left1], left_stride);
-        let b0 = coopLoadT<Right>(&right_tile[right0], right_stride);
-        let b1 = coopLoadT<Right>(&right_tile[right1], right_stride);
-        (*sums)[0] = coopMultiplyAdd(a0, b0, (*sums)[0]);
-        (*sums)[1] = coopMultiplyAdd(a0, b1, (*sums)[1]);
-        (*sums)[4] = coopMultiplyAdd(a1, b0, (*sums)[4]);
-        (*sums)[5] = coopMultiplyAdd(a1, b1, (*sums)[5]);
-        let left2 = left1 + SIZE * LEFTSTRIDE;
-        let left3 = left2 + SIZE * LEFTSTRIDE;
-        if SPANCOLUMNS == 2u * SIZE {
-            if SPANROWS > 2u * SIZE {
-                let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
-                let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
-                (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
-                (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
-                (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
-                (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
-            }
-        } else {
-            let right2 = right1 + SIZE / UNIT;
-            let right3 = right2 + SIZE / UNIT;
-            let b2 = coopLoadT<Right>(&right_tile[right2], right_stride);
-            let b3 = coopLoadT<Right>(&right_tile[right3], right_stride);
-            (*sums)[2] = coopMultiplyAdd(a0, b2, (*sums)[2]);
-            (*sums)[3] = coopMultiplyAdd(a0, b3, (*sums)[3]);
-            (*sums)[6] = coopMultiplyAdd(a1, b2, (*sums)[6]);
-            (*sums)[7] = coopMultiplyAdd(a1, b3, (*sums)[7]);
-            if SPANROWS > 2u * SIZE {
-                let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
-                let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
-                (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
-                (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
-                (*sums)[10] = coopMultiplyAdd(a2, b2, (*sums)[10]);
-                (*sums)[11] = coopMultiplyAdd(a2, b3, (*sums)[11]);
-                (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
-                (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
-                (*sums)[14] = coopMultiplyAdd(a3, b2, (*sums)[14]);
-                (*sums)[15] = coopMultiplyAdd(a3, b3, (*sums)[15]);
-            }
+    let left0 = down * LEFTSTRIDE + k / UNIT;
+    let left1 = left0 + SIZE * LEFTSTRIDE;
+    let right0 = k * RIGHTSTRIDE + across / UNIT;
+    let right1 = right0 + SIZE / UNIT;
+    let a0 = coopLoadT<Left>(&left_tile[left0], left_stride);
+    let a1 = coopLoadT<Left>(&left_tile[left1], left_stride);
+    let b0 = coopLoadT<Right>(&right_tile[right0], right_stride);
+    let b1 = coopLoadT<Right>(&right_tile[right1], right_stride);
+    (*sums)[0] = coopMultiplyAdd(a0, b0, (*sums)[0]);
+    (*sums)[1] = coopMultiplyAdd(a0, b1, (*sums)[1]);
+    (*sums)[4] = coopMultiplyAdd(a1, b0, (*sums)[4]);
+    (*sums)[5] = coopMultiplyAdd(a1, b1, (*sums)[5]);
+    let left2 = left1 + SIZE * LEFTSTRIDE;
+    let left3 = left2 + SIZE * LEFTSTRIDE;
+    if SPANCOLUMNS == 2u * SIZE {
+        if SPANROWS > 2u * SIZE {
+            let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
+            let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
+            (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
+            (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
+            (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
+            (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
+        }
+    } else {
+        let right2 = right1 + SIZE / UNIT;
+        let right3 = right2 + SIZE / UNIT;
+        let b2 = coopLoadT<Right>(&right_tile[right2], right_stride);
+        let b3 = coopLoadT<Right>(&right_tile[right3], right_stride);
+        (*sums)[2] = coopMultiplyAdd(a0, b2, (*sums)[2]);
+        (*sums)[3] = coopMultiplyAdd(a0, b3, (*sums)[3]);
+        (*sums)[6] = coopMultiplyAdd(a1, b2, (*sums)[6]);
+        (*sums)[7] = coopMultiplyAdd(a1, b3, (*sums)[7]);
+        if SPANROWS > 2u * SIZE {
+            let a2 = coopLoadT<Left>(&left_tile[left2], left_stride);
+            let a3 = coopLoadT<Left>(&left_tile[left3], left_stride);
+            (*sums)[8] = coopMultiplyAdd(a2, b0, (*sums)[8]);
+            (*sums)[9] = coopMultiplyAdd(a2, b1, (*sums)[9]);
+            (*sums)[10] = coopMultiplyAdd(a2, b2, (*sums)[10]);
+            (*sums)[11] = coopMultiplyAdd(a2, b3, (*sums)[11]);
+            (*sums)[12] = coopMultiplyAdd(a3, b0, (*sums)[12]);
+            (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
+            (*sums)[14] = coopMultiplyAdd(a3, b2, (*sums)[14]);
+            (*sums)[15] = coopMultiplyAdd(a3, b3, (*sums)[15]);
         }
     }
 }

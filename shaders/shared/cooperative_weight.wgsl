@@ -1,7 +1,7 @@
 // The weight of products of cooperative matrices: rows of the inner axis, eights of columns. What an invocation copies of a
 // STEP is read as it is stored and only made f16 when it goes to workgroup memory, so that nothing waits for it meanwhile.
 
-import package::shared::cooperative_tile::{Eight, RIGHTCOPIES, RIGHTDOWN, stage_right};
+import package::shared::cooperative_tile::{Eight, PARTIAL, RIGHTCOPIES, RIGHTDOWN, stage_right};
 import package::shared::weight::{bytes, Extents, nibbles};
 
 // Eight columns of a row (with w4, of a pair of rows), as stored.
@@ -22,7 +22,7 @@ struct Rights {
 }
 
 // Where an invocation reads: its first row, the same within the tap or matrix, which has `rows` rows in all, and its eight
-// columns, of `e.width4 / 2`. `first` is the first eight of a batch (0 for a weight).
+// columns, which exist. `first` is the first eight of a batch (0 for a weight).
 struct Place {
     first: u32,
     row: u32,
@@ -31,40 +31,33 @@ struct Place {
     column8: u32,
 }
 
-// Copy i, zero past the rows and columns.
-@if(w4) fn stored(p: Place, i: u32, e: Extents) -> Stored {
-    var s = vec2(0u);
-    if p.within + i * RIGHTDOWN < p.rows && 2u * p.column8 < e.width4 {
-        s = weight[((p.row + i * RIGHTDOWN) >> 1u) * (e.width4 >> 1u) + p.column8];
+// The row of copy i: the last one of all again past the end, where the left operand is zero.
+fn row_of(p: Place, i: u32) -> u32 {
+    let down = i * RIGHTDOWN;
+    if PARTIAL == 1u {
+        return p.row - p.within + min(p.within + down, p.rows - 1u);
     }
-    return s;
-}
-@elif(w8) fn stored(p: Place, i: u32, e: Extents) -> Stored {
-    var s = vec2(0u);
-    if p.within + i * RIGHTDOWN < p.rows && 2u * p.column8 < e.width4 {
-        s = weight[(p.row + i * RIGHTDOWN) * (e.width4 >> 1u) + p.column8];
-    }
-    return s;
-}
-@else fn stored(p: Place, i: u32, e: Extents) -> Stored {
-    var s = Eight();
-    if p.within + i * RIGHTDOWN < p.rows && 2u * p.column8 < e.width4 {
-        s = weight[p.first + (p.row + i * RIGHTDOWN) * (e.width4 >> 1u) + p.column8];
-    }
-    return s;
+    return p.row + down;
 }
 
-// The scales of the block of rows; zero past the end, and so is what they multiply.
+// Copy i.
+@if(w4) fn stored(p: Place, i: u32, e: Extents) -> Stored {
+    return weight[(row_of(p, i) >> 1u) * (e.width4 >> 1u) + p.column8];
+}
+@elif(w8) fn stored(p: Place, i: u32, e: Extents) -> Stored {
+    return weight[row_of(p, i) * (e.width4 >> 1u) + p.column8];
+}
+@else fn stored(p: Place, i: u32, e: Extents) -> Stored {
+    return weight[p.first + row_of(p, i) * (e.width4 >> 1u) + p.column8];
+}
+
+// The scales of the block of rows.
 @if(w8 || w4) fn stored_scales(p: Place, e: Extents) -> vec4<u32> {
-    var s = vec4(0u);
-    if p.within < p.rows && 2u * p.column8 < e.width4 {
-        // Behind all values, two words for four columns.
-        @if(w4) let values = (e.rows >> 2u) * e.width4;
-        @if(w8) let values = (e.rows >> 1u) * e.width4;
-        let at = values + (p.row >> 5u) * e.width4 + 2u * p.column8;
-        s = vec4(weight[at], weight[at + 1u]);
-    }
-    return s;
+    // Behind all values, two words for four columns.
+    @if(w4) let values = (e.rows >> 2u) * e.width4;
+    @if(w8) let values = (e.rows >> 1u) * e.width4;
+    let at = values + (row_of(p, 0u) >> 5u) * e.width4 + 2u * p.column8;
+    return vec4(weight[at], weight[at + 1u]);
 }
 
 fn fetch_right(p: Place, e: Extents) -> Rights {

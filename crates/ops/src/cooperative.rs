@@ -26,17 +26,15 @@ const SHAPES: [Shape; 3] = [
         split: "wide_cooperative_split",
         subgroups: [2, 4],
         matrices: [4, 4],
-
         slowness: 4,
     },
-    Shape { name: "cooperative", split: "cooperative_split", subgroups: [2, 2], matrices: [4, 4], slowness: 5 },
+    Shape { name: "cooperative", split: "cooperative_split", subgroups: [2, 2], matrices: [4, 4], slowness: 4 },
     Shape {
         name: "small_cooperative",
         split: "small_cooperative_split",
         subgroups: [2, 2],
         matrices: [2, 2],
-
-        slowness: 7,
+        slowness: 6,
     },
 ];
 
@@ -78,7 +76,7 @@ impl CooperativeTile {
             let grid = Grid { workgroups, at_once: AT_ONCE, k: extents.k, step: Self::STEP, traffic: TRAFFIC };
             // What a tile computes past the edges counts, and that smaller ones read more often.
             let cost = t.rows() * t.columns() * t.shape.slowness;
-            tiles.push((workgroups.max(AT_ONCE) * extents.k * cost, t, None));
+            tiles.push((grid.whole() * cost, t, None));
             if let Some((parts, time)) = grid.split() {
                 tiles.push((time * cost, t, Some(parts)));
             }
@@ -175,8 +173,8 @@ impl CooperativeTile {
         2 * operands + 4 * self.subgroups() * self.size * (2 * self.size + 4)
     }
 
-    /// The dispatch with the tile's permutation and constants.
-    pub(crate) fn apply(self, dispatch: Dispatch) -> Dispatch {
+    /// The dispatch with the tile's permutation and constants, for steps along an axis of so many elements.
+    pub(crate) fn apply(self, dispatch: Dispatch, axis: usize) -> Dispatch {
         let ([rows, columns], [span_rows, span_columns]) = (self.extents(), self.span());
         dispatch
             .feature(if self.size == 8 { "coop8" } else { "coop16" }, true)
@@ -184,7 +182,7 @@ impl CooperativeTile {
             .constant("COLUMNS", columns)
             .constant("SPANROWS", span_rows)
             .constant("SPANCOLUMNS", span_columns)
-            .constant("STEP", Self::STEP as u32)
+            .constant("PARTIAL", u32::from(!axis.is_multiple_of(Self::STEP)))
             .constant("LANES", self.lanes)
     }
 }

@@ -57,18 +57,27 @@ const MOST: usize = 16;
 /// Elements of the inner axis that are multiplied in the time that a second dispatch takes, about.
 const DISPATCH: usize = 128;
 
+/// Rounds of workgroups beyond which the last one, which may be short, counts for little.
+const FEW_ROUNDS: usize = 3;
+
 impl Grid {
+    /// The time in one part: each round of workgroups takes as long, the last one too.
+    pub(crate) fn whole(self) -> usize {
+        self.workgroups.next_multiple_of(self.at_once) * self.k
+    }
+
     /// The parts by which the product is fastest, and its time, where that is less than in one part. Times are in elements of the
     /// inner axis, times workgroups.
     pub(crate) fn split(self) -> Option<(Parts, usize)> {
         let Grid { workgroups, at_once, k, step, traffic } = self;
-        let whole = workgroups.max(at_once) * k;
+        let whole = self.whole();
         let time = |count: usize| {
             let rounds = (workgroups * count).div_ceil(at_once);
             rounds * at_once * k / count + count * traffic * workgroups + DISPATCH * at_once
         };
         let most = MOST.min(k / SHORTEST);
-        let count = (2..=most).min_by_key(|&count| time(count)).filter(|&c| workgroups < at_once && time(c) < whole)?;
+        let few = workgroups < FEW_ROUNDS * at_once;
+        let count = (2..=most).min_by_key(|&count| time(count)).filter(|&c| few && time(c) < whole)?;
         let all = k.div_ceil(step);
         let steps = all.div_ceil(count);
         let parts = Parts { count: all.div_ceil(steps), steps };

@@ -293,9 +293,9 @@ impl Operator for Conv2d {
                 let (name, shader) = (t.name(parts), "conv2d_cooperative");
                 let Some(parts) = parts else {
                     let (name, dispatch) = tile(name, shader, 4, 4);
-                    return Some(over((name, t.apply(dispatch)), t.columns(), t.rows()));
+                    return Some(over((name, t.apply(dispatch, channels)), t.columns(), t.rows()));
                 };
-                split(name, shader, [t.rows(), t.columns()], (parts, parts.steps), &|d| t.apply(d))
+                split(name, shader, [t.rows(), t.columns()], (parts, parts.steps), &|d| t.apply(d, channels))
             });
         }
         if weight.dtype.is_quantized() {

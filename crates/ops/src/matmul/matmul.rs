@@ -271,7 +271,7 @@ impl Operator for MatMul {
         if a == DType::F16 && plain && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
             variants = CooperativeTile::offer(variants, limits, extents, |t, parts| {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
-                product(name, "matmul_cooperative", [t.rows(), t.columns()], inner, &|d| t.apply(d))
+                product(name, "matmul_cooperative", [t.rows(), t.columns()], inner, &|d| t.apply(d, s.k))
             });
         }
         if b.is_quantized() {
