@@ -167,7 +167,7 @@ def assign(faces, centres, sizes, strides, count=None):
     return target, ignored.any(-2) & (target < 0)
 
 
-def _iou(a, b):
+def iou(a, b):
     """Intersection over union and its distance term of boxes [n,4] given as corners."""
     low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
     inter = (high - low).clamp(min=0).prod(1)
@@ -203,10 +203,10 @@ def padded_loss(maps, faces, points, count, height, width):
         centre, stride = centres[anchor], strides[anchor, None]
         reach = box[picture, anchor] * stride
         corners = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1)
-        iou, distance = _iou(corners, true_box)
+        overlap, distance = iou(corners, true_box)
         # The root lifts a good box's score well over the usual threshold of one half.
-        quality[picture, anchor] = iou.detach().clamp(min=0.1).sqrt()
-        box_loss = (1 - iou + distance).sum() / count
+        quality[picture, anchor] = overlap.detach().clamp(min=0.1).sqrt()
+        box_loss = (1 - overlap + distance).sum() / count
         predicted = point[picture, anchor] * stride + centre.repeat(1, 5)
         size = (true_box[:, 2:] - true_box[:, :2]).mean(1, keepdim=True)
         point_loss = ((predicted - true_points).abs() / size).mean(1).sum() / count
@@ -227,10 +227,11 @@ def decode(outputs, height, width, threshold=0.5, overlap=0.4):
     score, boxes, points = score[keep], boxes[keep], points[keep]
     order = score.argsort(descending=True)
     score, boxes, points = score[order], boxes[order], points[order]
-    kept = []
+    kept, alive = [], torch.ones(len(score), dtype=torch.bool)
     for i in range(len(score)):
-        if all(_iou(boxes[i : i + 1], boxes[j : j + 1])[0] <= overlap for j in kept):
+        if alive[i]:
             kept.append(i)
+            alive &= iou(boxes[i : i + 1], boxes)[0] <= overlap
     return score[kept], boxes[kept], points[kept]
 
 
