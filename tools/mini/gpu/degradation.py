@@ -80,7 +80,8 @@ def jpeg(x, quality, there):
     n, _, height, width = x.shape
     device = x.device
     y = luma(x)
-    blue, red = (x[:, 2:] - y) * 0.564 + 0.5, (x[:, :1] - y) * 0.713 + 0.5
+    zero = 128 / 255
+    blue, red = (x[:, 2:] - y) * 0.564 + zero, (x[:, :1] - y) * 0.713 + zero
     factor = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     at = torch.arange(8, device=device).float()
     dct = torch.cos((2 * at[None] + 1) * at[:, None] * math.pi / 16) * 0.5
@@ -91,13 +92,13 @@ def jpeg(x, quality, there):
     def quantised(plane, table):
         step = ((table.to(device)[None] * factor.view(-1, 1, 1) + 50) / 100).floor().clamp(1, 255).view(n, 1, 1, 8, 8)
         h, w = plane.shape[-2:]
-        blocks = (plane * 255 - 128).reshape(n, h // 8, 8, w // 8, 8).permute(0, 1, 3, 2, 4)
+        blocks = ((plane * 255).round() - 128).reshape(n, h // 8, 8, w // 8, 8).permute(0, 1, 3, 2, 4)
         blocks = dct.t() @ (((dct @ blocks @ dct.t()) / step).round() * step) @ dct
-        return ((blocks + 128) / 255).permute(0, 1, 3, 2, 4).reshape(n, 1, h, w)
+        return ((blocks + 128).round().clamp(0, 255) / 255).permute(0, 1, 3, 2, 4).reshape(n, 1, h, w)
 
     y = quantised(y, torch.tensor(JPEG_LUMA).view(8, 8).float())
     blue, red = (
-        F.interpolate(quantised(F.avg_pool2d(c, 2), chroma), (height, width), mode="bilinear", align_corners=False) - 0.5 for c in (blue, red)
+        F.interpolate(quantised(F.avg_pool2d(c, 2), chroma), (height, width), mode="bilinear", align_corners=False) - zero for c in (blue, red)
     )
     r, b = y + 1.402 * red, y + 1.772 * blue
     g = (y - LUMA[0] * r - LUMA[2] * b) / LUMA[1]
