@@ -4,6 +4,8 @@ Anchors: two per location, centred at (x, y) * stride without the half step; sco
 (left, top, right, bottom) and the five points' offsets in units of the stride.
 """
 
+import functools
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -118,6 +120,7 @@ class Scrfd(nn.Module):
         return (*scores, *boxes, *points)
 
 
+@functools.lru_cache(maxsize=8)
 def anchors(height, width, device=None):
     """Centres [A,2], strides [A] and sizes [A] of all anchors, strides after one another, as `flatten` orders them."""
     centres, strides, sizes = [], [], []

@@ -63,8 +63,8 @@ class Pictures:
 
 def photographs(folder: Path, device):
     """Photographs of a folder as u8 [P,3,640,640], squeezed to squares; None where there are none."""
-    read = [cv2.imread(str(p), cv2.IMREAD_COLOR_RGB) for p in sorted(folder.glob("*.jpg"))] if folder.is_dir() else []
-    squares = [cv2.resize(i, (PHOTO_SIDE, PHOTO_SIDE), interpolation=cv2.INTER_AREA) for i in read if i is not None]
+    read = [cv2.imread(str(p), cv2.IMREAD_COLOR) for p in sorted(folder.glob("*.jpg"))] if folder.is_dir() else []
+    squares = [cv2.resize(i, (PHOTO_SIDE, PHOTO_SIDE), interpolation=cv2.INTER_AREA)[..., ::-1].copy() for i in read if i is not None]
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous().to(device) if squares else None
 
 
@@ -284,14 +284,12 @@ class Composer:
         for step in range(1, 1 + most):  # grid_sample does not average
             small = F.interpolate(F.avg_pool2d(sharp, 2**step), (PATCH, PATCH), mode="bilinear", align_corners=False)
             patch = torch.where(level == step, small, patch)
-        grid = F.affine_grid(theta, (n, 4, size, size), align_corners=False).to(self.device)
+        grid = F.affine_grid(theta.to(self.device), (n, 4, size, size), align_corners=False)
         endless = torch.tensor([p.endless for p in pieces]).view(n, 1, 1, 1).to(self.device)
         inside = 1 - 1 / PATCH
         grid = torch.where(endless, grid.clamp(-inside, inside), grid)
         found = F.grid_sample(patch, grid, align_corners=False)
-        # Colours beside the border are mixed with black as the opacity is with nothing; made good where there is something.
-        opacity = found[:, 3:]
-        return torch.lerp(canvas, found[:, :3], opacity)
+        return torch.lerp(canvas, found[:, :3], found[:, 3:])
 
     def clothe(self, canvas, cloth, pieces):
         """Suits and necks under the pieces that want them."""
