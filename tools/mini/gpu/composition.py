@@ -171,7 +171,11 @@ class Plan:
 
     def negative(self):
         rng = self.rng
-        for _ in range(int(rng.integers(0, MOST + 1))):
+        if rng.random() < 0.35:  # clothes alone, their head outside or hidden
+            pixels = float(np.exp(rng.uniform(np.log(0.1 * self.size), np.log(0.7 * self.size))))
+            centre = (rng.uniform(0.2, 0.8) * self.width, rng.uniform(-0.4 * pixels, 0.5 * self.height))
+            self.place(self.data.draw(rng), pixels, centre, rng.normal(0, 0.1), face=False, dressed=True)
+        for _ in range(int(rng.integers(0, MOST))):
             face = float(np.exp(rng.uniform(np.log(30.0), np.log(0.8 * self.size))))
             centre = rng.random(2) * (self.width, self.height)
             angle = rng.normal(0, 0.2) if rng.random() < 0.5 else rng.uniform(-np.pi, np.pi)

@@ -202,13 +202,28 @@ def suit(canvas, cloth, middle, top, width, there):
     soft = lambda distance: (distance * width / 1.5 + 0.5).clamp(0, 1)
     shoulders = 0.42 + uniform(0.5, 1.1, n, 1, 1, 1, device=device) * (v / 0.7).clamp(0, 1).sqrt()
     body = soft(torch.minimum(shoulders - u.abs(), v))
-    canvas = torch.lerp(canvas, cloth, body * there)
-    shirt, depth = colours(n, device), uniform(0.6, 2.2, n, 1, 1, 1, device=device)
+    # Half of them dark over a light shirt, as suits are; folds and the light's side on the cloth.
+    formal = chance(0.5, n, device)
+    side = uniform(-0.4, 0.4, n, 1, 1, 1, device=device)
+    shade = (1 + side * u - 0.25 * u.square()).clamp(0.3, 1.5) * (1 + uniform(0, 0.25, n, 1, 1, 1, device=device) * streaks(n, 1, size, device))
+    worn = torch.where(formal, cloth * uniform(0.1, 0.5, n, 1, 1, 1, device=device), cloth) * shade
+    canvas = torch.lerp(canvas, worn.clamp(0, 1), body * there)
+    pale = uniform(0.6, 1.0, n, 1, 1, 1, device=device) * uniform(0.92, 1.0, n, 3, 1, 1, device=device)
+    shirt, depth = torch.where(formal, pale, colours(n, device)), uniform(0.6, 2.2, n, 1, 1, 1, device=device)
+    # The chin's shadow on the collar.
+    shirt = shirt * (0.55 + 0.45 * (v / 0.35).clamp(0, 1)) * (1 + 0.1 * torch.sin(9 * u + 5 * v))
     opening = uniform(0.2, 0.42, n, 1, 1, 1, device=device) * (1 - v / depth)
     open_ = chance(0.7, n, device) * there
-    canvas = torch.lerp(canvas, shirt.expand_as(canvas), soft(torch.minimum(opening - u.abs(), v)) * open_)
+    canvas = torch.lerp(canvas, shirt.clamp(0, 1), soft(torch.minimum(opening - u.abs(), v)) * open_)
+    # The collar's two wings, each with an edge.
+    wing = soft(torch.minimum(0.32 - u.abs(), torch.minimum(v + 0.1, 0.1 + 0.75 * u.abs() - v)))
+    canvas = torch.lerp(canvas, (shirt * uniform(0.85, 1.15, n, 1, 1, 1, device=device)).clamp(0, 1), wing * open_)
+    canvas = canvas * (1 - 0.4 * soft(0.015 - (0.1 + 0.75 * u.abs() - v).abs()) * (u.abs() < 0.32) * open_)
     lapel = soft(0.03 - (u.abs() - opening - uniform(0.02, 0.2, n, 1, 1, 1, device=device)).abs()) * (v > 0) * (v < depth)
-    canvas = canvas * (1 - 0.5 * lapel * open_)
+    notch = soft(0.02 - (v - 0.55 - 0.5 * u.abs()).abs()) * (u.abs() > opening) * (u.abs() < opening + 0.3)
+    canvas = canvas * (1 - 0.5 * torch.maximum(lapel, notch) * open_)
+    pin = soft(0.045 - ((u - opening - 0.2).square() + (v - 0.75).square()).sqrt())
+    canvas = torch.lerp(canvas, colours(n, device).expand_as(canvas), pin * open_ * chance(0.3, n, device))
     tie = soft(torch.minimum(0.05 + 0.06 * v - u.abs(), torch.minimum(opening + 0.1 - u.abs(), v))) * (v < depth)
     canvas = torch.lerp(canvas, between(wave(n, size, device, 10, 60) * 0.5 + 0.5, n, device), tie * open_ * chance(0.6, n, device))
     spacing = uniform(0.3, 0.6, n, 1, 1, 1, device=device)
