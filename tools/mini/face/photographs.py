@@ -78,7 +78,7 @@ def main():
             found = faces(session, image)
             totals[index] += len(found[0])
             text = "; ".join(f"{s:.2f} [{' '.join(f'{v:.0f}' for v in b)}]" for s, b, _ in zip(*found))
-            print(f"    {args.detector[index].parent.parent.name}/{args.detector[index].name}: {len(found[0])} {text}")
+            print(f"    {args.detector[index]}: {len(found[0])} {text}")
             draw(drawn, found, COLOURS[index % len(COLOURS)])
         if args.draw:
             args.draw.mkdir(parents=True, exist_ok=True)
