@@ -1,6 +1,7 @@
 """Writes the trained face networks in the formats of the published ones, and compares each file with PyTorch.
 
     python export.py --work WORK --models models/mini [--only detector recogniser parser tower]
+    python export.py --detector OUT/detector.safetensors --models models/mini --only detector        what ../gpu/detector.py trained
 
 `antelopev2/scrfd_10g_bnkps.onnx` and `antelopev2/glintr100.onnx` (f32, weights inside, onnxruntime against PyTorch),
 `parsing_bisenet.safetensors` (f16, facexlib's key names, against facexlib's own forward pass on the same weights) and
@@ -68,7 +69,15 @@ def to_onnx(model, path, example, outputs, dynamic, trials):
 
 
 def detector(work, models):
-    model = trained(Scrfd(), work / "detector.pt")
+    """`work` is a folder that holds `detector.pt`, or a checkpoint's file."""
+    if work.suffix == ".safetensors":
+        model, stored = Scrfd(), load_file(work)
+        missing = [n for n in model.load_state_dict(stored, strict=False).missing_keys if not n.endswith("num_batches_tracked")]
+        if missing:
+            raise ValueError(f"{work} is of another network: {missing[:3]} are missing")
+        model.eval()
+    else:
+        model = trained(Scrfd(), work / "detector.pt")
     for head in model.heads:
         head.fold()
     names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in (8, 16, 32)]
@@ -153,15 +162,18 @@ def tower(work, models):
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--work", type=pathlib.Path, required=True)
+    parse.add_argument("--work", type=pathlib.Path, help="folder of checkpoints")
+    parse.add_argument("--detector", type=pathlib.Path, metavar="FILE.safetensors", help="the detector's checkpoint, in place of WORK's")
     parse.add_argument("--models", type=pathlib.Path, required=True)
     every = {"detector": detector, "recogniser": recogniser, "parser": parser, "tower": tower}
     parse.add_argument("--only", nargs="+", choices=every, default=list(every))
     args = parse.parse_args()
+    if args.work is None and (args.detector is None or set(args.only) != {"detector"}):
+        parse.error("--work is needed for all but the detector")
     torch.set_num_threads(1)
     (args.models / "antelopev2").mkdir(parents=True, exist_ok=True)
     for name in args.only:
-        every[name](args.work, args.models)
+        every[name](args.detector if name == "detector" and args.detector else args.work, args.models)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Anchors: two per location, centred at (x, y) * stride without the half step; sco
 (left, top, right, bottom) and the five points' offsets in units of the stride.
 """
 
+import functools
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -49,12 +51,13 @@ class Head(nn.Module):
         self.box = nn.Conv2d(width, ANCHORS * 4, 3, 1, 1)
         self.points = nn.Conv2d(width, ANCHORS * 10, 3, 1, 1)
         self.scale = nn.Parameter(torch.tensor(1.0))
-        self.units = [size / 2 / stride for size in ANCHOR_SIZES[stride]]
+        units = torch.tensor([size / 2 / stride for size in ANCHOR_SIZES[stride]])
+        self.register_buffer("units", units, persistent=False)
         nn.init.constant_(self.score.bias, -4.0)
         nn.init.constant_(self.box.bias, 1.0)
 
     def unit(self, values):
-        return torch.tensor(self.units).repeat_interleave(values)
+        return self.units.repeat_interleave(values)
 
     def fold(self):
         with torch.no_grad():
@@ -117,7 +120,8 @@ class Scrfd(nn.Module):
         return (*scores, *boxes, *points)
 
 
-def anchors(height, width):
+@functools.lru_cache(maxsize=8)
+def anchors(height, width, device=None):
     """Centres [A,2], strides [A] and sizes [A] of all anchors, strides after one another, as `flatten` orders them."""
     centres, strides, sizes = [], [], []
     for stride in STRIDES:
@@ -126,7 +130,7 @@ def anchors(height, width):
         centres.append(centre)
         strides.append(torch.full((len(centre),), float(stride)))
         sizes.append(torch.tensor(ANCHOR_SIZES[stride]).repeat(len(centre) // ANCHORS))
-    return torch.cat(centres), torch.cat(strides), torch.cat(sizes)
+    return tuple(torch.cat(parts).to(device) for parts in (centres, strides, sizes))
 
 
 def flatten(maps):
@@ -139,31 +143,34 @@ def flatten(maps):
     return score[..., 0], box, points
 
 
-def assign(faces, centres, sizes, strides):
-    """For one picture: per anchor the index of its face or -1, and whether the anchor is left out of the score loss.
+def assign(faces, centres, sizes, strides, count=None):
+    """Per anchor the index of its face or -1, and whether the anchor is left out of the score loss; each [A] or [B,A].
 
-    An anchor stands for a face when it lies in the face's middle and its size is within a factor of about 1.7.
+    `faces` is [n,4], or [B,n,4] for a batch whose pictures have the first `count` [B] of their rows. An anchor stands for a face
+    when it lies in the face's middle and its size is within a factor of about 1.7.
     """
-    target = torch.full((len(centres),), -1, dtype=torch.long)
-    ignored = torch.zeros(len(centres), dtype=torch.bool)
-    best = torch.full((len(centres),), float("inf"))
-    for index, box in enumerate(faces):
-        middle, extent = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        size = extent.max().clamp(11.0, 700.0)
-        ratio = (torch.log2(sizes) - torch.log2(size)).abs()
-        offset = (centres - middle).abs()
-        radius = torch.maximum(strides[:, None] * 0.75, extent * 0.16)
-        inside = (offset <= radius).all(1)
-        distance = (offset / extent).sum(1) + ratio
-        near = (offset <= torch.maximum(strides[:, None] * 1.5, extent * 0.4)).all(1)
-        ignored |= near & (ratio < 0.95)
-        chosen = inside & (ratio <= 0.76) & (distance < best)
-        target[chosen] = index
-        best[chosen] = distance[chosen]
-    return target, ignored & (target < 0)
+    if faces.shape[-2] == 0:
+        shape = (*faces.shape[:-2], len(centres))
+        return torch.full(shape, -1, device=centres.device), torch.zeros(shape, dtype=torch.bool, device=centres.device)
+    middle = ((faces[..., :2] + faces[..., 2:]) / 2).unsqueeze(-2)
+    extent = (faces[..., 2:] - faces[..., :2]).unsqueeze(-2)
+    size = extent.amax(-1).clamp(11.0, 700.0)
+    ratio = (torch.log2(sizes) - torch.log2(size)).abs()
+    offset = (centres - middle).abs()
+    reach = strides[:, None]
+    inside = (offset <= torch.maximum(reach * 0.75, extent * 0.16)).all(-1)
+    near = (offset <= torch.maximum(reach * 1.5, extent * 0.4)).all(-1)
+    distance = (offset / extent).sum(-1) + ratio
+    chosen, ignored = inside & (ratio <= 0.76), near & (ratio < 0.95)
+    if count is not None:
+        there = (torch.arange(faces.shape[-2], device=faces.device) < count[..., None])[..., None]
+        chosen, ignored = chosen & there, ignored & there
+    best, target = distance.masked_fill(~chosen, float("inf")).min(-2)
+    target = target.masked_fill(best.isinf(), -1)
+    return target, ignored.any(-2) & (target < 0)
 
 
-def _iou(a, b):
+def iou(a, b):
     """Intersection over union and its distance term of boxes [n,4] given as corners."""
     low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
     inter = (high - low).clamp(min=0).prod(1)
@@ -178,26 +185,31 @@ def loss(maps, faces, points, height, width):
 
     `faces` and `points` are lists, one entry per picture: [n,4] corners and [n,10].
     """
+    count = torch.tensor([len(f) for f in faces], device=maps[0][0].device)
+    most = max(1, max(len(f) for f in faces))
+    padded = [torch.stack([F.pad(f, (0, 0, 0, most - len(f)), value=1.0) for f in part]) for part in (faces, points)]
+    return padded_loss(maps, *padded, count, height, width)
+
+
+def padded_loss(maps, faces, points, count, height, width):
+    """`loss` of faces [B,n,4] and points [B,n,10], of which each picture has the first `count` [B]."""
     score, box, point = flatten(maps)
-    centres, strides, sizes = anchors(height, width)
-    assigned = [assign(f, centres, sizes, strides) for f in faces]
-    target = torch.stack([a[0] for a in assigned])
-    ignored = torch.stack([a[1] for a in assigned])
+    centres, strides, sizes = anchors(height, width, score.device)
+    target, ignored = assign(faces, centres, sizes, strides, count)
     picture, anchor = torch.nonzero(target >= 0, as_tuple=True)
     quality = torch.zeros_like(score)
     count = max(len(picture), 1)
     box_loss = point_loss = score.sum() * 0
     if len(picture):
         face = target[picture, anchor]
-        true_box = torch.stack([faces[p][f] for p, f in zip(picture.tolist(), face.tolist())])
-        true_points = torch.stack([points[p][f] for p, f in zip(picture.tolist(), face.tolist())])
+        true_box, true_points = faces[picture, face], points[picture, face]
         centre, stride = centres[anchor], strides[anchor, None]
         reach = box[picture, anchor] * stride
         corners = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1)
-        iou, distance = _iou(corners, true_box)
+        overlap, distance = iou(corners, true_box)
         # The root lifts a good box's score well over the usual threshold of one half.
-        quality[picture, anchor] = iou.detach().clamp(min=0.1).sqrt()
-        box_loss = (1 - iou + distance).sum() / count
+        quality[picture, anchor] = overlap.detach().clamp(min=0.1).sqrt()
+        box_loss = (1 - overlap + distance).sum() / count
         predicted = point[picture, anchor] * stride + centre.repeat(1, 5)
         size = (true_box[:, 2:] - true_box[:, :2]).mean(1, keepdim=True)
         point_loss = ((predicted - true_points).abs() / size).mean(1).sum() / count
@@ -218,8 +230,48 @@ def decode(outputs, height, width, threshold=0.5, overlap=0.4):
     score, boxes, points = score[keep], boxes[keep], points[keep]
     order = score.argsort(descending=True)
     score, boxes, points = score[order], boxes[order], points[order]
-    kept = []
+    kept, alive = [], torch.ones(len(score), dtype=torch.bool)
     for i in range(len(score)):
-        if all(_iou(boxes[i : i + 1], boxes[j : j + 1])[0] <= overlap for j in kept):
+        if alive[i]:
             kept.append(i)
+            alive &= iou(boxes[i : i + 1], boxes)[0] <= overlap
     return score[kept], boxes[kept], points[kept]
+
+
+def published(path):
+    """The network of a published `.onnx` file, for training: each folded batch norm begins as the identity, heads in units of their anchors."""
+    import numpy as np
+    import onnx
+
+    graph = onnx.load(path).graph
+    tensors = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).astype(np.float32)) for t in graph.initializer}
+    model, layers = Scrfd().eval(), []
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    hooks = [m.register_forward_hook(lambda m, *_: layers.append(m)) for m in model.modules() if isinstance(m, kinds)]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    # The exporter folds every norm into the convolution before it; both lists are in the order of execution.
+    nodes = [n for n in graph.node if n.op_type == "Conv"]
+    if len(nodes) != sum(isinstance(layer, nn.Conv2d) for layer in layers):
+        raise ValueError(f"{path} is of another network")
+    nodes = iter(nodes)
+    with torch.no_grad():
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                weight, bias = (tensors[name] for name in next(nodes).input[1:])
+                layer.weight.copy_(weight)
+                if layer.bias is not None:
+                    layer.bias.copy_(bias)
+                continue
+            layer.weight.fill_(1.0)
+            layer.bias.copy_(bias)
+            layer.running_mean.zero_()
+            layer.running_var.fill_(1.0 - layer.eps)
+        for index, head in enumerate(model.heads):
+            head.scale.copy_(tensors[f"heads.{index}.scale"])
+            for conv, values in ((head.box, 4), (head.points, 10)):
+                conv.weight /= head.unit(values)[:, None, None, None]
+                conv.bias /= head.unit(values)
+    return model

@@ -1,8 +1,10 @@
 """Tests of what the face networks' training rests on. Run: python -m unittest test_face (a minute, no data needed)."""
 
+import pathlib
 import unittest
 
 import numpy as np
+import onnxruntime
 import torch
 
 import scrfd
@@ -67,6 +69,28 @@ class Detector(unittest.TestCase):
             maps.append([t.reshape(n, n, -1).permute(2, 0, 1)[None] for t in (s[:, None], b, p)])
         for value in scrfd.loss(maps, [faces], [points.reshape(2, 10)], 256, 256):
             self.assertLess(float(value), 1e-3)
+
+    def test_a_batch_is_assigned_as_its_pictures_are(self):
+        torch.manual_seed(0)
+        centre, extent = torch.rand(3, 4, 2) * 256, torch.rand(3, 4, 2) * 150 + 8
+        faces = torch.cat([centre - extent / 2, centre + extent / 2], 2)
+        count = torch.tensor([4, 0, 2])
+        where = scrfd.anchors(256, 256)
+        target, ignored = scrfd.assign(faces, where[0], where[2], where[1], count)
+        for index, n in enumerate(count.tolist()):
+            alone = scrfd.assign(faces[index, :n], where[0], where[2], where[1])
+            self.assertTrue(torch.equal(target[index], alone[0]) and torch.equal(ignored[index], alone[1]))
+        self.assertGreater(int((target[0] >= 0).sum()), 4)
+        self.assertGreater(int(ignored[2].sum()), 10)
+
+    def test_the_published_file_becomes_the_network_again(self):
+        path = pathlib.Path(__file__).resolve().parents[3] / "models/mini/antelopev2/scrfd_10g_bnkps.onnx"
+        x = torch.rand(1, 3, 128, 192) * 2 - 1
+        with torch.no_grad():
+            found = scrfd.published(path)(x)
+        wanted = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"input.1": x.numpy()})
+        for a, b in zip(found, wanted):
+            torch.testing.assert_close(a, torch.from_numpy(b), atol=2e-4, rtol=1e-3)
 
     def test_folding_the_units_changes_nothing(self):
         torch.manual_seed(0)

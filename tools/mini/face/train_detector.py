@@ -78,19 +78,25 @@ def batch(collections, rng, area):
     return size, x, [torch.from_numpy(m[1]) for m in made], [torch.from_numpy(m[2]) for m in made]
 
 
+def weighed(score, box, point):
+    """The loss of its three parts."""
+    return 2 * score + 2 * box + 8 * point
+
+
 def norms(model):
     return [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
-def measure_norms(model, collections, rng, area, batches=60):
-    """Sets the batch norms' statistics to their plain average over scenes of all sizes."""
+def measure_norms(model, inputs):
+    """Sets the batch norms' statistics to their plain average over `inputs`, batches of scenes."""
     for norm in norms(model):
         norm.reset_running_stats()
         norm.momentum = None
     model.train()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for _ in range(batches):
-            model.pyramid(batch(collections, rng, area)[1])
+    with torch.no_grad():
+        for x in inputs:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                model.pyramid(x)
 
 
 def main():
@@ -107,7 +113,7 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=1e-3)
     progress = Progress(args, optimizer, refresh=collections[0].refresh)
     if args.steady:
-        measure_norms(model, collections, rng, args.batch)
+        measure_norms(model, (batch(collections, rng, args.batch)[1] for _ in range(60)))
     for step in range(args.steps):
         progress.before(step)
         size, x, boxes, points = batch(collections, rng, args.batch)
@@ -119,7 +125,7 @@ def main():
         with torch.autocast("cpu", torch.bfloat16):
             maps = model.pyramid(x)
         score, box, point = loss(maps, boxes, points, size, size)
-        total = 2 * score + 2 * box + 8 * point
+        total = weighed(score, box, point)
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)

@@ -58,13 +58,14 @@ def render(out: Path, worker: int, workers: int, seconds: float, seed: int = 0) 
         if time.time() > end:
             return
         pairs = [(person, k) for person in people for k in range(PICTURES)]
-        data = {"images": [], "labels": [], "landmarks": [], "identity": [], "style": [], "background": []}
+        data = {"images": [], "labels": [], "landmarks": [], "bbox": [], "identity": [], "style": [], "background": []}
         captions = []
         for person, k in pairs:
             result, scene, _ = dataset.one(person, k, seed, 128, names, weights, "close")
             data["images"].append(result["image"])
             data["labels"].append(result["labels"])
             data["landmarks"].append(result["landmarks"])
+            data["bbox"].append(result["bbox"])
             data["identity"].append(person)
             for name, words in lists.items():
                 data[name].append(words.index(getattr(scene, name)))
