@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-HALF = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32  # what networks compute in; CPUs without matrix units are slower in bf16
+# What networks compute in; CPUs without matrix units are slower in bf16, but a rehearsal may want to see that types agree.
+HALF = torch.bfloat16 if DEVICE.type == "cuda" or os.environ.get("PULID_MINI_BF16") else torch.float32
 START = time.time()
 
 

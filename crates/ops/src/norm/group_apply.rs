@@ -1,4 +1,4 @@
-use super::group_statistics::{FEWEST_ROWS, MOST_CHUNKS, cells};
+use super::group_statistics::{FEWEST_ROWS, cells, most_chunks};
 use crate::*;
 use pulid_tensor::{Error, HostTensor, Result, TensorType};
 use std::ops::Range;
@@ -33,9 +33,10 @@ impl Chunks {
     pub fn of(x: &TensorType) -> Chunks {
         let (batch, channels) = (x.shape[0], x.shape.last());
         let rows = x.shape.count() / (batch * channels);
-        let chunk_rows = rows.div_ceil(MOST_CHUNKS).max(rows.min(FEWEST_ROWS));
         let (unit, by_four) = cells(channels);
-        let (width, chunks) = (channels / unit, rows.div_ceil(chunk_rows));
+        let width = channels / unit;
+        let chunk_rows = rows.div_ceil(most_chunks(width)).max(rows.min(FEWEST_ROWS));
+        let chunks = rows.div_ceil(chunk_rows);
         Chunks { rows, width, chunks, chunk_rows, by_four, count: batch * chunks * width }
     }
 }

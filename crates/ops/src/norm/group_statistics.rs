@@ -37,18 +37,23 @@ pub(super) struct Bands {
     chunk_rows: usize,
 }
 
-/// Chunks of an image at most: with 80 invocations for 320 channels that is a wave of lanes for each core of the largest GPUs, and as
-/// many partial sums for each channel as one workgroup combines at once.
-pub(super) const MOST_CHUNKS: usize = 256;
+/// Invocations that keep the largest GPUs busy while each reads a channel's rows one after the other.
+const INVOCATIONS: usize = 1 << 17;
+
+/// Chunks of an image at most, where `width` invocations share a row: enough of them to occupy a GPU, few enough that a workgroup
+/// combines their partial sums in some turns.
+pub(super) fn most_chunks(width: usize) -> usize {
+    (INVOCATIONS / width).clamp(256, 2048)
+}
 
 /// Rows of a chunk at least, so that what an invocation reads once (its channels' parameters) serves many.
 pub(super) const FEWEST_ROWS: usize = 32;
 
 /// Rows of a chunk: enough chunks to occupy a device, few enough that combining them stays cheap. A chunk never reaches
 /// over the end of a band, so several bands are cut in whole chunks.
-fn chunk_rows(rows: &[usize]) -> usize {
+fn chunk_rows(rows: &[usize], channels: usize) -> usize {
     let total: usize = rows.iter().sum();
-    let wanted = total.div_ceil(MOST_CHUNKS).max(total.min(FEWEST_ROWS));
+    let wanted = total.div_ceil(most_chunks(channels / cells(channels).0)).max(total.min(FEWEST_ROWS));
     match rows {
         [_] => wanted,
         _ => (1..=rows[0].min(wanted)).rev().find(|n| rows[0].is_multiple_of(*n)).unwrap_or(1),
@@ -59,7 +64,7 @@ impl Bands {
     pub(super) fn of(bands: &[TensorType], groups: usize, eps: f32) -> Bands {
         let (batch, channels) = (bands[0].shape[0], bands[0].shape.last());
         let rows: Vec<usize> = bands.iter().map(|b| b.shape.count() / (batch * channels)).collect();
-        let (total, chunk_rows) = (rows.iter().sum(), chunk_rows(&rows));
+        let (total, chunk_rows) = (rows.iter().sum(), chunk_rows(&rows, channels));
         Bands { batch, channels, groups, eps, rows, total, chunk_rows }
     }
 
