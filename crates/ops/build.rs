@@ -85,13 +85,16 @@ fn permutations(text: &str) -> Vec<Vec<String>> {
 }
 
 /// Every feature any shader uses; WESL wants each named, set or not.
-const FEATURES: &[&str] = &["coop16", "coop8", "f16", "split", "vec4", "w16", "w4", "w8", "wide"];
+const FEATURES: &[&str] = &["coop16", "coop8", "f16", "packed", "split", "vec4", "w16", "w4", "w8", "wide"];
 
 fn translate(root: &Path, name: &str, features: &[String]) -> Result<String, String> {
     for feature in features {
         if !FEATURES.contains(&feature.as_str()) {
             return Err(format!("unknown feature `{feature}`; known are {FEATURES:?}"));
         }
+    }
+    if features.iter().any(|f| f == "packed") && !features.iter().any(|f| f == "coop16") {
+        return Err("`packed` is for matrices of 16 x 16: `coop16`".into());
     }
     let mut compiler = wesl::Wesl::new(root);
     // WESL does not know the names of cooperative matrices; naga, which does, checks the result.

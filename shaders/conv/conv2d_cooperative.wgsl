@@ -6,14 +6,20 @@
 // of a tap may be short and nothing is divided on the way. Workgroups run along O in x and along pixels in y, then z; with feature `split` over
 // parts of the inner axis in z.
 // only permutation: coop16 f16
+// only permutation: coop16 f16 packed
 // only permutation: coop16 f16 w8
+// only permutation: coop16 f16 w8 packed
 // only permutation: coop16 f16 w4
+// only permutation: coop16 f16 w4 packed
 // only permutation: coop8 f16
 // only permutation: coop8 f16 w8
 // only permutation: coop8 f16 w4
 // only permutation: split coop16 f16
+// only permutation: split coop16 f16 packed
 // only permutation: split coop16 f16 w8
+// only permutation: split coop16 f16 w8 packed
 // only permutation: split coop16 f16 w4
+// only permutation: split coop16 f16 w4 packed
 // only permutation: split coop8 f16
 // only permutation: split coop8 f16 w8
 // only permutation: split coop8 f16 w4

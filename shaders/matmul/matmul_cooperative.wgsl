@@ -5,14 +5,20 @@
 // A workgroup computes ROWS x COLUMNS elements, see shared/cooperative_tile. Workgroups run along N in x, along M in y, over G
 // in z. With gates, the first half of each subgroup's columns are values and the second half their gates.
 // only permutation: coop16 f16
+// only permutation: coop16 f16 packed
 // only permutation: coop16 f16 w8
+// only permutation: coop16 f16 w8 packed
 // only permutation: coop16 f16 w4
+// only permutation: coop16 f16 w4 packed
 // only permutation: coop8 f16
 // only permutation: coop8 f16 w8
 // only permutation: coop8 f16 w4
 // only permutation: split coop16 f16
+// only permutation: split coop16 f16 packed
 // only permutation: split coop16 f16 w8
+// only permutation: split coop16 f16 w8 packed
 // only permutation: split coop16 f16 w4
+// only permutation: split coop16 f16 w4 packed
 // only permutation: split coop8 f16
 // only permutation: split coop8 f16 w8
 // only permutation: split coop8 f16 w4

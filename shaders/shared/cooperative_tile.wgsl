@@ -4,7 +4,9 @@
 // arithmetic of this one, which hides the way: no branch stands around these reads, since what comes together after one is waited
 // for there. The matrices are named by constant indices: dynamic ones leave registers.
 // No branch around them may depend on the invocation, and what they load and store is not checked by the device.
-// Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s.
+// Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s. With `packed` the operands lie
+// in units of 16 bytes, which are copied at once: eight f16 behind the type vec4<f32>. Left and Right say f32 there, since WGSL takes a
+// matrix's type from what it is loaded from; the engine makes f16 of it in SPIR-V.
 
 @if(coop8) const SIZE: u32 = 8u;
 @else const SIZE: u32 = 16u;
@@ -37,12 +39,16 @@ override RIGHTCOPIES: u32 = STEP / RIGHTDOWN;
 override LEFTSTRIDE: u32 = (STEP + 8u) / UNIT;
 override RIGHTSTRIDE: u32 = (COLUMNS + 8u) / UNIT;
 // Two matrices side by side, for each subgroup.
-const PAIR_STRIDE: u32 = (2u * SIZE + 4u) / UNIT;
+const PAIR_STRIDE: u32 = (2u * SIZE + 4u) / SUMUNIT;
 
 // What the left and the right operand, and sums on their way out, lie in.
 @if(coop8) const UNIT: u32 = 1u;
+@elif(packed) const UNIT: u32 = 8u;
 @else const UNIT: u32 = 4u;
+@if(coop8) const SUMUNIT: u32 = 1u;
+@else const SUMUNIT: u32 = 4u;
 @if(coop8) alias half_unit = f16;
+@elif(packed) alias half_unit = vec4<f32>;
 @else alias half_unit = vec4<f16>;
 @if(coop8) alias sum_unit = f32;
 @else alias sum_unit = vec4<f32>;
@@ -55,8 +61,10 @@ var<workgroup> right_tile: array<half_unit, RIGHTUNITS>;
 var<workgroup> pairs: array<sum_unit, PAIRUNITS>;
 
 @if(coop8) alias Left = coop_mat8x8<f16, A>;
+@elif(packed) alias Left = coop_mat16x16<f32, A>;
 @else alias Left = coop_mat16x16<f16, A>;
 @if(coop8) alias Right = coop_mat8x8<f16, B>;
+@elif(packed) alias Right = coop_mat16x16<f32, B>;
 @else alias Right = coop_mat16x16<f16, B>;
 @if(coop8) alias Sum = coop_mat8x8<f32, C>;
 @else alias Sum = coop_mat16x16<f32, C>;
@@ -65,9 +73,19 @@ var<workgroup> pairs: array<sum_unit, PAIRUNITS>;
 alias Sums = array<Sum, 16>;
 
 // 16 bytes, so that they are read at once.
-struct Eight {
+@if(packed) alias Eight = vec4<f32>;
+@else struct Eight {
     low: vec4<f16>,
     high: vec4<f16>,
+}
+
+// Of eight numbers, rounded.
+@if(packed) fn eight(low: vec4<f32>, high: vec4<f32>) -> Eight {
+    let words = vec4(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));
+    return bitcast<vec4<f32>>(words);
+}
+@else fn eight(low: vec4<f32>, high: vec4<f32>) -> Eight {
+    return Eight(vec4<f16>(low), vec4<f16>(high));
 }
 
 @if(coop8) fn put_left(at: u32, e: Eight) {
@@ -79,6 +97,9 @@ struct Eight {
     left_tile[at + 5u] = e.high.y;
     left_tile[at + 6u] = e.high.z;
     left_tile[at + 7u] = e.high.w;
+}
+@elif(packed) fn put_left(at: u32, e: Eight) {
+    left_tile[at] = e;
 }
 @else fn put_left(at: u32, e: Eight) {
     left_tile[at] = e.low;
@@ -95,13 +116,19 @@ struct Eight {
     right_tile[at + 6u] = e.high.z;
     right_tile[at + 7u] = e.high.w;
 }
+@elif(packed) fn put_right(at: u32, e: Eight) {
+    right_tile[at] = e;
+}
 @else fn put_right(at: u32, e: Eight) {
     right_tile[at] = e.low;
     right_tile[at + 1u] = e.high;
 }
 
 // `e`, or zeros.
-fn kept(e: Eight, keep: bool) -> Eight {
+@if(packed) fn kept(e: Eight, keep: bool) -> Eight {
+    return select(vec4<f32>(), e, keep);
+}
+@else fn kept(e: Eight, keep: bool) -> Eight {
     return Eight(select(vec4<f16>(), e.low, keep), select(vec4<f16>(), e.high, keep));
 }
 
@@ -179,7 +206,7 @@ fn multiply_at(sums: ptr<function, Sums>, down: u32, across: u32, k: u32) {
 fn stage_pair(p: Sum, q: Sum, subgroup: u32) {
     let stride = PAIR_STRIDE;
     let first = subgroup * SIZE * PAIR_STRIDE;
-    let second = first + SIZE / UNIT;
+    let second = first + SIZE / SUMUNIT;
     workgroupBarrier();
     coopStoreT(p, &pairs[first], stride);
     coopStoreT(q, &pairs[second], stride);

@@ -1,7 +1,7 @@
 // The weight of products of cooperative matrices: rows of the inner axis, eights of columns. What an invocation copies of a
 // STEP is read as it is stored and only made f16 when it goes to workgroup memory, so that nothing waits for it meanwhile.
 
-import package::shared::cooperative_tile::{Eight, PARTIAL, RIGHTCOPIES, RIGHTDOWN, stage_right};
+import package::shared::cooperative_tile::{Eight, eight, PARTIAL, RIGHTCOPIES, RIGHTDOWN, stage_right};
 import package::shared::weight::{bytes, Extents, nibbles};
 
 // Eight columns of a row (with w4, of a pair of rows), as stored.
@@ -79,15 +79,15 @@ fn fetch_right(p: Place, e: Extents) -> Rights {
 // What is stored as f16; `row` decides between the rows of a pair.
 @if(w4) fn decode(s: Stored, r: Rights, row: u32) -> Eight {
     let shift = 16u * (row & 1u);
-    return Eight(
-        vec4<f16>(nibbles(s.x >> shift) * vec4(unpack2x16float(r.scales.x), unpack2x16float(r.scales.y))),
-        vec4<f16>(nibbles(s.y >> shift) * vec4(unpack2x16float(r.scales.z), unpack2x16float(r.scales.w))),
+    return eight(
+        nibbles(s.x >> shift) * vec4(unpack2x16float(r.scales.x), unpack2x16float(r.scales.y)),
+        nibbles(s.y >> shift) * vec4(unpack2x16float(r.scales.z), unpack2x16float(r.scales.w)),
     );
 }
 @elif(w8) fn decode(s: Stored, r: Rights, row: u32) -> Eight {
-    return Eight(
-        vec4<f16>(bytes(s.x) * vec4(unpack2x16float(r.scales.x), unpack2x16float(r.scales.y))),
-        vec4<f16>(bytes(s.y) * vec4(unpack2x16float(r.scales.z), unpack2x16float(r.scales.w))),
+    return eight(
+        bytes(s.x) * vec4(unpack2x16float(r.scales.x), unpack2x16float(r.scales.y)),
+        bytes(s.y) * vec4(unpack2x16float(r.scales.z), unpack2x16float(r.scales.w)),
     );
 }
 @else fn decode(s: Stored, r: Rights, row: u32) -> Eight {

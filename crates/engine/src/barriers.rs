@@ -11,7 +11,7 @@ use wgpu::naga::{Barrier, Block, Module, Statement};
 ///
 /// # Errors
 /// What naga says of a text that it cannot read.
-pub fn vulkan_module(text: &str) -> Result<Module, String> {
+pub(crate) fn vulkan_module(text: &str) -> Result<Module, String> {
     let mut module = wgpu::naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
     module.functions.iter_mut().for_each(|(_, function)| widen(&mut function.body));
     module.entry_points.iter_mut().for_each(|entry| widen(&mut entry.function.body));

@@ -43,6 +43,9 @@ pub struct DeviceOptions {
     /// Take it that cooperative matrices of this size work, though the driver does not list it: for checks of kernels on drivers
     /// that are known to compute more than they promise.
     pub unlisted_cooperative_size: Option<u32>,
+    /// Let matrices of 16 x 16 lie in memory as units of 16 bytes where the device takes such kernels; switch off to see how one without
+    /// them behaves.
+    pub packed_matrices: bool,
     /// Take it that subgroups have so many lanes, least and most, whatever the driver says: for checks of kernels that are made for
     /// sizes that vary, on drivers where they do not. The driver's own must lie between.
     pub assumed_lanes: Option<[u32; 2]>,
@@ -64,6 +67,7 @@ impl Default for DeviceOptions {
             shader_f16: true,
             cooperative_matrices: true,
             unlisted_cooperative_size: None,
+            packed_matrices: true,
             assumed_lanes: None,
             max_binding_bytes: LARGEST_BINDING as u64,
             timestamps: false,
@@ -325,6 +329,27 @@ pub(crate) fn cooperative_size(adapter: &wgpu::Adapter, options: DeviceOptions) 
     options.unlisted_cooperative_size.or(largest).unwrap_or(0)
 }
 
+/// Whether kernels with the feature `packed` can be handed to the driver: in SPIR-V 1.6, which is Vulkan 1.3's.
+#[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
+fn packed_matrices(adapter: &wgpu::Adapter, cooperative_size: u32, options: DeviceOptions) -> bool {
+    const VULKAN_1_3: u32 = 1 << 22 | 3 << 12;
+    // SAFETY: the handle is asked for its versions and not kept.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() };
+    let new = vulkan.is_some_and(|vulkan| {
+        let device = vulkan.physical_device_capabilities().properties().api_version;
+        device.min(vulkan.shared_instance().instance_api_version()) >= VULKAN_1_3
+    });
+    options.packed_matrices
+        && cooperative_size == 16
+        && new
+        && adapter.features().contains(wgpu::Features::PASSTHROUGH_SHADERS)
+}
+
+#[cfg(any(target_vendor = "apple", target_arch = "wasm32"))]
+fn packed_matrices(_: &wgpu::Adapter, _: u32, _: DeviceOptions) -> bool {
+    false
+}
+
 /// Whose device an adapter is.
 fn class(info: &wgpu::AdapterInfo) -> DeviceClass {
     match (info.backend, info.device_type) {
@@ -377,6 +402,8 @@ impl Device {
         );
         let cooperative_size = cooperative_size(adapter, options);
         features.set(COOPERATIVE, cooperative_size > 0);
+        let packed_matrices = packed_matrices(adapter, cooperative_size, options);
+        features.set(wgpu::Features::PASSTHROUGH_SHADERS, packed_matrices);
         // Where the size varies, only cooperative kernels read it while they run.
         let lanes = lanes(adapter, options).filter(|[least, most]| least == most || cooperative_size > 0);
         features.set(wgpu::Features::SUBGROUP, lanes.is_some());
@@ -426,6 +453,7 @@ impl Device {
             subgroup_lanes,
             varying_lanes,
             cooperative_size,
+            packed_matrices,
         };
         let portion = Portion::new(summary.kind, &options);
         let poller = Poller::new(device.clone()).map_err(|e| Error::Device(format!("no thread for callbacks: {e}")))?;

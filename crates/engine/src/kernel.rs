@@ -1,7 +1,7 @@
 //! Compiled shaders.
 
 use crate::DeviceOptions;
-use pulid_ops::shader;
+use pulid_ops::{Shader, shader};
 use pulid_tensor::{Error, Result};
 use std::borrow::Cow;
 
@@ -49,13 +49,13 @@ impl Kernel {
         let info = shader(key.shader, &key.features).ok_or_else(|| {
             Error::operator(key.shader, format!("no permutation with features {:?} was built", key.features))
         })?;
-        let source = source(device, edit(info.wgsl));
-        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(info.name), source };
-        let module = match options.bounds_checks {
-            true => device.create_shader_module(descriptor),
-            // SAFETY: every shader here guards its own accesses against the sizes in its parameters, which plans derive
-            // from the buffers they bind; the conformance suite checks that with guard regions, and loops are bounded.
-            false => unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) },
+        let text = edit(info.wgsl);
+        let constants = key.constants.iter().map(|(name, bits)| (*name, f64::from_bits(*bits)));
+        let constants = full_names(info, constants)?;
+        // What is translated here has its constants resolved.
+        let (module, constants) = match info.is_packed() {
+            true => (packed_module(device, info, &text, &constants, options)?, Vec::new()),
+            false => (module(device, info, text, options), constants),
         };
         let uniform = wgpu::BindingType::Buffer {
             ty: wgpu::BufferBindingType::Uniform,
@@ -84,15 +84,6 @@ impl Kernel {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let mut constants = Vec::with_capacity(key.constants.len());
-        for (name, bits) in &key.constants {
-            let (_, full) = info
-                .overrides
-                .iter()
-                .find(|(short, _)| short == name)
-                .ok_or_else(|| Error::operator(info.name, format!("the shader has no constant {name}")))?;
-            constants.push((*full, f64::from_bits(*bits)));
-        }
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(info.name),
             layout: Some(&pipeline_layout),
@@ -107,6 +98,84 @@ impl Kernel {
         });
         Ok(Kernel { pipeline, layout, params_size: info.params_size })
     }
+}
+
+/// Constants by their names in the shader's text.
+///
+/// # Errors
+/// A constant that the shader has not.
+pub(crate) fn full_names(
+    info: &Shader,
+    constants: impl IntoIterator<Item = (&'static str, f64)>,
+) -> Result<Vec<(&'static str, f64)>> {
+    let full = |(name, value)| {
+        let known = info.overrides.iter().find(|(short, _)| *short == name);
+        let (_, full) =
+            known.ok_or_else(|| Error::operator(info.name, format!("the shader has no constant {name}")))?;
+        Ok((*full, value))
+    };
+    constants.into_iter().map(full).collect()
+}
+
+/// A shader as wgpu translates it.
+fn module(device: &wgpu::Device, info: &Shader, text: Cow<'static, str>, options: DeviceOptions) -> wgpu::ShaderModule {
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(info.name), source: source(device, text) };
+    match options.bounds_checks {
+        true => device.create_shader_module(descriptor),
+        // SAFETY: every shader here guards its own accesses against the sizes in its parameters, which plans derive
+        // from the buffers they bind; the conformance suite checks that with guard regions, and loops are bounded.
+        false => unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) },
+    }
+}
+
+/// A packed shader, which wgpu cannot translate: the driver is handed the SPIR-V itself.
+///
+/// # Errors
+/// A device that takes no SPIR-V, and what cannot be translated.
+#[cfg(not(target_arch = "wasm32"))]
+fn packed_module(
+    device: &wgpu::Device,
+    info: &Shader,
+    text: &str,
+    constants: &[(&'static str, f64)],
+    options: DeviceOptions,
+) -> Result<wgpu::ShaderModule> {
+    let taken = device.features().contains(wgpu::Features::PASSTHROUGH_SHADERS);
+    if !taken || device.adapter_info().backend != wgpu::Backend::Vulkan {
+        return Err(no_packed(info));
+    }
+    let checks = match options.bounds_checks {
+        true => crate::spirv::RuntimeChecks::All,
+        false => crate::spirv::RuntimeChecks::None,
+    };
+    let translated =
+        crate::spirv::edited(info, text, constants, checks).map_err(|why| Error::operator(info.name, why))?;
+    let [x, y, z] = translated.workgroup_size;
+    let entry_point = wgpu::PassthroughShaderEntryPoint { name: info.name.into(), workgroup_size: (x, y, z) };
+    let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+        label: Some(info.name),
+        entry_points: vec![entry_point].into(),
+        spirv: Some(translated.words.into()),
+        ..Default::default()
+    };
+    // SAFETY: naga made it of a module that it validated, for the bindings that `compile_edited` lays out by the same
+    // module's reflection; as above, the shader guards its own accesses. Of what was changed in it, the tests of `packed` tell.
+    Ok(unsafe { device.create_shader_module_passthrough(descriptor) })
+}
+
+#[cfg(target_arch = "wasm32")]
+fn packed_module(
+    _: &wgpu::Device,
+    info: &Shader,
+    _: &str,
+    _: &[(&'static str, f64)],
+    _: DeviceOptions,
+) -> Result<wgpu::ShaderModule> {
+    Err(no_packed(info))
+}
+
+fn no_packed(info: &Shader) -> Error {
+    Error::operator(info.name, "kernels with packed operands run on Vulkan devices that take SPIR-V")
 }
 
 /// A shader's text in the form that the device's backend takes best.

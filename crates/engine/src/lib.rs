@@ -9,6 +9,8 @@ mod kernel;
 mod loader;
 mod memory;
 mod observer;
+#[cfg(not(target_arch = "wasm32"))]
+mod packed;
 mod peaks;
 mod pipeline_cache;
 mod poller;
@@ -17,12 +19,12 @@ mod precompile;
 mod report;
 mod session;
 mod single;
+#[cfg(not(target_arch = "wasm32"))]
+mod spirv;
 mod time;
 mod timing;
 
 pub use autotune::{Autotune, TuneBudget, signature, tune};
-#[cfg(not(target_arch = "wasm32"))]
-pub use barriers::vulkan_module;
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters, driver_advice};
 pub use memory::DeviceMemory;
 pub use observer::{Observer, Silent};
@@ -31,5 +33,7 @@ pub use pulid_ops::DeviceKind;
 pub use report::{AdapterReport, CooperativeMatrices, adapter_reports};
 pub use session::{DeviceTensor, Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
+#[cfg(not(target_arch = "wasm32"))]
+pub use spirv::{RuntimeChecks, Spirv, spirv};
 pub use time::Instant;
 pub use timing::{Timing, time_single};

@@ -1,8 +1,8 @@
 //! A Vulkan driver, opened without Vulkan's loader, that compiles and never runs anything.
 
-use crate::spirv::{Spirv, spirv};
 use crate::{Kernel, Outcome};
 use ash::{khr, vk};
+use pulid_engine::{RuntimeChecks, Spirv};
 use pulid_ops::{Capabilities, DeviceKind};
 use std::ffi::{CStr, CString};
 use std::path::Path;
@@ -140,6 +140,7 @@ impl Driver {
             subgroup_lanes: if varying { 0 } else { v11.subgroup_size },
             varying_lanes: if varying { subgroup_sizes } else { [0; 2] },
             cooperative_size,
+            packed_matrices: cooperative_size == 16,
             ..Capabilities::baseline(match kind {
                 vk::PhysicalDeviceType::CPU => DeviceKind::Cpu,
                 vk::PhysicalDeviceType::INTEGRATED_GPU => DeviceKind::Integrated,
@@ -171,7 +172,8 @@ impl Driver {
     /// # Errors
     /// What naga or the driver refuses.
     pub fn compile(&self, kernel: &Kernel) -> Outcome<Compiled> {
-        let Spirv { words, workgroup_bytes } = spirv(kernel)?;
+        let translated = pulid_engine::spirv(kernel.shader_info()?, kernel.constants(), RuntimeChecks::None);
+        let Spirv { words, workgroup_bytes, .. } = translated.map_err(|e| format!("{}: {e}", kernel.name()))?;
         let info = kernel.shader_info()?;
         let name = kernel.name();
         let device = &self.device;

@@ -50,12 +50,15 @@ impl Kernel {
 }
 
 /// The distinct kernels of every variant that a device with these capabilities may choose, in every storage mode, at the benchmark's
-/// sizes, which are those of SDXL's networks; sorted.
+/// sizes, which are those of SDXL's networks; sorted. Where its matrices may be packed, the kernels without that are among them, to be compared.
 ///
 /// # Errors
 /// When a case cannot be lowered, which is a fault of the operator.
 pub fn kernels(capabilities: &Capabilities) -> Outcome<Vec<Kernel>> {
     let mut found = BTreeSet::new();
+    if capabilities.packed_matrices {
+        found.extend(kernels(&Capabilities { packed_matrices: false, ..capabilities.clone() })?);
+    }
     for (_, info) in operators() {
         for case in (info.cases)().into_iter().filter(|case| case.benchmark) {
             for storage in case.storages() {
@@ -102,6 +105,11 @@ mod tests {
         assert!(without.is_subset(&with));
         for shader in ["matmul_cooperative", "conv2d_cooperative", "attention_cooperative"] {
             assert!(with.iter().any(|name| name.starts_with(shader) && name.contains("coop16")), "{shader}");
+        }
+        let both = names(&Capabilities { packed_matrices: true, ..able });
+        assert!(with.is_subset(&both), "to be compared");
+        for name in with.iter().filter(|name| name.starts_with("matmul_coop") || name.starts_with("conv2d_coop")) {
+            assert!(both.contains(&name.replace("+f16", "+f16+packed")), "{name}");
         }
     }
 }

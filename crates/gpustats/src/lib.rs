@@ -7,7 +7,6 @@ mod driver;
 mod figures;
 mod gpu;
 mod kernels;
-mod spirv;
 mod table;
 
 pub use driver::{Compiled, Driver};

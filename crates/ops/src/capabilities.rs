@@ -46,6 +46,10 @@ pub struct Capabilities {
     /// Rows and columns of the matrices that a subgroup multiplies together, f16 by f16 with f32 sums: 8 or 16; 0 where it
     /// cannot. Then `shader_f16` is on and [`Capabilities::lanes`] are known.
     pub cooperative_size: u32,
+    /// Whether such matrices of 16 x 16 may lie in memory as units of 16 bytes, by shaders with the feature `packed`: Vulkan devices,
+    /// which the engine can hand what WGSL cannot say.
+    #[serde(default)]
+    pub packed_matrices: bool,
 }
 
 /// Workgroups along one dimension that every device takes: WebGPU's `maxComputeWorkgroupsPerDimension`.
@@ -86,6 +90,7 @@ impl Capabilities {
             subgroup_lanes: 0,
             varying_lanes: [0; 2],
             cooperative_size: 0,
+            packed_matrices: false,
         }
     }
 }

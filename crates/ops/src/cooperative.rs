@@ -56,6 +56,8 @@ pub(crate) struct CooperativeTile {
     /// Lanes of a subgroup, the most where that varies: smaller subgroups, of which so many lanes are several, compute the same part
     /// of the tile and share its elements when it is stored.
     lanes: u32,
+    /// Whether its operands lie in memory as units of 16 bytes.
+    packed: bool,
 }
 
 impl CooperativeTile {
@@ -91,7 +93,7 @@ impl CooperativeTile {
 
     /// Every tile of matrices of a size, widest first.
     pub(crate) fn all(size: u32) -> impl Iterator<Item = CooperativeTile> {
-        SHAPES.into_iter().map(move |shape| CooperativeTile { shape, size, lanes: 32 })
+        SHAPES.into_iter().map(move |shape| CooperativeTile { shape, size, lanes: 32, packed: false })
     }
 
     /// What it moves for each multiply-add, of operands in f16.
@@ -118,7 +120,8 @@ impl CooperativeTile {
         let [_, lanes] = capabilities.lanes().unwrap_or_default();
         let (bytes, invocations) = (capabilities.max_workgroup_bytes, capabilities.max_invocations);
         let able = capabilities.shader_f16 && matches!(size, 8 | 16) && lanes > 0;
-        let tiles = SHAPES.into_iter().map(move |shape| CooperativeTile { shape, size, lanes });
+        let packed = capabilities.packed_matrices && size == 16;
+        let tiles = SHAPES.into_iter().map(move |shape| CooperativeTile { shape, size, lanes, packed });
         tiles.filter(move |t| able && t.invocations() <= invocations && t.bytes() <= bytes && t.copies_evenly())
     }
 
@@ -178,6 +181,7 @@ impl CooperativeTile {
         let ([rows, columns], [span_rows, span_columns]) = (self.extents(), self.span());
         dispatch
             .feature(if self.size == 8 { "coop8" } else { "coop16" }, true)
+            .feature("packed", self.packed)
             .constant("ROWS", rows)
             .constant("COLUMNS", columns)
             .constant("SPANROWS", span_rows)

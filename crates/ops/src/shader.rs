@@ -21,6 +21,14 @@ pub struct Shader {
     pub overrides: &'static [(&'static str, &'static str)],
 }
 
+impl Shader {
+    /// Whether its matrices lie in memory as units of 16 bytes, which WGSL cannot say: the text says f32 where f16 is meant, and only the engine
+    /// makes a kernel of it, for Vulkan.
+    pub fn is_packed(&self) -> bool {
+        self.features.contains(&"packed")
+    }
+}
+
 include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
 
 /// Every permutation of every shader.

@@ -30,8 +30,12 @@ fn dispatches_match_their_shaders() {
     for (_, info) in operators() {
         for case in (info.cases)() {
             for storage in case.storages() {
-                for (kind, cooperative_size) in [(DeviceKind::Cpu, 0), (DeviceKind::Cpu, 8), (DeviceKind::Discrete, 16)]
-                {
+                for (kind, cooperative_size, packed_matrices) in [
+                    (DeviceKind::Cpu, 0, false),
+                    (DeviceKind::Cpu, 8, false),
+                    (DeviceKind::Discrete, 16, false),
+                    (DeviceKind::Discrete, 16, true),
+                ] {
                     let id = format!("{}/{} {}", info.name, case.name, storage.name());
                     let inputs = case.types(storage);
                     let output = case.operator.infer(&inputs).unwrap_or_else(|e| panic!("{id}: {e}"));
@@ -39,6 +43,7 @@ fn dispatches_match_their_shaders() {
                         shader_f16: true,
                         subgroup_lanes: 8,
                         cooperative_size,
+                        packed_matrices,
                         max_workgroup_bytes: 48 << 10,
                         ..Capabilities::baseline(kind)
                     };

@@ -33,6 +33,9 @@ pub struct Args {
     /// Check kernels with cooperative matrices of SIZE x SIZE, 8 or 16, though the driver may not list it; 0 leaves them out
     #[arg(long, value_name = "SIZE", value_parser = clap::builder::PossibleValuesParser::new(["0", "8", "16"]))]
     cooperative: Option<String>,
+    /// Let these matrices lie in memory as units of 8 bytes, as on devices that take no kernels with units of 16
+    #[arg(long)]
+    unpacked: bool,
     /// Take it that subgroups have so many lanes, least and most, such as 4,16, whatever the driver says: for kernels that are made for
     /// sizes that vary. The driver's own must lie between
     #[arg(long, value_name = "LEAST,MOST", value_parser = parse_lanes)]
@@ -76,7 +79,8 @@ fn parse_lanes(text: &str) -> std::result::Result<[u32; 2], String> {
 impl Args {
     fn device_options(&self) -> DeviceOptions {
         let size = self.cooperative.as_deref().and_then(|size| size.parse().ok());
-        let usual = DeviceOptions { assumed_lanes: self.lanes, ..DeviceOptions::default() };
+        let usual =
+            DeviceOptions { assumed_lanes: self.lanes, packed_matrices: !self.unpacked, ..DeviceOptions::default() };
         match size {
             None => usual,
             Some(0) => DeviceOptions { cooperative_matrices: false, ..usual },

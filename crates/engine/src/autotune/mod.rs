@@ -99,7 +99,9 @@ pub fn signature(operator: &dyn Operator, inputs: &[TensorType]) -> String {
 
 fn device_key(device: &Device) -> String {
     let s = device.summary();
-    format!("{} | {} | {}", s.name, s.driver, s.backend)
+    // The same names, of other kernels.
+    let packed = if device.capabilities().packed_matrices { " | packed" } else { "" };
+    format!("{} | {} | {}{packed}", s.name, s.driver, s.backend)
 }
 
 fn file_name(device: &str, key: &str) -> String {
