@@ -216,19 +216,14 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
     ),
     cooperative("a tap begins where the last one ended", "conv2d_cooperative", "next.channel8 = 0u;", ""),
     cooperative("a row of taps begins where the last one ended", "conv2d_cooperative", "next.dx = 0u;", ""),
-    cooperative("keys past the end count", "attention_cooperative", "first + KEYS > end", "first > end"),
+    cooperative("keys past the end count", "attention_cooperative", "first + BLOCK > end", "first > end"),
     cooperative("a query does not see its own key", "attention_cooperative", "key <= vec4(row)", "key < vec4(row)"),
-    cooperative("keys of zeros are forgotten", "attention_cooperative", "= params.zero_keys;", "= 0.0;"),
-    cooperative(
-        "some keys weigh what their neighbours do",
-        "attention_cooperative",
-        "STEP, s7 * scale",
-        "STEP, s6 * scale",
-    ),
+    cooperative("keys of zeros are forgotten", "attention_cooperative", "params.zero_keys, 0.0", "0.0, 0.0"),
+    cooperative("some keys weigh what their neighbours do", "attention_cooperative", "FOUR), s.s7,", "FOUR), s.s6,"),
     cooperative(
         "sums keep what an earlier maximum made of them",
         "attention_cooperative",
-        "put_score(at, score(at) * keep[r])",
+        "put_score(at, score(at) * kept(r).z)",
         "put_score(at, score(at))",
     ),
 ];

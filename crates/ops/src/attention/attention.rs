@@ -58,8 +58,8 @@ pub(super) struct Sizes {
     mask_head: usize,
 }
 
-/// Keys that `attention_cooperative` takes at a time.
-const COOPERATIVE_KEYS: usize = 32;
+/// Keys whose scores `attention_cooperative` holds at a time.
+const COOPERATIVE_BLOCK: usize = 32;
 
 /// Workgroups that a GPU runs at once, about: fewer leave a part of it idle.
 pub(super) const AT_ONCE: usize = 256;
@@ -71,6 +71,8 @@ struct CooperativeTile {
     name: &'static str,
     /// Subgroups, each with two rows of matrices.
     strips: usize,
+    /// Keys that are copied at a time.
+    keys: usize,
     /// Rows and columns of a matrix.
     size: usize,
     /// Of a subgroup, the least where that varies: larger ones, which are fewer, take several turns.
@@ -80,15 +82,17 @@ struct CooperativeTile {
 }
 
 impl CooperativeTile {
-    /// Variants and their subgroups.
-    const NAMES: [(&'static str, usize); 2] = [("cooperative", 4), ("small_cooperative", 2)];
+    /// Variants, their subgroups and keys: more queries are fewer reads of keys and values, more keys fewer barriers.
+    const NAMES: [(&'static str, usize, usize); 3] =
+        [("wide_cooperative", 4, 64), ("cooperative", 4, 32), ("small_cooperative", 2, 32)];
 
     /// Those that a device can run, the most promising first.
     fn of(capabilities: &Capabilities, s: &Sizes) -> impl Iterator<Item = CooperativeTile> {
         let size = capabilities.cooperative_size as usize;
         let [lanes, most_lanes] = capabilities.lanes().unwrap_or_default().map(|n| n as usize);
         let (bytes, invocations) = (capabilities.max_workgroup_bytes, capabilities.max_invocations);
-        let mut tiles = Self::NAMES.map(|(name, strips)| CooperativeTile { name, strips, size, lanes, most_lanes });
+        let mut tiles =
+            Self::NAMES.map(|(name, strips, keys)| CooperativeTile { name, strips, keys, size, lanes, most_lanes });
         if matches!(size, 8 | 16) && s.tq.div_ceil(tiles[0].queries()) * s.heads * s.batch < AT_ONCE {
             tiles.reverse();
         }
@@ -109,19 +113,28 @@ impl CooperativeTile {
         self.strips * self.lanes
     }
 
-    /// Keys and values in f16, and for each query scores, their weights and three statistics; rows are padded by 16 bytes.
+    /// Keys and values in f16, and for each query scores and their weights; rows are padded by 8 elements.
     fn bytes(self, width: usize) -> usize {
-        let tile = COOPERATIVE_KEYS * 2 * (width.next_multiple_of(self.size) + 8);
-        2 * tile + self.queries() * (4 * (COOPERATIVE_KEYS + 4) + 2 * (COOPERATIVE_KEYS + 8) + 3 * 4)
+        let tile = self.keys * 2 * (width.next_multiple_of(self.size) + 8);
+        2 * tile + self.queries() * (4 + 2) * (COOPERATIVE_BLOCK + 8)
+    }
+
+    /// Rows of queries of each lane, 0 where it varies.
+    fn turns(self) -> usize {
+        let rows = 2 * self.size;
+        if self.lanes == self.most_lanes && rows.is_multiple_of(self.lanes) { rows / self.lanes } else { 0 }
     }
 
     /// The dispatch with the tile's permutation and constants.
-    fn apply(self, dispatch: Dispatch, s: &Sizes) -> Dispatch {
+    fn apply(self, dispatch: Dispatch, s: &Sizes, kind: DeviceKind) -> Dispatch {
         dispatch
             .feature(if self.size == 8 { "coop8" } else { "coop16" }, true)
             .constant("WIDTH", (s.width / 8) as u32)
             .constant("STRIPS", self.strips as u32)
             .constant("LANES", self.invocations() as u32)
+            .constant("KEYS", self.keys as u32)
+            .constant("TURNS", self.turns() as u32)
+            .constant("BALANCED", u32::from(kind == DeviceKind::Cpu))
     }
 }
 
@@ -140,8 +153,8 @@ pub(crate) fn tile_traffic() -> Vec<(&'static str, Traffic)> {
     let scores = 4 * (4 + HEAD / 4) + 2 * 4 * HEAD / TILE_KEYS;
     let workgroup = scores as f64 / products;
     let tile = Traffic { matrices: false, memory: memory(TILE_QUERIES), workgroup, registers: 16.0 };
-    let cooperative = CooperativeTile::NAMES.map(|(name, strips)| {
-        let own = CooperativeTile { name, strips, size: 16, lanes: 32, most_lanes: 32 };
+    let cooperative = CooperativeTile::NAMES.map(|(name, strips, keys)| {
+        let own = CooperativeTile { name, strips, keys, size: 16, lanes: 32, most_lanes: 32 };
         // A matrix of keys or values for two of queries; scores and weights, written and read; what is copied, once.
         let operands = 2.0 / (2.0 * own.size as f64);
         let scores = (2 * 4 + 2 * 2) as f64 / products;
@@ -268,7 +281,8 @@ impl Operator for Attention {
         }
         if storage == DType::F16 && s.width % 8 == 0 && s.width <= 64 && scale > 0.0 {
             let cooperative = CooperativeTile::of(cx.capabilities, &s).map(|tile| {
-                let dispatch = tile.apply(finish(Dispatch::new("attention_cooperative", params)), &s);
+                let dispatch =
+                    tile.apply(finish(Dispatch::new("attention_cooperative", params)), &s, cx.capabilities.kind);
                 Variant::single(tile.name, dispatch.grid(s.tq.div_ceil(tile.queries()), self.heads, s.batch))
             });
             // Matrices that a CPU emulates save it nothing.
