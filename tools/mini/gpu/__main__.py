@@ -92,6 +92,8 @@ def run(a, renderers, Reader, Store):
             coder.encode(held)
 
     while data.count < a.first:
+        if not renderers.running:
+            sys.exit(f"the renderers ended after {data.count} pictures of {a.first}")
         refresh()
         time.sleep(0.2)
     said(f"{data.count} pictures, {held.count} held out")

@@ -94,6 +94,11 @@ class Renderers:
             for i in range(workers)
         ]
 
+    @property
+    def running(self) -> bool:
+        """Whether some of them still render."""
+        return any(p.poll() is None for p in self.processes)
+
     def stop(self) -> None:
         for p in self.processes:
             p.terminate()
