@@ -161,6 +161,8 @@ mod tests {
         let places: Vec<_> = is.iter().enumerate().filter(|(_, i)| **i == declaration).map(|(at, _)| at).collect();
         assert!(matches!(places[..], [at] if FIRST_TYPES.contains(&instructions(&after).unwrap()[at + 1].0)));
         assert_eq!(after[..HEADER], before[..HEADER]);
+        // StorageInputOutput16, which lavapipe, among others, does not let a device have.
+        assert!(!is.contains(&format!("{OP_CAPABILITY}: [4436]")));
     }
 
     #[test]
@@ -174,6 +176,20 @@ mod tests {
         assert!(is.contains(&format!("{OP_TYPE_FLOAT}: [{half}, 16]")));
         assert!(is.contains(&format!("{OP_CAPABILITY}: [{CAPABILITY_FLOAT16}]")));
         assert_eq!(is.len(), listed(&before).len() + 2);
+    }
+
+    #[test]
+    fn modules_of_shaders_that_are_not_packed_stay_as_they_are() {
+        let shader = |name, features: &[&str]| pulid_ops::shader(name, features).unwrap();
+        let made = |shader: &pulid_ops::Shader| crate::spirv(shader, [], RuntimeChecks::None).unwrap().words;
+        for features in [&["f16"][..], &["coop16", "f16"], &["coop16", "f16", "packed"]] {
+            let shader = shader(if features.len() == 1 { "matmul_strided" } else { "matmul_cooperative" }, features);
+            let plain = translate(shader.wgsl, shader.name, &[], RuntimeChecks::None).unwrap().words;
+            match shader.is_packed() {
+                true => assert_eq!(made(shader), with_half_factors(&plain).unwrap()),
+                false => assert_eq!(made(shader), plain),
+            }
+        }
     }
 
     #[test]

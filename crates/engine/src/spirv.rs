@@ -90,6 +90,8 @@ pub(crate) fn translate(
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         force_loop_bounding: checked,
         emit_int_div_checks: checked,
+        // Kernels pass nothing from stage to stage, and not every device has the capability.
+        use_storage_input_output_16: false,
         ..Default::default()
     };
     let pipeline = spv::PipelineOptions { entry_point: entry_point.to_owned(), shader_stage: stage };
