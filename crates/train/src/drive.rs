@@ -114,7 +114,7 @@ impl Run<'_> {
         // What prepared the images is needed no more.
         self.pipeline.runtime().clear();
         let (runtime, model) = (self.pipeline.runtime(), self.pipeline.model());
-        Trainer::open(runtime, model, &adapter, cache, self.options, resumed, reporter).await
+        Trainer::open(runtime, model, self.faces, &adapter, cache, self.options, resumed, reporter).await
     }
 
     /// What the run takes, with the seconds of a step: measured on three after one that compiles. Nothing is kept of them.

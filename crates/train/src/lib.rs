@@ -6,10 +6,12 @@
 
 mod adapter;
 mod batch;
+mod branch;
 pub mod cache;
 pub mod data;
 mod drive;
 mod initial;
+mod objective;
 mod optimizer;
 mod options;
 mod prepare;
@@ -21,8 +23,10 @@ pub mod terms;
 mod trainer;
 
 pub use batch::Batch;
+pub use branch::EulerStep;
 pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_data, reopen};
 pub use initial::write_untrained;
+pub use objective::{BranchOptions, Weights};
 pub use optimizer::{LossScale, ParameterState};
 pub use options::{Pair, Recompute, Schedule, TrainOptions};
 pub use prepare::{Prepared, Preparing, prepare};

@@ -1,5 +1,6 @@
 //! What a training run is told: `run.toml`.
 
+use crate::objective::{self, BranchOptions, Weights};
 use pulid_models::pulid::Ortho;
 use pulid_tensor::{DType, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -110,6 +111,12 @@ pub struct TrainOptions {
     pub export_steps: u64,
     /// Whether metrics go to TensorBoard's event files too.
     pub tensorboard: bool,
+    /// Factors of the losses.
+    #[serde(default)]
+    pub weights: Weights,
+    /// The branch of few steps, where a loss looks at it.
+    #[serde(default)]
+    pub branch: Option<BranchOptions>,
 }
 
 impl TrainOptions {
@@ -149,7 +156,8 @@ impl TrainOptions {
             return wrong("drop_both", format!("with drop_text and drop_id is {all}; the three are shares of 1"));
         }
         self.dtype()?;
-        self.ortho().map(drop)
+        self.ortho()?;
+        objective::check(&self.weights, self.branch.as_ref())
     }
 
     /// Storage type of the frozen networks.
@@ -247,6 +255,8 @@ pub(crate) fn example() -> TrainOptions {
         photos: Vec::new(),
         export_steps: 0,
         tensorboard: true,
+        weights: Weights::default(),
+        branch: None,
     }
 }
 
@@ -268,7 +278,8 @@ mod tests {
 
     #[test]
     fn a_run_s_file_gives_back_what_was_written() {
-        let options = TrainOptions { unet: Some("u".into()), prompts: vec!["a \"b\"".into()], ..example() };
+        let branch = Some(objective::example());
+        let options = TrainOptions { unet: Some("u".into()), prompts: vec!["a \"b\"".into()], branch, ..example() };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.toml");
         std::fs::write(&path, options.to_toml().unwrap()).unwrap();

@@ -5,6 +5,7 @@
 //! comes last and by a rename.
 
 use crate::cache::{append, lines, write_whole};
+use crate::objective::Weights;
 use crate::optimizer::{LossScale, ParameterState};
 use crate::options::TrainOptions;
 use crate::tensorboard::EventFile;
@@ -26,8 +27,12 @@ const STATE: &str = "state.json";
 pub struct Metrics {
     /// Counted from 1.
     pub step: u64,
-    /// L_diff, a mean over the step's samples.
-    pub loss_diff: f64,
+    /// What is minimised, the losses by their weights; null where it was not finite.
+    #[serde(default)]
+    pub loss: Option<f64>,
+    /// Each of them.
+    #[serde(flatten)]
+    pub losses: Losses,
     /// Norm of all gradients before clipping; null where it was not finite.
     pub gradient_norm: Option<f64>,
     /// Learning rate.
@@ -38,6 +43,42 @@ pub struct Metrics {
     pub skipped: bool,
     /// Samples a second.
     pub images_per_second: f64,
+}
+
+/// The losses of a step. One that is left out, or that no sample has a part in, is not there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Losses {
+    /// L_diff, a mean over the step's samples.
+    #[serde(rename = "loss_diff", default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<f64>,
+    /// L_id, a mean over the branch's pictures that show a face.
+    #[serde(rename = "loss_id", default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<f64>,
+    /// L_align's semantic part, a mean over the samples with an identity.
+    #[serde(rename = "loss_align_sem", default, skip_serializing_if = "Option::is_none")]
+    pub align_sem: Option<f64>,
+    /// L_align's part of the layout.
+    #[serde(rename = "loss_align_layout", default, skip_serializing_if = "Option::is_none")]
+    pub align_layout: Option<f64>,
+    /// Share of the branch's pictures that show a face.
+    #[serde(rename = "faces", default, skip_serializing_if = "Option::is_none")]
+    pub faces: Option<f64>,
+}
+
+impl Losses {
+    /// Their sum by weights.
+    pub fn weighted(&self, weights: &Weights) -> f64 {
+        let Weights { diff, id, align_sem, align_layout } = *weights;
+        let all = [(self.diff, diff), (self.id, id), (self.align_sem, align_sem), (self.align_layout, align_layout)];
+        all.into_iter().filter_map(|(loss, weight)| Some(loss? * weight)).sum()
+    }
+
+    /// Those that are there, by name.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let all =
+            [("diff", self.diff), ("id", self.id), ("align_sem", self.align_sem), ("align_layout", self.align_layout)];
+        all.into_iter().filter_map(|(name, loss)| Some((name, loss?)))
+    }
 }
 
 /// `state.json`.
@@ -136,12 +177,20 @@ impl RunFolder {
             self.events = Some(EventFile::create(&self.path, now())?);
         }
         let Some(events) = &mut self.events else { return Ok(()) };
-        let mut scalars = vec![
-            ("loss/diff", metrics.loss_diff),
+        let tags = [
+            ("loss/diff", metrics.losses.diff),
+            ("loss/id", metrics.losses.id),
+            ("loss/align_sem", metrics.losses.align_sem),
+            ("loss/align_layout", metrics.losses.align_layout),
+            ("faces", metrics.losses.faces),
+        ];
+        let mut scalars: Vec<_> = tags.into_iter().filter_map(|(tag, value)| Some((tag, value?))).collect();
+        scalars.extend(metrics.loss.map(|loss| ("loss/all", loss)));
+        scalars.extend([
             ("lr", metrics.lr),
             ("images_per_second", metrics.images_per_second),
             ("loss_scale", metrics.loss_scale),
-        ];
+        ]);
         scalars.extend(metrics.gradient_norm.map(|norm| ("gradient_norm", norm)));
         events.scalars(now(), metrics.step, &scalars)
     }

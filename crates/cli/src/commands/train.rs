@@ -1,6 +1,9 @@
+mod branch;
+
 use super::identity::{check_no_folder, read_photo};
 use super::models::ModelsArgs;
 use super::{DeviceArgs, remember_choices};
+use branch::LossArgs;
 use crate::progress::{Terminal, keep_word};
 use clap::ValueEnum;
 use pulid::identity::FaceModels;
@@ -23,8 +26,11 @@ use std::path::{Path, PathBuf};
     after_help = "Examples:\n  \
     pulid train prepare --data photos --out cache --resolution 512\n  \
     pulid train --data cache --out run --from pulid_v1.1.safetensors --resolution 512 --steps 20000\n  \
+    pulid train --data cache --out next --from run/adapter-20000.safetensors --stage 3 --branch-unet sdxl_lightning_4step_unet.safetensors \\\n    \
+      --resolution 512 --branch-resolution 768 --steps 10000\n  \
     pulid train --resume run\n\n\
-    Stage 1 trains the identity encoder and the identity attention by the diffusion loss. Data are folders of images with .txt captions\n\
+    Stage 1 trains the identity encoder and the identity attention by the diffusion loss; stages 2 and 3 add losses of identity and alignment on\n\
+    pictures that a model of few steps (--branch-model, --branch-unet) makes meanwhile. Data are folders of images with .txt captions\n\
     (a subfolder is a person), .jsonl files of {\"image_file\", \"text\"} or webdataset .tar files. Use photos of people who agreed to it.\n\n\
     The run's folder holds run.toml, metrics.jsonl, TensorBoard's events, samples/STEP.png, adapter-STEP.safetensors (for `pulid generate\n\
     --adapter`) and state-STEP/. Ctrl-C writes a checkpoint; --resume goes on from the newest one."
@@ -94,9 +100,8 @@ struct TrainArgs {
     like: Option<PathBuf>,
     #[command(flatten)]
     models: ModelsArgs,
-    /// 1 is the diffusion loss alone
-    #[arg(long, default_value = "1", value_parser = parse_stage)]
-    stage: u32,
+    #[command(flatten)]
+    losses: LossArgs,
     /// Steps in all
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
@@ -184,25 +189,9 @@ struct TrainArgs {
     device: DeviceArgs,
 }
 
-/// Flags of the stages that are not built, so that they are refused in words.
+/// Flags of what is not built, so that they are refused in words.
 #[derive(clap::Args)]
 struct LaterArgs {
-    #[arg(long, hide = true)]
-    id: Option<String>,
-    #[arg(long, hide = true)]
-    align_sem: Option<String>,
-    #[arg(long, hide = true)]
-    align_layout: Option<String>,
-    #[arg(long, hide = true)]
-    branch_model: Option<String>,
-    #[arg(long, hide = true)]
-    branch_resolution: Option<String>,
-    #[arg(long, hide = true)]
-    recogniser: Option<String>,
-    #[arg(long, hide = true)]
-    last_steps: Option<String>,
-    #[arg(long, hide = true)]
-    align_steps: Option<String>,
     #[arg(long, hide = true)]
     ema: Option<String>,
     #[arg(long, hide = true)]
@@ -213,16 +202,7 @@ struct LaterArgs {
 
 impl LaterArgs {
     fn check(&self) -> Result<()> {
-        let stages = "belongs to the stages with L_id and L_align, which are not built yet; stage 1 trains by the diffusion loss alone";
         let given = [
-            ("--id", &self.id, stages),
-            ("--align-sem", &self.align_sem, stages),
-            ("--align-layout", &self.align_layout, stages),
-            ("--branch-model", &self.branch_model, stages),
-            ("--branch-resolution", &self.branch_resolution, stages),
-            ("--recogniser", &self.recogniser, stages),
-            ("--last-steps", &self.last_steps, stages),
-            ("--align-steps", &self.align_steps, stages),
             ("--ema", &self.ema, "is not built yet; leave it out"),
             ("--buckets", &self.buckets, "is not built yet: images are cut to squares of --resolution"),
         ];
@@ -233,14 +213,6 @@ impl LaterArgs {
             None | Some("adamw") => Ok(()),
             Some(other) => Err(Error::invalid("--optimizer", format!("{other} is not built yet; adamw is"))),
         }
-    }
-}
-
-fn parse_stage(text: &str) -> std::result::Result<u32, String> {
-    match text {
-        "1" => Ok(1),
-        "2" | "3" => Err(format!("stage {text} needs L_id or L_align, which are not built yet; stage 1 is")),
-        _ => Err("expected 1".into()),
     }
 }
 
@@ -452,6 +424,8 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         photos: photos(&args.photos)?,
         export_steps: args.export_steps,
         tensorboard: args.log.iter().any(|log| log == "tensorboard"),
+        weights: args.losses.weights(),
+        branch: args.losses.branch(&args.models, args.model.as_deref(), args.unet.as_deref(), args.resolution)?,
     })
 }
 
@@ -566,9 +540,10 @@ impl Reporter for Screen<'_> {
 impl Watcher for Screen<'_> {
     fn trained(&self, progress: &Progress) {
         let Progress { metrics, steps, seconds_left, memory } = progress;
+        let losses: Vec<String> = metrics.losses.each().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
         let message = format!(
-            "loss {:.4}, {:.2} images/s, {} left, {:.1} GiB",
-            metrics.loss_diff,
+            "loss {}, {:.2} images/s, {} left, {:.1} GiB",
+            losses.join(", "),
             metrics.images_per_second,
             indicatif::HumanDuration(std::time::Duration::try_from_secs_f64(*seconds_left).unwrap_or_default()),
             *memory as f64 / f64::from(1 << 30),
