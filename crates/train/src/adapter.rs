@@ -147,7 +147,8 @@ impl Adapter {
 
     /// Gradients of zero in keys and values.
     pub fn no_gradients(&self) -> Gradients {
-        let zeros = |(name, shape): &(String, Shape)| (format!("d.{name}"), Tensor::Host(HostTensor::zeros(shape.clone())));
+        let zeros =
+            |(name, shape): &(String, Shape)| (format!("d.{name}"), Tensor::Host(HostTensor::zeros(shape.clone())));
         self.keys_values.iter().map(zeros).collect()
     }
 

@@ -9,7 +9,7 @@ use crate::samples::Sampling;
 use crate::trainer::{Plan, Trainer};
 use crate::write_untrained;
 use pulid::identity::FaceModels;
-use pulid::pipeline::Pipeline;
+use pulid::pipeline::{Pipeline, SdxlModel};
 use pulid::runtime::Reporter;
 use pulid_models::Precision;
 use pulid_tensor::{Error, Result};
@@ -237,6 +237,16 @@ pub fn check_data(options: &TrainOptions) -> Result<()> {
         return data::list(&options.data).map(drop);
     }
     open_cache(options).map(drop)
+}
+
+/// Looks at a run's branch before anything is written or opened; `model` is the base that is trained on.
+///
+/// # Errors
+/// A branch whose model cannot be read, cannot make such pictures or has other attention than the base.
+pub fn check_branch(options: &TrainOptions, model: &SdxlModel) -> Result<()> {
+    let Some(branch) = &options.branch else { return Ok(()) };
+    let layers = model.unet(Precision::F32)?.identity_layers()?;
+    crate::branch::check(branch, &branch.open_model()?, &layers)
 }
 
 fn open_cache(options: &TrainOptions) -> Result<Cache> {

@@ -24,7 +24,7 @@ mod trainer;
 
 pub use batch::Batch;
 pub use branch::EulerStep;
-pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_data, reopen};
+pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_branch, check_data, reopen};
 pub use initial::write_untrained;
 pub use objective::{BranchOptions, Weights};
 pub use optimizer::{LossScale, ParameterState};

@@ -1,5 +1,6 @@
 //! Which losses a run minimises, and the branch of few steps that two of them look at.
 
+use pulid::pipeline::SdxlModel;
 use pulid_models::training::AlignmentNorm;
 use pulid_tensor::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -55,12 +56,8 @@ impl Weights {
     }
 
     fn check(&self) -> Result<()> {
-        let all = [
-            ("diff", self.diff),
-            ("id", self.id),
-            ("align_sem", self.align_sem),
-            ("align_layout", self.align_layout),
-        ];
+        let all =
+            [("diff", self.diff), ("id", self.id), ("align_sem", self.align_sem), ("align_layout", self.align_layout)];
         if let Some((name, weight)) = all.iter().find(|(_, weight)| !(weight.is_finite() && *weight >= 0.0)) {
             return Err(Error::invalid(*name, format!("{weight} is no weight of a loss, a finite number from 0")));
         }
@@ -120,6 +117,18 @@ impl BranchOptions {
         "portrait, marble sculpture style",
     ];
 
+    /// Its base model.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open_model(&self) -> Result<SdxlModel> {
+        let model = SdxlModel::open(&self.model)?;
+        Ok(match &self.unet {
+            Some(unet) => model.with_unet(unet),
+            None => model,
+        })
+    }
+
     /// How L_align measures distances.
     ///
     /// # Errors
@@ -156,7 +165,9 @@ pub(crate) fn check(weights: &Weights, branch: Option<&BranchOptions>) -> Result
     weights.check()?;
     match branch {
         Some(branch) => branch.check(),
-        None if weights.branches() => Err(Error::invalid("branch", "is missing: L_id and L_align look at its pictures")),
+        None if weights.branches() => {
+            Err(Error::invalid("branch", "is missing: L_id and L_align look at its pictures"))
+        }
         None => Ok(()),
     }
 }
@@ -189,9 +200,8 @@ mod tests {
         assert!(Weights::of_stage(4).is_none());
         check(&first, None).unwrap();
         check(&third, Some(&example())).unwrap();
-        let fails = |weights: Weights, branch: Option<BranchOptions>| {
-            check(&weights, branch.as_ref()).unwrap_err().to_string()
-        };
+        let fails =
+            |weights: Weights, branch: Option<BranchOptions>| check(&weights, branch.as_ref()).unwrap_err().to_string();
         assert!(fails(Weights { diff: 0.0, ..first }, None).contains("all 0"));
         assert!(fails(Weights { id: f64::NAN, ..first }, None).starts_with("id"));
         assert!(fails(second, None).contains("missing"));

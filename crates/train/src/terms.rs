@@ -81,7 +81,8 @@ impl Sums {
         let mut outputs = network.run_to(&names, observer).await?;
         for (target, _) in &self.targets {
             let total = outputs.remove(&format!("total.{target}"));
-            let total = total.ok_or_else(|| Error::invalid("training", format!("a network gave no gradient of {target}")))?;
+            let total =
+                total.ok_or_else(|| Error::invalid("training", format!("a network gave no gradient of {target}")))?;
             gradients.insert(format!("d.{target}"), total);
         }
         Ok((gradients, outputs))

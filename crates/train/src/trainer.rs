@@ -140,10 +140,7 @@ impl Trainer {
         }
         let branch = match options.branch.as_ref().filter(|_| options.weights.branches()) {
             Some(branch) => {
-                let mut model = SdxlModel::open(&branch.model)?;
-                if let Some(unet) = &branch.unet {
-                    model = model.with_unet(unet);
-                }
+                let model = branch.open_model()?;
                 let setup = BranchSetup {
                     runtime,
                     model: &model,

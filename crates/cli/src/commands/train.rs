@@ -3,8 +3,8 @@ mod branch;
 use super::identity::{check_no_folder, read_photo};
 use super::models::ModelsArgs;
 use super::{DeviceArgs, remember_choices};
-use branch::LossArgs;
 use crate::progress::{Terminal, keep_word};
+use branch::LossArgs;
 use clap::ValueEnum;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage};
@@ -14,7 +14,8 @@ use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
-    Pair, Preparing, Progress, Recompute, Run, Sampling, Schedule, TrainOptions, Watcher, check_data, prepare, reopen,
+    Pair, Preparing, Progress, Recompute, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch, check_data,
+    prepare, reopen,
 };
 use std::path::{Path, PathBuf};
 
@@ -304,6 +305,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     if let Some(unet) = &options.unet {
         model = model.with_unet(unet);
     }
+    check_branch(&options, &model)?;
     let faces = match args.resume {
         // Where they were when the run began.
         Some(_) => FaceModels::open(&options.faces)?,

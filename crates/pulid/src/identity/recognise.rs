@@ -64,7 +64,8 @@ impl FaceFinder {
     /// A picture of extreme proportions, a lost device, cancellation.
     pub async fn largest(&mut self, name: &str, picture: &RgbImage, reporter: &dyn Reporter) -> Result<Option<Face>> {
         let detector = &mut self.detector;
-        let faces = find_any(picture, async |photo| detector.find(name, photo, SCORE_THRESHOLD, reporter).await).await?;
+        let faces =
+            find_any(picture, async |photo| detector.find(name, photo, SCORE_THRESHOLD, reporter).await).await?;
         Ok(faces.into_iter().max_by(|a, b| a.area().total_cmp(&b.area())))
     }
 }

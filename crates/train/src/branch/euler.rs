@@ -106,8 +106,7 @@ mod tests {
                 let difference = input.iter().zip(&request.x_in).map(|(a, b)| (a - b).abs());
                 assert!(difference.fold(0.0, f32::max) < 1e-5, "{prediction:?}");
                 assert_eq!(f64::from(step.timestep), request.timestep);
-                let predicted: Vec<f32> =
-                    input.iter().map(|v| network(f64::from(*v), step.timestep) as f32).collect();
+                let predicted: Vec<f32> = input.iter().map(|v| network(f64::from(*v), step.timestep) as f32).collect();
                 sampler.advance(&predicted).unwrap();
                 x = step.advance(&x, &HostTensor::from_f32([2], predicted).unwrap()).unwrap();
             }

@@ -95,6 +95,28 @@ pub(crate) struct Micro {
     pub factor: f64,
 }
 
+/// Refuses a branch whose pictures its model cannot make, or that the adapter of attention `layers` cannot serve.
+///
+/// # Errors
+/// As said, and a model that cannot be read.
+pub(crate) fn check(options: &BranchOptions, model: &SdxlModel, layers: &[IdentityLayer]) -> Result<()> {
+    let own = model.unet(Precision::F32)?.identity_layers()?;
+    if own != layers {
+        let detail = format!(
+            "its UNet has {} cross-attentions, the one that is trained on {}, or of other widths: one adapter cannot serve both",
+            own.len(),
+            layers.len()
+        );
+        return Err(Error::file(model.path(), detail));
+    }
+    let factor = model.vae(Precision::F32)?.config().factor();
+    if !options.resolution.is_multiple_of(factor) {
+        let detail = format!("{} is not a multiple of {factor}", options.resolution);
+        return Err(Error::invalid("branch_resolution", detail));
+    }
+    Ok(())
+}
+
 impl Branch {
     /// Loads what the weights ask for.
     ///
@@ -105,21 +127,9 @@ impl Branch {
         let BranchSetup { runtime, model, options, weights, batch, .. } = *setup;
         let pipeline = Pipeline::open(runtime.clone(), model.clone(), setup.storage)?;
         let unet = model.unet(runtime.precision(setup.storage.dtype, None))?;
-        let layers = unet.identity_layers()?;
-        if layers != setup.layers {
-            let detail = format!(
-                "its UNet has {} cross-attentions, the one that is trained on {}, or of other widths: one adapter cannot serve both",
-                layers.len(),
-                setup.layers.len()
-            );
-            return Err(Error::file(model.path(), detail));
-        }
         let vae = model.vae(Precision::F32)?;
+        check(options, model, setup.layers)?;
         let factor = vae.config().factor();
-        if !options.resolution.is_multiple_of(factor) {
-            let detail = format!("{} is not a multiple of {factor}", options.resolution);
-            return Err(Error::invalid("branch_resolution", detail));
-        }
 
         let prompts = std::iter::once(&options.id_prompt).chain(&options.align_prompts);
         let prompts: Vec<&str> = prompts.map(String::as_str).collect();
@@ -207,7 +217,8 @@ impl Branch {
         self.forward.write_tensors(keys_values).await?;
         if let Some(identity) = &mut self.identity {
             let weight = self.weights.id * at.factor;
-            let run = identity::Run { sampler: &self.sampler, forward: &mut self.forward, noise: &noise, batch, weight };
+            let run =
+                identity::Run { sampler: &self.sampler, forward: &mut self.forward, noise: &noise, batch, weight };
             identity.run(run, keys_values, &mut answer, &observer).await?;
         }
         if let Some(alignment) = &mut self.alignment {

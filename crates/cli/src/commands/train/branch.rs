@@ -91,7 +91,8 @@ impl LossArgs {
         let of_losses = given.iter().skip(4).find(|(_, given)| *given);
         let unused = if weights.branches() { of_losses } else { given.iter().find(|(_, given)| *given) };
         if let Some((flag, _)) = unused {
-            let detail = "is given, but no loss looks at it; --stage 2 or 3, or the losses' weights, ask for more of them";
+            let detail =
+                "is given, but no loss looks at it; --stage 2 or 3, or the losses' weights, ask for more of them";
             return Err(Error::invalid(*flag, detail));
         }
         if !weights.branches() {
