@@ -210,6 +210,8 @@ impl Run<'_> {
                 let adapter = save(trainer, folder).await?;
                 *kept = Some(step);
                 if samples {
+                    let adapter =
+                        if self.options.ema > 0.0 { RunFolder::average(folder.path(), step) } else { adapter };
                     let image = self.sampling.make(self.pipeline, self.faces, &adapter, watcher).await?;
                     crate::cache::write_whole(&folder.sample(step)?, &image)?;
                     watcher.stage("training");

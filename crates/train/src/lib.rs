@@ -5,6 +5,7 @@
 //! nothing that is trained and the adapter's own gradients run once for all terms.
 
 mod adapter;
+mod average;
 mod batch;
 mod branch;
 pub mod cache;
@@ -27,7 +28,7 @@ pub use branch::EulerStep;
 pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_branch, check_data, reopen};
 pub use initial::write_untrained;
 pub use objective::{BranchOptions, Weights};
-pub use optimizer::{LossScale, ParameterState};
+pub use optimizer::{LossScale, Moments, ParameterState, Rule};
 pub use options::{Pair, Recompute, Schedule, TrainOptions};
 pub use prepare::{Prepared, Preparing, prepare};
 pub use run::Metrics;

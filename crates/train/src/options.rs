@@ -1,6 +1,7 @@
 //! What a training run is told: `run.toml`.
 
 use crate::objective::{self, BranchOptions, Weights};
+use crate::optimizer::Rule;
 use pulid_models::pulid::Ortho;
 use pulid_tensor::{DType, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,12 @@ pub struct TrainOptions {
     pub export_steps: u64,
     /// Whether metrics go to TensorBoard's event files too.
     pub tensorboard: bool,
+    /// How parameters are changed.
+    #[serde(default)]
+    pub optimizer: Rule,
+    /// Decay of the moving average of the parameters; 0 keeps none.
+    #[serde(default)]
+    pub ema: f64,
     /// Factors of the losses.
     #[serde(default)]
     pub weights: Weights,
@@ -144,6 +151,9 @@ impl TrainOptions {
         }
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return wrong("clip", format!("{} is no finite number from 0", self.clip));
+        }
+        if !(0.0..1.0).contains(&self.ema) {
+            return wrong("ema", format!("{} is no decay from 0 to below 1", self.ema));
         }
         let drops = [("drop_text", self.drop_text), ("drop_id", self.drop_id), ("drop_both", self.drop_both)];
         for (name, share) in drops {
@@ -255,6 +265,8 @@ pub(crate) fn example() -> TrainOptions {
         photos: Vec::new(),
         export_steps: 0,
         tensorboard: true,
+        optimizer: Rule::AdamW,
+        ema: 0.0,
         weights: Weights::default(),
         branch: None,
     }
@@ -298,6 +310,7 @@ mod tests {
             (TrainOptions { lr: f64::NAN, ..example() }, "lr"),
             (TrainOptions { drop_text: 0.6, drop_id: 0.6, ..example() }, "drop_both"),
             (TrainOptions { clip: -1.0, ..example() }, "clip"),
+            (TrainOptions { ema: 1.0, ..example() }, "ema"),
             (TrainOptions { dtype: "bf16".into(), ..example() }, "dtype"),
             (TrainOptions { ortho: "v3".into(), ..example() }, "ortho"),
         ] {

@@ -1,10 +1,11 @@
 //! The steps of a run.
 
 use crate::adapter::Adapter;
+use crate::average::Average;
 use crate::batch::{Batch, Batches};
 use crate::branch::{Branch, BranchAnswer, BranchSetup, Micro};
 use crate::cache::Cache;
-use crate::optimizer::{LossScale, Optimizer, ParameterState};
+use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
 use crate::options::{Recompute, TrainOptions};
 use crate::run::{Losses, Metrics, Resumed, Saved, State};
 use crate::terms::{Call, Diffusion, Gradients, Room};
@@ -17,6 +18,7 @@ use pulid_graph::Checkpointing;
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
 use pulid_models::sdxl::Unet;
+use pulid_models::training::{MuonRate, MuonStep};
 use pulid_ops::AdamWStep;
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +29,9 @@ use std::time::Instant;
 const BETAS: [f32; 2] = [0.9, 0.999];
 const EPSILON: f32 = 1e-8;
 
+/// Muon's momentum, `torch.optim.Muon`'s default.
+const MOMENTUM: f32 = 0.95;
+
 /// Everything of a run that is on the device, and where it stands.
 pub struct Trainer {
     options: TrainOptions,
@@ -35,6 +40,7 @@ pub struct Trainer {
     branch: Option<Branch>,
     adapter: Adapter,
     optimizer: Optimizer,
+    average: Option<Average>,
     state: State,
     recomputed: bool,
     version: String,
@@ -101,7 +107,7 @@ impl Trainer {
         let accumulates = options.accumulate > 1;
         let extents = [options.batch, vision];
         let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
-        let mut optimizer = Optimizer::new(runtime);
+        let mut optimizer = Optimizer::new(runtime, options.optimizer);
         for (parameter, shape) in &adapter.parameters {
             let value = parameter.load()?;
             if value.as_f32()?.iter().any(|v| !v.is_finite()) {
@@ -111,9 +117,10 @@ impl Trainer {
                     detail: "holds NaN or infinity; training cannot start from it".into(),
                 });
             }
+            let rule = options.optimizer.of(shape);
             let moments = match resumed {
-                Some(resumed) => resumed.moments(parameter, shape)?,
-                None => [HostTensor::zeros(shape.clone()), HostTensor::zeros(shape.clone())],
+                Some(resumed) => resumed.moments(rule, parameter, shape)?,
+                None => Moments::read(rule, |_| Ok(HostTensor::zeros(shape.clone())))?,
             };
             optimizer.set(&parameter.name, &ParameterState { value, moments })?;
         }
@@ -121,12 +128,23 @@ impl Trainer {
         optimizer.load(&shapes, reporter).await?;
         let initial: Vec<_> =
             adapter.parameters.iter().map(|(p, _)| Ok((p.name.clone(), p.load()?))).collect::<Result<_>>()?;
-        for (name, value) in initial {
-            adapter.write(&name, &value)?;
+        for (name, value) in &initial {
+            adapter.write(name, value)?;
         }
+        let average = match options.ema {
+            0.0 => None,
+            decay => {
+                let values = match resumed {
+                    Some(resumed) => resumed.averages(&adapter.parameters)?,
+                    None => initial,
+                };
+                Some(Average::load(runtime, decay, values, reporter).await?)
+            }
+        };
 
         let room = || {
-            let held = runtime.device_memory().held() + optimizer.memory()[0] as u64;
+            let averages = average.as_ref().map_or(0, Average::memory);
+            let held = runtime.device_memory().held() + (optimizer.memory()[0] + averages) as u64;
             let bytes = device_bytes(runtime).map(|all| all.saturating_sub(held));
             Room { recompute: options.checkpointing, bytes }
         };
@@ -170,6 +188,7 @@ impl Trainer {
             branch,
             adapter,
             optimizer,
+            average,
             state,
             recomputed,
             version,
@@ -194,8 +213,9 @@ impl Trainer {
             memory.push(("adapter, values, parameters and their gradients".to_owned(), weights + values));
         }
         let [states, networks] = self.optimizer.memory();
-        memory.push(("parameters and AdamW's moments".to_owned(), states));
-        memory.push(("AdamW's steps".to_owned(), networks));
+        memory.push(("parameters and the optimiser's moments".to_owned(), states));
+        memory.push(("the optimiser's steps".to_owned(), networks));
+        memory.extend(self.average.as_ref().map(|average| ("moving averages".to_owned(), average.memory())));
         Plan {
             adapter: self.version.clone(),
             tensors: parameters.len(),
@@ -325,13 +345,12 @@ impl Trainer {
             0.0 => 1.0,
             most => (most / (norm + 1e-6)).min(1.0),
         };
-        let settings = AdamWStep {
-            rate: lr as f32,
-            decay: self.options.weight_decay as f32,
-            betas: BETAS,
-            epsilon: EPSILON,
-            step: self.state.updates + 1,
-            factor: (clipped / self.state.scale.factor) as f32,
+        let update = self.state.updates + 1;
+        let (rate, decay) = (lr as f32, self.options.weight_decay as f32);
+        let factor = (clipped / self.state.scale.factor) as f32;
+        let settings = Settings {
+            adamw: AdamWStep { rate, decay, betas: BETAS, epsilon: EPSILON, step: update, factor },
+            muon: MuonStep { rate, adjust: MuonRate::MatchRmsAdamW, decay, momentum: MOMENTUM, factor },
         };
         let unstoppable = Unstoppable;
         for index in 0..self.adapter.parameters.len() {
@@ -339,7 +358,10 @@ impl Trainer {
             let name = parameter.name.clone();
             let none = || Error::invalid(&name, "has no gradient");
             let gradient = gradients.remove(&format!("d.{name}")).ok_or_else(none)?;
-            let value = self.optimizer.step(&name, shape, gradient, settings, &unstoppable).await?;
+            let mut value = self.optimizer.step(&name, shape, gradient, settings, &unstoppable).await?;
+            if let Some(average) = &mut self.average {
+                value = average.follow(&name, shape, value, update, &unstoppable).await?;
+            }
             self.adapter.write_tensor(&name, value).await?;
             reporter.progress(index as u64 + 1, self.adapter.parameters.len() as u64);
         }
@@ -372,7 +394,11 @@ impl Trainer {
     pub async fn saved(&self) -> Result<Vec<Saved<'_>>> {
         let mut all = Vec::with_capacity(self.adapter.parameters.len());
         for (parameter, shape) in &self.adapter.parameters {
-            all.push(Saved { parameter, state: self.optimizer.read(parameter, shape).await? });
+            let average = match &self.average {
+                Some(average) => Some(average.read(&parameter.name, shape).await?),
+                None => None,
+            };
+            all.push(Saved { parameter, state: self.optimizer.read(parameter, shape).await?, average });
         }
         Ok(all)
     }

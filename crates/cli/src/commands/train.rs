@@ -14,8 +14,8 @@ use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
-    Pair, Preparing, Progress, Recompute, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch, check_data,
-    prepare, reopen,
+    Pair, Preparing, Progress, Recompute, Rule, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch,
+    check_data, prepare, reopen,
 };
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,15 @@ enum ScheduleArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum OptimizerArg {
+    /// AdamW
+    #[value(name = "adamw")]
+    AdamW,
+    /// Muon for matrices, which remembers half as much of them, and AdamW for the rest
+    Muon,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum RecomputeArg {
     /// Where memory asks for it
     Auto,
@@ -115,6 +124,9 @@ struct TrainArgs {
     /// Such batches whose gradients make a step
     #[arg(long, value_name = "N", default_value = "1")]
     accumulate: usize,
+    /// How what is trained is changed
+    #[arg(long, value_enum, default_value = "adamw")]
+    optimizer: OptimizerArg,
     /// Learning rate
     #[arg(long, value_name = "RATE", default_value = "1e-4")]
     lr: f64,
@@ -130,6 +142,9 @@ struct TrainArgs {
     /// Largest norm of all gradients together; 0 for none
     #[arg(long, value_name = "NORM", default_value = "1")]
     clip: f64,
+    /// Decay of a moving average of what is trained, written as adapter-STEP-ema.safetensors; 0 for none, 0.999 is usual
+    #[arg(long, value_name = "DECAY", default_value = "0")]
+    ema: f64,
     /// Where the identity comes from
     #[arg(long, value_enum, default_value = "same")]
     pair: PairArg,
@@ -194,25 +209,14 @@ struct TrainArgs {
 #[derive(clap::Args)]
 struct LaterArgs {
     #[arg(long, hide = true)]
-    ema: Option<String>,
-    #[arg(long, hide = true)]
     buckets: Option<String>,
-    #[arg(long, hide = true)]
-    optimizer: Option<String>,
 }
 
 impl LaterArgs {
     fn check(&self) -> Result<()> {
-        let given = [
-            ("--ema", &self.ema, "is not built yet; leave it out"),
-            ("--buckets", &self.buckets, "is not built yet: images are cut to squares of --resolution"),
-        ];
-        if let Some((flag, _, why)) = given.iter().find(|(_, value, _)| value.is_some()) {
-            return Err(Error::invalid(*flag, *why));
-        }
-        match self.optimizer.as_deref() {
-            None | Some("adamw") => Ok(()),
-            Some(other) => Err(Error::invalid("--optimizer", format!("{other} is not built yet; adamw is"))),
+        match self.buckets {
+            Some(_) => Err(Error::invalid("--buckets", "is not built yet: images are cut to squares of --resolution")),
+            None => Ok(()),
         }
     }
 }
@@ -426,6 +430,11 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         photos: photos(&args.photos)?,
         export_steps: args.export_steps,
         tensorboard: args.log.iter().any(|log| log == "tensorboard"),
+        optimizer: match args.optimizer {
+            OptimizerArg::AdamW => Rule::AdamW,
+            OptimizerArg::Muon => Rule::Muon,
+        },
+        ema: args.ema,
         weights: args.losses.weights(),
         branch: args.losses.branch(&args.models, args.model.as_deref(), args.unet.as_deref(), args.resolution)?,
     })
