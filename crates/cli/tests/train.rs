@@ -242,14 +242,62 @@ fn the_loss_falls_on_a_few_images_and_steps_may_be_accumulated() {
     assert_eq!(names.filter(|name| name.starts_with("events.out.tfevents.")).count(), 1);
 }
 
+/// Muon's own arithmetic is held to PyTorch in `tests/goldens/optimizers`: here it is who is changed by it, at which rate, and that averages
+/// follow.
+#[test]
+fn matrices_may_be_trained_by_muon_and_averages_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    cache(at);
+    let settings = ["--optimizer", "muon", "--ema", "0.3", "--clip", "0", "--save-every", "1", "--keep", "1"];
+    succeed(at, &flags(&[&settings[..], &["--out", "whole", "--steps", "3", "--export-steps", "3"]].concat()));
+    let steps: Vec<_> = (1..=3).map(|step| tensors(&at.join(format!("whole/steps/{step}.safetensors")))).collect();
+    let averages = tensors(&at.join("whole/adapter-3-ema.safetensors"));
+    let [mut matrices, mut others] = [0; 2];
+    for name in steps[0].keys().filter_map(|name| name.strip_prefix("before.")) {
+        let value = |step: usize, part: &str| steps[step][&format!("{part}.{name}")].to_f32_vec();
+        let (before, after, gradient) = (value(0, "before"), value(0, "after"), value(0, "d"));
+        let shape = steps[0][&format!("d.{name}")].shape().clone();
+        let change = |i: usize| (f64::from(before[i]) * (1.0 - 1e-3 * 0.01) - f64::from(after[i])) / 1e-3;
+        if shape.rank() == 2 {
+            let [longer, shorter] = [shape[0].max(shape[1]), shape[0].min(shape[1])].map(|v| v as f64);
+            let squares: f64 = (0..before.len()).map(|i| (change(i) / (0.2 * longer.sqrt())).powi(2)).sum();
+            // Singular values near one, as many as the gradient has: two samples give some matrices two.
+            assert!(squares < 1.6 * shorter && squares > 0.3, "{name}: {squares} of {shorter}");
+            matrices += 1;
+        } else {
+            for (i, gradient) in gradient.iter().map(|g| f64::from(*g)).enumerate() {
+                let expected = gradient / (gradient.abs() + 1e-8);
+                assert!((change(i) - expected).abs() < 2e-3 * f64::from(before[i].abs()).max(1.0), "{name}[{i}]");
+            }
+            others += 1;
+        }
+        // Decays 0, 2 / 11 and 1 / 4.
+        let after: Vec<_> = (0..3).map(|step| value(step, "after")).collect();
+        for (i, average) in averages[name].to_f32_vec().into_iter().enumerate() {
+            let [a, b, c] = [0, 1, 2].map(|step| f64::from(after[step][i]));
+            let second = 2.0 / 11.0 * a + 9.0 / 11.0 * b;
+            let expected = 0.25 * second + 0.75 * c;
+            assert!((f64::from(average) - expected).abs() < 1e-6 * expected.abs().max(1.0), "{name}[{i}]: {average}");
+        }
+    }
+    assert!(matrices > 30 && others > 30, "{matrices} {others}");
+    assert!(!at.join("whole/adapter-2-ema.safetensors").exists(), "of a checkpoint that is not kept");
+    succeed(at, &flags(&[&settings[..], &["--out", "broken", "--steps", "2"]].concat()));
+    succeed(at, &["train", "--resume", "broken", "--steps", "3"]);
+    for name in ["adapter-3.safetensors", "adapter-3-ema.safetensors", "state-3/optimizer.safetensors"] {
+        let bytes = |run: &str| fs::read(at.join(run).join(name)).unwrap();
+        assert!(bytes("whole") == bytes("broken"), "{name} differs");
+    }
+}
+
 #[test]
 fn what_cannot_be_trained_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for (more, part) in [
-        (&["--stage", "2"][..], "not built yet"),
-        (&["--id", "1"], "L_id and L_align, which are not built yet"),
-        (&["--optimizer", "muon"], "muon is not built yet"),
+        (&["--optimizer", "sgd"][..], "muon"),
+        (&["--ema", "1"], "no decay"),
         (&["--steps", "0"], "1 or more"),
         (&["--drop-text", "2"], "no share"),
         (&[], "no such file or folder"),

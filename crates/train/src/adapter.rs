@@ -1,6 +1,7 @@
 //! The trained network: from a photo's features to keys and values, and back to its parameters' gradients.
 
 use crate::batch::Batch;
+use crate::terms::Gradients;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::autodiff::differentiate;
@@ -17,7 +18,7 @@ pub struct Adapter {
     /// What is trained, with shapes in the graph.
     pub parameters: Vec<(TrainedParameter, Shape)>,
     condition: Vec<usize>,
-    keys_values: Vec<String>,
+    keys_values: Vec<(String, Shape)>,
     gradients: Vec<String>,
     accumulates: bool,
 }
@@ -87,7 +88,8 @@ impl Adapter {
         observer: &dyn Observer,
     ) -> Result<Adapter> {
         let (graph, parameters) = Adapter::graph(adapter, layers, batch, tokens, accumulates)?;
-        let keys_values = layers.iter().flat_map(|layer| layer.names()).collect::<Vec<_>>();
+        let keys_values = graph.outputs().iter().filter(|(name, _)| name.starts_with("k.") || name.starts_with("v."));
+        let keys_values = keys_values.map(|(name, id)| (name.clone(), graph.shape(*id).clone())).collect();
         let mut gradients: Vec<String> = parameters.iter().map(|p| format!("d.{}", p.name)).collect();
         gradients.push("norms".into());
         let mut network = runtime.load(&graph, observer).await?;
@@ -139,8 +141,15 @@ impl Adapter {
         for (i, hidden) in batch.hidden.iter().enumerate() {
             self.network.write(&format!("hidden_{i}"), hidden)?;
         }
-        let names: Vec<&str> = self.keys_values.iter().map(String::as_str).collect();
+        let names: Vec<&str> = self.keys_values.iter().map(|(name, _)| name.as_str()).collect();
         self.network.run_to(&names, observer).await
+    }
+
+    /// Gradients of zero in keys and values.
+    pub fn no_gradients(&self) -> Gradients {
+        let zeros =
+            |(name, shape): &(String, Shape)| (format!("d.{name}"), Tensor::Host(HostTensor::zeros(shape.clone())));
+        self.keys_values.iter().map(zeros).collect()
     }
 
     /// Gradients `d.PARAMETER` of the batch whose keys and values were computed last, summed onto `before` where gradients are
@@ -150,7 +159,7 @@ impl Adapter {
     /// A lost device or cancellation.
     pub async fn gradients(
         &mut self,
-        upstream: HashMap<String, Tensor>,
+        upstream: Gradients,
         before: Option<HashMap<String, Tensor>>,
         observer: &dyn Observer,
     ) -> Result<(HashMap<String, Tensor>, Vec<f64>)> {

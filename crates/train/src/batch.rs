@@ -3,6 +3,7 @@
 use crate::cache::{Cache, HIDDEN_STATES, Sample, TextStates};
 use crate::options::{Pair, TrainOptions};
 use crate::random::Keyed;
+use pulid::image::Normalization;
 use pulid::sampler::NoiseSchedule;
 use pulid_tensor::{Error, HostTensor, Result, Shape};
 use std::collections::HashMap;
@@ -26,6 +27,10 @@ pub struct Batch {
     pub hidden: Vec<HostTensor>,
     /// [B, h, w, 4], channels last: what the network is to predict.
     pub target: HostTensor,
+    /// [B, 3, 112, 112]: the faces that give the identities, as a recogniser takes them, -1 to 1.
+    pub faces: HostTensor,
+    /// Whether a sample's identity is someone's, else the unconditional one.
+    pub identified: Vec<bool>,
 }
 
 impl Batch {
@@ -180,6 +185,7 @@ impl Batches {
         let mut columns: [Vec<HostTensor>; 6 + HIDDEN_STATES] = Default::default();
         let mut timesteps = Vec::new();
         let mut time_ids = Vec::new();
+        let mut identified = Vec::new();
         for place in 0..self.batch {
             let number = micro * self.batch + place;
             let image = self.image(step, number);
@@ -197,14 +203,16 @@ impl Batches {
             };
             timesteps.push(timestep as f32);
             time_ids.extend(self.cache.entries()[image].time_ids);
-            let row = [noisy, target, text.hidden, text.pooled, of_identity(identity.id_cond)];
+            identified.push(!dropped.identity);
+            let face = Normalization::SYMMETRIC.apply(&scaled(&identity.face)?)?.nhwc_to_nchw()?;
+            let row = [noisy, target, text.hidden, text.pooled, face, of_identity(identity.id_cond)];
             let row = row.into_iter().chain(identity.hidden.into_iter().map(of_identity));
             columns.iter_mut().zip(row).for_each(|(column, tensor)| column.push(tensor));
         }
         let mut stacked = columns.iter().filter(|c| !c.is_empty()).map(|column| stack(column));
         let mut next = || stacked.next().unwrap_or_else(|| Err(Error::invalid("cache", "lacks tensors")));
         let (sample, target) = (next()?, next()?);
-        let (encoder_hidden_states, text_embeds, id_cond) = (next()?, next()?, next()?);
+        let (encoder_hidden_states, text_embeds, faces, id_cond) = (next()?, next()?, next()?, next()?);
         let hidden = (0..HIDDEN_STATES).map(|_| next()).collect::<Result<_>>()?;
         Ok(Batch {
             sample,
@@ -215,6 +223,8 @@ impl Batches {
             id_cond,
             hidden,
             target,
+            faces,
+            identified,
         })
     }
 
@@ -239,8 +249,14 @@ impl Batches {
     }
 }
 
+/// Values of 0 to 255 as 0 to 1.
+fn scaled(face: &HostTensor) -> Result<HostTensor> {
+    let values = face.as_f32()?;
+    Ok(HostTensor::from_fn(face.shape().clone(), |i| values[i] / 255.0))
+}
+
 /// Tensors [1, ...] of one shape as one [B, ...].
-fn stack(parts: &[HostTensor]) -> Result<HostTensor> {
+pub(crate) fn stack(parts: &[HostTensor]) -> Result<HostTensor> {
     let none = || Error::invalid("cache", "holds images whose tensors differ in shape; prepare the data anew");
     let first = parts.first().ok_or_else(none)?;
     if parts.iter().any(|part| part.shape() != first.shape()) || first.shape().first() != Some(&1) {

@@ -37,7 +37,7 @@ pub struct Description {
 
 impl Description {
     /// The layout that is written here.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 }
 
 /// A line of `items.jsonl`.
@@ -86,6 +86,8 @@ pub struct Sample {
     pub id_cond: HostTensor,
     /// [1, tokens, W] each.
     pub hidden: Vec<HostTensor>,
+    /// [1, 112, 112, 3], the face as a recogniser takes it: red, green and blue of 0 to 255.
+    pub face: HostTensor,
 }
 
 /// A folder of prepared images.
@@ -199,6 +201,8 @@ impl Cache {
             ("encoder_hidden_states".to_owned(), sample.text.hidden.cast(dtype)),
             ("text_embeds".to_owned(), sample.text.pooled.cast(dtype)),
             ("id_cond".to_owned(), sample.id_cond.clone()),
+            // Whole numbers of 8 bits, which half precision has all of.
+            ("face".to_owned(), sample.face.cast(DType::F16)),
         ]);
         for (i, state) in sample.hidden.iter().enumerate() {
             tensors.insert(format!("hidden_{i}"), state.cast(dtype));
@@ -260,6 +264,7 @@ impl Cache {
             text: text_states(&file)?,
             id_cond: get("id_cond")?,
             hidden: (0..HIDDEN_STATES).map(|i| get(&format!("hidden_{i}"))).collect::<Result<_>>()?,
+            face: get("face")?,
         };
         Ok(sample)
     }
@@ -349,6 +354,7 @@ pub(crate) mod tests {
             text: TextStates { hidden: tensor(&[1, 3, 2]), pooled: tensor(&[1, 2]) },
             id_cond: tensor(&[1, 6]),
             hidden: (0..HIDDEN_STATES).map(|_| tensor(&[1, 4, 2])).collect(),
+            face: HostTensor::from_fn([1, 112, 112, 3], |i| (i % 256) as f32),
         }
     }
 

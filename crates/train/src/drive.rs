@@ -9,7 +9,7 @@ use crate::samples::Sampling;
 use crate::trainer::{Plan, Trainer};
 use crate::write_untrained;
 use pulid::identity::FaceModels;
-use pulid::pipeline::Pipeline;
+use pulid::pipeline::{Pipeline, SdxlModel};
 use pulid::runtime::Reporter;
 use pulid_models::Precision;
 use pulid_tensor::{Error, Result};
@@ -114,7 +114,7 @@ impl Run<'_> {
         // What prepared the images is needed no more.
         self.pipeline.runtime().clear();
         let (runtime, model) = (self.pipeline.runtime(), self.pipeline.model());
-        Trainer::open(runtime, model, &adapter, cache, self.options, resumed, reporter).await
+        Trainer::open(runtime, model, self.faces, &adapter, cache, self.options, resumed, reporter).await
     }
 
     /// What the run takes, with the seconds of a step: measured on three after one that compiles. Nothing is kept of them.
@@ -210,6 +210,8 @@ impl Run<'_> {
                 let adapter = save(trainer, folder).await?;
                 *kept = Some(step);
                 if samples {
+                    let adapter =
+                        if self.options.ema > 0.0 { RunFolder::average(folder.path(), step) } else { adapter };
                     let image = self.sampling.make(self.pipeline, self.faces, &adapter, watcher).await?;
                     crate::cache::write_whole(&folder.sample(step)?, &image)?;
                     watcher.stage("training");
@@ -237,6 +239,16 @@ pub fn check_data(options: &TrainOptions) -> Result<()> {
         return data::list(&options.data).map(drop);
     }
     open_cache(options).map(drop)
+}
+
+/// Looks at a run's branch before anything is written or opened; `model` is the base that is trained on.
+///
+/// # Errors
+/// A branch whose model cannot be read, cannot make such pictures or has other attention than the base.
+pub fn check_branch(options: &TrainOptions, model: &SdxlModel) -> Result<()> {
+    let Some(branch) = &options.branch else { return Ok(()) };
+    let layers = model.unet(Precision::F32)?.identity_layers()?;
+    crate::branch::check(branch, &branch.open_model()?, &layers)
 }
 
 fn open_cache(options: &TrainOptions) -> Result<Cache> {

@@ -5,11 +5,14 @@
 //! nothing that is trained and the adapter's own gradients run once for all terms.
 
 mod adapter;
+mod average;
 mod batch;
+mod branch;
 pub mod cache;
 pub mod data;
 mod drive;
 mod initial;
+mod objective;
 mod optimizer;
 mod options;
 mod prepare;
@@ -21,9 +24,11 @@ pub mod terms;
 mod trainer;
 
 pub use batch::Batch;
-pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_data, reopen};
+pub use branch::EulerStep;
+pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_branch, check_data, reopen};
 pub use initial::write_untrained;
-pub use optimizer::{LossScale, ParameterState};
+pub use objective::{BranchOptions, Weights};
+pub use optimizer::{LossScale, Moments, ParameterState, Rule};
 pub use options::{Pair, Recompute, Schedule, TrainOptions};
 pub use prepare::{Prepared, Preparing, prepare};
 pub use run::Metrics;

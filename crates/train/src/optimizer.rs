@@ -4,17 +4,41 @@ use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::{Graph, Rate};
 use pulid_models::pulid::TrainedParameter;
+use pulid_models::training::{MuonStep, muon_graph};
 use pulid_ops::{AdamW, AdamWStep, Slice};
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// AdamW's state of each parameter: [3, N], rows value, first and second moment.
+/// How parameters are changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    /// AdamW.
+    #[default]
+    AdamW,
+    /// Muon for matrices, AdamW for what is none.
+    Muon,
+}
+
+impl Rule {
+    /// The rule of a parameter of a shape.
+    pub fn of(self, shape: &Shape) -> Rule {
+        match self {
+            Rule::Muon if shape.rank() == 2 && shape.iter().all(|extent| *extent > 1) => Rule::Muon,
+            _ => Rule::AdamW,
+        }
+    }
+}
+
+/// Parameters and what the optimiser remembers of each.
 #[derive(Debug)]
 pub struct Optimizer {
     runtime: Runtime,
+    rule: Rule,
     /// A step's network for parameters of each shape.
     networks: HashMap<Shape, Loaded>,
-    states: HashMap<String, Tensor>,
+    states: HashMap<String, HashMap<String, Tensor>>,
 }
 
 /// A parameter on the host: value and moments in the graph's layout.
@@ -22,31 +46,86 @@ pub struct Optimizer {
 pub struct ParameterState {
     /// The value.
     pub value: HostTensor,
-    /// `exp_avg` and `exp_avg_sq`.
-    pub moments: [HostTensor; 2],
+    /// What the optimiser remembers.
+    pub moments: Moments,
+}
+
+/// What an optimiser remembers of a parameter, by PyTorch's names.
+#[derive(Clone, Debug)]
+pub enum Moments {
+    /// AdamW's `exp_avg` and `exp_avg_sq`.
+    AdamW([HostTensor; 2]),
+    /// Muon's `momentum_buffer`.
+    Muon(HostTensor),
+}
+
+impl Moments {
+    /// Names of what a rule remembers.
+    pub fn names(rule: Rule) -> &'static [&'static str] {
+        match rule {
+            Rule::AdamW => &["exp_avg", "exp_avg_sq"],
+            Rule::Muon => &["momentum_buffer"],
+        }
+    }
+
+    /// Of a rule, each by its name.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn read(rule: Rule, get: impl Fn(&str) -> Result<HostTensor>) -> Result<Moments> {
+        Ok(match rule {
+            Rule::AdamW => Moments::AdamW([get("exp_avg")?, get("exp_avg_sq")?]),
+            Rule::Muon => Moments::Muon(get("momentum_buffer")?),
+        })
+    }
+
+    /// Each by its name.
+    pub fn each(&self) -> Vec<(&'static str, &HostTensor)> {
+        match self {
+            Moments::AdamW(both) => Moments::names(Rule::AdamW).iter().copied().zip(both).collect(),
+            Moments::Muon(one) => vec![("momentum_buffer", one)],
+        }
+    }
+}
+
+/// What both rules are told of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// AdamW's.
+    pub adamw: AdamWStep,
+    /// Muon's.
+    pub muon: MuonStep,
 }
 
 impl Optimizer {
     /// No parameters yet.
-    pub fn new(runtime: &Runtime) -> Optimizer {
-        Optimizer { runtime: runtime.clone(), networks: HashMap::new(), states: HashMap::new() }
+    pub fn new(runtime: &Runtime, rule: Rule) -> Optimizer {
+        Optimizer { runtime: runtime.clone(), rule, networks: HashMap::new(), states: HashMap::new() }
     }
 
     /// Sets a parameter.
     ///
     /// # Errors
-    /// When value and moments differ in shape.
+    /// When value and moments differ in shape, or the moments are another rule's.
     pub fn set(&mut self, name: &str, state: &ParameterState) -> Result<()> {
-        let ParameterState { value, moments: [first, second] } = state;
-        if first.shape() != value.shape() || second.shape() != value.shape() {
-            let detail = format!("is {}, its moments {} and {}", value.shape(), first.shape(), second.shape());
+        let ParameterState { value, moments } = state;
+        if let Some((moment, tensor)) = moments.each().iter().find(|(_, moment)| moment.shape() != value.shape()) {
+            let detail = format!("is {}, its {moment} {}", value.shape(), tensor.shape());
             return Err(Error::invalid(name, detail));
         }
-        let rows = [value, first, second].map(HostTensor::as_f32);
-        let [a, b, c] = rows;
-        let tensor = HostTensor::from_f32([3, value.shape().count()], [a?, b?, c?].concat())?;
-        // It comes to the device with the first step.
-        self.states.insert(name.to_owned(), Tensor::Host(tensor));
+        let held = match (moments, self.rule.of(value.shape())) {
+            (Moments::AdamW([first, second]), Rule::AdamW) => {
+                let rows = [value, first, second].map(HostTensor::as_f32);
+                let [a, b, c] = rows;
+                let tensor = HostTensor::from_f32([3, value.shape().count()], [a?, b?, c?].concat())?;
+                vec![("state", tensor)]
+            }
+            (Moments::Muon(momentum), Rule::Muon) => vec![("parameter", value.clone()), ("momentum", momentum.clone())],
+            _ => return Err(Error::invalid(name, "has moments of another optimiser")),
+        };
+        // They come to the device with the first step.
+        let held = held.into_iter().map(|(name, tensor)| (name.to_owned(), Tensor::Host(tensor))).collect();
+        self.states.insert(name.to_owned(), held);
         Ok(())
     }
 
@@ -57,7 +136,11 @@ impl Optimizer {
     pub async fn load(&mut self, parameters: &[(Shape, String)], observer: &dyn Observer) -> Result<()> {
         for (shape, _) in parameters {
             if !self.networks.contains_key(shape) {
-                let loaded = self.runtime.load(&network(shape)?, observer).await?;
+                let graph = match self.rule.of(shape) {
+                    Rule::AdamW => network(shape)?,
+                    Rule::Muon => muon_network(shape)?,
+                };
+                let loaded = self.runtime.load(&graph, observer).await?;
                 self.networks.insert(shape.clone(), loaded);
             }
         }
@@ -71,7 +154,7 @@ impl Optimizer {
             Tensor::Device(t) => t.tensor_type().bytes(),
         };
         let networks = self.networks.values().filter_map(crate::terms::memory).map(|[_, working]| working).sum();
-        [self.states.values().map(bytes).sum(), networks]
+        [self.states.values().flat_map(HashMap::values).map(bytes).sum(), networks]
     }
 
     /// One step of a parameter; gives its new value in the graph's shape. `adapter` gets it as an input.
@@ -83,27 +166,37 @@ impl Optimizer {
         name: &str,
         shape: &Shape,
         gradient: Tensor,
-        settings: AdamWStep,
+        settings: Settings,
         observer: &dyn Observer,
     ) -> Result<Tensor> {
         let none = || Error::invalid(name, "has no state of the optimiser");
         let network = self.networks.get_mut(shape).ok_or_else(none)?;
-        let state = self.states.remove(name).ok_or_else(none)?;
-        network.write("settings", &settings.settings())?;
-        let inputs = HashMap::from([("state".to_owned(), state), ("gradient".to_owned(), gradient)]);
+        let mut inputs = self.states.remove(name).ok_or_else(none)?;
+        let wanted: &[&str] = match self.rule.of(shape) {
+            Rule::AdamW => {
+                network.write("settings", &settings.adamw.settings())?;
+                &["state", "value"]
+            }
+            Rule::Muon => {
+                for (input, value) in settings.muon.inputs([shape[0], shape[1]]) {
+                    network.write(input, &value)?;
+                }
+                &["parameter", "momentum", "value"]
+            }
+        };
+        inputs.insert("gradient".into(), gradient);
         network.write_tensors(&inputs).await?;
-        let stepped = network.run_to(&["state", "value"], observer).await;
-        let mut outputs = match stepped {
+        let mut outputs = match network.run_to(wanted, observer).await {
             Ok(outputs) => outputs,
             Err(error) => {
                 // What was before it is still there, for a checkpoint.
-                self.states.extend(inputs.into_iter().filter(|(n, _)| n == "state").map(|(_, t)| (name.to_owned(), t)));
+                inputs.remove("gradient");
+                self.states.insert(name.to_owned(), inputs);
                 return Err(error);
             }
         };
-        let mut take = |output: &str| outputs.remove(output).ok_or_else(none);
-        let (state, value) = (take("state")?, take("value")?);
-        self.states.insert(name.to_owned(), state);
+        let value = outputs.remove("value").ok_or_else(none)?;
+        self.states.insert(name.to_owned(), outputs);
         Ok(value)
     }
 
@@ -113,15 +206,34 @@ impl Optimizer {
     /// A lost device.
     pub async fn read(&self, parameter: &TrainedParameter, shape: &Shape) -> Result<ParameterState> {
         let none = || Error::invalid(&parameter.name, "has no state of the optimiser");
-        let state = self.states.get(&parameter.name).ok_or_else(none)?.read().await?;
+        let held = self.states.get(&parameter.name).ok_or_else(none)?;
+        let mut tensors = HashMap::new();
+        for (name, tensor) in held {
+            tensors.insert(name.as_str(), tensor.read().await?);
+        }
+        let mut take = |name: &str| tensors.remove(name).ok_or_else(none);
+        if self.rule.of(shape) == Rule::Muon {
+            let (value, momentum) = (take("parameter")?, take("momentum")?);
+            return Ok(ParameterState { value, moments: Moments::Muon(momentum) });
+        }
+        let state = take("state")?;
         let count = shape.count();
         let values = state.as_f32()?;
         if values.len() != 3 * count {
             return Err(none());
         }
         let row = |i: usize| HostTensor::from_f32(shape.clone(), values[i * count..(i + 1) * count].to_vec());
-        Ok(ParameterState { value: row(0)?, moments: [row(1)?, row(2)?] })
+        Ok(ParameterState { value: row(0)?, moments: Moments::AdamW([row(1)?, row(2)?]) })
     }
+}
+
+/// A step of Muon for a matrix: [`muon_graph`], whose parameter also comes as `value`, for the adapter.
+fn muon_network(shape: &Shape) -> Result<Graph> {
+    let mut graph = muon_graph([shape[0], shape[1]])?;
+    let found = graph.outputs().iter().find(|(name, _)| name == "parameter").map(|(_, id)| *id);
+    let id = found.ok_or_else(|| Error::invalid("muon", "gives no parameter"))?;
+    graph.output("value", id)?;
+    Ok(graph)
 }
 
 /// A step of AdamW for a parameter of a shape. Inputs: `state` [3, N], `gradient` of the shape, `settings` [8]. Outputs: `state` and
@@ -144,7 +256,7 @@ fn network(shape: &Shape) -> Result<Graph> {
 
 /// The factor of the loss that keeps gradients in half precision's range: doubled after 2,000 good steps, halved after one whose
 /// gradients were not finite, which is left out (as PyTorch's `GradScaler`, with its default growth interval).
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     /// The factor; 1 where values are in f32.
     pub factor: f64,

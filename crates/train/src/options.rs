@@ -1,5 +1,7 @@
 //! What a training run is told: `run.toml`.
 
+use crate::objective::{self, BranchOptions, Weights};
+use crate::optimizer::Rule;
 use pulid_models::pulid::Ortho;
 use pulid_tensor::{DType, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -110,6 +112,18 @@ pub struct TrainOptions {
     pub export_steps: u64,
     /// Whether metrics go to TensorBoard's event files too.
     pub tensorboard: bool,
+    /// How parameters are changed.
+    #[serde(default)]
+    pub optimizer: Rule,
+    /// Decay of the moving average of the parameters; 0 keeps none.
+    #[serde(default)]
+    pub ema: f64,
+    /// Factors of the losses.
+    #[serde(default)]
+    pub weights: Weights,
+    /// The branch of few steps, where a loss looks at it.
+    #[serde(default)]
+    pub branch: Option<BranchOptions>,
 }
 
 impl TrainOptions {
@@ -138,6 +152,9 @@ impl TrainOptions {
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return wrong("clip", format!("{} is no finite number from 0", self.clip));
         }
+        if !(0.0..1.0).contains(&self.ema) {
+            return wrong("ema", format!("{} is no decay from 0 to below 1", self.ema));
+        }
         let drops = [("drop_text", self.drop_text), ("drop_id", self.drop_id), ("drop_both", self.drop_both)];
         for (name, share) in drops {
             if !(0.0..=1.0).contains(&share) {
@@ -149,7 +166,8 @@ impl TrainOptions {
             return wrong("drop_both", format!("with drop_text and drop_id is {all}; the three are shares of 1"));
         }
         self.dtype()?;
-        self.ortho().map(drop)
+        self.ortho()?;
+        objective::check(&self.weights, self.branch.as_ref())
     }
 
     /// Storage type of the frozen networks.
@@ -247,6 +265,10 @@ pub(crate) fn example() -> TrainOptions {
         photos: Vec::new(),
         export_steps: 0,
         tensorboard: true,
+        optimizer: Rule::AdamW,
+        ema: 0.0,
+        weights: Weights::default(),
+        branch: None,
     }
 }
 
@@ -268,7 +290,8 @@ mod tests {
 
     #[test]
     fn a_run_s_file_gives_back_what_was_written() {
-        let options = TrainOptions { unet: Some("u".into()), prompts: vec!["a \"b\"".into()], ..example() };
+        let branch = Some(objective::example());
+        let options = TrainOptions { unet: Some("u".into()), prompts: vec!["a \"b\"".into()], branch, ..example() };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.toml");
         std::fs::write(&path, options.to_toml().unwrap()).unwrap();
@@ -287,6 +310,7 @@ mod tests {
             (TrainOptions { lr: f64::NAN, ..example() }, "lr"),
             (TrainOptions { drop_text: 0.6, drop_id: 0.6, ..example() }, "drop_both"),
             (TrainOptions { clip: -1.0, ..example() }, "clip"),
+            (TrainOptions { ema: 1.0, ..example() }, "ema"),
             (TrainOptions { dtype: "bf16".into(), ..example() }, "dtype"),
             (TrainOptions { ortho: "v3".into(), ..example() }, "ortho"),
         ] {

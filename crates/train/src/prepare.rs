@@ -10,7 +10,7 @@ use pulid::runtime::{Loaded, Reporter, Runtime};
 use pulid_engine::Observer;
 use pulid_models::Precision;
 use pulid_models::sdxl::Part;
-use pulid_tensor::{DType, Error, Result};
+use pulid_tensor::{DType, Error, HostTensor, Result};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
@@ -152,7 +152,7 @@ impl Preparing<'_> {
     async fn item(&self, item: &Item, encoder: &mut Loaded, reporter: &dyn Reporter) -> Result<(Entry, Sample)> {
         let bytes = item.read()?;
         let picture = decode_photo(&item.id, &bytes)?;
-        let PhotoInputs { id_cond, hidden, face } =
+        let PhotoInputs { id_cond, hidden, face, recognised } =
             photo_inputs(self.runtime(), self.faces, &item.id, &bytes, reporter).await?;
         let side = self.resolution as u32;
         let Cropped { picture: crop, left, top } = crop_around(&picture, side, face);
@@ -172,8 +172,15 @@ impl Preparing<'_> {
             file: file_name(&item.id),
             time_ids: numbers.map(|v| v as f32),
         };
-        Ok((entry, Sample { mean, logvar, text, id_cond, hidden }))
+        let face = face_tensor(&recognised);
+        Ok((entry, Sample { mean, logvar, text, id_cond, hidden, face }))
     }
+}
+
+/// A picture [1, H, W, 3] of values 0 to 255.
+fn face_tensor(picture: &RgbImage) -> HostTensor {
+    let values = picture.as_raw();
+    HostTensor::from_fn([1, picture.height() as usize, picture.width() as usize, 3], |i| f32::from(values[i]))
 }
 
 /// A square of a picture.

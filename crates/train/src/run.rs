@@ -1,11 +1,12 @@
 //! A run's folder.
 //!
 //! `run.toml`, `metrics.jsonl`, `events.out.tfevents.*`, `samples/STEP.png`, `steps/STEP.safetensors`, and of each checkpoint
-//! `adapter-STEP.safetensors`, a PuLID file, and `state-STEP/`, the optimiser's. A checkpoint is there once its `state-STEP` is, which
+//! `adapter-STEP.safetensors`, a PuLID file (`adapter-STEP-ema.safetensors` of moving averages), and `state-STEP/`, the optimiser's. A checkpoint is there once its `state-STEP` is, which
 //! comes last and by a rename.
 
 use crate::cache::{append, lines, write_whole};
-use crate::optimizer::{LossScale, ParameterState};
+use crate::objective::Weights;
+use crate::optimizer::{LossScale, Moments, ParameterState, Rule};
 use crate::options::TrainOptions;
 use crate::tensorboard::EventFile;
 use pulid_checkpoint::{Checkpoint, files, write_folder_atomically, write_safetensors};
@@ -26,8 +27,12 @@ const STATE: &str = "state.json";
 pub struct Metrics {
     /// Counted from 1.
     pub step: u64,
-    /// L_diff, a mean over the step's samples.
-    pub loss_diff: f64,
+    /// What is minimised, the losses by their weights; null where it was not finite.
+    #[serde(default)]
+    pub loss: Option<f64>,
+    /// Each of them.
+    #[serde(flatten)]
+    pub losses: Losses,
     /// Norm of all gradients before clipping; null where it was not finite.
     pub gradient_norm: Option<f64>,
     /// Learning rate.
@@ -38,6 +43,42 @@ pub struct Metrics {
     pub skipped: bool,
     /// Samples a second.
     pub images_per_second: f64,
+}
+
+/// The losses of a step. One that is left out, or that no sample has a part in, is not there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Losses {
+    /// L_diff, a mean over the step's samples.
+    #[serde(rename = "loss_diff", default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<f64>,
+    /// L_id, a mean over the branch's pictures that show a face.
+    #[serde(rename = "loss_id", default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<f64>,
+    /// L_align's semantic part, a mean over the samples with an identity.
+    #[serde(rename = "loss_align_sem", default, skip_serializing_if = "Option::is_none")]
+    pub align_sem: Option<f64>,
+    /// L_align's part of the layout.
+    #[serde(rename = "loss_align_layout", default, skip_serializing_if = "Option::is_none")]
+    pub align_layout: Option<f64>,
+    /// Share of the branch's pictures that show a face.
+    #[serde(rename = "faces", default, skip_serializing_if = "Option::is_none")]
+    pub faces: Option<f64>,
+}
+
+impl Losses {
+    /// Their sum by weights.
+    pub fn weighted(&self, weights: &Weights) -> f64 {
+        let Weights { diff, id, align_sem, align_layout } = *weights;
+        let all = [(self.diff, diff), (self.id, id), (self.align_sem, align_sem), (self.align_layout, align_layout)];
+        all.into_iter().filter_map(|(loss, weight)| Some(loss? * weight)).sum()
+    }
+
+    /// Those that are there, by name.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let all =
+            [("diff", self.diff), ("id", self.id), ("align_sem", self.align_sem), ("align_layout", self.align_layout)];
+        all.into_iter().filter_map(|(name, loss)| Some((name, loss?)))
+    }
 }
 
 /// `state.json`.
@@ -67,6 +108,8 @@ pub struct Saved<'a> {
     pub parameter: &'a TrainedParameter,
     /// In the graph's layout.
     pub state: ParameterState,
+    /// Its moving average, where there is one, in the graph's layout.
+    pub average: Option<HostTensor>,
 }
 
 impl RunFolder {
@@ -136,12 +179,20 @@ impl RunFolder {
             self.events = Some(EventFile::create(&self.path, now())?);
         }
         let Some(events) = &mut self.events else { return Ok(()) };
-        let mut scalars = vec![
-            ("loss/diff", metrics.loss_diff),
+        let tags = [
+            ("loss/diff", metrics.losses.diff),
+            ("loss/id", metrics.losses.id),
+            ("loss/align_sem", metrics.losses.align_sem),
+            ("loss/align_layout", metrics.losses.align_layout),
+            ("faces", metrics.losses.faces),
+        ];
+        let mut scalars: Vec<_> = tags.into_iter().filter_map(|(tag, value)| Some((tag, value?))).collect();
+        scalars.extend(metrics.loss.map(|loss| ("loss/all", loss)));
+        scalars.extend([
             ("lr", metrics.lr),
             ("images_per_second", metrics.images_per_second),
             ("loss_scale", metrics.loss_scale),
-        ];
+        ]);
         scalars.extend(metrics.gradient_norm.map(|norm| ("gradient_norm", norm)));
         events.scalars(now(), metrics.step, &scalars)
     }
@@ -151,22 +202,33 @@ impl RunFolder {
         path.join(format!("adapter-{step}.safetensors"))
     }
 
+    /// A step's adapter file of moving averages, where the run has them.
+    pub fn average(path: &Path, step: u64) -> PathBuf {
+        path.join(format!("adapter-{step}-ema.safetensors"))
+    }
+
     fn state_folder(path: &Path, step: u64) -> PathBuf {
         path.join(format!("state-{step}"))
     }
 
-    /// Writes the adapter of a step, in the published layout, in f32.
+    /// Writes the adapter of a step, in the published layout, in f32, and its moving averages beside it.
     ///
     /// # Errors
     /// When it cannot be written; nothing is left of it then.
     pub fn write_adapter(&self, step: u64, saved: &[Saved<'_>]) -> Result<PathBuf> {
         let path = RunFolder::adapter(&self.path, step);
-        let mut tensors = BTreeMap::new();
-        for Saved { parameter, state } in saved {
+        let (mut tensors, mut averages) = (BTreeMap::new(), BTreeMap::new());
+        for Saved { parameter, state, average } in saved {
             tensors.insert(parameter.name.clone(), parameter.to_stored(state.value.clone())?);
+            if let Some(average) = average {
+                averages.insert(parameter.name.clone(), parameter.to_stored(average.clone())?);
+            }
         }
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned()), ("step".to_owned(), step.to_string())]);
         write_tensors(&path, &tensors, &metadata)?;
+        if !averages.is_empty() {
+            write_tensors(&RunFolder::average(&self.path, step), &averages, &metadata)?;
+        }
         Ok(path)
     }
 
@@ -181,9 +243,10 @@ impl RunFolder {
             return Ok(adapter);
         }
         let mut tensors = BTreeMap::new();
-        for Saved { parameter, state: ParameterState { moments: [first, second], .. } } in saved {
-            tensors.insert(format!("exp_avg.{}", parameter.name), parameter.to_stored(first.clone())?);
-            tensors.insert(format!("exp_avg_sq.{}", parameter.name), parameter.to_stored(second.clone())?);
+        for Saved { parameter, state, .. } in saved {
+            for (moment, tensor) in state.moments.each() {
+                tensors.insert(format!("{moment}.{}", parameter.name), parameter.to_stored(tensor.clone())?);
+            }
         }
         let text = serde_json::to_vec_pretty(state).map_err(|e| Error::invalid(STATE, e.to_string()))?;
         write_folder_atomically(&folder, |inside| {
@@ -202,6 +265,10 @@ impl RunFolder {
             std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
             let adapter = RunFolder::adapter(&self.path, step);
             std::fs::remove_file(&adapter).map_err(|e| Error::io(&adapter, e))?;
+            let average = RunFolder::average(&self.path, step);
+            if files::is_file(&average) {
+                std::fs::remove_file(&average).map_err(|e| Error::io(&average, e))?;
+            }
         }
         Ok(())
     }
@@ -250,6 +317,8 @@ pub struct Resumed {
     /// Where the run stands.
     pub state: State,
     moments: Checkpoint,
+    /// Of the moving averages.
+    average: PathBuf,
 }
 
 impl Resumed {
@@ -267,25 +336,42 @@ impl Resumed {
         if state.step != step {
             return Err(Error::file(file, format!("says step {}, its folder {step}", state.step)));
         }
-        Ok(Some(Resumed { state, moments: Checkpoint::open(folder.join(OPTIMIZER))? }))
+        Ok(Some(Resumed {
+            state,
+            moments: Checkpoint::open(folder.join(OPTIMIZER))?,
+            average: RunFolder::average(path, step),
+        }))
     }
 
-    /// The moments of a parameter, in the graph's layout.
+    /// What a rule remembers of a parameter, in the graph's layout.
     ///
     /// # Errors
-    /// When they are missing or of another shape.
-    pub fn moments(&self, parameter: &TrainedParameter, shape: &Shape) -> Result<[HostTensor; 2]> {
-        let read = |kind: &str| {
-            let name = format!("{kind}.{}", parameter.name);
-            let tensor = parameter.to_graph(self.moments.tensor(&name)?)?;
-            if tensor.shape() != shape {
-                let detail = format!("expected {shape}, found {}", tensor.shape());
-                return Err(Error::Weight { key: name, source_name: self.moments.name().into(), detail });
-            }
-            Ok(tensor)
-        };
-        Ok([read("exp_avg")?, read("exp_avg_sq")?])
+    /// When it is missing or of another shape.
+    pub fn moments(&self, rule: Rule, parameter: &TrainedParameter, shape: &Shape) -> Result<Moments> {
+        Moments::read(rule, |kind| stored(&self.moments, &format!("{kind}.{}", parameter.name), parameter, shape))
     }
+
+    /// The moving averages of parameters, in the graph's layout.
+    ///
+    /// # Errors
+    /// When their file is missing, malformed or of other extents.
+    pub fn averages(&self, parameters: &[(TrainedParameter, Shape)]) -> Result<Vec<(String, HostTensor)>> {
+        let file = Checkpoint::open(&self.average)?;
+        let read = |(parameter, shape): &(TrainedParameter, Shape)| {
+            Ok((parameter.name.clone(), stored(&file, &parameter.name, parameter, shape)?))
+        };
+        parameters.iter().map(read).collect()
+    }
+}
+
+/// A tensor of a parameter's extents in a file, in the graph's layout.
+fn stored(file: &Checkpoint, key: &str, parameter: &TrainedParameter, shape: &Shape) -> Result<HostTensor> {
+    let tensor = parameter.to_graph(file.tensor(key)?)?;
+    if tensor.shape() != shape {
+        let detail = format!("expected {shape}, found {}", tensor.shape());
+        return Err(Error::Weight { key: key.to_owned(), source_name: file.name().into(), detail });
+    }
+    Ok(tensor)
 }
 
 fn write_tensors(

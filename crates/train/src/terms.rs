@@ -10,7 +10,7 @@ use pulid_models::pulid::IdentityInputs;
 use pulid_models::run::block;
 use pulid_models::sdxl::{Unet, UnetSize};
 use pulid_ops::{Binary, Reduce};
-use pulid_tensor::{Error, HostTensor, Result, TensorType};
+use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
 use std::collections::HashMap;
 
 /// What a term answers.
@@ -18,21 +18,132 @@ use std::collections::HashMap;
 pub struct Answer {
     /// The term's value, a mean over the batch.
     pub loss: f64,
-    /// Its gradients `d.k.N` and `d.v.N`, times the factor that was asked for, under these names.
-    pub gradients: HashMap<String, Tensor>,
+    /// Its gradients, times the factor that was asked for.
+    pub gradients: Gradients,
+}
+
+/// Gradients in the identity's keys and values, `d.k.N` and `d.v.N`.
+pub type Gradients = HashMap<String, Tensor>;
+
+/// A network whose gradients are added to those of terms before it: beside each of its outputs `d.TARGET` an input `sum.TARGET`, and an
+/// output `total.TARGET` of both.
+#[derive(Clone, Debug)]
+pub(crate) struct Sums {
+    targets: Vec<(String, Shape)>,
+    /// Inputs that the outputs do not depend on: what is given for them is what comes out.
+    passed: Vec<(String, Shape)>,
+}
+
+impl Sums {
+    /// Adds the sums to a graph with the gradients of `targets`, inputs of it, among its outputs.
+    ///
+    /// # Errors
+    /// When there is no such input.
+    pub fn add(g: &mut Graph, targets: &[String]) -> Result<Sums> {
+        let mut sums = Sums { targets: Vec::new(), passed: Vec::new() };
+        for target in targets {
+            let ty = g.ty(input(g, target)?).clone();
+            let shape = ty.shape.clone();
+            let name = format!("d.{target}");
+            let Some((_, id)) = g.outputs().iter().find(|(output, _)| *output == name).cloned() else {
+                sums.passed.push((target.clone(), shape));
+                continue;
+            };
+            let sum = g.input(format!("sum.{target}"), ty, Rate::Step)?;
+            let total = g.scoped(format!("sum of {target}"), |g| g.apply(Binary::add(), &[sum, id]))?;
+            g.output(format!("total.{target}"), total)?;
+            sums.targets.push((target.clone(), shape));
+        }
+        Ok(sums)
+    }
+
+    /// Runs the network for the sums with what was there `before`, which is zero where nothing was, and for `more` of its outputs.
+    ///
+    /// # Errors
+    /// A lost device or cancellation.
+    pub async fn run(
+        &self,
+        network: &mut Loaded,
+        before: Option<Gradients>,
+        more: &[&str],
+        observer: &dyn Observer,
+    ) -> Result<(Gradients, HashMap<String, Tensor>)> {
+        let mut before = before.unwrap_or_default();
+        let mut take = |(target, shape): &(String, Shape)| {
+            let zeros = || Tensor::Host(HostTensor::zeros(shape.clone()));
+            before.remove(&format!("d.{target}")).unwrap_or_else(zeros)
+        };
+        let mut gradients: Gradients = self.passed.iter().map(|of| (format!("d.{}", of.0), take(of))).collect();
+        let sums = self.targets.iter().map(|of| (format!("sum.{}", of.0), take(of))).collect();
+        network.write_tensors(&sums).await?;
+        let totals: Vec<String> = self.targets.iter().map(|(target, _)| format!("total.{target}")).collect();
+        let names: Vec<&str> = totals.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let mut outputs = network.run_to(&names, observer).await?;
+        for (target, _) in &self.targets {
+            let total = outputs.remove(&format!("total.{target}"));
+            let total =
+                total.ok_or_else(|| Error::invalid("training", format!("a network gave no gradient of {target}")))?;
+            gradients.insert(format!("d.{target}"), total);
+        }
+        Ok((gradients, outputs))
+    }
+}
+
+/// What decides whether blocks of a network are computed again in the backward pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// What is asked for.
+    pub recompute: Recompute,
+    /// Bytes of the device that are left, where they are known.
+    pub bytes: Option<u64>,
+}
+
+impl Room {
+    /// A graph that stores all it needs or, with [`Recompute::Auto`] where that would not fit, computes blocks again.
+    ///
+    /// # Errors
+    /// As `build`, and when the device cannot run it.
+    pub async fn choose(
+        self,
+        runtime: &Runtime,
+        observer: &dyn Observer,
+        build: impl Fn(Checkpointing) -> Result<Graph>,
+    ) -> Result<(Graph, Checkpointing)> {
+        let blocks = Checkpointing::Blocks(block);
+        if self.recompute == Recompute::Block {
+            return Ok((build(blocks)?, blocks));
+        }
+        let graph = build(Checkpointing::Off)?;
+        if let (Recompute::Auto, Some(bytes)) = (self.recompute, self.bytes)
+            && let Some(planned) = runtime.plan(&graph, observer).await?
+        {
+            let summary = planned.plan.summary();
+            if (summary.weight_bytes + summary.working_bytes) as u64 > bytes {
+                return Ok((build(blocks)?, blocks));
+            }
+        }
+        Ok((graph, Checkpointing::Off))
+    }
+}
+
+/// The number that a network gives for each sample.
+///
+/// # Errors
+/// When it gives none, or the device is lost.
+pub(crate) async fn numbers(outputs: &mut HashMap<String, Tensor>, name: &str) -> Result<Vec<f64>> {
+    let tensor = outputs.remove(name).ok_or_else(|| Error::invalid("training", format!("a network gave no {name}")))?;
+    Ok(tensor.read().await?.to_f32_vec().into_iter().map(f64::from).collect())
 }
 
 /// L_diff: the mean square of what the network's prediction lacks of its target, for images with noise on them.
 ///
-/// Further terms (L_id and L_align of the few-step branch) take keys and values and answer likewise; the trainer adds the gradients.
+/// The terms of [`branch`](crate::branch) take keys and values likewise, and add their gradients to these.
 #[derive(Debug)]
 pub struct Diffusion {
     unet: Loaded,
     outputs: Vec<String>,
     /// Elements of a batch's targets.
     count: usize,
-    /// Whether values are in half precision, whose range the loss is to be scaled into.
-    half: bool,
 }
 
 /// Sizes of a call of the UNet in training.
@@ -93,33 +204,19 @@ impl Diffusion {
         Ok(graph)
     }
 
-    /// Loads it; `half` says whether the UNet's values are in half precision. With [`Recompute::Auto`] blocks are computed again where all that is stored would not fit `room` bytes.
+    /// Loads it.
     ///
     /// # Errors
     /// As [`Diffusion::graph`], and a device out of memory.
-    pub async fn load(
+    pub(crate) async fn load(
         runtime: &Runtime,
         unet: &Unet,
         call: &Call,
-        half: bool,
-        recompute: Recompute,
-        room: Option<u64>,
+        room: Room,
         observer: &dyn Observer,
     ) -> Result<(Diffusion, Checkpointing)> {
-        let mut checkpointing = match recompute {
-            Recompute::Block => Checkpointing::Blocks(block),
-            _ => Checkpointing::Off,
-        };
-        let mut graph = Diffusion::graph(unet, call, checkpointing)?;
-        if let (Recompute::Auto, Some(room)) = (recompute, room)
-            && let Some(planned) = runtime.plan(&graph, observer).await?
-        {
-            let summary = planned.plan.summary();
-            if (summary.weight_bytes + summary.working_bytes) as u64 > room {
-                checkpointing = Checkpointing::Blocks(block);
-                graph = Diffusion::graph(unet, call, checkpointing)?;
-            }
-        }
+        let build = |checkpointing| Diffusion::graph(unet, call, checkpointing);
+        let (graph, checkpointing) = room.choose(runtime, observer, build).await?;
         let mut outputs = vec!["loss".to_owned()];
         outputs.extend(unet.identity_layers()?.iter().flat_map(|layer| layer.names()).map(|name| format!("d.{name}")));
         let sample = graph.inputs().find(|(name, _)| *name == "sample").map(|(_, ty)| ty.clone());
@@ -127,12 +224,7 @@ impl Diffusion {
         let mut unet = runtime.load(&graph, observer).await?;
         unet.write("id_scale", &HostTensor::from_fn([call.batch], |_| 1.0))?;
         let count = sample.shape.count();
-        Ok((Diffusion { unet, outputs, count, half }, checkpointing))
-    }
-
-    /// Whether values are in half precision.
-    pub fn is_half(&self) -> bool {
-        self.half
+        Ok((Diffusion { unet, outputs, count }, checkpointing))
     }
 
     /// What it takes of the device's memory, weights and values, where it runs on one.
@@ -159,8 +251,7 @@ impl Diffusion {
         self.unet.write_tensors(keys_values).await?;
         let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
         let mut gradients = self.unet.run_to(&names, observer).await?;
-        let loss = gradients.remove("loss").ok_or_else(|| Error::invalid("unet", "gave no loss"))?;
-        let loss = loss.read().await?.to_f32_vec().first().map_or(f64::NAN, |&v| f64::from(v));
+        let loss = numbers(&mut gradients, "loss").await?.first().copied().unwrap_or(f64::NAN);
         Ok(Answer { loss, gradients })
     }
 }

@@ -1,13 +1,16 @@
 //! The steps of a run.
 
 use crate::adapter::Adapter;
+use crate::average::Average;
 use crate::batch::{Batch, Batches};
+use crate::branch::{Branch, BranchAnswer, BranchSetup, Micro};
 use crate::cache::Cache;
-use crate::optimizer::{LossScale, Optimizer, ParameterState};
-use crate::options::TrainOptions;
-use crate::run::{Metrics, Resumed, Saved, State};
-use crate::terms::{Call, Diffusion};
-use pulid::pipeline::{SdxlModel, scheduler_config};
+use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
+use crate::options::{Recompute, TrainOptions};
+use crate::run::{Losses, Metrics, Resumed, Saved, State};
+use crate::terms::{Call, Diffusion, Gradients, Room};
+use pulid::identity::FaceModels;
+use pulid::pipeline::{SdxlModel, Storage, scheduler_config};
 use pulid::runtime::{Reporter, Runtime, Tensor};
 use pulid::sampler::{NoiseSchedule, PredictionType};
 use pulid_checkpoint::Checkpoint;
@@ -15,6 +18,7 @@ use pulid_graph::Checkpointing;
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
 use pulid_models::sdxl::Unet;
+use pulid_models::training::{MuonRate, MuonStep};
 use pulid_ops::AdamWStep;
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -25,15 +29,20 @@ use std::time::Instant;
 const BETAS: [f32; 2] = [0.9, 0.999];
 const EPSILON: f32 = 1e-8;
 
+/// Muon's momentum, `torch.optim.Muon`'s default.
+const MOMENTUM: f32 = 0.95;
+
 /// Everything of a run that is on the device, and where it stands.
 pub struct Trainer {
     options: TrainOptions,
     batches: Batches,
-    diffusion: Diffusion,
+    diffusion: Option<Diffusion>,
+    branch: Option<Branch>,
     adapter: Adapter,
     optimizer: Optimizer,
+    average: Option<Average>,
     state: State,
-    checkpointing: Checkpointing,
+    recomputed: bool,
     version: String,
 }
 
@@ -65,6 +74,7 @@ impl Trainer {
     pub async fn open(
         runtime: &Runtime,
         model: &SdxlModel,
+        faces: &FaceModels,
         adapter: &Path,
         cache: Cache,
         options: &TrainOptions,
@@ -97,7 +107,7 @@ impl Trainer {
         let accumulates = options.accumulate > 1;
         let extents = [options.batch, vision];
         let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
-        let mut optimizer = Optimizer::new(runtime);
+        let mut optimizer = Optimizer::new(runtime, options.optimizer);
         for (parameter, shape) in &adapter.parameters {
             let value = parameter.load()?;
             if value.as_f32()?.iter().any(|v| !v.is_finite()) {
@@ -107,9 +117,10 @@ impl Trainer {
                     detail: "holds NaN or infinity; training cannot start from it".into(),
                 });
             }
+            let rule = options.optimizer.of(shape);
             let moments = match resumed {
-                Some(resumed) => resumed.moments(parameter, shape)?,
-                None => [HostTensor::zeros(shape.clone()), HostTensor::zeros(shape.clone())],
+                Some(resumed) => resumed.moments(rule, parameter, shape)?,
+                None => Moments::read(rule, |_| Ok(HostTensor::zeros(shape.clone())))?,
             };
             optimizer.set(&parameter.name, &ParameterState { value, moments })?;
         }
@@ -117,21 +128,71 @@ impl Trainer {
         optimizer.load(&shapes, reporter).await?;
         let initial: Vec<_> =
             adapter.parameters.iter().map(|(p, _)| Ok((p.name.clone(), p.load()?))).collect::<Result<_>>()?;
-        for (name, value) in initial {
-            adapter.write(&name, &value)?;
+        for (name, value) in &initial {
+            adapter.write(name, value)?;
         }
+        let average = match options.ema {
+            0.0 => None,
+            decay => {
+                let values = match resumed {
+                    Some(resumed) => resumed.averages(&adapter.parameters)?,
+                    None => initial,
+                };
+                Some(Average::load(runtime, decay, values, reporter).await?)
+            }
+        };
 
-        reporter.stage("loading the UNet");
-        let held = runtime.device_memory().held() + optimizer.memory()[0] as u64;
-        let room = device_bytes(runtime).map(|all| all.saturating_sub(held));
-        let (diffusion, checkpointing) =
-            Diffusion::load(runtime, &unet, &call, half, options.checkpointing, room, reporter).await?;
+        let room = || {
+            let averages = average.as_ref().map_or(0, Average::memory);
+            let held = runtime.device_memory().held() + (optimizer.memory()[0] + averages) as u64;
+            let bytes = device_bytes(runtime).map(|all| all.saturating_sub(held));
+            Room { recompute: options.checkpointing, bytes }
+        };
+        let mut diffusion = None;
+        let mut recomputed = options.checkpointing == Recompute::Block;
+        if options.weights.diff > 0.0 {
+            reporter.stage("loading the UNet");
+            let (loaded, checkpointing) = Diffusion::load(runtime, &unet, &call, room(), reporter).await?;
+            recomputed = matches!(checkpointing, Checkpointing::Blocks(_));
+            diffusion = Some(loaded);
+        }
+        let branch = match options.branch.as_ref().filter(|_| options.weights.branches()) {
+            Some(branch) => {
+                let model = branch.open_model()?;
+                let setup = BranchSetup {
+                    runtime,
+                    model: &model,
+                    faces,
+                    storage: Storage { dtype: options.dtype()?, quantize: None },
+                    options: branch,
+                    weights: options.weights,
+                    batch: options.batch,
+                    identity: call.identity,
+                    layers: &layers,
+                    seed: options.seed,
+                    room: &room,
+                };
+                Some(Branch::load(&setup, reporter).await?)
+            }
+            None => None,
+        };
         let state = match resumed {
             Some(resumed) => resumed.state,
-            None => State { step: 0, updates: 0, scale: LossScale::new(diffusion.is_half()) },
+            None => State { step: 0, updates: 0, scale: LossScale::new(half) },
         };
         let version = trained.version().to_string();
-        Ok(Trainer { options: options.clone(), batches, diffusion, adapter, optimizer, state, checkpointing, version })
+        Ok(Trainer {
+            options: options.clone(),
+            batches,
+            diffusion,
+            branch,
+            adapter,
+            optimizer,
+            average,
+            state,
+            recomputed,
+            version,
+        })
     }
 
     /// Where the run stands.
@@ -143,29 +204,35 @@ impl Trainer {
     pub fn plan(&self) -> Plan {
         let parameters = &self.adapter.parameters;
         let mut memory = Vec::new();
-        if let Some([weights, values]) = self.diffusion.memory() {
+        if let Some([weights, values]) = self.diffusion.as_ref().and_then(Diffusion::memory) {
             memory.push(("UNet, weights".to_owned(), weights));
             memory.push(("UNet, values and their gradients".to_owned(), values));
         }
+        memory.extend(self.branch.iter().flat_map(Branch::memory).filter(|(_, bytes)| *bytes > 0));
         if let Some([weights, values]) = self.adapter.memory() {
             memory.push(("adapter, values, parameters and their gradients".to_owned(), weights + values));
         }
         let [states, networks] = self.optimizer.memory();
-        memory.push(("parameters and AdamW's moments".to_owned(), states));
-        memory.push(("AdamW's steps".to_owned(), networks));
+        memory.push(("parameters and the optimiser's moments".to_owned(), states));
+        memory.push(("the optimiser's steps".to_owned(), networks));
+        memory.extend(self.average.as_ref().map(|average| ("moving averages".to_owned(), average.memory())));
         Plan {
             adapter: self.version.clone(),
             tensors: parameters.len(),
             parameters: parameters.iter().map(|(_, shape)| shape.count()).sum(),
             images: self.batches.cache().entries().len(),
-            recomputed: matches!(self.checkpointing, Checkpointing::Blocks(_)),
+            recomputed: self.recomputed,
             memory,
         }
     }
 
     /// One step. With `export`, also its tensors: `sample, timestep, encoder_hidden_states, text_embeds, time_ids, id_cond,
-    /// hidden_0..4, target` (with gradients summed over several micro-batches each with `.MICRO` behind its name), `loss.diff`, `lr` and of each
-    /// parameter `d.`, before clipping, `before.` and `after.`, all in PyTorch's layout and without the loss's factor.
+    /// hidden_0..4, target`, and of the branch `noise` (of variance one), `branch.time_ids`, for L_id `crop_matrix` [B, 2, 3] (from (u, v, 1) in
+    /// the recogniser's crop to the picture's pixels), `photo_embedding`, `face_found`, `id.encoder_hidden_states` and `id.text_embeds`, for L_align
+    /// `align.encoder_hidden_states`, `align.text_embeds` and `align.steps` (1 for each step that is compared). With gradients summed over
+    /// several micro-batches each of these has `.MICRO` behind its name. Further `loss.diff`, `loss.id`, `loss.align_sem` and
+    /// `loss.align_layout`, `lr` and of each parameter `d.`, before clipping, `before.` and `after.`, all in PyTorch's layout and without the
+    /// loss's factor.
     ///
     /// A step whose gradients are not finite changes nothing, lowers the loss's factor in half precision, and is told by
     /// [`Metrics::skipped`].
@@ -179,21 +246,16 @@ impl Trainer {
         let micros = self.options.accumulate;
         let factor = self.state.scale.factor;
         let mut exported = export.then(BTreeMap::new);
-        let (mut loss, mut sums, mut norms) = (0.0, None, Vec::new());
+        let (mut sum, mut sums, mut norms) = (LossSum::default(), None, Vec::new());
         for micro in 0..micros {
-            let batch = self.batches.draw(step, micro)?;
-            if let Some(exported) = &mut exported {
-                let behind = if micros == 1 { String::new() } else { format!(".{micro}") };
-                export_batch(&batch, &behind, exported)?;
-            }
-            let keys_values = self.adapter.keys_values(&batch, reporter).await?;
-            let answer = self.diffusion.run(&batch, &keys_values, factor / micros as f64, reporter).await?;
-            drop(keys_values);
-            loss += answer.loss / micros as f64;
+            let at = Micro { step, micro, factor: factor / micros as f64 };
+            let upstream = self.micro_batch(at, &mut sum, exported.as_mut(), reporter).await?;
             let before = sums.take();
-            let (gradients, squares) = self.adapter.gradients(answer.gradients, before, reporter).await?;
+            let (gradients, squares) = self.adapter.gradients(upstream, before, reporter).await?;
             (sums, norms) = (Some(gradients), squares);
         }
+        let losses = sum.means();
+        let loss = losses.weighted(&self.options.weights);
         let gradients = sums.unwrap_or_default();
         let norm = norms.iter().sum::<f64>().sqrt() / factor;
         let finite = norm.is_finite() && loss.is_finite();
@@ -205,7 +267,9 @@ impl Trainer {
             self.update(gradients, norm, lr, reporter).await?;
             if let Some(exported) = &mut exported {
                 self.export_parameters(None, "after", factor, exported).await?;
-                exported.insert("loss.diff".into(), HostTensor::from_f32([1], vec![loss as f32])?);
+                for (name, loss) in losses.each() {
+                    exported.insert(format!("loss.{name}"), HostTensor::from_f32([1], vec![loss as f32])?);
+                }
                 exported.insert("lr".into(), HostTensor::from_f32([1], vec![lr as f32])?);
             }
         } else if !self.state.scale.can_fall() {
@@ -224,7 +288,8 @@ impl Trainer {
         let samples = (self.options.batch * micros) as f64;
         let metrics = Metrics {
             step,
-            loss_diff: loss,
+            loss: loss.is_finite().then_some(loss),
+            losses,
             gradient_norm: finite.then_some(norm),
             lr,
             loss_scale: factor,
@@ -232,6 +297,39 @@ impl Trainer {
             images_per_second: samples / begun.elapsed().as_secs_f64().max(1e-9),
         };
         Ok((metrics, exported.filter(|_| finite)))
+    }
+
+    /// The gradients of all terms in a micro-batch's keys and values.
+    async fn micro_batch(
+        &mut self,
+        at: Micro,
+        sum: &mut LossSum,
+        exported: Option<&mut Exported>,
+        reporter: &dyn Reporter,
+    ) -> Result<Gradients> {
+        let batch = self.batches.draw(at.step, at.micro)?;
+        let keys_values = self.adapter.keys_values(&batch, reporter).await?;
+        let mut gradients = None;
+        if let Some(diffusion) = &mut self.diffusion {
+            let factor = self.options.weights.diff * at.factor;
+            let answer = diffusion.run(&batch, &keys_values, factor, reporter).await?;
+            sum.diff.add(answer.loss);
+            gradients = Some(answer.gradients);
+        }
+        let mut inputs = Exported::new();
+        if let Some(branch) = &mut self.branch {
+            let answer = branch.run(at, &batch, &keys_values, gradients, reporter).await?;
+            sum.add(&answer);
+            gradients = answer.gradients;
+            inputs = answer.inputs;
+        }
+        if let Some(exported) = exported {
+            export_batch(&batch, &mut inputs)?;
+            let behind = if self.options.accumulate == 1 { String::new() } else { format!(".{}", at.micro) };
+            exported.extend(inputs.into_iter().map(|(name, tensor)| (format!("{name}{behind}"), tensor)));
+        }
+        // Where no term has anything to say, there is nothing to learn.
+        Ok(gradients.unwrap_or_else(|| self.adapter.no_gradients()))
     }
 
     /// Changes every parameter by its gradient.
@@ -247,13 +345,12 @@ impl Trainer {
             0.0 => 1.0,
             most => (most / (norm + 1e-6)).min(1.0),
         };
-        let settings = AdamWStep {
-            rate: lr as f32,
-            decay: self.options.weight_decay as f32,
-            betas: BETAS,
-            epsilon: EPSILON,
-            step: self.state.updates + 1,
-            factor: (clipped / self.state.scale.factor) as f32,
+        let update = self.state.updates + 1;
+        let (rate, decay) = (lr as f32, self.options.weight_decay as f32);
+        let factor = (clipped / self.state.scale.factor) as f32;
+        let settings = Settings {
+            adamw: AdamWStep { rate, decay, betas: BETAS, epsilon: EPSILON, step: update, factor },
+            muon: MuonStep { rate, adjust: MuonRate::MatchRmsAdamW, decay, momentum: MOMENTUM, factor },
         };
         let unstoppable = Unstoppable;
         for index in 0..self.adapter.parameters.len() {
@@ -261,7 +358,10 @@ impl Trainer {
             let name = parameter.name.clone();
             let none = || Error::invalid(&name, "has no gradient");
             let gradient = gradients.remove(&format!("d.{name}")).ok_or_else(none)?;
-            let value = self.optimizer.step(&name, shape, gradient, settings, &unstoppable).await?;
+            let mut value = self.optimizer.step(&name, shape, gradient, settings, &unstoppable).await?;
+            if let Some(average) = &mut self.average {
+                value = average.follow(&name, shape, value, update, &unstoppable).await?;
+            }
             self.adapter.write_tensor(&name, value).await?;
             reporter.progress(index as u64 + 1, self.adapter.parameters.len() as u64);
         }
@@ -294,7 +394,11 @@ impl Trainer {
     pub async fn saved(&self) -> Result<Vec<Saved<'_>>> {
         let mut all = Vec::with_capacity(self.adapter.parameters.len());
         for (parameter, shape) in &self.adapter.parameters {
-            all.push(Saved { parameter, state: self.optimizer.read(parameter, shape).await? });
+            let average = match &self.average {
+                Some(average) => Some(average.read(&parameter.name, shape).await?),
+                None => None,
+            };
+            all.push(Saved { parameter, state: self.optimizer.read(parameter, shape).await?, average });
         }
         Ok(all)
     }
@@ -338,17 +442,65 @@ fn device_bytes(runtime: &Runtime) -> Option<u64> {
 }
 
 /// The batch in PyTorch's layout.
-fn export_batch(batch: &Batch, behind: &str, exported: &mut Exported) -> Result<()> {
+fn export_batch(batch: &Batch, exported: &mut Exported) -> Result<()> {
     for (name, tensor) in batch.for_unet() {
         let tensor = match name {
             "sample" | "target" => tensor.nhwc_to_nchw()?,
             _ => tensor.clone(),
         };
-        exported.insert(format!("{name}{behind}"), tensor);
+        exported.insert(name.to_owned(), tensor);
     }
-    exported.insert(format!("id_cond{behind}"), batch.id_cond.clone());
+    exported.insert("id_cond".into(), batch.id_cond.clone());
     for (i, hidden) in batch.hidden.iter().enumerate() {
-        exported.insert(format!("hidden_{i}{behind}"), hidden.clone());
+        exported.insert(format!("hidden_{i}"), hidden.clone());
     }
     Ok(())
+}
+
+/// A mean over micro-batches.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    sum: f64,
+    count: usize,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.sum += value;
+        self.count += 1;
+    }
+
+    fn value(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+}
+
+/// The losses of a step's micro-batches so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct LossSum {
+    diff: Mean,
+    id: Mean,
+    align: [Mean; 2],
+    /// Pictures that were looked at, and those with a face.
+    faces: [usize; 2],
+}
+
+impl LossSum {
+    fn add(&mut self, answer: &BranchAnswer) {
+        answer.id.into_iter().for_each(|loss| self.id.add(loss));
+        let parts = answer.align.into_iter().flatten().zip(&mut self.align);
+        parts.for_each(|(loss, mean)| mean.add(loss));
+        self.faces = [0, 1].map(|i| self.faces[i] + answer.faces[i]);
+    }
+
+    fn means(&self) -> Losses {
+        let [looked, found] = self.faces;
+        Losses {
+            diff: self.diff.value(),
+            id: self.id.value(),
+            align_sem: self.align[0].value(),
+            align_layout: self.align[1].value(),
+            faces: (looked > 0).then(|| found as f64 / looked as f64),
+        }
+    }
 }

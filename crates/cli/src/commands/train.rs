@@ -1,7 +1,10 @@
+mod branch;
+
 use super::identity::{check_no_folder, read_photo};
 use super::models::ModelsArgs;
 use super::{DeviceArgs, remember_choices};
 use crate::progress::{Terminal, keep_word};
+use branch::LossArgs;
 use clap::ValueEnum;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage};
@@ -11,7 +14,8 @@ use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
-    Pair, Preparing, Progress, Recompute, Run, Sampling, Schedule, TrainOptions, Watcher, check_data, prepare, reopen,
+    Pair, Preparing, Progress, Recompute, Rule, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch,
+    check_data, prepare, reopen,
 };
 use std::path::{Path, PathBuf};
 
@@ -23,8 +27,11 @@ use std::path::{Path, PathBuf};
     after_help = "Examples:\n  \
     pulid train prepare --data photos --out cache --resolution 512\n  \
     pulid train --data cache --out run --from pulid_v1.1.safetensors --resolution 512 --steps 20000\n  \
+    pulid train --data cache --out next --from run/adapter-20000.safetensors --stage 3 --branch-unet sdxl_lightning_4step_unet.safetensors \\\n    \
+      --resolution 512 --branch-resolution 768 --steps 10000\n  \
     pulid train --resume run\n\n\
-    Stage 1 trains the identity encoder and the identity attention by the diffusion loss. Data are folders of images with .txt captions\n\
+    Stage 1 trains the identity encoder and the identity attention by the diffusion loss; stages 2 and 3 add losses of identity and alignment on\n\
+    pictures that a model of few steps (--branch-model, --branch-unet) makes meanwhile. Data are folders of images with .txt captions\n\
     (a subfolder is a person), .jsonl files of {\"image_file\", \"text\"} or webdataset .tar files. Use photos of people who agreed to it.\n\n\
     The run's folder holds run.toml, metrics.jsonl, TensorBoard's events, samples/STEP.png, adapter-STEP.safetensors (for `pulid generate\n\
     --adapter`) and state-STEP/. Ctrl-C writes a checkpoint; --resume goes on from the newest one."
@@ -57,6 +64,15 @@ enum ScheduleArg {
     Constant,
     Cosine,
     Linear,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OptimizerArg {
+    /// AdamW
+    #[value(name = "adamw")]
+    AdamW,
+    /// Muon for matrices, which remembers half as much of them, and AdamW for the rest
+    Muon,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -94,9 +110,8 @@ struct TrainArgs {
     like: Option<PathBuf>,
     #[command(flatten)]
     models: ModelsArgs,
-    /// 1 is the diffusion loss alone
-    #[arg(long, default_value = "1", value_parser = parse_stage)]
-    stage: u32,
+    #[command(flatten)]
+    losses: LossArgs,
     /// Steps in all
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
@@ -109,6 +124,9 @@ struct TrainArgs {
     /// Such batches whose gradients make a step
     #[arg(long, value_name = "N", default_value = "1")]
     accumulate: usize,
+    /// How what is trained is changed
+    #[arg(long, value_enum, default_value = "adamw")]
+    optimizer: OptimizerArg,
     /// Learning rate
     #[arg(long, value_name = "RATE", default_value = "1e-4")]
     lr: f64,
@@ -124,6 +142,9 @@ struct TrainArgs {
     /// Largest norm of all gradients together; 0 for none
     #[arg(long, value_name = "NORM", default_value = "1")]
     clip: f64,
+    /// Decay of a moving average of what is trained, written as adapter-STEP-ema.safetensors; 0 for none, 0.999 is usual
+    #[arg(long, value_name = "DECAY", default_value = "0")]
+    ema: f64,
     /// Where the identity comes from
     #[arg(long, value_enum, default_value = "same")]
     pair: PairArg,
@@ -184,63 +205,19 @@ struct TrainArgs {
     device: DeviceArgs,
 }
 
-/// Flags of the stages that are not built, so that they are refused in words.
+/// Flags of what is not built, so that they are refused in words.
 #[derive(clap::Args)]
 struct LaterArgs {
     #[arg(long, hide = true)]
-    id: Option<String>,
-    #[arg(long, hide = true)]
-    align_sem: Option<String>,
-    #[arg(long, hide = true)]
-    align_layout: Option<String>,
-    #[arg(long, hide = true)]
-    branch_model: Option<String>,
-    #[arg(long, hide = true)]
-    branch_resolution: Option<String>,
-    #[arg(long, hide = true)]
-    recogniser: Option<String>,
-    #[arg(long, hide = true)]
-    last_steps: Option<String>,
-    #[arg(long, hide = true)]
-    align_steps: Option<String>,
-    #[arg(long, hide = true)]
-    ema: Option<String>,
-    #[arg(long, hide = true)]
     buckets: Option<String>,
-    #[arg(long, hide = true)]
-    optimizer: Option<String>,
 }
 
 impl LaterArgs {
     fn check(&self) -> Result<()> {
-        let stages = "belongs to the stages with L_id and L_align, which are not built yet; stage 1 trains by the diffusion loss alone";
-        let given = [
-            ("--id", &self.id, stages),
-            ("--align-sem", &self.align_sem, stages),
-            ("--align-layout", &self.align_layout, stages),
-            ("--branch-model", &self.branch_model, stages),
-            ("--branch-resolution", &self.branch_resolution, stages),
-            ("--recogniser", &self.recogniser, stages),
-            ("--last-steps", &self.last_steps, stages),
-            ("--align-steps", &self.align_steps, stages),
-            ("--ema", &self.ema, "is not built yet; leave it out"),
-            ("--buckets", &self.buckets, "is not built yet: images are cut to squares of --resolution"),
-        ];
-        if let Some((flag, _, why)) = given.iter().find(|(_, value, _)| value.is_some()) {
-            return Err(Error::invalid(*flag, *why));
+        match self.buckets {
+            Some(_) => Err(Error::invalid("--buckets", "is not built yet: images are cut to squares of --resolution")),
+            None => Ok(()),
         }
-        match self.optimizer.as_deref() {
-            None | Some("adamw") => Ok(()),
-            Some(other) => Err(Error::invalid("--optimizer", format!("{other} is not built yet; adamw is"))),
-        }
-    }
-}
-
-fn parse_stage(text: &str) -> std::result::Result<u32, String> {
-    match text {
-        "1" => Ok(1),
-        "2" | "3" => Err(format!("stage {text} needs L_id or L_align, which are not built yet; stage 1 is")),
-        _ => Err("expected 1".into()),
     }
 }
 
@@ -332,6 +309,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     if let Some(unet) = &options.unet {
         model = model.with_unet(unet);
     }
+    check_branch(&options, &model)?;
     let faces = match args.resume {
         // Where they were when the run began.
         Some(_) => FaceModels::open(&options.faces)?,
@@ -452,6 +430,13 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         photos: photos(&args.photos)?,
         export_steps: args.export_steps,
         tensorboard: args.log.iter().any(|log| log == "tensorboard"),
+        optimizer: match args.optimizer {
+            OptimizerArg::AdamW => Rule::AdamW,
+            OptimizerArg::Muon => Rule::Muon,
+        },
+        ema: args.ema,
+        weights: args.losses.weights(),
+        branch: args.losses.branch(&args.models, args.model.as_deref(), args.unet.as_deref(), args.resolution)?,
     })
 }
 
@@ -566,9 +551,10 @@ impl Reporter for Screen<'_> {
 impl Watcher for Screen<'_> {
     fn trained(&self, progress: &Progress) {
         let Progress { metrics, steps, seconds_left, memory } = progress;
+        let losses: Vec<String> = metrics.losses.each().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
         let message = format!(
-            "loss {:.4}, {:.2} images/s, {} left, {:.1} GiB",
-            metrics.loss_diff,
+            "loss {}, {:.2} images/s, {} left, {:.1} GiB",
+            losses.join(", "),
             metrics.images_per_second,
             indicatif::HumanDuration(std::time::Duration::try_from_secs_f64(*seconds_left).unwrap_or_default()),
             *memory as f64 / f64::from(1 << 30),

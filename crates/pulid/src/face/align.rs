@@ -29,10 +29,17 @@ const FACEXLIB_BORDER: [u8; 3] = [132, 133, 135];
 /// # Errors
 /// [`Error::Photo`] when the landmarks coincide; `name` is the photo's.
 pub fn arcface_crop(name: &str, photo: &RgbImage, landmarks: &Landmarks) -> Result<RgbImage> {
-    let wide = |points: &Landmarks| points.map(|p| p.map(f64::from));
-    let found = Similarity::least_squares(&wide(landmarks), &wide(&ARCFACE_TEMPLATE));
-    let transform = found.map_err(|e| degenerate(name, &e))?;
+    let transform = arcface_transform(landmarks).map_err(|e| degenerate(name, &e))?;
     warp(photo, &transform, ARCFACE_SIDE, ARCFACE_SIDE, [0; 3])
+}
+
+/// What takes a photo's pixels to those of its 112 x 112 crop for ArcFace: least squares onto its template.
+///
+/// # Errors
+/// [`Error::Invalid`] when the landmarks coincide or are not finite.
+pub fn arcface_transform(landmarks: &Landmarks) -> Result<Similarity> {
+    let wide = |points: &Landmarks| points.map(|p| p.map(f64::from));
+    Similarity::least_squares(&wide(landmarks), &wide(&ARCFACE_TEMPLATE))
 }
 
 /// The square crop of `side` pixels for parsing and the vision tower: a robust fit onto facexlib's template, gray

@@ -14,7 +14,7 @@ mod scrfd;
 mod similarity;
 mod warp;
 
-pub use align::{ARCFACE_SIDE, ARCFACE_TEMPLATE, FACEXLIB_TEMPLATE, arcface_crop, facexlib_crop};
+pub use align::{ARCFACE_SIDE, ARCFACE_TEMPLATE, FACEXLIB_TEMPLATE, arcface_crop, arcface_transform, facexlib_crop};
 pub use debug::{color_labels, draw_faces, feature_heat_map};
 pub use lmeds::estimate_lmeds;
 pub use parsing::{LABELS, LabelMap, WHITE_LABELS, gray_on_white};

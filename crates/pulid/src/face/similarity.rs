@@ -55,6 +55,18 @@ impl Similarity {
         [self.a * x - self.b * y + self.tx, self.b * x + self.a * y + self.ty]
     }
 
+    /// The transform back; not usable where this one is not.
+    pub fn inverse(&self) -> Similarity {
+        let square = self.a * self.a + self.b * self.b;
+        let (a, b) = (self.a / square, -self.b / square);
+        Similarity { a, b, tx: -(a * self.tx - b * self.ty), ty: -(b * self.tx + a * self.ty) }
+    }
+
+    /// The matrix [[a, -b, tx], [b, a, ty]] that takes (x, y, 1) to where it goes.
+    pub fn matrix(&self) -> [[f64; 3]; 2] {
+        [[self.a, -self.b, self.tx], [self.b, self.a, self.ty]]
+    }
+
     /// Whether every number is finite and the scale is not zero.
     pub fn is_usable(&self) -> bool {
         [self.a, self.b, self.tx, self.ty].iter().all(|v| v.is_finite()) && self.a * self.a + self.b * self.b > 0.0
@@ -80,7 +92,7 @@ mod tests {
         assert!(goldens.len() >= 10);
         for (i, g) in goldens.iter().enumerate() {
             let found = Similarity::least_squares(&g.from, &g.to).unwrap();
-            let ours = [[found.a, -found.b, found.tx], [found.b, found.a, found.ty]];
+            let ours = found.matrix();
             for (x, y) in ours.as_flattened().iter().zip(g.matrix.as_flattened()) {
                 assert!((x - y).abs() < 1e-9 * (1.0 + y.abs()), "case {i}: {ours:?} for {:?}", g.matrix);
             }
@@ -106,6 +118,8 @@ mod tests {
             let found = Similarity::least_squares(&from, &from.map(|p| wanted.apply(p))).unwrap();
             prop_assert!((found.a - wanted.a).abs() + (found.b - wanted.b).abs() < 1e-9 * (1.0 + scale));
             prop_assert!((found.tx - tx).abs() + (found.ty - ty).abs() < 1e-7);
+            let [x, y] = wanted.inverse().apply(wanted.apply([3.0, -5.0]));
+            prop_assert!((x - 3.0).abs() + (y + 5.0).abs() < 1e-9 * (1.0 + 1.0 / scale) * 1e3);
         }
     }
 }

@@ -59,6 +59,17 @@ struct Reading {
     crop: RgbImage,
 }
 
+impl Reading {
+    /// What the recogniser sees of it.
+    fn recognised(&self) -> Result<RgbImage> {
+        match self.faces.first() {
+            Some(face) => arcface_crop(&self.name, &self.photo, &face.landmarks),
+            // Not ArcFace's template, yet this is what the official pipelines do where insightface finds no face.
+            None => resize_bilinear(&self.crop, ARCFACE_SIDE, ARCFACE_SIDE),
+        }
+    }
+}
+
 /// Side in pixels of the crop that is parsed and shown to the vision tower.
 ///
 /// The published parser was trained on crops of 512, which go with the published tower of 336. The mini family's tower is
@@ -159,6 +170,8 @@ pub struct PhotoInputs {
     pub hidden: Vec<HostTensor>,
     /// The person's face in pixels of the photo as [`decode_photo`] gives it: left, top, right, bottom.
     pub face: [f32; 4],
+    /// The face as the recogniser saw it, 112 x 112.
+    pub recognised: RgbImage,
 }
 
 /// Reads one photo as [`extract`] does, up to the identity encoder's inputs: for whoever trains the encoder.
@@ -179,9 +192,10 @@ pub async fn photo_inputs(
     let readings = find_faces(runtime, models, &photos, side, FaceChoice::Official, reporter).await?;
     let embeddings = recognise(runtime, models, &readings, reporter).await?;
     let masks = parse(runtime, models, &readings, precision, reporter).await?;
-    let [Reading { crop, faces, aligned, scale, .. }] = &readings[..] else {
+    let [reading @ Reading { crop, faces, aligned, scale, .. }] = &readings[..] else {
         return Err(Error::photo(name, "was not read"));
     };
+    let recognised = reading.recognised()?;
     let mut grays = Vec::new();
     for mask in &masks {
         grays.push(gray_on_white(crop, mask)?);
@@ -190,7 +204,7 @@ pub async fn photo_inputs(
     let id_cond = conditions(&features)?.reshape([1, FACE_EMBEDDING + tower.output_dim()])?;
     let hidden = features.pop().map(|f| f.hidden).unwrap_or_default();
     let face = faces.first().or(aligned.first()).map_or([0.0; 4], |face| face.bbox.map(|v| v * scale));
-    Ok(PhotoInputs { id_cond, hidden, face })
+    Ok(PhotoInputs { id_cond, hidden, face, recognised })
 }
 
 /// Tokens of the shape that [`extract`] gives for one photo, all zeros: for planning an image before its photo is read.
@@ -327,12 +341,8 @@ async fn recognise(
     network.require(OnnxFamily::ArcFace)?;
     let mut network = OnnxRunner::load(runtime, &path, &network, [side, side], reporter).await?;
     let mut embeddings = Vec::with_capacity(readings.len());
-    for Reading { name, photo, faces, crop, .. } in readings {
-        let crop = match faces.first() {
-            Some(face) => arcface_crop(name, photo, &face.landmarks)?,
-            // Not ArcFace's template, yet this is what the official pipelines do where insightface finds no face.
-            None => resize_bilinear(crop, ARCFACE_SIDE, ARCFACE_SIDE)?,
-        };
+    for reading in readings {
+        let crop = reading.recognised()?;
         let embedding = network.run_single(&tensor_from_rgb(&crop, &Normalization::SYMMETRIC), reporter).await?;
         if embedding.shape().count() != FACE_EMBEDDING {
             let detail = format!("gives {}, expected an embedding of {FACE_EMBEDDING} dimensions", embedding.shape());

@@ -24,4 +24,4 @@ pub use detect::{DetectOptions, DetectorKind, LONG_SIDE, MIN_EYE_DISTANCE, detec
 pub use extract::{ExtractOptions, MAX_PHOTOS, PhotoInputs, blank_tokens, crop, crop_side, extract, photo_inputs};
 pub use file::Identity;
 pub use models::FaceModels;
-pub use recognise::{FaceReader, SeenFace, open_recogniser};
+pub use recognise::{FaceFinder, FaceReader, SeenFace, open_recogniser};

@@ -43,9 +43,36 @@ pub fn open_recogniser(path: &Path) -> Result<OnnxNetwork> {
     Ok(network)
 }
 
+/// insightface's detector, ready for one picture after another.
+pub struct FaceFinder {
+    detector: Detector,
+}
+
+impl FaceFinder {
+    /// Loads the detector of `models`.
+    ///
+    /// # Errors
+    /// Files that are missing, unreadable or of another kind, a lost device, cancellation.
+    pub async fn load(runtime: &Runtime, models: &FaceModels, reporter: &dyn Reporter) -> Result<FaceFinder> {
+        Ok(FaceFinder { detector: Detector::load(runtime, models, reporter).await? })
+    }
+
+    /// The largest face of a picture, in its pixels; `None` where there is none. Looked for as [`extract`](super::extract) looks for it in a
+    /// photo that was shrunk to [`LONG_SIDE`].
+    ///
+    /// # Errors
+    /// A picture of extreme proportions, a lost device, cancellation.
+    pub async fn largest(&mut self, name: &str, picture: &RgbImage, reporter: &dyn Reporter) -> Result<Option<Face>> {
+        let detector = &mut self.detector;
+        let faces =
+            find_any(picture, async |photo| detector.find(name, photo, SCORE_THRESHOLD, reporter).await).await?;
+        Ok(faces.into_iter().max_by(|a, b| a.area().total_cmp(&b.area())))
+    }
+}
+
 /// insightface's detector and a recogniser, ready for one picture after another.
 pub struct FaceReader {
-    detector: Detector,
+    finder: FaceFinder,
     recogniser: OnnxRunner,
     path: PathBuf,
     /// Dimension of the first embedding, which all others must have.
@@ -66,9 +93,9 @@ impl FaceReader {
     ) -> Result<FaceReader> {
         let network = open_recogniser(recogniser)?;
         let side = ARCFACE_SIDE as usize;
-        let detector = Detector::load(runtime, models, reporter).await?;
+        let finder = FaceFinder::load(runtime, models, reporter).await?;
         let recogniser_network = OnnxRunner::load(runtime, recogniser, &network, [side, side], reporter).await?;
-        Ok(FaceReader { detector, recogniser: recogniser_network, path: recogniser.to_owned(), width: None })
+        Ok(FaceReader { finder, recogniser: recogniser_network, path: recogniser.to_owned(), width: None })
     }
 
     /// The largest face of a picture; `None` where there is none. Looked for as [`extract`](super::extract) looks for it.
@@ -77,10 +104,7 @@ impl FaceReader {
     /// A picture of extreme proportions, a recogniser that gives no embedding, a lost device, cancellation.
     pub async fn read(&mut self, name: &str, picture: &RgbImage, reporter: &dyn Reporter) -> Result<Option<SeenFace>> {
         let picture = shrink_to_long_side(picture.clone(), LONG_SIDE)?;
-        let detector = &mut self.detector;
-        let faces =
-            find_any(&picture, async |photo| detector.find(name, photo, SCORE_THRESHOLD, reporter).await).await?;
-        let Some(face) = faces.into_iter().max_by(|a, b| a.area().total_cmp(&b.area())) else { return Ok(None) };
+        let Some(face) = self.finder.largest(name, &picture, reporter).await? else { return Ok(None) };
         let crop = arcface_crop(name, &picture, &face.landmarks)?;
         let output = self.recogniser.run_single(&tensor_from_rgb(&crop, &Normalization::SYMMETRIC), reporter).await?;
         let embedding = output.to_f32_vec();

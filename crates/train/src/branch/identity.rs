@@ -1,0 +1,188 @@
+//! L_id: whose face the branch's picture shows.
+
+use super::{BranchAnswer, BranchSetup, Networks, Prompts, Quiet, Sampler, euler, mean, read};
+use crate::batch::Batch;
+use crate::terms::{Sums, numbers};
+use pulid::face::arcface_transform;
+use pulid::identity::{FaceFinder, open_recogniser};
+use pulid::image::rgb_from_tensor;
+use pulid::pipeline::TextConditioning;
+use pulid::runtime::{Loaded, Reporter, Tensor};
+use pulid_models::Precision;
+use pulid_models::training::{IdentityLossSize, identity_graph, sample_weights, with_gradients};
+use pulid_tensor::{Error, HostTensor, Result};
+use std::collections::{BTreeMap, HashMap};
+
+/// The networks of L_id.
+pub(super) struct IdentityLoss {
+    prompts: Prompts,
+    /// Of the decoder's input.
+    scaling_factor: f64,
+    /// Shows the picture to the detector.
+    decoder: Loaded,
+    finder: FaceFinder,
+    /// Embeds the photos' faces.
+    recogniser: Loaded,
+    recogniser_input: String,
+    recogniser_output: String,
+    /// From the clean latents to the loss, and back.
+    loss: Loaded,
+    /// A step's call of the UNet with its gradients.
+    step: Loaded,
+    sums: Sums,
+    backprop_steps: usize,
+}
+
+/// What a run is given.
+pub(super) struct Run<'a> {
+    pub sampler: &'a Sampler,
+    /// Holds the keys and values already.
+    pub forward: &'a mut Loaded,
+    pub noise: &'a HostTensor,
+    pub batch: &'a Batch,
+    /// Of the mean over the samples.
+    pub weight: f64,
+}
+
+impl IdentityLoss {
+    pub async fn load(
+        networks: &Networks<'_>,
+        prompt: &TextConditioning,
+        reporter: &dyn Reporter,
+    ) -> Result<IdentityLoss> {
+        let Networks { setup, unet, vae, size } = networks;
+        let BranchSetup { runtime, options, batch, .. } = **setup;
+        let recogniser = open_recogniser(&options.recogniser)?;
+        let side = pulid::face::ARCFACE_SIDE as usize;
+        let [input] = recogniser.input_names()[..] else {
+            return Err(Error::file(&options.recogniser, "takes more than one input"));
+        };
+        let shapes = BTreeMap::from([(input.to_owned(), vec![batch, 3, side, side])]);
+        let embeds = recogniser.build(&shapes, Precision::F32)?;
+        let output = embeds.outputs().first().map(|(name, _)| name.clone()).unwrap_or_default();
+
+        let loss_size = IdentityLossSize { batch, height: size.height, width: size.width };
+        let face = identity_graph(vae, &recogniser, loss_size, Precision::F32)?;
+        let build = |checkpointing| with_gradients(&face, &["identity"], &["latent"], checkpointing);
+        let (face, _) = (setup.room)().choose(runtime, reporter, build).await?;
+        let face = runtime.load(&face, reporter).await?;
+
+        let targets = networks.targets();
+        let mut wanted = targets.clone();
+        // The first of the steps leads to noise, which nothing is learnt of.
+        if options.backprop_steps > 1 {
+            wanted.push("sample".into());
+        }
+        let graph = unet.graph(*size)?;
+        let build = |checkpointing| with_gradients(&graph, &["sample"], &wanted, checkpointing);
+        let (mut graph, _) = (setup.room)().choose(runtime, reporter, build).await?;
+        let sums = Sums::add(&mut graph, &targets)?;
+        let mut step = runtime.load(&graph, reporter).await?;
+        step.write("id_scale", &HostTensor::from_fn([batch], |_| 1.0))?;
+        Ok(IdentityLoss {
+            prompts: Prompts::of(&vec![prompt; batch])?,
+            scaling_factor: f64::from(vae.config().scaling_factor),
+            decoder: runtime.load(&vae.decoder(batch, size.height, size.width)?, reporter).await?,
+            finder: FaceFinder::load(runtime, setup.faces, reporter).await?,
+            recogniser: runtime.load(&embeds, reporter).await?,
+            recogniser_input: input.to_owned(),
+            recogniser_output: output,
+            loss: face,
+            step,
+            sums,
+            backprop_steps: options.backprop_steps,
+        })
+    }
+
+    /// The UNet's, and those of the picture.
+    pub fn networks(&self) -> [Vec<&Loaded>; 2] {
+        [vec![&self.step], vec![&self.loss, &self.decoder, &self.recogniser]]
+    }
+
+    /// Adds the loss and its gradients to `answer`. Where no picture shows a face there are none.
+    ///
+    /// # Errors
+    /// A lost device, cancellation, latents that are not finite.
+    pub async fn run(
+        &mut self,
+        run: Run<'_>,
+        keys_values: &HashMap<String, Tensor>,
+        answer: &mut BranchAnswer,
+        observer: &Quiet<'_>,
+    ) -> Result<()> {
+        let Run { sampler, forward, noise, batch, weight } = run;
+        sampler.condition(forward, &self.prompts)?;
+        // Latents before each step.
+        let mut states = Vec::with_capacity(sampler.steps.len());
+        let mut x = sampler.start(noise)?;
+        for step in &sampler.steps {
+            let next = sampler.step(forward, step, &x, observer).await?;
+            states.push(std::mem::replace(&mut x, next));
+        }
+
+        let (crop, found) = self.crops(&x, observer).await?;
+        let present: Vec<bool> = found.iter().zip(&batch.identified).map(|(face, whose)| *face && *whose).collect();
+        let target = self.embeddings(&batch.faces, observer).await?;
+        let count = |flags: &[bool]| flags.iter().filter(|flag| **flag).count();
+        answer.faces = [count(&batch.identified), count(&present)];
+        self.prompts.export("id", &mut answer.inputs);
+        answer.inputs.extend([
+            ("crop_matrix".to_owned(), crop.clone()),
+            ("photo_embedding".to_owned(), target.clone()),
+            ("face_found".to_owned(), HostTensor::from_fn([present.len()], |i| f32::from(u8::from(present[i])))),
+        ]);
+        if !present.contains(&true) {
+            return Ok(());
+        }
+
+        for (name, value) in [("latent", &x), ("crop", &crop), ("target", &target)] {
+            self.loss.write(name, value)?;
+        }
+        self.loss.write("upstream.identity", &sample_weights(&present, 1.0, weight as f32))?;
+        let mut outputs = self.loss.run_to(&["identity", "d.latent"], observer).await?;
+        answer.id = Some(mean(&numbers(&mut outputs, "identity").await?, &present));
+        let mut gradient = read(&mut outputs, "d.latent").await?;
+
+        sampler.condition(&mut self.step, &self.prompts)?;
+        self.step.write_tensors(keys_values).await?;
+        let first = states.len() - self.backprop_steps;
+        let last_steps = sampler.steps.iter().zip(&states).enumerate().skip(first).rev();
+        for (i, (step, x)) in last_steps {
+            sampler.write(&mut self.step, step, x)?;
+            self.step.write("upstream.sample", &step.upstream(&gradient)?)?;
+            let more: &[&str] = if i > first { &["d.sample"] } else { &[] };
+            let before = answer.gradients.take();
+            let (gradients, mut rest) = self.sums.run(&mut self.step, before, more, observer).await?;
+            answer.gradients = Some(gradients);
+            if i > first {
+                gradient = step.before(&gradient, &read(&mut rest, "d.sample").await?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// For each picture the map of ArcFace's crop to it, [B, 2, 3], and whether it shows a face.
+    async fn crops(&mut self, latent: &HostTensor, observer: &Quiet<'_>) -> Result<(HostTensor, Vec<bool>)> {
+        self.decoder.write("latent", &euler::scaled(latent, 1.0 / self.scaling_factor)?)?;
+        let mut decoded = self.decoder.run_to(&["sample"], observer).await?;
+        let pictures = rgb_from_tensor(&read(&mut decoded, "sample").await?)?;
+        let mut matrices = Vec::with_capacity(6 * pictures.len());
+        let mut found = Vec::with_capacity(pictures.len());
+        for picture in &pictures {
+            let face = self.finder.largest("the branch's picture", picture, observer).await?;
+            // Landmarks that coincide are no face's.
+            let transform = face.and_then(|face| arcface_transform(&face.landmarks).ok());
+            let matrix = transform.map_or([[0.0; 3]; 2], |transform| transform.inverse().matrix());
+            matrices.extend(matrix.as_flattened().iter().map(|v| *v as f32));
+            found.push(transform.is_some());
+        }
+        Ok((HostTensor::from_f32([pictures.len(), 2, 3], matrices)?, found))
+    }
+
+    /// What the recogniser makes of the photos' faces.
+    async fn embeddings(&mut self, faces: &HostTensor, observer: &Quiet<'_>) -> Result<HostTensor> {
+        self.recogniser.write(&self.recogniser_input, faces)?;
+        let mut outputs = self.recogniser.run_to(&[&self.recogniser_output], observer).await?;
+        read(&mut outputs, &self.recogniser_output).await
+    }
+}
