@@ -1,10 +1,10 @@
 //! Single kernels at the sizes that real networks use.
 
 use super::roofline::{self, Roofline};
-use super::{Args, median, sizes};
+use super::{Args, median};
 use crate::progress::cancelled;
 use pulid::runtime::Runtime;
-use pulid_conformance::variants;
+use pulid_conformance::{sizes, variants};
 use pulid_engine::{Device, GUARD, Peaks, time_single};
 use pulid_ops::{Case, Storage, Variant, operators};
 use pulid_tensor::{Error, Result, TensorType};
