@@ -29,6 +29,7 @@ function bytesField(field, ...parts) {
 }
 
 const FLOAT = 1;
+const INT64 = 7;
 const attribute = {
   integer: (name, value) => bytesField(5, bytesField(1, name), integer(3, value), integer(20, 2)),
   integers: (name, values) => bytesField(5, bytesField(1, name), values.map((v) => integer(8, v)), integer(20, 7)),
@@ -39,7 +40,8 @@ function node(operator, inputs, output, attributes = [], domain = []) {
 }
 function initializer(name, shape, values) {
   const raw = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-  return bytesField(5, shape.map((n) => integer(1, n)), integer(2, FLOAT), bytesField(8, name), bytesField(9, raw));
+  const type = values instanceof BigInt64Array ? INT64 : FLOAT;
+  return bytesField(5, shape.map((n) => integer(1, n)), integer(2, type), bytesField(8, name), bytesField(9, raw));
 }
 function port(field, name, shape) {
   const extents = shape.map((n) => bytesField(1, integer(1, n)));
@@ -70,11 +72,35 @@ function asOnnxFilter(values, [rows, columns, inputs, outputs]) {
   return turned;
 }
 
+/** Self-attention as products and a softmax, which every version of ONNX has. */
+function attentionOfParts([batch, tokens, channels], heads, length) {
+  const width = channels / heads;
+  const turned = (from, to, order) => node('Transpose', [from], to, [attribute.integers('perm', order)]);
+  const nodes = chain(length, 'x', 'y', (a, b) => [
+    node('Reshape', [a, 'split'], `${b}_split`),
+    turned(`${b}_split`, `${b}_v`, [0, 2, 1, 3]),
+    turned(`${b}_split`, `${b}_k`, [0, 2, 3, 1]),
+    node('Mul', [`${b}_v`, 'scale'], `${b}_q`),
+    node('MatMul', [`${b}_q`, `${b}_k`], `${b}_scores`),
+    node('Softmax', [`${b}_scores`], `${b}_p`, [attribute.integer('axis', 3)]),
+    node('MatMul', [`${b}_p`, `${b}_v`], `${b}_heads`),
+    turned(`${b}_heads`, `${b}_joined`, [0, 2, 1, 3]),
+    node('Reshape', [`${b}_joined`, 'join'], b),
+  ]);
+  const initializers = [
+    initializer('split', [4], BigInt64Array.of(...[batch, tokens, heads, width].map(BigInt))),
+    initializer('join', [3], BigInt64Array.of(...[batch, tokens, channels].map(BigInt))),
+    initializer('scale', [], Float32Array.of(width ** -0.5)),
+  ];
+  return model(nodes, initializers, [batch, tokens, channels]);
+}
+
 /**
  * A kernel of the list (bench-worker.js) `length` times, each on the result of the one before, so that what a run costs besides is shared.
- * Activations come and go with channels last, as here; a convolution's are turned before the first and after the last.
+ * Activations come and go with channels last, as here; a convolution's are turned before the first and after the last. Attention is one
+ * operator, or with `parts` several.
  */
-function modelOf(operator, name, shapes, operands, length) {
+function modelOf({ operator, name, shapes, operands, parts }, length) {
   if (operator === 'matmul') {
     const nodes = chain(length, 'x', 'y', (a, b) => node('MatMul', [a, 'w'], b));
     return model(nodes, initializer('w', shapes[1], operands[1]), shapes[0]);
@@ -90,8 +116,10 @@ function modelOf(operator, name, shapes, operands, length) {
     ];
     return model(nodes, initializer('w', [outputs, inputs, rows, columns], asOnnxFilter(operands[1], shapes[1])), shapes[0]);
   }
-  const heads = attribute.integer('num_heads', Number(/h=(\d+)/.exec(name)[1]));
-  return model(chain(length, 'x', 'y', (a, b) => node('MultiHeadAttention', [a, a, a], b, heads, 'com.microsoft')), [], shapes[0]);
+  const heads = Number(/h=(\d+)/.exec(name)[1]);
+  if (parts) return attentionOfParts(shapes[0], heads, length);
+  const count = attribute.integer('num_heads', heads);
+  return model(chain(length, 'x', 'y', (a, b) => node('MultiHeadAttention', [a, a, a], b, count, 'com.microsoft')), [], shapes[0]);
 }
 
 /** Kernels in a model that is timed. */
@@ -112,7 +140,9 @@ export async function loadOnnx() {
 }
 
 /** A model on the GPU with its input there. */
-async function session(ort, bytes, shape, values) {
+async function session(ort, kernel, length) {
+  const bytes = modelOf(kernel, length);
+  const [shape, values] = [kernel.shapes[0], kernel.operands[0]];
   const opened = await ort.InferenceSession.create(bytes, { executionProviders: ['webgpu'], preferredOutputLocation: 'gpu-buffer' });
   const device = await ort.env.webgpu.device;
   const buffer = device.createBuffer({ size: values.byteLength, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST });
@@ -128,9 +158,9 @@ async function session(ort, bytes, shape, values) {
   };
 }
 
-/** What one execution of a kernel gives. */
-export async function onnxResult(ort, operator, name, shapes, operands) {
-  const one = await session(ort, modelOf(operator, name, shapes, operands, 1), shapes[0], operands[0]);
+/** What one execution of a kernel gives: `{ operator, name, shapes, operands, parts }`, as in `modelOf`. */
+export async function onnxResult(ort, kernel) {
+  const one = await session(ort, kernel, 1);
   try {
     const y = await one.run();
     const values = await y.getData();
@@ -142,8 +172,8 @@ export async function onnxResult(ort, operator, name, shapes, operands) {
 }
 
 /** Milliseconds of one execution in each sample, after a warm-up. */
-export async function onnxTimes(ort, operator, name, shapes, operands, samples) {
-  const many = await session(ort, modelOf(operator, name, shapes, operands, LENGTH), shapes[0], operands[0]);
+export async function onnxTimes(ort, kernel, samples) {
+  const many = await session(ort, kernel, LENGTH);
   const sample = async (runs) => {
     const begun = performance.now();
     for (let i = 0; i < runs; i++) (await many.run()).dispose();

@@ -19,7 +19,7 @@ const number = (value) => (value === undefined ? '' : Number(value.toPrecision(3
 const speed = (row, ms) => (ms === undefined ? undefined : row.flops / ms / 1e6);
 
 function cells(row) {
-  return [row.kernel, row.variant, number(row.ours), number(speed(row, row.ours)), row.failed ? 'failed' : number(row.theirs),
+  return [row.kernel, row.variant, number(row.ours), number(speed(row, row.ours)), number(row.theirs),
     number(speed(row, row.theirs)), number(row.ratio), row.difference === undefined ? '' : row.difference.toExponential(1)];
 }
 
@@ -28,13 +28,14 @@ function show(row) {
   const tr = document.createElement('tr');
   for (const text of cells(row)) tr.append(Object.assign(document.createElement('td'), { textContent: text }));
   element('rows').append(tr);
-  if (row.failed) element('note').textContent += ` ${row.kernel}: ${row.failed}`;
+  if (row.note) element('note').textContent += ` ${row.kernel}: ${row.note}`;
 }
 
 /** The table as Markdown. */
 function markdown() {
   const line = (list) => `| ${list.join(' | ')} |`;
-  return [about, '', line(HEAD), line(HEAD.map((_, i) => (i < 2 ? '---' : '---:'))), ...rows.map((row) => line(cells(row)))].join('\n');
+  return [about, '', line(HEAD), line(HEAD.map((_, i) => (i < 2 ? '---' : '---:'))), ...rows.map((row) => line(cells(row))),
+    ...rows.filter((row) => row.note).map((row) => `\n${row.kernel}: ${row.note}`)].join('\n');
 }
 
 worker.addEventListener('message', ({ data }) => {
@@ -66,6 +67,7 @@ worker.addEventListener('error', (event) => say('failed', `The worker did not st
 
 function run() {
   rows = [];
+  element('note').textContent = '';
   element('rows').replaceChildren();
   element('progress').value = 0;
   say('running', 'Opening the device');
