@@ -157,13 +157,7 @@ impl Attention {
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "attention",
         summary: "Fused softmax(q k^T) v: self, cross, causal, masked, with zero keys",
-        shaders: &[
-            "attention_serial",
-            "attention_tile",
-            "attention_register_tile",
-            "attention_subgroup_tile",
-            "attention_cooperative",
-        ],
+        shaders: &["attention_serial", "attention_tile", "attention_subgroup_tile", "attention_cooperative"],
         cases,
     };
 
@@ -264,14 +258,6 @@ impl Operator for Attention {
             // On a CPU device a workgroup of one SIMD width passes barriers almost for free.
             if cx.capabilities.kind == DeviceKind::Cpu {
                 variants.insert(0, tile("narrow_tile", 8));
-                // Narrower subgroups leave a load dear, and barriers cost what they save.
-                if s.width <= 64 {
-                    let dispatch = finish(Dispatch::new("attention_register_tile", params))
-                        .constant("BLOCKS", s.width.div_ceil(16) as u32)
-                        .grid(s.tq.div_ceil(32), self.heads, s.batch);
-                    let at = if cx.capabilities.subgroup_lanes == 8 { variants.len() } else { 0 };
-                    variants.insert(at, Variant::single("register_tile", dispatch));
-                }
             }
             if cx.capabilities.kind == DeviceKind::Cpu && cx.capabilities.subgroup_lanes == 8 && s.width <= 64 {
                 let dispatch = finish(Dispatch::new("attention_subgroup_tile", params))

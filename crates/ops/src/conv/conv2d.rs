@@ -259,7 +259,7 @@ impl Operator for Conv2d {
             variants.extend(few_outputs.clone());
         }
         if self.groups == 1 && vec4 == (true, true) {
-            let register = over(tile("register_tile", "conv2d_register_tile", 4, 4), 64, 8);
+            let register = over(tile("register_tile", "conv2d_register_tile", 4, 4), 32, 4);
             let subgroup = over(tile("subgroup_tile", "conv2d_subgroup_tile", 4, 4), 32, 8);
             let tall = over(tile("tall_subgroup_tile", "conv2d_subgroup_tile", 4, 4), 32, 16).constant("TALL", 1);
             let long = self.cost(cx.inputs, cx.output).flops >= LONG;

@@ -253,7 +253,7 @@ impl Operator for MatMul {
         let plain = !self.transpose_a && !self.transpose_b;
         let plain_end = !self.bias && !self.residual && !self.gated && self.activation == Activation::None;
         if plain && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
-            let register = fits(8).then(|| tile("register_tile", "matmul_register_tile", 64, 8));
+            let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
             let others = subgroup.into_iter().chain(register);
