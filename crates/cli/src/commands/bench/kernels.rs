@@ -32,7 +32,12 @@ pub(super) struct Row {
 /// The cases that the flags ask for, with names of `operator/case`.
 fn cases(args: &Args) -> Result<Vec<(String, Case)>> {
     if !args.case.is_empty() {
-        return args.case.iter().map(|name| Ok((name.clone(), sizes::case(name)?))).collect();
+        // The library knows no flags.
+        let flag = |e| match e {
+            Error::Invalid { what, detail } if what == "case" => Error::invalid("--case", detail),
+            other => other,
+        };
+        return args.case.iter().map(|name| Ok((name.clone(), sizes::case(name).map_err(flag)?))).collect();
     }
     let all = operators().flat_map(|(_, info)| (info.cases)().into_iter().map(move |case| (info.name, case)));
     let named = all.filter(|(_, case)| case.benchmark).map(|(name, case)| (format!("{name}/{}", case.name), case));
