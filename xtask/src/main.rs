@@ -1,11 +1,13 @@
-//! Developer commands: `cargo xtask demo | test | check | coop | gpu-stats | windows | web | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
+//! Developer commands: `cargo xtask demo | test | check | coop | gpu-stats | windows | web | bench-page | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
 //! shows the commands first, and asks before it uses sudo.
 
+mod bench_page;
 mod check;
 mod coop;
 mod debian;
 mod dependencies;
 mod documents;
+mod fetch;
 mod gpu_stats;
 mod mesa;
 mod random_model;
@@ -28,6 +30,8 @@ usage: cargo xtask COMMAND [--yes]
   test    every test: format, lints, layering, wasm, unit tests, every kernel, every network, the page in a browser
   web [PORT | build]
           build the page as a static site in target/web, and serve it on loopback (port 8080), or only build it
+  bench-page [serve [PORT]]
+          time kernels in headless Chromium beside ONNX Runtime Web, which is fetched for it, or serve that page for a browser with a GPU
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
   coop    the kernels with cooperative matrices, of 8 x 8 and 16 x 16, on a driver of the CPU that is fetched for it; `test` runs the first
   gpu-stats [--bless] [--dump KERNEL] [--gpu GPU]
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         "windows" => windows::check(&setup),
         "gpu-stats" => gpu_stats::command(&arguments[1..]),
         "web" => web(&setup, arguments.get(1).map(String::as_str)),
+        "bench-page" => bench_page::command(&setup, &arguments[1..]),
         "bless" => bless(),
         "export-conformance" => match arguments.get(1) {
             Some(folder) => run("cargo", &["run", "--package", "pulid-cli", "--", "conformance", "--export", folder]),

@@ -3,7 +3,7 @@
 //! It shows the program's own Windows code and wgpu's Direct3D 12 with Microsoft's compilers; not Microsoft's runtime, nor a driver of
 //! Direct3D: Wine makes Vulkan of it.
 
-use crate::debian::verify;
+use crate::fetch::fetch;
 use crate::setup::{self, Setup};
 use crate::wine::Wine;
 use crate::{Outcome, output, root, run};
@@ -137,19 +137,7 @@ impl Library {
             return Ok(());
         }
         let package = folder.join(self.url.rsplit('/').next().unwrap_or(self.name));
-        if !package.exists() {
-            let url = format!("{FILES}/{}", self.url);
-            println!("Fetching {url}");
-            let partial = package.with_extension("partial");
-            let mut curl = Command::new("curl");
-            curl.args(["--fail", "--silent", "--show-error", "--location", "--output"]).arg(&partial).arg(&url);
-            let status = curl.status();
-            if !status.is_ok_and(|s| s.success()) {
-                return Err(format!("{url} cannot be fetched; this needs curl and a network"));
-            }
-            verify(&partial, self.hash)?;
-            std::fs::rename(&partial, &package).map_err(|e| format!("{}: {e}", package.display()))?;
-        }
+        fetch(&format!("{FILES}/{}", self.url), self.hash, &package)?;
         let mut unzip = Command::new("unzip");
         match unzip.args(["-q", "-o", "-j"]).arg(&package).arg(self.path).arg("-d").arg(folder).status() {
             Ok(status) if status.success() => Ok(()),

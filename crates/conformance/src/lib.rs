@@ -12,6 +12,7 @@ mod failures;
 mod html;
 mod matrix;
 mod report;
+pub mod sizes;
 
 pub use compare::{Comparison, compare};
 pub use expectation::{Expectation, Expectations, Pattern};

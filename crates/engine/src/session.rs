@@ -672,41 +672,48 @@ async fn upload_weights(device: &Device, planned: &PlannedGraph, observer: &dyn 
         }
     }
     let total: usize = missing.iter().map(|&i| plan.weights[i].ty.bytes()).sum();
-    let (mut done, mut pending) = (0usize, 0usize);
+    let mut done = 0usize;
     let mut loader = Loader::new(missing.iter().map(|&i| planned.weights[i].clone()).collect());
-    for index in missing {
-        check(observer)?;
-        let (port, weight) = (&plan.weights[index], &planned.weights[index]);
-        let tensor = loader.next()?;
-        if tensor.shape() != &port.ty.shape {
-            let detail = format!("expected {}, the file gives {}", port.ty, tensor.tensor_type());
-            return Err(Error::Weight { key: port.name.clone(), source_name: plan.network.clone(), detail });
-        }
-        let tensor = tensor.into_dtype(port.ty.dtype);
-        done += port.ty.bytes();
-        if streams.contains(&index) {
-            let tensor = Arc::new(tensor);
-            device.inner.weights.streamed.insert(weight.key(), &port.ty, tensor.clone());
-            loaded.streamed.insert(index, tensor);
-            observer.progress(done as u64, total as u64);
-            continue;
-        }
-        let upload = device.scoped(|| {
-            let on_device = DeviceWeight::new(device, &port.name, port.ty.bytes());
-            device.write_buffer(&on_device.buffer, tensor.bytes());
-            Ok(Arc::new(on_device))
-        });
-        let on_device = upload.await?;
-        device.inner.counters.uploaded.fetch_add(tensor.bytes().len() as u64, Relaxed);
-        device.inner.weights.resident.insert(weight.key(), &port.ty, on_device.clone());
-        loaded.resident.insert(port.buffer, on_device);
-        pending += port.ty.bytes();
-        if pending >= UPLOAD_PORTION {
+    let mut left = missing.into_iter().peekable();
+    while left.peek().is_some() {
+        // A portion in one scope: waiting for each weight's errors alone would be a trip to a browser's GPU process and back for each.
+        let uploaded = device.scoped(|| {
+            let (mut uploaded, mut pending) = (Vec::new(), 0usize);
+            while let Some(index) = left.next_if(|_| pending < UPLOAD_PORTION) {
+                check(observer)?;
+                let port = &plan.weights[index];
+                let tensor = loader.next()?;
+                if tensor.shape() != &port.ty.shape {
+                    let detail = format!("expected {}, the file gives {}", port.ty, tensor.tensor_type());
+                    return Err(Error::Weight { key: port.name.clone(), source_name: plan.network.clone(), detail });
+                }
+                let tensor = tensor.into_dtype(port.ty.dtype);
+                if streams.contains(&index) {
+                    let tensor = Arc::new(tensor);
+                    device.inner.weights.streamed.insert(planned.weights[index].key(), &port.ty, tensor.clone());
+                    loaded.streamed.insert(index, tensor);
+                } else {
+                    let on_device = DeviceWeight::new(device, &port.name, port.ty.bytes());
+                    device.write_buffer(&on_device.buffer, tensor.bytes());
+                    device.inner.counters.uploaded.fetch_add(tensor.bytes().len() as u64, Relaxed);
+                    uploaded.push((index, Arc::new(on_device)));
+                    pending += port.ty.bytes();
+                }
+                done += port.ty.bytes();
+                observer.progress(done as u64, total as u64);
+            }
             device.inner.queue.submit([]);
-            device.finished().await?;
-            pending = 0;
+            Ok(uploaded)
+        });
+        // Sessions share them from here on: what failed is none of them.
+        for (index, on_device) in uploaded.await? {
+            let port = &plan.weights[index];
+            device.inner.weights.resident.insert(planned.weights[index].key(), &port.ty, on_device.clone());
+            loaded.resident.insert(port.buffer, on_device);
         }
-        observer.progress(done as u64, total as u64);
+        if left.peek().is_some() {
+            device.finished().await?;
+        }
     }
     Ok(loaded)
 }

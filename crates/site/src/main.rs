@@ -1,4 +1,5 @@
-//! `pulid-site build` and `pulid-site serve [PORT]`, for `cargo xtask web`.
+//! `pulid-site build`, `serve [PORT]`, which builds first, and `open PORT`, which serves what is built: for `cargo xtask web` and
+//! `bench-page`.
 
 use pulid_site::{Outcome, build, router};
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ fn main() -> ExitCode {
         ["build"] => build(&root, &out).map(|()| println!("the site is in target/web; any static host can serve it")),
         ["serve"] => build(&root, &out).and_then(|()| serve(&out, "8080")),
         ["serve", port] => build(&root, &out).and_then(|()| serve(&out, port)),
-        _ => Err("usage: pulid-site build | serve [PORT]".into()),
+        ["open", port] => serve(&out, port),
+        _ => Err("usage: pulid-site build | serve [PORT] | open PORT".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

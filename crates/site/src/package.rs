@@ -17,7 +17,7 @@ pub fn build(root: &Path, out: &Path) -> Outcome {
     copy(&root.join("web"), &unfinished)?;
     let package = unfinished.join("pulid");
     compile(root)?;
-    bind(&optimised(&root.join("target/wasm32-unknown-unknown/web/pulid_wasm.wasm")), &package)?;
+    bind(&optimised(&root.join("target/wasm32-unknown-unknown/page/pulid_wasm.wasm")), &package)?;
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
         std::fs::copy(root.join(licence), package.join(licence)).map_err(|e| format!("{licence}: {e}"))?;
     }
@@ -32,7 +32,7 @@ pub fn build(root: &Path, out: &Path) -> Outcome {
 
 fn compile(root: &Path) -> Outcome {
     let arguments =
-        ["build", "--profile", "web", "--lib", "--target", "wasm32-unknown-unknown", "--package", CRATE, "--locked"];
+        ["build", "--profile", "page", "--lib", "--target", "wasm32-unknown-unknown", "--package", CRATE, "--locked"];
     println!("$ cargo {}", arguments.join(" "));
     let status = Command::new("cargo").args(arguments).current_dir(root).status();
     match status.map_err(|e| format!("cargo cannot be started: {e}"))?.success() {

@@ -24,6 +24,7 @@ fn main() {
         trial("the_first_load_is_small", first_load),
         trial("a_whole_visit", whole_visit),
         trial("the_kernels_page_runs_the_command_lines_checks", kernels),
+        trial("the_page_of_times_prints_them", times),
         trial("without_webgpu_the_page_says_so", without_webgpu),
         trial("without_storage_weights_stay_in_memory", without_storage),
     ];
@@ -32,7 +33,7 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// Everything but weights, samples and the kernels' page, as a server that compresses sends it.
+/// Everything but weights, samples and the kernels' pages, as a server that compresses sends it.
 fn first_load() -> Outcome {
     let mut total = 0;
     let mut folders = vec![site()];
@@ -41,10 +42,10 @@ fn first_load() -> Outcome {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                if !["models", "faces"].contains(&name.as_str()) {
+                if !["models", "faces", "onnxruntime-web"].contains(&name.as_str()) {
                     folders.push(path);
                 }
-            } else if !name.starts_with("conformance") {
+            } else if !name.starts_with("conformance") && !name.starts_with("bench") {
                 total += compressed(&path)?;
             }
         }
@@ -253,6 +254,35 @@ fn kernels() -> Outcome {
         ensure(known == ids, format!("ids differ: {known:?} against {ids:?}"))?;
         let links = browser.run("return document.querySelectorAll('a[download]:not([hidden])').length").await?;
         ensure(links == json!(2), "the report is not offered".into())?;
+        browser.end().await
+    })
+}
+
+/// The smallest kernel, ours alone unless the site holds ONNX Runtime Web; with `PULID_BENCH_PAGE=small` or `sdxl` all of these sizes, as
+/// `cargo xtask bench-page` asks for. Times are printed and not judged.
+fn times() -> Outcome {
+    let server = Server::start()?;
+    let sizes = std::env::var("PULID_BENCH_PAGE").ok();
+    let (query, filter) = sizes.as_ref().map_or(("small", "matmul/m=64"), |sizes| (sizes.as_str(), "*"));
+    in_a_runtime(async {
+        let browser = Browser::start(true).await?;
+        browser.page.goto(&format!("{}bench.html?sizes={query}#{filter}", server.address)).await?;
+        let state = browser.state(&["done", "failed"]).await?;
+        let seen = browser.run("return [window.report, document.body.innerText]").await?;
+        ensure(state == "done", format!("the page shows: {}", seen[1]))?;
+        let (report, shown) = (&seen[0], seen[1].as_str().unwrap_or_default());
+        println!("{}", report["markdown"].as_str().unwrap_or_default());
+        let rows = report["rows"].as_array().cloned().unwrap_or_default();
+        ensure(!rows.is_empty() && (sizes.is_some() || rows.len() == 1), format!("{} rows", rows.len()))?;
+        let both = site().join("onnxruntime-web").is_dir();
+        ensure(both || shown.contains("cargo xtask bench-page"), format!("nothing said of what is missing: {shown}"))?;
+        for row in &rows {
+            let kernel = row["kernel"].as_str().unwrap_or_default();
+            ensure(row["ours"].as_f64() > Some(0.0) && shown.contains(kernel), format!("no time: {row}"))?;
+            // Both sum in f32, in orders of their own.
+            let close = row["difference"].as_f64().is_some_and(|d| d < 1e-4) && row["ratio"].as_f64() > Some(0.0);
+            ensure(!both || close, format!("not ONNX Runtime's result: {row}"))?;
+        }
         browser.end().await
     })
 }

@@ -4,12 +4,14 @@
 
 #![cfg(target_arch = "wasm32")]
 
+mod bench;
 mod conformance;
 mod error;
 mod events;
 mod options;
 mod storage;
 
+pub use bench::Bench;
 pub use conformance::Conformance;
 use error::{Outcome, thrown};
 use events::Listener;

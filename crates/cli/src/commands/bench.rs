@@ -4,7 +4,6 @@ mod kernels;
 mod network;
 mod picture;
 mod roofline;
-mod sizes;
 
 use super::models::{Models, ModelsArgs};
 use super::{DeviceArgs, remember_choices};

@@ -1,10 +1,10 @@
 //! Single kernels at the sizes that real networks use.
 
 use super::roofline::{self, Roofline};
-use super::{Args, median, sizes};
+use super::{Args, median};
 use crate::progress::cancelled;
 use pulid::runtime::Runtime;
-use pulid_conformance::variants;
+use pulid_conformance::{sizes, variants};
 use pulid_engine::{Device, GUARD, Peaks, time_single};
 use pulid_ops::{Case, Storage, Variant, operators};
 use pulid_tensor::{Error, Result, TensorType};
@@ -32,7 +32,12 @@ pub(super) struct Row {
 /// The cases that the flags ask for, with names of `operator/case`.
 fn cases(args: &Args) -> Result<Vec<(String, Case)>> {
     if !args.case.is_empty() {
-        return args.case.iter().map(|name| Ok((name.clone(), sizes::case(name)?))).collect();
+        // The library knows no flags.
+        let flag = |e| match e {
+            Error::Invalid { what, detail } if what == "case" => Error::invalid("--case", detail),
+            other => other,
+        };
+        return args.case.iter().map(|name| Ok((name.clone(), sizes::case(name).map_err(flag)?))).collect();
     }
     let all = operators().flat_map(|(_, info)| (info.cases)().into_iter().map(move |case| (info.name, case)));
     let named = all.filter(|(_, case)| case.benchmark).map(|(name, case)| (format!("{name}/{}", case.name), case));

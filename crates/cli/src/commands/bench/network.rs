@@ -1,8 +1,9 @@
 //! One call of a model's UNet: its plan's sizes, its time, and where that goes.
 
-use super::{Args, median, sizes};
+use super::{Args, median};
 use pulid::runtime::{Loaded, Runtime};
 use pulid::settings::ModelDefaults;
+use pulid_conformance::sizes;
 use pulid_engine::Silent;
 use pulid_models::Precision;
 use pulid_models::pulid::IdentitySettings;

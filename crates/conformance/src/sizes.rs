@@ -1,4 +1,4 @@
-//! Kernels at sizes from the command line.
+//! Kernels at any size, by name: for benchmarks, on the command line and in the browser.
 
 use pulid_ops::{
     Activation, Attention, Case, Conv2d, GroupNorm, LayerNorm, MatMul, Operand, Operator, Tolerance, operators,
@@ -26,7 +26,7 @@ impl<'a> Parts<'a> {
     }
 
     fn fail(&self, what: impl std::fmt::Display) -> Error {
-        Error::invalid("--case", format!("`{}`: {what}", self.name))
+        Error::invalid("case", format!("`{}`: {what}", self.name))
     }
 
     /// Numbers with `x` between them.
@@ -64,8 +64,13 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The case of a name: one that the operator lists, or any size of those that take most of a network's time.
-pub(super) fn case(name: &str) -> Result<Case> {
+/// The case of a name, `operator/case`: one that the operator lists, or any size of those that take most of a network's time:
+/// `matmul/m=;k=;n=`, `conv2d/x=NxHxWxC;kernel=RxC;out=` (`;stride=`), `attention/b=;tq=;tk=;h=;d=`, `group_norm/x=` (`;groups=`),
+/// `layer_norm/x=`; `;bias`, `;residual`, `;gelu`, `;silu` and `;gated` follow where they apply.
+///
+/// # Errors
+/// When no operator has such a case, or the name is malformed.
+pub fn case(name: &str) -> Result<Case> {
     let (operator, rest) = name.split_once('/').unwrap_or((name, ""));
     for (_, info) in operators().filter(|(_, info)| info.name == operator) {
         if let Some(case) = (info.cases)().into_iter().find(|c| c.name == rest) {
@@ -132,7 +137,10 @@ pub(super) fn case(name: &str) -> Result<Case> {
 }
 
 /// Operands to time on: random enough that no hardware finds them easy, and drawn faster than a case's own.
-pub(super) fn operands(case: &Case, types: &[TensorType]) -> Result<Vec<HostTensor>> {
+///
+/// # Errors
+/// When the case needs values of its own.
+pub fn operands(case: &Case, types: &[TensorType]) -> Result<Vec<HostTensor>> {
     // What a kernel does with indices or special values depends on them.
     if case
         .operands
@@ -145,7 +153,7 @@ pub(super) fn operands(case: &Case, types: &[TensorType]) -> Result<Vec<HostTens
 }
 
 /// Values between -2 and 2.
-pub(super) fn noise(ty: &TensorType, salt: u64) -> HostTensor {
+pub fn noise(ty: &TensorType, salt: u64) -> HostTensor {
     // xorshift64*
     let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ (salt + 1).wrapping_mul(0x0100_0000_01B3);
     let next = |_| {
