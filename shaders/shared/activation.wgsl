@@ -28,9 +28,14 @@ fn gelu4(x: vec4<f32>) -> vec4<f32> {
     return 0.5 * x * (1.0 + erf4(x * 0.7071067811865476));
 }
 
+// y, but NaN where x is. Drivers may make max and min of a comparison and a selection, which lose it; of its bits they know nothing.
+fn keep_nan4(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
+    return select(y, x, (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) > vec4(0x7f800000u));
+}
+
 fn activate4(x: vec4<f32>) -> vec4<f32> {
     switch ACTIVATION {
-        case 1u: { return select(x, vec4(0.0), x < vec4(0.0)); }
+        case 1u: { return keep_nan4(x, select(x, vec4(0.0), x < vec4(0.0))); }
         case 2u: { return x * sigmoid4(x); }
         case 3u: { return gelu4(x); }
         case 4u: { return x * sigmoid4(1.702 * x); }
@@ -42,7 +47,7 @@ fn activate4(x: vec4<f32>) -> vec4<f32> {
         case 10u: { return tanh4(x); }
         case 11u: {
             let low = select(x, vec4(FIRST), x < vec4(FIRST));
-            return select(low, vec4(SECOND), low > vec4(SECOND));
+            return keep_nan4(x, select(low, vec4(SECOND), low > vec4(SECOND)));
         }
         case 12u: { return -x; }
         case 13u: { return abs(x); }

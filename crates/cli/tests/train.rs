@@ -292,6 +292,27 @@ fn matrices_may_be_trained_by_muon_and_averages_follow() {
 }
 
 #[test]
+fn a_run_may_begin_with_the_settings_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    cache(at);
+    succeed(at, &flags(&["--out", "run", "--steps", "1", "--seed", "9", "--keep", "7"]));
+    fs::copy(at.join("run/run.toml"), at.join("mine.toml")).unwrap();
+    succeed(at, &["train", "--config", "mine.toml", "--out", "again", "--steps", "2"]);
+    let settings = |run: &str| fs::read_to_string(at.join(run).join("run.toml")).unwrap();
+    assert_eq!(
+        settings("again"),
+        settings("run").replace("\nsteps = 1\n", "\nsteps = 2\n")
+    );
+    let norms = ["run", "again"].map(|run| metrics(&at.join(run))[0]["gradient_norm"].clone());
+    assert_eq!(norms[0], norms[1]);
+    let both = ["train", "--config", "mine.toml", "--out", "third", "--lr", "1"];
+    assert!(refuse(at, &both).contains("--lr"));
+    fs::write(at.join("mine.toml"), settings("run").replace("keep = 7", "keeps = 7")).unwrap();
+    assert!(refuse(at, &["train", "--config", "mine.toml", "--out", "third"]).contains("keeps"));
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

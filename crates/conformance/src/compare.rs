@@ -46,6 +46,9 @@ const LARGE: f32 = 4096.0;
 ///
 /// Zero is right where the reference has a denormal: WGSL lets implementations flush operands, results and what lies between
 /// ("Floating Point Evaluation"), and kernels load halves into f32.
+///
+/// A result that is zero everywhere, and was computed, is what is left of terms that cancel: operands are of about one, and so are
+/// those terms, whose rounding errors need not cancel on every device.
 pub fn compare(got: &HostTensor, want: &HostTensor, tolerance: Tolerance, stray_bytes: usize) -> Comparison {
     let relative = tolerance.relative(got.dtype());
     let rounded = want.cast(got.dtype()).to_f32_vec();
@@ -53,6 +56,7 @@ pub fn compare(got: &HostTensor, want: &HostTensor, tolerance: Tolerance, stray_
     let smallest_normal = if got.dtype() == DType::F16 { 2f64.powi(-14) } else { f64::from(f32::MIN_POSITIVE) };
     let finite: Vec<f64> = rounded.iter().filter(|v| v.abs() <= LARGE).map(|&v| f64::from(v)).collect();
     let rms = (finite.iter().map(|v| v * v).sum::<f64>() / finite.len().max(1) as f64).sqrt();
+    let cancelled = if rms == 0.0 { 1.0 } else { 0.0 };
     let mut result = Comparison { worst: 0.0, index: 0, got: 0.0, want: 0.0, stray_bytes };
     if got.shape() != want.shape() {
         result.worst = f64::INFINITY;
@@ -68,7 +72,7 @@ pub fn compare(got: &HostTensor, want: &HostTensor, tolerance: Tolerance, stray_
             let edge = got.dtype() == DType::F16 && g.abs().min(w.abs()) >= 65_000.0 && g.signum() == w.signum();
             if edge { 0.0 } else { f64::INFINITY }
         } else {
-            (g - w).abs() / (relative * (w.abs() + rms)).max(f64::MIN_POSITIVE)
+            (g - w).abs() / (relative * (w.abs() + rms + cancelled)).max(f64::MIN_POSITIVE)
         };
         if error > result.worst {
             result = Comparison { worst: error, index, got: g, want: w, stray_bytes };

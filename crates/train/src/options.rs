@@ -170,6 +170,14 @@ impl TrainOptions {
         objective::check(&self.weights, self.branch.as_ref())
     }
 
+    /// Every path in it.
+    pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let own = [&mut self.data, &mut self.model, &mut self.from, &mut self.faces];
+        let branch = self.branch.iter_mut();
+        let branch = branch.flat_map(|b| [&mut b.model, &mut b.recogniser].into_iter().chain(&mut b.unet));
+        own.into_iter().chain(&mut self.unet).chain(&mut self.photos).chain(branch)
+    }
+
     /// Storage type of the frozen networks.
     ///
     /// # Errors

@@ -154,7 +154,7 @@ def run(a, renderers, Reader, Store):
         save(adapter, a.out / f"{name}.safetensors")
 
     if "joint" not in a.skip:
-        joint.train(seconds["joint"], a.batch, a.branch, refresh, a.lr, 0.45, 0.3, look)
+        joint.train(seconds["joint"], a.batch, a.branch, refresh, a.lr, 0.45, 0.75, look)
         keep()
     if "adapter" not in a.skip:
         look("before_adapter")

@@ -6,7 +6,7 @@ use super::{DeviceArgs, remember_choices};
 use crate::progress::{Terminal, keep_word};
 use branch::LossArgs;
 use clap::ValueEnum;
-use pulid::identity::FaceModels;
+use pulid::identity::{FaceModels, open_recogniser};
 use pulid::pipeline::{Pipeline, SdxlModel, Storage};
 use pulid::runtime::{Keep, Reporter};
 use pulid::settings::{Choices, ModelDefaults, Settings};
@@ -85,10 +85,59 @@ enum RecomputeArg {
     Block,
 }
 
+/// Flags of what run.toml holds, but for the number of steps.
+const SETTINGS: [&str; 45] = [
+    "data",
+    "model",
+    "unet",
+    "from",
+    "like",
+    "resolution",
+    "batch",
+    "accumulate",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "warmup",
+    "schedule",
+    "clip",
+    "ema",
+    "pair",
+    "drop_text",
+    "drop_id",
+    "drop_both",
+    "num_zero",
+    "ortho",
+    "seed",
+    "dtype",
+    "checkpointing",
+    "save_every",
+    "keep",
+    "sample_every",
+    "prompts",
+    "photos",
+    "log",
+    "export_steps",
+    "stage",
+    "diff",
+    "id",
+    "align_sem",
+    "align_layout",
+    "branch_model",
+    "branch_unet",
+    "branch_resolution",
+    "branch_steps",
+    "backprop_steps",
+    "align_steps",
+    "align_norm",
+    "align_prompts",
+    "recogniser",
+];
+
 #[derive(clap::Args)]
 struct TrainArgs {
     /// What `train prepare` wrote, or a folder, .jsonl or .tar of images, which is prepared in the run's folder first
-    #[arg(long, value_name = "PATH", required_unless_present = "resume", conflicts_with = "resume")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["resume", "config"], conflicts_with = "resume")]
     data: Option<PathBuf>,
     /// The run's folder, which must be new
     #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "dry_run"], conflicts_with = "resume")]
@@ -96,6 +145,9 @@ struct TrainArgs {
     /// Go on with a run from its newest checkpoint, with its own settings; --steps changes how many there are
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
+    /// All settings from a file in the form of a run's run.toml, in place of their flags; --steps changes how many there are
+    #[arg(long, value_name = "FILE", conflicts_with = "resume", conflicts_with_all = SETTINGS)]
+    config: Option<PathBuf>,
     /// The base model, as in `pulid generate`
     #[arg(long, value_name = "PATH", conflicts_with = "resume")]
     model: Option<PathBuf>,
@@ -299,7 +351,13 @@ fn run_train(args: &TrainArgs) -> Result<()> {
             options.steps = args.steps.unwrap_or(options.steps);
             (options, resumed, run.clone())
         }
-        None => (new_options(args)?, None, args.out.clone().unwrap_or_default()),
+        None => {
+            let options = match &args.config {
+                Some(config) => configured(config, args.steps)?,
+                None => new_options(args)?,
+            };
+            (options, None, args.out.clone().unwrap_or_default())
+        }
     };
     options.check()?;
     if args.resume.is_none() {
@@ -310,10 +368,10 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         model = model.with_unet(unet);
     }
     check_branch(&options, &model)?;
-    let faces = match args.resume {
-        // Where they were when the run began.
-        Some(_) => FaceModels::open(&options.faces)?,
-        None => args.models.open(args.model.as_deref(), None)?.face_models()?,
+    let faces = match args.resume.is_some() || args.config.is_some() {
+        // Where they were when the run began, or are said to be.
+        true => FaceModels::open(&options.faces)?,
+        false => args.models.open(args.model.as_deref(), None)?.face_models()?,
     };
     let sampling = sampling(&model, &options)?;
     if let Some(resumed) = &resumed
@@ -438,6 +496,21 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         weights: args.losses.weights(),
         branch: args.losses.branch(&args.models, args.model.as_deref(), args.unet.as_deref(), args.resolution)?,
     })
+}
+
+/// The settings of a file. Paths in it are relative to the folder where the program is started, as those of flags.
+fn configured(path: &Path, steps: Option<u64>) -> Result<TrainOptions> {
+    let mut options = TrainOptions::read(path)?;
+    options.steps = steps.unwrap_or(options.steps);
+    options.paths_mut().try_for_each(|path| {
+        *path = whole(path)?;
+        Ok::<_, Error>(())
+    })?;
+    TrainedAdapter::new(&Checkpoint::open(&options.from)?)?;
+    if let Some(branch) = options.branch.as_ref().filter(|_| options.weights.id > 0.0) {
+        open_recogniser(&branch.recogniser)?;
+    }
+    Ok(options)
 }
 
 /// A path that holds wherever the run is resumed from.

@@ -116,8 +116,9 @@ fn cases() -> Vec<Case> {
     shifted.operands[0].fill = Fill::Values((0..61).map(|i| 100.0 + (i % 7) as f32 * 0.5).collect());
     shifted.tolerance = Tolerance::Sum(128 * 128);
     vec![
-        // One element is its own mean; of two or three the gradient is nearly zero, a difference of large numbers.
-        case("x=2x5x1", true, &[2, 5, 1]),
+        // One element is its own mean; of two or three the gradient is nearly zero, a difference of large numbers. Without a gain, whose
+        // product NVIDIA's driver fuses with the difference, so that the product's rounding error is left of it.
+        case("x=2x5x1", false, &[2, 5, 1]),
         case("x=3x7", true, &[3, 7]),
         case("x=1x1x12", false, &[1, 1, 12]),
         case("x=3x63", true, &[3, 63]),
