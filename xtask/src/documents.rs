@@ -4,8 +4,18 @@ use crate::{HELP, Outcome, root};
 use std::path::{Path, PathBuf};
 
 /// Folders whose documents and workflows are looked at, without the folders in them.
-const FOLDERS: [&str; 9] =
-    [".", ".ci", ".github", ".github/workflows", "docs", "examples", "models/mini", "tests/goldens", "web/pulid"];
+const FOLDERS: [&str; 10] = [
+    ".",
+    ".ci",
+    ".github",
+    ".github/workflows",
+    "docs",
+    "examples",
+    "models/mini",
+    "tests/goldens",
+    "tools/gpu/lab",
+    "web/pulid",
+];
 
 pub fn check() -> Outcome {
     println!("checking that links and commands in documents and workflows lead somewhere");
