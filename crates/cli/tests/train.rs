@@ -300,10 +300,7 @@ fn a_run_may_begin_with_the_settings_of_another() {
     fs::copy(at.join("run/run.toml"), at.join("mine.toml")).unwrap();
     succeed(at, &["train", "--config", "mine.toml", "--out", "again", "--steps", "2"]);
     let settings = |run: &str| fs::read_to_string(at.join(run).join("run.toml")).unwrap();
-    assert_eq!(
-        settings("again"),
-        settings("run").replace("\nsteps = 1\n", "\nsteps = 2\n")
-    );
+    assert_eq!(settings("again"), settings("run").replace("\nsteps = 1\n", "\nsteps = 2\n"));
     let norms = ["run", "again"].map(|run| metrics(&at.join(run))[0]["gradient_norm"].clone());
     assert_eq!(norms[0], norms[1]);
     let both = ["train", "--config", "mine.toml", "--out", "third", "--lr", "1"];
