@@ -2,7 +2,7 @@
 //   q, y: (B, TQ, H, D)     k, v: (B, TK, H, D)     mask: (B or 1, H or 1, TQ, TK)     D in eights, at most 8
 // Flash attention on cooperative matrices. A subgroup owns ROWS queries of one head, whose operands and sums stay in its
 // matrices while the workgroup runs over the keys, KEYS at a time: these and their values are copied to workgroup memory at once,
-// and the next ones are read from storage before the arithmetic, always, since a load in a branch is waited for at its end.
+// and the next ones are read from storage before the arithmetic, always, since a load in a branch of single invocations is waited for at its end.
 // Between two copies each subgroup goes its own way, so that one's products overlap another's exponentials. Matrices show no
 // elements, so scores go through workgroup memory to the lanes, a row each and a BLOCK of keys at a time, and come back as
 // weights in f16. A row's scores are taken relative to an earlier maximum as long as a block's weights, added up, stay below
@@ -520,11 +520,11 @@ fn highest(s: Row) -> f32 {
     return s.scale * largest(max(max(max(s.s0, s.s1), max(s.s2, s.s3)), max(max(s.s4, s.s5), max(s.s6, s.s7))));
 }
 
-// Stores four weights.
+// Stores four weights and gives them as they are stored: what half precision makes zero of must not count in the sum either.
 fn weigh(at: u32, s: vec4<f32>, scale: f32, top: f32) -> vec4<f32> {
-    let w = exp2(fma(s, vec4(scale), vec4(-top)));
-    put_weights(at, vec4<f16>(w));
-    return w;
+    let w = vec4<f16>(exp2(fma(s, vec4(scale), vec4(-top))));
+    put_weights(at, w);
+    return vec4<f32>(w);
 }
 
 // Stores the weights of a row relative to `top` and gives their sum.
@@ -697,5 +697,7 @@ fn attention_cooperative(
         if 8u * EIGHTS > BLOCK {
             store(&sums, p, q_at, BLOCK / SIZE);
         }
+        // All lanes have read what the next strip begins anew.
+        subgroupBarrier();
     }
 }

@@ -1,12 +1,12 @@
 // What the products of cooperative matrices share: a workgroup computes ROWS x COLUMNS elements of the result, each of its
 // subgroups SPANROWS x SPANCOLUMNS of them as matrices of f32 sums, 2 or 4 of them down and across. STEP steps of the inner axis at a time, the workgroup
 // copies both operands to workgroup memory in f16, eight at a time; what the next STEP needs is read from storage before the
-// arithmetic of this one, which hides the way: no branch stands around these reads, since what comes together after one is waited
-// for there. The matrices are named by constant indices: dynamic ones leave registers.
+// arithmetic of this one, which hides the way: no branch that depends on the invocation stands around these reads, since
+// what comes together after one is waited for there. The matrices are named by constant indices: dynamic ones leave registers.
 // No branch around them may depend on the invocation, and what they load and store is not checked by the device.
 // Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s. With `packed` the operands lie
 // in units of 16 bytes, which are copied at once: eight f16 behind the type vec4<f32>. Left and Right say f32 there, since WGSL takes a
-// matrix's type from what it is loaded from; the engine makes f16 of it in SPIR-V.
+// matrix's type from what it is loaded from; the engine makes f16 of it in SPIR-V. As numbers those f32 mean nothing: they are moved and chosen from, no more.
 
 @if(coop8) const SIZE: u32 = 8u;
 @else const SIZE: u32 = 16u;

@@ -56,7 +56,7 @@ pub fn compare(got: &HostTensor, want: &HostTensor, tolerance: Tolerance, stray_
     let smallest_normal = if got.dtype() == DType::F16 { 2f64.powi(-14) } else { f64::from(f32::MIN_POSITIVE) };
     let finite: Vec<f64> = rounded.iter().filter(|v| v.abs() <= LARGE).map(|&v| f64::from(v)).collect();
     let rms = (finite.iter().map(|v| v * v).sum::<f64>() / finite.len().max(1) as f64).sqrt();
-    let cancelled = if rms == 0.0 { 1.0 } else { 0.0 };
+    let cancelled = if rounded.iter().all(|v| *v == 0.0) { 1.0 } else { 0.0 };
     let mut result = Comparison { worst: 0.0, index: 0, got: 0.0, want: 0.0, stray_bytes };
     if got.shape() != want.shape() {
         result.worst = f64::INFINITY;

@@ -137,28 +137,28 @@ const SETTINGS: [&str; 45] = [
 #[derive(clap::Args)]
 struct TrainArgs {
     /// What `train prepare` wrote, or a folder, .jsonl or .tar of images, which is prepared in the run's folder first
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["resume", "config"], conflicts_with = "resume")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["resume", "config"])]
     data: Option<PathBuf>,
     /// The run's folder, which must be new
     #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "dry_run"], conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Go on with a run from its newest checkpoint, with its own settings; --steps changes how many there are
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", conflicts_with_all = SETTINGS)]
     resume: Option<PathBuf>,
     /// All settings from a file in the form of a run's run.toml, in place of their flags; --steps changes how many there are
     #[arg(long, value_name = "FILE", conflicts_with = "resume", conflicts_with_all = SETTINGS)]
     config: Option<PathBuf>,
     /// The base model, as in `pulid generate`
-    #[arg(long, value_name = "PATH", conflicts_with = "resume")]
+    #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Another UNet for the model
-    #[arg(long, value_name = "PATH", conflicts_with = "resume")]
+    #[arg(long, value_name = "PATH")]
     unet: Option<PathBuf>,
     /// The PuLID file to start from, v1 or v1.1; `none` draws new values, with the extents of --like
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// With --from none: the PuLID file whose extents the new one has [default: the models folder's own]
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE")]
     like: Option<PathBuf>,
     #[command(flatten)]
     models: ModelsArgs,
@@ -234,10 +234,10 @@ struct TrainArgs {
     #[arg(long, value_name = "N", default_value = "0")]
     sample_every: u64,
     /// Prompts of the sample images: a text file, one a line
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Faces of the sample images: photos, or a folder of photos
-    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "resume")]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
     photos: Vec<PathBuf>,
     /// Where metrics go besides the screen
     #[arg(long, value_delimiter = ',', value_parser = ["jsonl", "tensorboard"], default_value = "jsonl,tensorboard")]

@@ -135,6 +135,7 @@ impl IdentityLoss {
             return Ok(());
         }
 
+        let crop = beside(&crop, &found)?;
         for (name, value) in [("latent", &x), ("crop", &crop), ("target", &target)] {
             self.loss.write(name, value)?;
         }
@@ -165,7 +166,14 @@ impl IdentityLoss {
     async fn crops(&mut self, latent: &HostTensor, observer: &Quiet<'_>) -> Result<(HostTensor, Vec<bool>)> {
         self.decoder.write("latent", &euler::scaled(latent, 1.0 / self.scaling_factor)?)?;
         let mut decoded = self.decoder.run_to(&["sample"], observer).await?;
-        let pictures = rgb_from_tensor(&read(&mut decoded, "sample").await?)?;
+        let pictures = match rgb_from_tensor(&read(&mut decoded, "sample").await?) {
+            // In half precision a step may overflow: nobody's face, as of a picture of anything else.
+            Err(Error::NotFinite { .. }) => {
+                let count = latent.shape()[0];
+                return Ok((HostTensor::zeros([count, 2, 3]), vec![false; count]));
+            }
+            pictures => pictures?,
+        };
         let mut matrices = Vec::with_capacity(6 * pictures.len());
         let mut found = Vec::with_capacity(pictures.len());
         for picture in &pictures {
@@ -185,4 +193,12 @@ impl IdentityLoss {
         let mut outputs = self.recogniser.run_to(&[&self.recogniser_output], observer).await?;
         read(&mut outputs, &self.recogniser_output).await
     }
+}
+
+/// The maps, but for pictures without a face one to a place far beside the picture, where the gradient of the crop finds nothing to add:
+/// with a map of zeros every pixel of the picture would look through all of the crop.
+fn beside(crop: &HostTensor, found: &[bool]) -> Result<HostTensor> {
+    const FAR: [f32; 6] = [1.0, 0.0, -1e5, 0.0, 1.0, -1e5];
+    let maps = crop.as_f32()?.chunks_exact(6).zip(found).flat_map(|(map, found)| if *found { map } else { &FAR });
+    HostTensor::from_f32([found.len(), 2, 3], maps.copied().collect::<Vec<_>>())
 }

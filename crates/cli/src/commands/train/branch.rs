@@ -11,46 +11,46 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 pub(super) struct LossArgs {
     /// The losses of the paper's stages: 1 is L_diff, 2 adds L_id, 3 adds L_align; the weights below change them
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3), default_value = "1", conflicts_with = "resume")]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3), default_value = "1")]
     stage: u32,
     /// Weight of the diffusion loss L_diff; 0 leaves it out [default: 1]
-    #[arg(long, value_name = "WEIGHT", conflicts_with = "resume")]
+    #[arg(long, value_name = "WEIGHT")]
     diff: Option<f64>,
     /// Weight of the identity loss L_id [default: 1 from stage 2 on]
-    #[arg(long, value_name = "WEIGHT", conflicts_with = "resume")]
+    #[arg(long, value_name = "WEIGHT")]
     id: Option<f64>,
     /// Weight of L_align's semantic part [default: 0.6 in stage 3]
-    #[arg(long, value_name = "WEIGHT", conflicts_with = "resume")]
+    #[arg(long, value_name = "WEIGHT")]
     align_sem: Option<f64>,
     /// Weight of L_align's part of the layout [default: 0.1 in stage 3]
-    #[arg(long, value_name = "WEIGHT", conflicts_with = "resume")]
+    #[arg(long, value_name = "WEIGHT")]
     align_layout: Option<f64>,
     /// The base model of the branch of few steps [default: --model]
-    #[arg(long, value_name = "PATH", conflicts_with = "resume")]
+    #[arg(long, value_name = "PATH")]
     branch_model: Option<PathBuf>,
     /// Another UNet for the branch, such as SDXL-Lightning's [default: --unet, where --branch-model is not given]
-    #[arg(long, value_name = "PATH", conflicts_with = "resume")]
+    #[arg(long, value_name = "PATH")]
     branch_unet: Option<PathBuf>,
     /// Pixels of a side of the branch's pictures [default: --resolution]
-    #[arg(long, value_name = "PIXELS", conflicts_with = "resume")]
+    #[arg(long, value_name = "PIXELS")]
     branch_resolution: Option<usize>,
     /// Steps of the branch [default: 4]
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    #[arg(long, value_name = "N")]
     branch_steps: Option<usize>,
     /// Through how many of them, the last ones, L_id's gradient goes [default: all]
-    #[arg(long, value_name = "K", conflicts_with = "resume")]
+    #[arg(long, value_name = "K")]
     backprop_steps: Option<usize>,
     /// On how many of them L_align looks, drawn anew for each batch [default: all]
-    #[arg(long, value_name = "K", conflicts_with = "resume")]
+    #[arg(long, value_name = "K")]
     align_steps: Option<usize>,
     /// How L_align measures distances: relative to a layer's values, or their root mean square [default: relative]
-    #[arg(long, value_parser = ["relative", "rms"], conflicts_with = "resume")]
+    #[arg(long, value_parser = ["relative", "rms"])]
     align_norm: Option<String>,
     /// Prompts of L_align: a text file, one a line [default: fifteen portraits in different styles]
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE")]
     align_prompts: Option<PathBuf>,
     /// The face recogniser of L_id, an ONNX file [default: the models folder's own]
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE")]
     recogniser: Option<PathBuf>,
 }
 
