@@ -325,6 +325,11 @@ fn what_cannot_be_trained_is_refused_in_words() {
         assert!(message.contains(part), "{part}: {message}");
     }
     let message = refuse(at, &["train", "--resume", "nowhere"]);
+    // A run goes on with its own settings.
+    for flag in ["--lr", "--ema", "--batch"] {
+        let message = refuse(at, &["train", "--resume", "run", flag, "1"]);
+        assert!(message.contains(flag) && message.contains("--resume"), "{message}");
+    }
     assert!(message.contains("no run.toml"), "{message}");
     // A broken adapter.
     cache(at);

@@ -70,18 +70,22 @@ impl Grid {
     /// inner axis, times workgroups.
     pub(crate) fn split(self) -> Option<(Parts, usize)> {
         let Grid { workgroups, at_once, k, step, traffic } = self;
-        let whole = self.whole();
-        let time = |count: usize| {
-            let rounds = (workgroups * count).div_ceil(at_once);
-            rounds * at_once * k / count + count * traffic * workgroups + DISPATCH * at_once
-        };
-        let most = MOST.min(k / SHORTEST);
-        let few = workgroups < FEW_ROUNDS * at_once;
-        let count = (2..=most).min_by_key(|&count| time(count)).filter(|&c| few && time(c) < whole)?;
         let all = k.div_ceil(step);
-        let steps = all.div_ceil(count);
-        let parts = Parts { count: all.div_ceil(steps), steps };
-        (parts.count > 1).then(|| (parts, time(count)))
+        // As many steps to each part, the last one aside, may need fewer parts.
+        let parts = |count: usize| {
+            let steps = all.div_ceil(count);
+            Parts { count: all.div_ceil(steps), steps }
+        };
+        let time = |p: &Parts| {
+            let rounds = (workgroups * p.count).div_ceil(at_once);
+            rounds * at_once * p.steps * step + p.count * traffic * workgroups + DISPATCH * at_once
+        };
+        if workgroups >= FEW_ROUNDS * at_once {
+            return None;
+        }
+        let best = (2..=MOST.min(k / SHORTEST)).map(parts).filter(|p| p.count > 1).min_by_key(time)?;
+        let time = time(&best);
+        (time < self.whole()).then_some((best, time))
     }
 }
 
@@ -168,6 +172,16 @@ mod tests {
     }
 
     #[test]
+    fn a_last_round_that_is_nearly_empty_is_spread_over_parts() {
+        // Two rounds where 130 / 128 would do: three parts make four rounds of a third.
+        let grid = Grid { workgroups: 130, traffic: 0, ..GRID };
+        let (parts, time) = grid.split().unwrap();
+        assert!(parts.count > 2 && time < grid.whole() * 3 / 4, "{parts:?} {time}");
+        // Of many rounds the last one counts for little.
+        assert!(Grid { workgroups: 3 * 128 + 1, ..grid }.split().is_none());
+    }
+
+    #[test]
     fn what_keeps_a_gpu_busy_or_is_short_stays_whole() {
         assert!(Grid { workgroups: 128, ..GRID }.split().is_none());
         assert!(Grid { k: 255, ..GRID }.split().is_none());
@@ -178,7 +192,7 @@ mod tests {
     #[test]
     fn parts_cover_the_axis_and_none_is_empty() {
         for k in (256..3000).step_by(4) {
-            for workgroups in [1, 7, 40] {
+            for workgroups in [1, 7, 40, 130, 300] {
                 let Some((parts, _)) = (Grid { workgroups, k, ..GRID }).split() else { continue };
                 let steps = k.div_ceil(32);
                 assert!(parts.count * parts.steps >= steps && (parts.count - 1) * parts.steps < steps, "{k} {parts:?}");

@@ -202,3 +202,18 @@ fn beside(crop: &HostTensor, found: &[bool]) -> Result<HostTensor> {
     let maps = crop.as_f32()?.chunks_exact(6).zip(found).flat_map(|(map, found)| if *found { map } else { &FAR });
     HostTensor::from_f32([found.len(), 2, 3], maps.copied().collect::<Vec<_>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_faces_are_looked_for_beside_the_picture() {
+        let maps: Vec<f32> = (0..12).map(|i| if i < 6 { i as f32 } else { 0.0 }).collect();
+        let crop = HostTensor::from_f32([2, 2, 3], maps).unwrap();
+        let moved = beside(&crop, &[true, false]).unwrap();
+        let [kept, [a, _, x, _, d, y]] = moved.as_f32().unwrap().as_chunks::<6>().0 else { panic!("two maps") };
+        assert_eq!(kept, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert!(*a != 0.0 && *d != 0.0 && *x < -1e4 && *y < -1e4, "{moved:?}");
+    }
+}
