@@ -43,7 +43,7 @@ override STRIPS: u32 = 4u;
 override LANES: u32 = 128u;
 // Rows of queries of each lane where all subgroups have as many lanes, 0 where that varies.
 override TURNS: u32 = 0u;
-// 1 where a subgroup must pass as many barriers as the others: lavapipe counts those of subgroups and of the workgroup together.
+// 1 where all subgroups must rescale together: lavapipe counts the barriers of a workgroup's subgroups against each other.
 override BALANCED: u32 = 0u;
 // Of a step, one BLOCK or two.
 override KEYS: u32 = 32u;
@@ -432,13 +432,6 @@ fn rescale(sums: ptr<function, Sums>, p: Place, d: u32) {
     }
 }
 
-// The barriers of `rescale`.
-fn keep_step() {
-    subgroupBarrier();
-    subgroupBarrier();
-    subgroupBarrier();
-}
-
 // Stores BLOCK columns of the result, the sums from matrix d on times what the rows keep last.
 fn store(sums: ptr<function, Sums>, p: Place, q_at: u32, d: u32) {
     show_sums(sums, p.area, d);
@@ -520,11 +513,11 @@ fn highest(s: Row) -> f32 {
     return s.scale * largest(max(max(max(s.s0, s.s1), max(s.s2, s.s3)), max(max(s.s4, s.s5), max(s.s6, s.s7))));
 }
 
-// Stores four weights and gives them as they are stored: what half precision makes zero of must not count in the sum either.
+// Stores four weights and gives them before they are rounded: one that is beyond half precision must be seen.
 fn weigh(at: u32, s: vec4<f32>, scale: f32, top: f32) -> vec4<f32> {
-    let w = vec4<f16>(exp2(fma(s, vec4(scale), vec4(-top))));
-    put_weights(at, w);
-    return vec4<f32>(w);
+    let w = exp2(fma(s, vec4(scale), vec4(-top)));
+    put_weights(at, vec4<f16>(w));
+    return w;
 }
 
 // Stores the weights of a row relative to `top` and gives their sum.
@@ -562,7 +555,7 @@ fn soften(r: u32, row: u32, first: u32, end: u32, mask_at: u32) -> bool {
         sum = weigh_row(again, top, r, swap);
     }
     let factor = exp2(before.x - top);
-    keep(r, vec4(top, before.y * factor + sum, factor, 0.0));
+    keep(r, vec4(top, before.y * factor + sum, factor, select(0.0, 1.0, grown)));
     return grown;
 }
 
@@ -620,18 +613,17 @@ fn attend(
     }
     // The weights are there, and all have used the scores.
     subgroupBarrier();
-    let any = subgroupAny(grown);
+    var any = subgroupAny(grown);
+    if BALANCED == 1u {
+        workgroupBarrier();
+        for (var r = 0u; r < QUERIES; r++) {
+            any = any || kept(r).w > 0.0;
+        }
+    }
     for (var turn = any; turn; turn = false) {
         rescale(sums, p, 0u);
         if 8u * EIGHTS > BLOCK {
             rescale(sums, p, BLOCK / SIZE);
-        }
-        subgroupBarrier();
-    }
-    for (var turn = BALANCED == 1u && !any; turn; turn = false) {
-        keep_step();
-        if 8u * EIGHTS > BLOCK {
-            keep_step();
         }
         subgroupBarrier();
     }
