@@ -219,7 +219,7 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
     cooperative("keys past the end count", "attention_cooperative", "first + BLOCK > end", "first > end"),
     cooperative("a query does not see its own key", "attention_cooperative", "key <= vec4(row)", "key < vec4(row)"),
     cooperative("keys of zeros are forgotten", "attention_cooperative", "params.zero_keys, 0.0", "0.0, 0.0"),
-    cooperative("some keys weigh what their neighbours do", "attention_cooperative", "FOUR), s.s7,", "FOUR), s.s6,"),
+    cooperative("some keys weigh what their neighbours do", "attention_cooperative", "FOUR, s.s7,", "FOUR, s.s6,"),
     cooperative(
         "sums keep what an earlier maximum made of them",
         "attention_cooperative",
