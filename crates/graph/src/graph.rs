@@ -115,6 +115,12 @@ impl Graph {
         })
     }
 
+    /// The input of this name.
+    pub fn input_named(&self, wanted: &str) -> Option<NodeId> {
+        let is = |node: &Node| matches!(&node.kind, NodeKind::Input { name, .. } if name == wanted);
+        self.nodes.iter().position(is).map(|index| self.id(index))
+    }
+
     /// The node at a position of [`Graph::nodes`].
     ///
     /// # Panics

@@ -205,7 +205,7 @@ fn wide_heads_have_the_gradients_of_their_products() {
         let mut g = if replaced { replace_wide_attention(&g).unwrap() } else { g };
         let products = g.nodes().iter().filter(|n| format!("{:?}", n.kind).contains("MatMul")).count();
         assert_eq!(products > 0, replaced);
-        let targets: Vec<_> = ["q", "k", "v"].map(|name| (name.to_owned(), input(&g, name))).into();
+        let targets: Vec<_> = ["q", "k", "v"].map(|name| (name.to_owned(), g.input_named(name).unwrap())).into();
         add_gradients(&mut g, &targets, Checkpointing::Off).unwrap();
         let names = ["q", "k", "v", "upstream.y"];
         let given = names.iter().enumerate().map(|(i, n)| (n.to_string(), direction(&shape.into(), i))).collect();
@@ -217,12 +217,6 @@ fn wide_heads_have_the_gradients_of_their_products() {
         let error = products[name].deviation_from(want);
         assert!(error < 1e-5, "{name}: {error:.1e}");
     }
-}
-
-fn input(graph: &Graph, wanted: &str) -> NodeId {
-    let mut nodes = graph.nodes().iter();
-    let at = nodes.position(|n| matches!(&n.kind, NodeKind::Input { name, .. } if name == wanted));
-    graph.id(at.unwrap())
 }
 
 #[test]

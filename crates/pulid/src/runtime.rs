@@ -281,6 +281,14 @@ pub enum Tensor {
 }
 
 impl Tensor {
+    /// Bytes as it is stored.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Tensor::Host(tensor) => tensor.tensor_type().bytes(),
+            Tensor::Device(tensor) => tensor.tensor_type().bytes(),
+        }
+    }
+
     /// The tensor in main memory, as it is stored.
     ///
     /// # Errors

@@ -53,12 +53,8 @@ impl Average {
 
     /// Bytes of the averages, and of the networks that change them.
     pub fn memory(&self) -> usize {
-        let bytes = |tensor: &Tensor| match tensor {
-            Tensor::Host(t) => t.tensor_type().bytes(),
-            Tensor::Device(t) => t.tensor_type().bytes(),
-        };
         let working = self.networks.values().filter_map(crate::terms::memory).map(|[_, working]| working);
-        self.values.values().map(bytes).sum::<usize>() + working.sum::<usize>()
+        self.values.values().map(Tensor::bytes).sum::<usize>() + working.sum::<usize>()
     }
 
     /// Follows a parameter's new value after update `update`, counted from 1; gives the value back.

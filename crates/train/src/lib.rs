@@ -16,6 +16,7 @@ mod objective;
 mod optimizer;
 mod options;
 mod prepare;
+mod quiet;
 mod random;
 pub mod run;
 mod samples;

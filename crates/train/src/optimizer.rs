@@ -149,12 +149,8 @@ impl Optimizer {
 
     /// Bytes of the states, and of the networks that change them.
     pub fn memory(&self) -> [usize; 2] {
-        let bytes = |tensor: &Tensor| match tensor {
-            Tensor::Host(t) => t.tensor_type().bytes(),
-            Tensor::Device(t) => t.tensor_type().bytes(),
-        };
         let networks = self.networks.values().filter_map(crate::terms::memory).map(|[_, working]| working).sum();
-        [self.states.values().flat_map(HashMap::values).map(bytes).sum(), networks]
+        [self.states.values().flat_map(HashMap::values).map(Tensor::bytes).sum(), networks]
     }
 
     /// One step of a parameter; gives its new value in the graph's shape. `adapter` gets it as an input.

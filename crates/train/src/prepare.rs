@@ -2,6 +2,7 @@
 
 use crate::cache::{Cache, Description, Entry, Rejected, Sample, TextStates, file_name};
 use crate::data::{Item, Listing};
+use crate::quiet::Quiet;
 use image::imageops::{FilterType, crop_imm, resize};
 use pulid::identity::{FaceModels, PhotoInputs, photo_inputs};
 use pulid::image::{Normalization, RgbImage, decode_photo, tensor_from_rgb};
@@ -212,17 +213,6 @@ fn crop_around(picture: &RgbImage, side: u32, [left, top, right, bottom]: [f32; 
     let (x, y) = (start(wide, left, right), start(high, top, bottom));
     Cropped { picture: crop_imm(&resized, x, y, side, side).to_image(), left: x, top: y }
 }
-
-/// Passes cancellation on; stages and progress of networks are not those of images.
-struct Quiet<'a>(&'a dyn Reporter);
-
-impl Observer for Quiet<'_> {
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
-}
-
-impl Reporter for Quiet<'_> {}
 
 #[cfg(test)]
 mod tests {

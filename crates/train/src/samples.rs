@@ -1,12 +1,12 @@
 //! Sample images of a run: the same prompts and faces at each, without and with the identity side by side.
 
+use crate::quiet::Quiet;
 use image::imageops::replace;
 use pulid::identity::{ExtractOptions, FaceModels};
 use pulid::image::{RgbImage, encode_png};
 use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline};
 use pulid::runtime::{Reporter, Runtime};
 use pulid::sampler::StepWindow;
-use pulid_engine::Observer;
 use pulid_models::pulid::IdentitySettings;
 use pulid_tensor::{Error, Result};
 use std::path::Path;
@@ -102,14 +102,3 @@ impl Sampling {
         encode_png(&sheet, &pulid::image::ImageMetadata { parameters: None, generated: true })
     }
 }
-
-/// Passes cancellation on.
-struct Quiet<'a>(&'a dyn Reporter);
-
-impl Observer for Quiet<'_> {
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
-}
-
-impl Reporter for Quiet<'_> {}

@@ -265,8 +265,5 @@ pub(crate) fn memory(loaded: &Loaded) -> Option<[usize; 2]> {
 
 /// The node of an input.
 fn input(graph: &Graph, wanted: &str) -> Result<pulid_graph::NodeId> {
-    let is =
-        |node: &pulid_graph::Node| matches!(&node.kind, pulid_graph::NodeKind::Input { name, .. } if name == wanted);
-    let found = graph.nodes().iter().position(is);
-    found.map(|index| graph.id(index)).ok_or_else(|| Error::invalid("unet", format!("takes no input `{wanted}`")))
+    graph.input_named(wanted).ok_or_else(|| Error::invalid("unet", format!("takes no input `{wanted}`")))
 }

@@ -108,8 +108,9 @@ impl Trainer {
         let extents = [options.batch, vision];
         let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
         let mut optimizer = Optimizer::new(runtime, options.optimizer);
-        for (parameter, shape) in &adapter.parameters {
-            let value = parameter.load()?;
+        let initial: Vec<_> =
+            adapter.parameters.iter().map(|(p, _)| Ok((p.name.clone(), p.load()?))).collect::<Result<_>>()?;
+        for ((parameter, shape), (_, value)) in adapter.parameters.iter().zip(&initial) {
             if value.as_f32()?.iter().any(|v| !v.is_finite()) {
                 return Err(Error::Weight {
                     key: parameter.name.clone(),
@@ -122,12 +123,10 @@ impl Trainer {
                 Some(resumed) => resumed.moments(rule, parameter, shape)?,
                 None => Moments::read(rule, |_| Ok(HostTensor::zeros(shape.clone())))?,
             };
-            optimizer.set(&parameter.name, &ParameterState { value, moments })?;
+            optimizer.set(&parameter.name, &ParameterState { value: value.clone(), moments })?;
         }
         let shapes: Vec<_> = adapter.parameters.iter().map(|(p, shape)| (shape.clone(), p.name.clone())).collect();
         optimizer.load(&shapes, reporter).await?;
-        let initial: Vec<_> =
-            adapter.parameters.iter().map(|(p, _)| Ok((p.name.clone(), p.load()?))).collect::<Result<_>>()?;
         for (name, value) in &initial {
             adapter.write(name, value)?;
         }

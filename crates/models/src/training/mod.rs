@@ -14,7 +14,7 @@ pub use identity::{IdentityLossSize, identity_graph};
 pub use muon::{MuonRate, MuonStep, muon_graph};
 
 use pulid_graph::autodiff::differentiate;
-use pulid_graph::{Checkpointing, Graph, NodeId, NodeKind, Rate, replace_wide_attention};
+use pulid_graph::{Checkpointing, Graph, NodeId, Rate, replace_wide_attention};
 use pulid_ops::{Activation, Binary, Reduce, Unary};
 use pulid_tensor::{Error, HostTensor, Result};
 
@@ -59,10 +59,8 @@ pub fn sample_weights(present: &[bool], weight: f32, scale: f32) -> HostTensor {
 }
 
 fn input(graph: &Graph, wanted: &str) -> Result<NodeId> {
-    let is = |kind: &NodeKind| matches!(kind, NodeKind::Input { name, .. } if name == wanted);
-    let index = graph.nodes().iter().position(|node| is(&node.kind));
-    let index = index.ok_or_else(|| Error::invalid("target", format!("{} has no input `{wanted}`", graph.name())))?;
-    Ok(graph.id(index))
+    let found = graph.input_named(wanted);
+    found.ok_or_else(|| Error::invalid("target", format!("{} has no input `{wanted}`", graph.name())))
 }
 
 /// An output of a graph that was inlined.

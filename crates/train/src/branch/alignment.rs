@@ -1,6 +1,7 @@
 //! L_align: what the identity changes in the branch beside the face.
 
-use super::{BranchAnswer, BranchSetup, Micro, Networks, Prompts, Quiet, Sampler, mean, read};
+use super::{BranchAnswer, BranchSetup, Micro, Networks, Prompts, Sampler, mean, read};
+use crate::quiet::Quiet;
 use crate::random::Keyed;
 use crate::terms::{Sums, numbers};
 use pulid::pipeline::TextConditioning;
@@ -45,16 +46,13 @@ impl AlignmentLoss {
         reporter: &dyn Reporter,
     ) -> Result<AlignmentLoss> {
         let Networks { setup, unet, size, .. } = networks;
-        let BranchSetup { runtime, options, batch, .. } = **setup;
+        let BranchSetup { runtime, options, .. } = **setup;
         let reference = unet.graph_with_queries(UnetSize { identity: None, ..*size })?;
         let queries = setup.layers.iter().map(|layer| format!("q.{}", layer.number)).collect();
         let graph = alignment_graph(unet, *size, options.norm()?)?;
         let targets = networks.targets();
         let build = |checkpointing| with_gradients(&graph, &PARTS, &targets, checkpointing);
-        let (mut graph, _) = (setup.room)().choose(runtime, reporter, build).await?;
-        let sums = Sums::add(&mut graph, &targets)?;
-        let mut loss = runtime.load(&graph, reporter).await?;
-        loss.write("id_scale", &HostTensor::from_fn([batch], |_| 1.0))?;
+        let (loss, sums) = networks.step(build, reporter).await?;
         Ok(AlignmentLoss {
             prompts: prompts.to_vec(),
             reference: runtime.load(&reference, reporter).await?,

@@ -1,7 +1,8 @@
 //! L_id: whose face the branch's picture shows.
 
-use super::{BranchAnswer, BranchSetup, Networks, Prompts, Quiet, Sampler, euler, mean, read};
+use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler, euler, mean, read};
 use crate::batch::Batch;
+use crate::quiet::Quiet;
 use crate::terms::{Sums, numbers};
 use pulid::face::arcface_transform;
 use pulid::identity::{FaceFinder, open_recogniser};
@@ -67,18 +68,14 @@ impl IdentityLoss {
         let (face, _) = (setup.room)().choose(runtime, reporter, build).await?;
         let face = runtime.load(&face, reporter).await?;
 
-        let targets = networks.targets();
-        let mut wanted = targets.clone();
+        let mut wanted = networks.targets();
         // The first of the steps leads to noise, which nothing is learnt of.
         if options.backprop_steps > 1 {
             wanted.push("sample".into());
         }
         let graph = unet.graph(*size)?;
         let build = |checkpointing| with_gradients(&graph, &["sample"], &wanted, checkpointing);
-        let (mut graph, _) = (setup.room)().choose(runtime, reporter, build).await?;
-        let sums = Sums::add(&mut graph, &targets)?;
-        let mut step = runtime.load(&graph, reporter).await?;
-        step.write("id_scale", &HostTensor::from_fn([batch], |_| 1.0))?;
+        let (step, sums) = networks.step(build, reporter).await?;
         Ok(IdentityLoss {
             prompts: Prompts::of(&vec![prompt; batch])?,
             scaling_factor: f64::from(vae.config().scaling_factor),

@@ -11,14 +11,16 @@ pub use euler::EulerStep;
 
 use crate::batch::{Batch, stack};
 use crate::objective::{BranchOptions, Weights};
+use crate::quiet::Quiet;
 use crate::random::Keyed;
-use crate::terms::{Gradients, Room, memory};
+use crate::terms::{Gradients, Room, Sums, memory};
 use alignment::AlignmentLoss;
 use identity::IdentityLoss;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage, TextConditioning};
 use pulid::runtime::{Loaded, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
+use pulid_graph::{Checkpointing, Graph};
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, IdentityLayer};
 use pulid_models::sdxl::{Unet, UnetSize, Vae};
@@ -262,6 +264,21 @@ impl Networks<'_> {
     fn targets(&self) -> Vec<String> {
         self.setup.layers.iter().flat_map(|layer| layer.names()).collect()
     }
+
+    /// A step's call with the identity at full strength, of a graph that holds the gradients in [`Networks::targets`]: it adds them to
+    /// those before.
+    async fn step(
+        &self,
+        build: impl Fn(Checkpointing) -> Result<Graph>,
+        reporter: &dyn Reporter,
+    ) -> Result<(Loaded, Sums)> {
+        let BranchSetup { runtime, batch, room, .. } = *self.setup;
+        let (mut graph, _) = room().choose(runtime, reporter, build).await?;
+        let sums = Sums::add(&mut graph, &self.targets())?;
+        let mut loaded = runtime.load(&graph, reporter).await?;
+        loaded.write("id_scale", &HostTensor::from_fn([batch], |_| 1.0))?;
+        Ok((loaded, sums))
+    }
 }
 
 impl Prompts {
@@ -325,14 +342,3 @@ fn mean(values: &[f64], present: &[bool]) -> f64 {
     let kept: Vec<f64> = values.iter().zip(present).filter(|(_, present)| **present).map(|(value, _)| *value).collect();
     kept.iter().sum::<f64>() / kept.len() as f64
 }
-
-/// Passes cancellation on, not the progress of each network.
-pub(crate) struct Quiet<'a>(pub &'a dyn Reporter);
-
-impl Observer for Quiet<'_> {
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
-}
-
-impl Reporter for Quiet<'_> {}
