@@ -152,6 +152,11 @@ struct Target {
 // Stores matrices p and q of a subgroup's sums, side by side: row i of its matrices, pair number `pair`.
 fn finish(p: Sum, q: Sum, t: Target, i: u32, pair: u32) {
     stage_pair(p, q, t.subgroup);
+    store_pair(t, i, pair);
+}
+
+// Stores what is staged of them.
+fn store_pair(t: Target, i: u32, pair: u32) {
     for (var at = t.lane; at < SIZE * SIZE / 2u; at += LANES) {
         let r = at / (SIZE / 2u);
         let c = at % (SIZE / 2u);
