@@ -108,6 +108,11 @@ struct Target {
 // counts such pairs.
 fn finish(p: Sum, q: Sum, t: Target, i: u32, pair: u32) {
     stage_pair(p, q, t.subgroup);
+    store_pair(t, i, pair);
+}
+
+// Stores what is staged of them.
+fn store_pair(t: Target, i: u32, pair: u32) {
     let row = t.row + i * SIZE;
     if GATED == 1u {
         let column4 = t.column4 + pair * (SIZE / 4u);

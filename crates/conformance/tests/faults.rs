@@ -36,7 +36,10 @@ const BLOCK: &str = "(row >> 5u)";
 const NIBBLES: &str = "vec4(half, half >> 4u, half >> 8u, half >> 12u)";
 const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 
-const FAULTS: [Fault; 63] = [
+const BY_IMAGE: &str = "return p / (package_shared__1conv2d_tile_params.out_height";
+const BY_THE_FIRST: &str = "return 0u * p / (package_shared__1conv2d_tile_params.out_height";
+
+const FAULTS: [Fault; 68] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -72,6 +75,12 @@ const FAULTS: [Fault; 63] = [
     ),
     fault("values are their own gates", "matmul_strided", "column + width, g", "column, g"),
     fault("strides are swapped", "conv2d_direct", "out_y * params.stride_y", "out_y * params.stride_x"),
+    // What is added for each image and channel, the time embedding.
+    fault("every image has the first one's residual", "conv2d_register_tile", BY_IMAGE, BY_THE_FIRST),
+    fault("every image has the first one's residual", "conv2d_workgroup_tile", BY_IMAGE, BY_THE_FIRST),
+    fault("every image has the first one's residual", "conv2d_few_outputs", BY_IMAGE, BY_THE_FIRST),
+    fault("every image has the first one's residual", "conv2d_direct", "residual[n * params.out_channels + o]", "residual[o]"),
+    fault("every image has the first one's residual", "split_k_reduce", "row / params.image * width4 + ", ""),
     fault("one row below the image counts", "conv2d_direct", "in_y >= params.height", "in_y > params.height"),
     fault("windows of negative values have a largest value of 0", "max_pool2d", "v, unseen", "max(v, 0.0), unseen"),
     fault("no barrier between the levels of a sum", "softmax_workgroup", BARRIER_IN_SUM, NO_BARRIER_IN_SUM),
@@ -180,7 +189,7 @@ const fn cooperative(what: &'static str, shader: &'static str, from: &'static st
     stored(Storage::F16, what, shader, from, to)
 }
 
-const COOPERATIVE_FAULTS: [Fault; 15] = [
+const COOPERATIVE_FAULTS: [Fault; 16] = [
     cooperative("no barrier before a tile is read", "matmul_cooperative", BARRIER_AFTER_COPY, NO_BARRIER_AFTER_COPY),
     cooperative(
         "every step multiplies the first columns",
@@ -188,12 +197,12 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
         "LEFTWIDTH + k8,",
         "LEFTWIDTH * 0u + k8,",
     ),
-    cooperative("a matrix takes its neighbour's columns", "matmul_cooperative", "(a1, b1, ", "(a1, b0, "),
+    cooperative("a matrix takes its neighbour's columns", "matmul_cooperative", "(a1_in2, b1_in2, ", "(a1_in2, b0_in2, "),
     cooperative(
         "the second row of matrices is the first",
         "matmul_cooperative",
-        "sums[4], sums[5], t",
-        "sums[0], sums[1], t",
+        "= sums_4;",
+        "= sums_0;",
     ),
     cooperative(
         "values are their own gates",
@@ -214,6 +223,7 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
         "w.y + t.dy < package_shared__1conv2d_tile_params.height && ",
         "",
     ),
+    cooperative("every image has the first one's residual", "conv2d_cooperative", BY_IMAGE, BY_THE_FIRST),
     cooperative("a tap begins where the last one ended", "conv2d_cooperative", "next.channel8 = 0u;", ""),
     cooperative("a row of taps begins where the last one ended", "conv2d_cooperative", "next.dx = 0u;", ""),
     cooperative("keys past the end count", "attention_cooperative", "first + BLOCK > end", "first > end"),
@@ -223,8 +233,8 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
     cooperative(
         "sums keep what an earlier maximum made of them",
         "attention_cooperative",
-        "put_score(at, score(at) * kept(r).z)",
-        "put_score(at, score(at))",
+        "put_score(at_in2, score(at_in2) * kept(r_in2).z)",
+        "put_score(at_in2, score(at_in2))",
     ),
 ];
 
