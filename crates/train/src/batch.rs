@@ -8,7 +8,7 @@ use pulid::sampler::NoiseSchedule;
 use pulid_tensor::{Error, HostTensor, Result, Shape};
 use std::collections::HashMap;
 
-/// What the networks are given in a micro-batch of B samples.
+/// What the losses are computed of in a micro-batch of B samples.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// [B, h, w, 4], channels last: scaled latents with noise.
@@ -21,16 +21,21 @@ pub struct Batch {
     pub text_embeds: HostTensor,
     /// [B, 6].
     pub time_ids: HostTensor,
-    /// [B, C].
-    pub id_cond: HostTensor,
-    /// [B, tokens, W] each.
-    pub hidden: Vec<HostTensor>,
     /// [B, h, w, 4], channels last: what the network is to predict.
     pub target: HostTensor,
     /// [B, 3, 112, 112]: the faces that give the identities, as a recogniser takes them, -1 to 1.
     pub faces: HostTensor,
     /// Whether a sample's identity is someone's, else the unconditional one.
     pub identified: Vec<bool>,
+}
+
+/// What the identity encoder is given of the people of a micro-batch, zeros where the identity is left out.
+#[derive(Clone, Debug)]
+pub struct People {
+    /// [B, C].
+    pub id_cond: HostTensor,
+    /// [B, tokens, W] each.
+    pub hidden: Vec<HostTensor>,
 }
 
 impl Batch {
@@ -181,7 +186,7 @@ impl Batches {
     ///
     /// # Errors
     /// When an image's tensors cannot be read or differ in shape.
-    pub fn draw(&mut self, step: u64, micro: usize) -> Result<Batch> {
+    pub fn draw(&mut self, step: u64, micro: usize) -> Result<(Batch, People)> {
         let mut columns: [Vec<HostTensor>; 6 + HIDDEN_STATES] = Default::default();
         let mut timesteps = Vec::new();
         let mut time_ids = Vec::new();
@@ -214,18 +219,17 @@ impl Batches {
         let (sample, target) = (next()?, next()?);
         let (encoder_hidden_states, text_embeds, faces, id_cond) = (next()?, next()?, next()?, next()?);
         let hidden = (0..HIDDEN_STATES).map(|_| next()).collect::<Result<_>>()?;
-        Ok(Batch {
+        let batch = Batch {
             sample,
             timestep: HostTensor::from_f32([self.batch], timesteps)?,
             encoder_hidden_states,
             text_embeds,
             time_ids: HostTensor::from_f32([self.batch, 6], time_ids)?,
-            id_cond,
-            hidden,
             target,
             faces,
             identified,
-        })
+        };
+        Ok((batch, People { id_cond, hidden }))
     }
 
     /// A draw of the VAE's posterior with noise of a timestep on it, and what the network is to say of it.
@@ -300,20 +304,20 @@ mod tests {
     fn a_step_s_batch_depends_on_its_number_alone() {
         let folder = tempfile::tempdir().unwrap();
         let mut one = batches(&plain(), folder.path());
-        let all: Vec<Batch> = (1..=5).map(|step| one.draw(step, 0).unwrap()).collect();
+        let all: Vec<(Batch, People)> = (1..=5).map(|step| one.draw(step, 0).unwrap()).collect();
         let mut other = batches(&plain(), folder.path());
-        let third = other.draw(3, 0).unwrap();
-        assert_eq!((&third.sample, &third.target), (&all[2].sample, &all[2].target));
-        assert_eq!((&third.timestep, &third.id_cond), (&all[2].timestep, &all[2].id_cond));
+        let (third, people) = other.draw(3, 0).unwrap();
+        assert_eq!((&third.sample, &third.target), (&all[2].0.sample, &all[2].0.target));
+        assert_eq!((&third.timestep, &people.id_cond), (&all[2].0.timestep, &all[2].1.id_cond));
         // Two epochs of five images in five batches of two.
-        let mut seen: Vec<f32> = all.iter().flat_map(|b| origins(&b.encoder_hidden_states)).collect();
+        let mut seen: Vec<f32> = all.iter().flat_map(|(b, _)| origins(&b.encoder_hidden_states)).collect();
         let first: std::collections::BTreeSet<i64> = seen[..5].iter().map(|v| *v as i64).collect();
         assert_eq!(first.len(), 5);
         seen.sort_by(f32::total_cmp);
         assert_eq!(seen, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
         // Noise of another seed.
         let mut seeded = batches(&TrainOptions { seed: 1, ..plain() }, folder.path());
-        assert_ne!(seeded.draw(3, 0).unwrap().target, third.target);
+        assert_ne!(seeded.draw(3, 0).unwrap().0.target, third.target);
     }
 
     #[test]
@@ -324,8 +328,8 @@ mod tests {
             let mut batches = batches(&TrainOptions { pair, ..plain() }, folder.path());
             let mut pairs = Vec::new();
             for step in 1..=40 {
-                let batch = batches.draw(step, 0).unwrap();
-                pairs.extend(origins(&batch.encoder_hidden_states).into_iter().zip(origins(&batch.id_cond)));
+                let (batch, people) = batches.draw(step, 0).unwrap();
+                pairs.extend(origins(&batch.encoder_hidden_states).into_iter().zip(origins(&people.id_cond)));
             }
             drawn.push(pairs);
         }
@@ -346,8 +350,8 @@ mod tests {
         let mut batches = batches(&options, folder.path());
         let mut counts = [0; 4];
         for step in 1..=300 {
-            let batch = batches.draw(step, 0).unwrap();
-            let identities = batch.id_cond.as_f32().unwrap().chunks(6);
+            let (batch, people) = batches.draw(step, 0).unwrap();
+            let identities = people.id_cond.as_f32().unwrap().chunks(6);
             for (text, identity) in origins(&batch.encoder_hidden_states).into_iter().zip(identities) {
                 let (text, identity) = (text == -5.0, identity.iter().all(|v| *v == 0.0));
                 counts[usize::from(text) + 2 * usize::from(identity)] += 1;

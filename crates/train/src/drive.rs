@@ -10,7 +10,7 @@ use crate::trainer::{Plan, Trainer};
 use crate::write_untrained;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel};
-use pulid::runtime::Reporter;
+use pulid::runtime::{Reporter, Runtime};
 use pulid_models::Precision;
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ pub struct Finished {
 pub struct Run<'a> {
     /// The model, where it runs.
     pub pipeline: &'a Pipeline,
+    /// Further devices for a step's micro-batches.
+    pub others: &'a [Runtime],
     /// The networks that read photos.
     pub faces: &'a FaceModels,
     /// The settings.
@@ -114,7 +116,7 @@ impl Run<'_> {
         // What prepared the images is needed no more.
         self.pipeline.runtime().clear();
         let (runtime, model) = (self.pipeline.runtime(), self.pipeline.model());
-        Trainer::open(runtime, model, self.faces, &adapter, cache, self.options, resumed, reporter).await
+        Trainer::open(runtime, self.others, model, self.faces, &adapter, cache, self.options, resumed, reporter).await
     }
 
     /// What the run takes, with the seconds of a step: measured on three after one that compiles. Nothing is kept of them.
@@ -136,7 +138,7 @@ impl Run<'_> {
     /// Trains to the last step.
     ///
     /// # Errors
-    /// [`Stopped`] says what of it is kept: on cancellation and on gradients that are not finite a checkpoint is written first.
+    /// [`Stopped`] says what of it is kept: a checkpoint is written first, unless what is trained is lost with its device.
     pub async fn train(
         &self,
         resumed: Option<Resumed>,
@@ -155,8 +157,7 @@ impl Run<'_> {
         let step = trainer.state().step;
         let keeps = match &result {
             Ok(()) => kept != Some(step),
-            Err(Error::Cancelled | Error::NotFinite { .. }) => step > 0 && kept != Some(step),
-            Err(_) => false,
+            Err(_) => step > 0 && kept != Some(step) && !trainer.is_torn(),
         };
         if keeps {
             match save(&trainer, &folder).await {
@@ -194,7 +195,11 @@ impl Run<'_> {
                 folder.export(step, &exported)?;
             }
             folder.log(&metrics)?;
-            if metrics.skipped {
+            if metrics.skipped && metrics.losses.is_empty() {
+                watcher.note(&format!(
+                    "step {step} was left out: no sample has a part in any loss, as where no picture shows a face; what is trained is as it was"
+                ));
+            } else if metrics.skipped {
                 watcher.note(&format!(
                     "step {step} was left out: a gradient was not finite in half precision; the loss is scaled by {} from here on",
                     trainer.state().scale.factor
@@ -268,3 +273,6 @@ fn open_cache(options: &TrainOptions) -> Result<Cache> {
 pub fn reopen(folder: &Path) -> Result<(TrainOptions, Option<Resumed>)> {
     Ok((RunFolder::settings(folder)?, Resumed::newest(folder)?))
 }
+
+#[cfg(test)]
+mod tests;

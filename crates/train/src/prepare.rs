@@ -2,12 +2,11 @@
 
 use crate::cache::{Cache, Description, Entry, Rejected, Sample, TextStates, file_name};
 use crate::data::{Item, Listing};
-use crate::quiet::Quiet;
 use image::imageops::{FilterType, crop_imm, resize};
 use pulid::identity::{FaceModels, PhotoInputs, photo_inputs};
 use pulid::image::{Normalization, RgbImage, decode_photo, tensor_from_rgb};
 use pulid::pipeline::{Pipeline, TextConditioning};
-use pulid::runtime::{Loaded, Reporter, Runtime};
+use pulid::runtime::{Loaded, Quiet, Reporter, Runtime};
 use pulid_engine::Observer;
 use pulid_models::Precision;
 use pulid_models::sdxl::Part;

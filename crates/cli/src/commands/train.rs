@@ -8,14 +8,15 @@ use branch::LossArgs;
 use clap::ValueEnum;
 use pulid::identity::{FaceModels, open_recogniser};
 use pulid::pipeline::{Pipeline, SdxlModel, Storage};
-use pulid::runtime::{Keep, Reporter};
+use pulid::runtime::{Keep, Reporter, Runtime};
 use pulid::settings::{Choices, ModelDefaults, Settings};
 use pulid_checkpoint::Checkpoint;
+use pulid_engine::DeviceOptions;
 use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
     Pair, Preparing, Progress, Recompute, Rule, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch,
-    check_data, prepare, reopen,
+    check_data, check_devices, prepare, reopen,
 };
 use std::path::{Path, PathBuf};
 
@@ -251,6 +252,10 @@ struct TrainArgs {
     /// Print a JSON report instead of progress
     #[arg(long)]
     json: bool,
+    /// Several devices, each as --device names one: a step's batches (--accumulate) are computed on all of them side by side. The first
+    /// also holds what is trained; one may stand there twice
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "device")]
+    devices: Vec<String>,
     #[command(flatten)]
     later: LaterArgs,
     #[command(flatten)]
@@ -360,6 +365,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         }
     };
     options.check()?;
+    check_devices(args.devices.len().max(1), &options)?;
     if args.resume.is_none() {
         check_data(&options)?;
     }
@@ -389,24 +395,42 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let terminal = Terminal::new(args.json);
     let screen = Screen(&terminal);
     pollster::block_on(async {
-        let runtime = args.device.open().await?.keeping(Keep::Fitting);
+        let (first, more) = match args.devices.split_first() {
+            Some((first, more)) => (first.as_str(), more),
+            None => (args.device.device.as_str(), &[][..]),
+        };
+        let runtime = args.device.open_named(first, DeviceOptions::default()).await?.keeping(Keep::Fitting);
+        let mut others = Vec::new();
+        for name in more {
+            let other = args.device.open_named(name, DeviceOptions::default()).await?;
+            let other = others.iter().fold(other.sharing_choices(&runtime), |one, before| one.sharing_choices(before));
+            others.push(other);
+        }
         let storage = Storage { dtype: options.dtype()?, quantize: None };
         let pipeline = Pipeline::open(runtime.clone(), model, storage)?;
-        let run = Run { pipeline: &pipeline, faces: &faces, options: &options, folder: folder.clone(), sampling };
+        let run = Run {
+            pipeline: &pipeline,
+            others: &others,
+            faces: &faces,
+            options: &options,
+            folder: folder.clone(),
+            sampling,
+        };
+        let remember = || std::iter::once(&runtime).chain(&others).for_each(remember_choices);
         if args.dry_run {
             let (plan, seconds) = run.dry(&screen).await?;
             terminal.finish();
-            remember_choices(&runtime);
+            remember();
             return say_plan(&plan, seconds, runtime.device_memory().held(), args.json);
         }
         let begun = resumed.as_ref().map(|resumed| resumed.state.step);
         let finished = run.train(resumed, &screen).await;
         terminal.finish();
-        remember_choices(&runtime);
+        remember();
         match finished {
             Ok(done) if args.json => {
                 let report = serde_json::json!({
-                    "device": runtime.name(), "run": folder, "resumed_at": begun, "step": done.step, "adapter": done.adapter,
+                    "device": runtime.name(), "further_devices": others.iter().map(Runtime::name).collect::<Vec<_>>(), "run": folder, "resumed_at": begun, "step": done.step, "adapter": done.adapter,
                     "last": done.last, "notes": terminal.notes(),
                 });
                 say!("{report}");

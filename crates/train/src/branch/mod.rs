@@ -11,14 +11,13 @@ pub use euler::EulerStep;
 
 use crate::batch::{Batch, stack};
 use crate::objective::{BranchOptions, Weights};
-use crate::quiet::Quiet;
 use crate::random::Keyed;
 use crate::terms::{Gradients, Room, Sums, memory};
 use alignment::AlignmentLoss;
 use identity::IdentityLoss;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage, TextConditioning};
-use pulid::runtime::{Loaded, Reporter, Runtime, Tensor};
+use pulid::runtime::{Loaded, Quiet, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::{Checkpointing, Graph};
 use pulid_models::Precision;
@@ -90,8 +89,10 @@ pub(crate) struct BranchAnswer {
 
 /// Where a micro-batch stands, and how much its losses count.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Micro {
+pub struct Micro {
+    /// The step, counted from 1.
     pub step: u64,
+    /// Its place in the step.
     pub micro: usize,
     /// Factor of all losses: the loss's scale over the number of micro-batches.
     pub factor: f64,
