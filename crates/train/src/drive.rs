@@ -86,6 +86,7 @@ impl Run<'_> {
             pipeline: self.pipeline,
             faces: self.faces,
             resolution: self.options.resolution,
+            buckets: self.options.buckets,
             dtype: self.options.dtype()?,
         };
         let prepared = prepare(&data::list(&self.options.data)?, &folder, &preparing, reporter).await?;
@@ -125,6 +126,7 @@ impl Run<'_> {
     /// As [`Run::train`].
     pub async fn dry(&self, watcher: &dyn Watcher) -> Result<(Plan, f64)> {
         let mut trainer = self.open(None, watcher).await?;
+        trainer.load_sizes(watcher)?;
         let plan = trainer.plan();
         watcher.stage("measuring three steps");
         trainer.step(false, watcher).await?;
@@ -263,7 +265,11 @@ fn open_cache(options: &TrainOptions) -> Result<Cache> {
         let detail = format!("{} was given, the cache holds images of {resolution}", options.resolution);
         return Err(Error::invalid("resolution", detail));
     }
-    Ok(cache)
+    match (options.buckets, cache.description().buckets) {
+        (true, false) => Err(Error::invalid("buckets", "are asked for, the cache holds squares")),
+        (false, true) => Err(Error::invalid("buckets", "are not asked for, the cache holds images of different sizes")),
+        _ => Ok(cache),
+    }
 }
 
 /// The newest checkpoint of a run and its settings.

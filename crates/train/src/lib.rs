@@ -8,6 +8,7 @@ mod adapter;
 mod average;
 mod batch;
 mod branch;
+mod buckets;
 pub mod cache;
 pub mod data;
 mod drive;
@@ -27,6 +28,7 @@ mod worker;
 
 pub use batch::{Batch, People};
 pub use branch::{EulerStep, Micro};
+pub use buckets::{Size, buckets, nearest};
 pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_branch, check_data, reopen};
 pub use initial::write_untrained;
 pub use losses::{LossSums, Mean};

@@ -66,6 +66,9 @@ pub struct TrainOptions {
     pub steps: u64,
     /// Pixels of a side of the training images.
     pub resolution: usize,
+    /// Whether images keep about their shape, with the area of such a square.
+    #[serde(default)]
+    pub buckets: bool,
     /// Samples that go through the networks at once.
     pub batch: usize,
     /// Such batches whose gradients are summed in a step.
@@ -250,6 +253,7 @@ pub(crate) fn example() -> TrainOptions {
         faces: "faces".into(),
         steps: 110,
         resolution: 128,
+        buckets: false,
         batch: 2,
         accumulate: 1,
         lr: 1.0,

@@ -4,7 +4,8 @@ use crate::adapter::Adapter;
 use crate::average::Average;
 use crate::batch::{Batch, Batches, People};
 use crate::branch::Micro;
-use crate::cache::Cache;
+use crate::buckets::Size;
+use crate::cache::{Cache, Sample};
 use crate::losses::LossSums;
 use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
 use crate::options::TrainOptions;
@@ -45,6 +46,8 @@ pub struct Trainer {
     state: State,
     recomputed: bool,
     version: String,
+    /// Pixels to a latent, each way.
+    factor: usize,
     /// Whether an update broke off.
     torn: bool,
 }
@@ -63,6 +66,8 @@ pub struct Plan {
     pub parameters: usize,
     /// Images in the cache.
     pub images: usize,
+    /// Their heights and widths, and how many there are of each.
+    pub sizes: Vec<(Size, usize)>,
     /// Whether blocks of the UNet are computed again in the backward pass.
     pub recomputed: bool,
     /// Bytes on the device, by part.
@@ -93,7 +98,7 @@ impl Trainer {
         let predicts_v = config.prediction_type == PredictionType::VPrediction;
         let scaling = model.vae(Precision::F32)?.config().scaling_factor;
         let batches = Batches::new(cache, &schedule, predicts_v, scaling, options)?;
-        let first = batches.first()?;
+        let (size, first) = batches.largest()?;
         let trained = TrainedAdapter::new(&Checkpoint::open(adapter)?)?;
         let condition = first.id_cond.shape().count();
         if trained.condition_dim() != condition {
@@ -104,7 +109,7 @@ impl Trainer {
             return Err(Error::file(adapter, detail));
         }
         let unet = model.unet(runtime.precision(options.dtype()?, None))?;
-        let call = call(&unet, &trained, &first, options)?;
+        let call = call(&unet, &trained, size, &first, options)?;
         let layers = unet.identity_layers()?;
         let dtype = options.dtype()?;
         let in_half = |runtime: &Runtime| runtime.precision(dtype, None).activations == DType::F16;
@@ -177,6 +182,7 @@ impl Trainer {
             state,
             recomputed,
             version,
+            factor: call.factor,
             torn: false,
         })
     }
@@ -189,6 +195,15 @@ impl Trainer {
     /// Whether an update broke off, so that some parameters have changed and others have not: not to be kept.
     pub fn is_torn(&self) -> bool {
         self.torn
+    }
+
+    /// Loads what each size of the images needs, which otherwise comes with the first batch of the size.
+    ///
+    /// # Errors
+    /// A device out of memory, cancellation.
+    pub fn load_sizes(&mut self, reporter: &dyn Reporter) -> Result<()> {
+        let latents: Vec<_> = self.batches.sizes().map(|(size, _)| size.map(|side| side / self.factor)).collect();
+        self.workers.iter_mut().try_for_each(|worker| worker.load(&latents, reporter))
     }
 
     /// What it takes.
@@ -212,6 +227,7 @@ impl Trainer {
             tensors: parameters.len(),
             parameters: parameters.iter().map(|(_, shape)| shape.count()).sum(),
             images: self.batches.cache().entries().len(),
+            sizes: self.batches.sizes().collect(),
             recomputed: self.recomputed,
             memory,
         }
@@ -395,7 +411,7 @@ struct Unstoppable;
 impl pulid_engine::Observer for Unstoppable {}
 
 /// Sizes of the UNet's calls, checked against each other.
-fn call(unet: &Unet, adapter: &TrainedAdapter, first: &crate::cache::Sample, options: &TrainOptions) -> Result<Call> {
+fn call(unet: &Unet, adapter: &TrainedAdapter, size: Size, first: &Sample, options: &TrainOptions) -> Result<Call> {
     let [tokens, _] = adapter.output_shape();
     let &[_, height, width, channels] = first.mean.shape().extents() else {
         return Err(Error::invalid("cache", format!("holds latents {}", first.mean.shape())));
@@ -415,7 +431,12 @@ fn call(unet: &Unet, adapter: &TrainedAdapter, first: &crate::cache::Sample, opt
         return Err(Error::invalid("model", "takes another pooled text embedding than SDXL's; an SDXL is trained on"));
     }
     let identity = IdentityInputs { tokens, num_zero: options.num_zero, ortho: options.ortho()? };
-    Ok(Call { batch: options.batch, latent: [height, width], text_tokens, identity })
+    let factor = size[0] / height.max(1);
+    if [height * factor, width * factor] != size || factor == 0 {
+        let detail = format!("has latents of {height} x {width} for an image of {} x {}", size[0], size[1]);
+        return Err(Error::invalid("cache", detail));
+    }
+    Ok(Call { batch: options.batch, latent: [height, width], factor, text_tokens, identity })
 }
 
 /// Refuses more devices than a step has micro-batches for.

@@ -63,6 +63,15 @@ pub trait Worker: Send {
     /// Whatever keeps it from answering, and cancellation.
     fn work(&mut self, request: &Request, reporter: &dyn Reporter) -> Result<Response>;
 
+    /// Loads what samples with latents of these rows and columns need; otherwise that is done when the first of a size comes.
+    ///
+    /// # Errors
+    /// Whatever keeps it from working on such samples.
+    fn load(&mut self, latents: &[[usize; 2]], reporter: &dyn Reporter) -> Result<()> {
+        let _ = (latents, reporter);
+        Ok(())
+    }
+
     /// Bytes that it takes on its device, by part.
     fn memory(&self) -> Vec<(String, usize)> {
         Vec::new()
@@ -177,12 +186,13 @@ impl Worker for DeviceWorker {
         pollster::block_on(self.answer(request, reporter))
     }
 
+    fn load(&mut self, latents: &[[usize; 2]], reporter: &dyn Reporter) -> Result<()> {
+        let Some(diffusion) = &mut self.diffusion else { return Ok(()) };
+        latents.iter().try_for_each(|size| pollster::block_on(diffusion.take(*size, &Quiet(reporter))))
+    }
+
     fn memory(&self) -> Vec<(String, usize)> {
-        let mut parts = Vec::new();
-        if let Some([weights, values]) = self.diffusion.as_ref().and_then(Diffusion::memory) {
-            parts.push(("UNet, weights".to_owned(), weights));
-            parts.push(("UNet, values and their gradients".to_owned(), values));
-        }
+        let mut parts = self.diffusion.as_ref().map(Diffusion::memory).unwrap_or_default();
         parts.extend(self.branch.iter().flat_map(Branch::memory).filter(|(_, bytes)| *bytes > 0));
         parts
     }

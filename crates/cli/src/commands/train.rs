@@ -87,13 +87,14 @@ enum RecomputeArg {
 }
 
 /// Flags of what run.toml holds, but for the number of steps.
-const SETTINGS: [&str; 45] = [
+const SETTINGS: [&str; 46] = [
     "data",
     "model",
     "unet",
     "from",
     "like",
     "resolution",
+    "buckets",
     "batch",
     "accumulate",
     "optimizer",
@@ -171,6 +172,9 @@ struct TrainArgs {
     /// Pixels of a side of the training images
     #[arg(long, value_name = "PIXELS", default_value = "512")]
     resolution: usize,
+    /// The images keep about their shape, with such a square's area, as in `train prepare`
+    #[arg(long)]
+    buckets: bool,
     /// Images that go through the networks at once
     #[arg(long, value_name = "N", default_value = "1")]
     batch: usize,
@@ -257,25 +261,7 @@ struct TrainArgs {
     #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "device")]
     devices: Vec<String>,
     #[command(flatten)]
-    later: LaterArgs,
-    #[command(flatten)]
     device: DeviceArgs,
-}
-
-/// Flags of what is not built, so that they are refused in words.
-#[derive(clap::Args)]
-struct LaterArgs {
-    #[arg(long, hide = true)]
-    buckets: Option<String>,
-}
-
-impl LaterArgs {
-    fn check(&self) -> Result<()> {
-        match self.buckets {
-            Some(_) => Err(Error::invalid("--buckets", "is not built yet: images are cut to squares of --resolution")),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Flags of `pulid train prepare`.
@@ -295,6 +281,9 @@ struct PrepareArgs {
     /// Pixels of a side of the training images
     #[arg(long, value_name = "PIXELS", default_value = "512")]
     resolution: usize,
+    /// Cut each image to the nearest in shape of some sizes with such a square's area, sides in multiples of 64, in place of a square
+    #[arg(long)]
+    buckets: bool,
     /// Storage type of text encoders and of what is kept of text and vision tower
     #[arg(long, value_parser = ["f16", "f32"], default_value = "f16")]
     dtype: String,
@@ -327,7 +316,8 @@ fn run_prepare(args: &PrepareArgs) -> Result<()> {
     let (runtime, prepared) = pollster::block_on(async {
         let runtime = args.device.open().await?.keeping(Keep::Fitting);
         let pipeline = Pipeline::open(runtime.clone(), model, Storage { dtype, quantize: None })?;
-        let preparing = Preparing { pipeline: &pipeline, faces: &faces, resolution: args.resolution, dtype };
+        let preparing =
+            Preparing { pipeline: &pipeline, faces: &faces, resolution: args.resolution, buckets: args.buckets, dtype };
         let prepared = prepare(&listing, &args.out, &preparing, &terminal).await;
         if matches!(prepared, Err(Error::Cancelled)) {
             keep_word(format!("what was prepared is in {}; the same command goes on after it", args.out.display()));
@@ -349,7 +339,6 @@ fn run_prepare(args: &PrepareArgs) -> Result<()> {
 }
 
 fn run_train(args: &TrainArgs) -> Result<()> {
-    args.later.check()?;
     let (options, resumed, folder) = match &args.resume {
         Some(run) => {
             let (mut options, resumed) = reopen(run)?;
@@ -404,7 +393,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         for name in more {
             let other = args.device.open_named(name, DeviceOptions::default()).await?;
             let other = others.iter().fold(other.sharing_choices(&runtime), |one, before| one.sharing_choices(before));
-            others.push(other);
+            others.push(other.keeping(Keep::Fitting));
         }
         let storage = Storage { dtype: options.dtype()?, quantize: None };
         let pipeline = Pipeline::open(runtime.clone(), model, storage)?;
@@ -477,6 +466,7 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         faces: whole(models.face_models()?.path())?,
         steps,
         resolution: args.resolution,
+        buckets: args.buckets,
         batch: args.batch,
         accumulate: args.accumulate,
         lr: args.lr,
@@ -606,6 +596,9 @@ fn say_plan(plan: &pulid_train::Plan, seconds: f64, held: u64, json: bool) -> Re
         plan.tensors,
         plan.images
     );
+    for ([height, width], images) in plan.sizes.iter().filter(|_| plan.sizes.len() > 1) {
+        say!("{images:>8} images at {width} x {height}");
+    }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     for (part, bytes) in &plan.memory {
         say!("{:>8} MiB  {part}", mib(*bytes as u64));
