@@ -9,7 +9,7 @@ use crate::samples::Sampling;
 use crate::trainer::{Plan, Trainer};
 use crate::write_untrained;
 use pulid::identity::FaceModels;
-use pulid::pipeline::{Pipeline, SdxlModel};
+use pulid::pipeline::{Pipeline, SdxlModel, Storage};
 use pulid::runtime::{Reporter, Runtime};
 use pulid_models::Precision;
 use pulid_tensor::{Error, Result};
@@ -82,8 +82,12 @@ impl Run<'_> {
             // What was trained on is trained on.
             return Cache::open(folder);
         }
+        // Text is kept in the precision that `train prepare` keeps it in.
+        let (runtime, model) = (self.pipeline.runtime().clone(), self.pipeline.model().clone());
+        let storage = Storage { quantize: None, ..self.options.storage()? };
+        let pipeline = Pipeline::open(runtime, model, storage)?;
         let preparing = Preparing {
-            pipeline: self.pipeline,
+            pipeline: &pipeline,
             faces: self.faces,
             resolution: self.options.resolution,
             buckets: self.options.buckets,
@@ -253,7 +257,7 @@ pub fn check_data(options: &TrainOptions) -> Result<()> {
 /// # Errors
 /// A branch whose model cannot be read, cannot make such pictures or has other attention than the base.
 pub fn check_branch(options: &TrainOptions, model: &SdxlModel) -> Result<()> {
-    let Some(branch) = &options.branch else { return Ok(()) };
+    let Some(branch) = options.needed_branch() else { return Ok(()) };
     let layers = model.unet(Precision::F32)?.identity_layers()?;
     crate::branch::check(branch, &branch.open_model()?, &layers)
 }

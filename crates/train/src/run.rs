@@ -266,8 +266,11 @@ impl RunFolder {
     fn forget_old(&self) -> Result<()> {
         let steps = checkpoints(&self.path)?;
         for &step in steps.iter().rev().skip(self.keep) {
+            // Under another name first: one that is only half removed is no checkpoint.
             let folder = RunFolder::state_folder(&self.path, step);
-            std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+            let old = self.path.join(format!(".old-{step}"));
+            std::fs::rename(&folder, &old).map_err(|e| Error::io(&folder, e))?;
+            std::fs::remove_dir_all(&old).map_err(|e| Error::io(&old, e))?;
             let adapter = RunFolder::adapter(&self.path, step);
             std::fs::remove_file(&adapter).map_err(|e| Error::io(&adapter, e))?;
             let average = RunFolder::average(&self.path, step);

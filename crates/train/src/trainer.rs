@@ -108,7 +108,7 @@ impl Trainer {
             );
             return Err(Error::file(adapter, detail));
         }
-        let unet = model.unet(runtime.precision(options.dtype()?, None))?;
+        let unet = model.unet(options.precision(runtime)?)?;
         let call = call(&unet, &trained, size, &first, options)?;
         let layers = unet.identity_layers()?;
         let dtype = options.dtype()?;

@@ -10,7 +10,7 @@ use crate::losses::LossSums;
 use crate::options::{Recompute, TrainOptions};
 use crate::terms::{Call, Diffusion, Gradients, Room};
 use pulid::identity::FaceModels;
-use pulid::pipeline::{SdxlModel, Storage};
+use pulid::pipeline::SdxlModel;
 use pulid::runtime::{Quiet, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::Checkpointing;
@@ -121,19 +121,19 @@ impl DeviceWorker {
         let mut recomputed = options.checkpointing == Recompute::Block;
         if options.weights.diff > 0.0 {
             reporter.stage("loading the UNet");
-            let unet = model.unet(runtime.precision(options.dtype()?, None))?;
+            let unet = model.unet(options.precision(runtime)?)?;
             let (loaded, checkpointing) = Diffusion::load(runtime, &unet, &call, room(), reporter).await?;
             recomputed = matches!(checkpointing, Checkpointing::Blocks(_));
             diffusion = Some(loaded);
         }
-        let branch = match options.branch.as_ref().filter(|_| options.weights.branches()) {
+        let branch = match options.needed_branch() {
             Some(branch) => {
                 let model = branch.open_model()?;
                 let setup = BranchSetup {
                     runtime,
                     model: &model,
                     faces,
-                    storage: Storage { dtype: options.dtype()?, quantize: None },
+                    storage: options.storage()?,
                     options: branch,
                     weights: options.weights,
                     batch: options.batch,

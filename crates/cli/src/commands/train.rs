@@ -87,9 +87,10 @@ enum RecomputeArg {
 }
 
 /// Flags of what run.toml holds, but for the number of steps.
-const SETTINGS: [&str; 46] = [
+const SETTINGS: [&str; 48] = [
     "data",
     "model",
+    "models_dir",
     "unet",
     "from",
     "like",
@@ -112,6 +113,7 @@ const SETTINGS: [&str; 46] = [
     "ortho",
     "seed",
     "dtype",
+    "quantize",
     "checkpointing",
     "save_every",
     "keep",
@@ -226,6 +228,9 @@ struct TrainArgs {
     /// Storage type of the frozen networks; what is trained is f32 always
     #[arg(long, value_parser = ["f16", "f32"], default_value = "f16")]
     dtype: String,
+    /// Store the frozen UNets' matrices and filters as blocks of 8 or 4 bits; gradients pass them all the same
+    #[arg(long, value_parser = ["q8", "q4"])]
+    quantize: Option<String>,
     /// Whether values of the UNet are computed again in the backward pass
     #[arg(long, value_enum, default_value = "auto")]
     checkpointing: RecomputeArg,
@@ -395,8 +400,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
             let other = others.iter().fold(other.sharing_choices(&runtime), |one, before| one.sharing_choices(before));
             others.push(other.keeping(Keep::Fitting));
         }
-        let storage = Storage { dtype: options.dtype()?, quantize: None };
-        let pipeline = Pipeline::open(runtime.clone(), model, storage)?;
+        let pipeline = Pipeline::open(runtime.clone(), model, options.storage()?)?;
         let run = Run {
             pipeline: &pipeline,
             others: &others,
@@ -490,6 +494,7 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         ortho: args.ortho.clone(),
         seed: args.seed,
         dtype: args.dtype.clone(),
+        quantize: args.quantize.clone(),
         checkpointing: match args.checkpointing {
             RecomputeArg::Auto => Recompute::Auto,
             RecomputeArg::Off => Recompute::Off,

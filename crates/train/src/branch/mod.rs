@@ -128,8 +128,10 @@ impl Branch {
     /// cancellation.
     pub async fn load(setup: &BranchSetup<'_>, reporter: &dyn Reporter) -> Result<Branch> {
         let BranchSetup { runtime, model, options, weights, batch, .. } = *setup;
-        let pipeline = Pipeline::open(runtime.clone(), model.clone(), setup.storage)?;
-        let unet = model.unet(runtime.precision(setup.storage.dtype, None))?;
+        // Prompts are encoded as those of the cache.
+        let storage = Storage { quantize: None, ..setup.storage };
+        let pipeline = Pipeline::open(runtime.clone(), model.clone(), storage)?;
+        let unet = model.unet(runtime.precision(setup.storage.dtype, setup.storage.quantize))?;
         let vae = model.vae(Precision::F32)?;
         check(options, model, setup.layers)?;
         let factor = vae.config().factor();
