@@ -326,7 +326,7 @@ fn what_cannot_be_trained_is_refused_in_words() {
     }
     let message = refuse(at, &["train", "--resume", "nowhere"]);
     // A run goes on with its own settings.
-    for flag in ["--lr", "--ema", "--batch"] {
+    for flag in ["--lr", "--ema", "--batch", "--models-dir"] {
         let message = refuse(at, &["train", "--resume", "run", flag, "1"]);
         assert!(message.contains(flag) && message.contains("--resume"), "{message}");
     }

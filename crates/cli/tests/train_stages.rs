@@ -167,3 +167,26 @@ fn losses_are_mixed_by_their_weights_and_what_does_not_fit_is_refused() {
         fs::remove_dir_all(at.join("run")).ok();
     }
 }
+
+#[test]
+fn a_step_without_any_loss_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // L_id alone, of people who all lose their identity.
+    let flags = ["--stage", "2", "--diff", "0", "--branch-steps", "1", "--drop-text", "0", "--drop-both", "0"];
+    let run = ["--out", "run", "--steps", "2", "--drop-id", "1", "--lr", "1e-2", "--weight-decay", "1", "--json"];
+    let said = train(at, &[&flags[..], &run].concat());
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let notes = report["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|n| n.as_str().unwrap().contains("step 2 was left out: no sample has a part")), "{said}");
+    for logged in metrics(&at.join("run")) {
+        assert!(logged["skipped"] == true && logged["loss"].is_null() && logged["gradient_norm"].is_null(), "{logged}");
+    }
+    let state: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(at.join("run/state-2/state.json")).unwrap()).unwrap();
+    assert_eq!((&state["step"], &state["updates"]), (&2.into(), &0.into()));
+    let before = tensors(&repository("models/mini/pulid_v1.1.safetensors"));
+    for (name, after) in tensors(&at.join("run/adapter-2.safetensors")) {
+        assert_eq!(after.to_f32_vec(), before[&name].to_f32_vec(), "{name}");
+    }
+}

@@ -164,11 +164,12 @@ impl BranchOptions {
 pub(crate) fn check(weights: &Weights, branch: Option<&BranchOptions>) -> Result<()> {
     weights.check()?;
     match branch {
-        Some(branch) => branch.check(),
+        // One that no loss looks at may say what it likes.
+        Some(branch) if weights.branches() => branch.check(),
         None if weights.branches() => {
             Err(Error::invalid("branch", "is missing: L_id and L_align look at its pictures"))
         }
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -200,6 +201,7 @@ mod tests {
         assert!(Weights::of_stage(4).is_none());
         check(&first, None).unwrap();
         check(&third, Some(&example())).unwrap();
+        check(&first, Some(&BranchOptions { steps: 0, ..example() })).unwrap();
         let fails =
             |weights: Weights, branch: Option<BranchOptions>| check(&weights, branch.as_ref()).unwrap_err().to_string();
         assert!(fails(Weights { diff: 0.0, ..first }, None).contains("all 0"));

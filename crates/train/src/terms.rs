@@ -11,7 +11,7 @@ use pulid_models::run::block;
 use pulid_models::sdxl::{Unet, UnetSize};
 use pulid_ops::{Binary, Reduce};
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// What a term answers.
 #[derive(Debug)]
@@ -138,12 +138,17 @@ pub(crate) async fn numbers(outputs: &mut HashMap<String, Tensor>, name: &str) -
 /// L_diff: the mean square of what the network's prediction lacks of its target, for images with noise on them.
 ///
 /// The terms of [`branch`](crate::branch) take keys and values likewise, and add their gradients to these.
-#[derive(Debug)]
 pub struct Diffusion {
-    unet: Loaded,
+    runtime: Runtime,
+    unet: Unet,
+    call: Call,
+    checkpointing: Checkpointing,
     outputs: Vec<String>,
-    /// Elements of a batch's targets.
-    count: usize,
+    /// The network for latents of the rows and columns of `call`. Those of other sizes are the runtime's meanwhile, which lets them go
+    /// where there is no room.
+    loaded: Option<Loaded>,
+    /// Of each size so far: its graph, and bytes of weights and values.
+    sizes: BTreeMap<[usize; 2], (Graph, Option<[usize; 2]>)>,
 }
 
 /// Sizes of a call of the UNet in training.
@@ -153,6 +158,8 @@ pub struct Call {
     pub batch: usize,
     /// Rows and columns of the latents.
     pub latent: [usize; 2],
+    /// Pixels to a latent, each way.
+    pub factor: usize,
     /// Text tokens.
     pub text_tokens: usize,
     /// The identity's part.
@@ -219,17 +226,54 @@ impl Diffusion {
         let (graph, checkpointing) = room.choose(runtime, observer, build).await?;
         let mut outputs = vec!["loss".to_owned()];
         outputs.extend(unet.identity_layers()?.iter().flat_map(|layer| layer.names()).map(|name| format!("d.{name}")));
-        let sample = graph.inputs().find(|(name, _)| *name == "sample").map(|(_, ty)| ty.clone());
-        let sample = sample.ok_or_else(|| Error::invalid("unet", "takes no input `sample`"))?;
-        let mut unet = runtime.load(&graph, observer).await?;
-        unet.write("id_scale", &HostTensor::from_fn([call.batch], |_| 1.0))?;
-        let count = sample.shape.count();
-        Ok((Diffusion { unet, outputs, count }, checkpointing))
+        let mut diffusion = Diffusion {
+            runtime: runtime.clone(),
+            unet: unet.clone(),
+            call: *call,
+            checkpointing,
+            outputs,
+            loaded: None,
+            sizes: BTreeMap::from([(call.latent, (graph, None))]),
+        };
+        diffusion.take(call.latent, observer).await?;
+        Ok((diffusion, checkpointing))
     }
 
-    /// What it takes of the device's memory, weights and values, where it runs on one.
-    pub fn memory(&self) -> Option<[usize; 2]> {
-        memory(&self.unet)
+    /// Takes the network for latents of these rows and columns, of which blocks are computed again as of the first one's.
+    ///
+    /// # Errors
+    /// A device out of memory, cancellation.
+    pub(crate) async fn take(&mut self, latent: [usize; 2], observer: &dyn Observer) -> Result<()> {
+        if self.loaded.is_some() && latent == self.call.latent {
+            return Ok(());
+        }
+        // It goes back to the runtime before the next one looks for room.
+        self.loaded = None;
+        self.call.latent = latent;
+        if !self.sizes.contains_key(&latent) {
+            let graph = Diffusion::graph(&self.unet, &self.call, self.checkpointing)?;
+            self.sizes.insert(latent, (graph, None));
+        }
+        let Some((graph, bytes)) = self.sizes.get_mut(&latent) else { return Ok(()) };
+        let mut loaded = self.runtime.load(graph, observer).await?;
+        loaded.write("id_scale", &HostTensor::from_fn([self.call.batch], |_| 1.0))?;
+        *bytes = memory(&loaded);
+        self.loaded = Some(loaded);
+        Ok(())
+    }
+
+    /// What it takes of the device's memory so far, by part: weights once, values of each size.
+    pub fn memory(&self) -> Vec<(String, usize)> {
+        let mut parts = Vec::new();
+        for (size, (_, bytes)) in &self.sizes {
+            let Some([weights, values]) = bytes else { continue };
+            if parts.is_empty() {
+                parts.push(("UNet, weights".to_owned(), *weights));
+            }
+            let [height, width] = size.map(|side| side * self.call.factor);
+            parts.push((format!("UNet, values and their gradients at {width} x {height}"), *values));
+        }
+        parts
     }
 
     /// The loss of a batch, and its gradients times `factor`.
@@ -243,14 +287,19 @@ impl Diffusion {
         factor: f64,
         observer: &dyn Observer,
     ) -> Result<Answer> {
+        let &[_, height, width, _] = batch.sample.shape().extents() else {
+            return Err(Error::invalid("cache", format!("holds latents {}", batch.sample.shape())));
+        };
+        self.take([height, width], observer).await?;
+        let Some(unet) = &mut self.loaded else { return Err(Error::invalid("unet", "is not loaded")) };
         for (name, tensor) in batch.for_unet() {
-            self.unet.write(name, tensor)?;
+            unet.write(name, tensor)?;
         }
-        let factor = (2.0 * factor / self.count as f64) as f32;
-        self.unet.write("factor", &HostTensor::from_fn([1, 1, 1, 1], |_| factor))?;
-        self.unet.write_tensors(keys_values).await?;
+        let factor = (2.0 * factor / batch.target.shape().count() as f64) as f32;
+        unet.write("factor", &HostTensor::from_fn([1, 1, 1, 1], |_| factor))?;
+        unet.write_tensors(keys_values).await?;
         let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
-        let mut gradients = self.unet.run_to(&names, observer).await?;
+        let mut gradients = unet.run_to(&names, observer).await?;
         let loss = numbers(&mut gradients, "loss").await?.first().copied().unwrap_or(f64::NAN);
         Ok(Answer { loss, gradients })
     }

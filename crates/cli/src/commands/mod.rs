@@ -106,9 +106,14 @@ impl DeviceArgs {
 
     /// [`DeviceArgs::open`] with a device of these options.
     pub async fn open_with(&self, options: DeviceOptions) -> Result<Runtime> {
+        self.open_named(&self.device, options).await
+    }
+
+    /// [`DeviceArgs::open_with`] for another device than the flag's.
+    pub async fn open_named(&self, name: &str, options: DeviceOptions) -> Result<Runtime> {
         let options = self.options(options);
         // One command uses most networks once.
-        let runtime = Runtime::open(&self.device, options).await?;
+        let runtime = Runtime::open(name, options).await?;
         use_compiled(&runtime);
         if let Runtime::Gpu { device, .. } = &runtime
             && let Some(choice) = device.choice()

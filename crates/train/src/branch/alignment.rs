@@ -1,11 +1,10 @@
 //! L_align: what the identity changes in the branch beside the face.
 
 use super::{BranchAnswer, BranchSetup, Micro, Networks, Prompts, Sampler, mean, read};
-use crate::quiet::Quiet;
 use crate::random::Keyed;
 use crate::terms::{Sums, numbers};
 use pulid::pipeline::TextConditioning;
-use pulid::runtime::{Loaded, Reporter, Tensor};
+use pulid::runtime::{Loaded, Quiet, Reporter, Tensor};
 use pulid_models::sdxl::UnetSize;
 use pulid_models::training::{alignment_graph, sample_weights, with_gradients};
 use pulid_tensor::{HostTensor, Result};

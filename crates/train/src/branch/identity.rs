@@ -2,13 +2,12 @@
 
 use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler, euler, mean, read};
 use crate::batch::Batch;
-use crate::quiet::Quiet;
 use crate::terms::{Sums, numbers};
 use pulid::face::arcface_transform;
 use pulid::identity::{FaceFinder, open_recogniser};
 use pulid::image::rgb_from_tensor;
 use pulid::pipeline::TextConditioning;
-use pulid::runtime::{Loaded, Reporter, Tensor};
+use pulid::runtime::{Loaded, Quiet, Reporter, Tensor};
 use pulid_models::Precision;
 use pulid_models::training::{IdentityLossSize, identity_graph, sample_weights, with_gradients};
 use pulid_tensor::{Error, HostTensor, Result};

@@ -11,14 +11,13 @@ pub use euler::EulerStep;
 
 use crate::batch::{Batch, stack};
 use crate::objective::{BranchOptions, Weights};
-use crate::quiet::Quiet;
 use crate::random::Keyed;
 use crate::terms::{Gradients, Room, Sums, memory};
 use alignment::AlignmentLoss;
 use identity::IdentityLoss;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage, TextConditioning};
-use pulid::runtime::{Loaded, Reporter, Runtime, Tensor};
+use pulid::runtime::{Loaded, Quiet, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::{Checkpointing, Graph};
 use pulid_models::Precision;
@@ -90,8 +89,10 @@ pub(crate) struct BranchAnswer {
 
 /// Where a micro-batch stands, and how much its losses count.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Micro {
+pub struct Micro {
+    /// The step, counted from 1.
     pub step: u64,
+    /// Its place in the step.
     pub micro: usize,
     /// Factor of all losses: the loss's scale over the number of micro-batches.
     pub factor: f64,
@@ -127,8 +128,10 @@ impl Branch {
     /// cancellation.
     pub async fn load(setup: &BranchSetup<'_>, reporter: &dyn Reporter) -> Result<Branch> {
         let BranchSetup { runtime, model, options, weights, batch, .. } = *setup;
-        let pipeline = Pipeline::open(runtime.clone(), model.clone(), setup.storage)?;
-        let unet = model.unet(runtime.precision(setup.storage.dtype, None))?;
+        // Prompts are encoded as those of the cache.
+        let storage = Storage { quantize: None, ..setup.storage };
+        let pipeline = Pipeline::open(runtime.clone(), model.clone(), storage)?;
+        let unet = model.unet(runtime.precision(setup.storage.dtype, setup.storage.quantize))?;
         let vae = model.vae(Precision::F32)?;
         check(options, model, setup.layers)?;
         let factor = vae.config().factor();
