@@ -107,6 +107,66 @@ fn stage_3_has_the_gradients_of_pytorch() {
     hold_to_pytorch("stage-3", &flags);
 }
 
+/// The first twenty steps of a run against a training in PyTorch (`tests/goldens/training/trajectory.py`): every step's losses, and before that
+/// what was drawn, and which crops a face detector found, since PyTorch was given the ones of the run that it was made with.
+fn hold_a_run_to_pytorch(stage: &str) {
+    let path = repository("tests/goldens/training").join(format!("trajectory-{stage}.json"));
+    let golden: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut flags = vec!["--out".to_owned(), "run".to_owned()];
+    for (name, value) in golden["flags"].as_object().unwrap() {
+        flags.extend([format!("--{name}"), value.as_str().map_or_else(|| value.to_string(), str::to_owned)]);
+    }
+    train(at, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+
+    let logged = metrics(&at.join("run"));
+    let wanted = golden["steps"].as_array().unwrap();
+    assert_eq!((logged.len(), wanted.len()), (20, 20));
+    let (mut held, mut worst) = (0, 0.0f64);
+    for (i, (logged, wanted)) in logged.iter().zip(wanted).enumerate() {
+        let inputs = tensors(&at.join(format!("run/steps/{}.safetensors", i + 1)));
+        for (name, sum) in wanted["drawn"].as_object().unwrap() {
+            let found: f64 = inputs[name].to_f32_vec().into_iter().map(f64::from).sum();
+            let off = (found - sum.as_f64().unwrap()).abs();
+            assert!(off < 1e-3, "step {}: the sum of {name} is {off:e} off: another step than the golden's", i + 1);
+        }
+        if let Some(crop) = wanted["crop_matrix"].as_array() {
+            for (found, wanted) in inputs["crop_matrix"].to_f32_vec().into_iter().zip(crop) {
+                let off = (f64::from(found) - wanted.as_f64().unwrap()).abs();
+                assert!(off < 5e-2, "step {}: another crop than the golden's by {off:e}", i + 1);
+            }
+        }
+        let losses = wanted["losses"].as_object().unwrap();
+        let found = logged.as_object().unwrap().keys().filter(|key| key.starts_with("loss_") && *key != "loss_scale");
+        assert_eq!(found.count(), losses.len(), "step {}: {logged}", i + 1);
+        for (name, wanted) in losses {
+            let found = logged[&format!("loss_{name}")].as_f64().unwrap();
+            let off = (found / wanted.as_f64().unwrap() - 1.0).abs();
+            assert!(off < 1e-4, "step {}, {name}: {found} {wanted}, {off:e}", i + 1);
+            worst = worst.max(off);
+            held += 1;
+        }
+    }
+    println!("{stage}: {held} losses, the worst {worst:.1e}");
+    assert!(held >= 20);
+}
+
+#[test]
+fn twenty_steps_of_stage_1_have_the_losses_of_pytorch() {
+    hold_a_run_to_pytorch("1");
+}
+
+#[test]
+fn twenty_steps_of_stage_2_have_the_losses_of_pytorch() {
+    hold_a_run_to_pytorch("2");
+}
+
+#[test]
+fn twenty_steps_of_stage_3_have_the_losses_of_pytorch() {
+    hold_a_run_to_pytorch("3");
+}
+
 #[test]
 fn a_resumed_run_of_stage_3_equals_an_unbroken_one() {
     let folder = tempfile::tempdir().unwrap();

@@ -42,11 +42,11 @@ STAGES = {
 
 
 class Step:
-    """A step's networks, in one precision."""
+    """A step's networks, in one precision; the branch has so many `steps`, or L_id looks at one-step estimates."""
 
-    def __init__(self, inputs: dict, dtype: torch.dtype):
-        self.x = {key: value.to(dtype) for key, value in inputs.items()}
-        self.dtype = dtype
+    def __init__(self, inputs: dict, dtype: torch.dtype, steps: int = STEPS, one_step: bool = False):
+        self.dtype, self.one_step = dtype, one_step
+        self.take(inputs)
         adapter = load_file(MINI / "pulid_v1.1.safetensors")
         state = {key.removeprefix("id_adapter."): value for key, value in adapter.items() if key.startswith("id_adapter.")}
         self.encoder = IDFormer.from_state_dict(state).to(dtype)
@@ -68,8 +68,13 @@ class Step:
             for key, module in (("q", attention.to_q), ("k", attention.to_k)):
                 module.register_forward_hook(lambda _, __, y, key=(name, key): self.kept.__setitem__(key, y))
         scheduler = EulerDiscreteScheduler.from_pretrained(MINI / "sdxl" / "scheduler", timestep_spacing="trailing")
-        scheduler.set_timesteps(STEPS)
+        scheduler.set_timesteps(steps)
+        self.cumulated = scheduler.alphas_cumprod.to(dtype)
         self.sigmas, self.timesteps = scheduler.sigmas.to(dtype), scheduler.timesteps.to(dtype)
+
+    def take(self, inputs: dict) -> None:
+        """What goes into a step, by the exported names."""
+        self.x = {key: value.to(self.dtype) for key, value in inputs.items()}
         # Whose identity was left out.
         self.identified = self.x["id_cond"].abs().sum(dim=1) > 0
 
@@ -89,18 +94,26 @@ class Step:
         timestep = self.timesteps[i].expand(len(x))
         return x + (self.sigmas[i + 1] - self.sigmas[i]) * self.predict(scaled, timestep, prompt, "branch.time_ids", tokens)
 
-    def diffusion(self, tokens) -> torch.Tensor:
+    def diffusion(self, tokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, and the clean latents that the prediction stands for."""
         predicted = self.predict(self.x["sample"], self.x["timestep"], "", "time_ids", tokens)
-        return F.mse_loss(predicted, self.x["target"])
+        kept = self.cumulated[self.x["timestep"].long()][:, None, None, None]
+        clean = (self.x["sample"] - torch.sqrt(1 - kept) * predicted) / torch.sqrt(kept)
+        return F.mse_loss(predicted, self.x["target"]), clean
 
     def identity(self, tokens, backprop_steps: int) -> torch.Tensor:
         x = self.x["noise"] * self.sigmas[0]
-        for i in range(STEPS):
-            if i < STEPS - backprop_steps:
+        steps = len(self.timesteps)
+        for i in range(steps):
+            if i < steps - backprop_steps:
                 with torch.no_grad():
                     x = self.advance(x, i, "id.", tokens)
             else:
                 x = self.advance(x, i, "id.", tokens)
+        return self.face(x)
+
+    def face(self, x: torch.Tensor) -> torch.Tensor:
+        """Of clean latents."""
         image = self.vae.decode(x / self.vae.config.scaling_factor).sample
         columns, rows = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="xy")
         pixels = torch.stack([columns, rows, torch.ones_like(rows)]).to(self.dtype)
@@ -115,12 +128,14 @@ class Step:
         """Both runs begin at the same noise; a step's losses have no gradient in the steps before it."""
         x = without = self.x["noise"] * self.sigmas[0]
         semantic, layout = [], []
-        for i in range(STEPS):
+        for i in range(len(self.timesteps)):
             with torch.no_grad():
                 without = self.advance(without, i, "align.", None)
             other = {key: value for key, value in self.kept.items()}
-            x = self.advance(x.detach(), i, "align.", tokens)
-            if not self.x["align.steps"][i]:
+            aligned = bool(self.x["align.steps"][i])
+            with torch.set_grad_enabled(aligned):
+                x = self.advance(x.detach(), i, "align.", tokens)
+            if not aligned:
                 continue
             for name, heads in self.heads.items():
                 q, reference, k = self.kept[name, "q"], other[name, "q"], self.kept[name, "k"]
@@ -128,15 +143,20 @@ class Step:
                 layout.append(distance(q, reference))
         return [torch.stack(losses).mean(0)[self.identified].mean() for losses in (semantic, layout)]
 
+    def losses(self, weights: dict, backprop_steps: int) -> tuple[dict, torch.Tensor]:
+        """Each loss that somebody has a part in, and their sum by weights."""
+        tokens = self.tokens()
+        diffusion, estimate = self.diffusion(tokens)
+        losses = {"diff": diffusion}
+        if "id" in weights and self.x.get("face_found", torch.zeros(1)).any():
+            losses["id"] = self.face(estimate) if self.one_step else self.identity(tokens, backprop_steps)
+        if "align_sem" in weights and self.identified.any():
+            losses["align_sem"], losses["align_layout"] = self.alignment(tokens)
+        return losses, sum(weights[name] * loss for name, loss in losses.items())
+
     def run(self, weights: dict, backprop_steps: int) -> tuple[dict, dict]:
         """Losses and gradients."""
-        tokens = self.tokens()
-        losses = {"diff": self.diffusion(tokens)}
-        if "id" in weights:
-            losses["id"] = self.identity(tokens, backprop_steps)
-        if "align_sem" in weights:
-            losses["align_sem"], losses["align_layout"] = self.alignment(tokens)
-        total = sum(weights[name] * loss for name, loss in losses.items())
+        losses, total = self.losses(weights, backprop_steps)
         gradients = torch.autograd.grad(total, list(self.parameters.values()))
         return {name: loss.detach() for name, loss in losses.items()}, dict(zip(self.parameters, gradients, strict=True))
 
