@@ -9,7 +9,7 @@ use pulid_models::Precision;
 use pulid_models::run::block;
 use pulid_ops::Capabilities;
 use pulid_tensor::{Result, TensorType};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Bytes of each part of a run, by its name for people.
@@ -189,14 +189,16 @@ pub(crate) async fn working<K: std::hash::Hash + Eq>(
     build: impl Fn(&K) -> Result<Graph>,
     observer: &dyn Observer,
 ) -> Result<usize> {
-    let mut seen: HashMap<K, usize> = HashMap::new();
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
     for extent in extents {
-        if !seen.contains_key(&extent) {
-            let planned = planner.plan(&build(&extent)?, observer).await?;
-            seen.insert(extent, planned.map_or(0, |planned| planned.plan.summary().working_bytes));
+        let graph = build(&extent)?;
+        if seen.insert(extent) {
+            let planned = planner.plan(&graph, observer).await?;
+            bytes += planned.map_or(0, |planned| planned.plan.summary().working_bytes);
         }
     }
-    Ok(seen.values().sum())
+    Ok(bytes)
 }
 
 #[cfg(test)]
