@@ -39,7 +39,7 @@ usage: cargo xtask COMMAND [--yes]
           which --bless renews; --dump shows the assembly of kernels whose name holds KERNEL, --gpu one GPU alone
   windows the program for Windows under Wine, which is fetched for it: the demo's image on Vulkan and on Direct3D 12, the kernels'
           suite on Direct3D 12, every shader by Microsoft's DXC
-  random-model NAME... DIR
+  random-model [--shapes] NAME... DIR
           write checkpoints of the published networks' real names and shapes with random weights
   export-conformance DIR
           write every kernel's checks as JSON, data and WGSL, for runners such as web/conformance.mjs

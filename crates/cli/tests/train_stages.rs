@@ -250,3 +250,32 @@ fn a_step_without_any_loss_changes_nothing() {
         assert_eq!(after.to_f32_vec(), before[&name].to_f32_vec(), "{name}");
     }
 }
+
+/// A model that `pulid quantize` wrote holds the very blocks.
+#[test]
+fn frozen_weights_may_be_blocks_of_8_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = repository("models/mini/sdxl").display().to_string();
+    let made =
+        support::program(at, &["quantize", "--model", &model, "--to", "q8", "--output", "small"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let run = |out: &str, more: &[&str]| {
+        train(at, &[&["--out", out, "--steps", "1", "--export-steps", "1"][..], more].concat());
+        tensors(&at.join(out).join("steps/1.safetensors"))
+    };
+    let (whole, blocks) = (run("whole", &[]), run("blocks", &["--quantize", "q8"]));
+    let written = run("written", &["--model", "small", "--quantize", "q8"]);
+    let (mut gradients, mut differ) = (0, 0);
+    for (name, blocks) in blocks.iter().filter(|(name, _)| name.starts_with("d.")) {
+        assert_eq!(blocks, &written[name], "{name}");
+        let (a, b) = (blocks.to_f32_vec(), whole[name].to_f32_vec());
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        // Weights of 8 bits are 0.4 % off; all of a gradient together points the same way.
+        let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt().max(1e-30);
+        assert!(cosine > 0.99 || dot(&b, &b) < 1e-16, "{name}: {cosine}");
+        gradients += 1;
+        differ += u32::from(a != b);
+    }
+    assert!(gradients > 100 && differ > 100, "{gradients} {differ}");
+}

@@ -171,6 +171,11 @@ impl Runtime {
             Runtime::Gpu { device, .. } => device.capabilities().shader_f16,
             Runtime::Reference => false,
         };
+        Runtime::precision_with(halves, dtype, quantize)
+    }
+
+    /// [`Runtime::precision`] on a device with or without `shader-f16`.
+    pub fn precision_with(halves: bool, dtype: DType, quantize: Option<DType>) -> Precision {
         let precision = match (dtype, halves) {
             (DType::F16, true) => Precision::F16,
             (DType::F16, false) => Precision { activations: DType::F32, weights: Some(DType::F16) },

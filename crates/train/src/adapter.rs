@@ -5,7 +5,7 @@ use crate::terms::Gradients;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::autodiff::differentiate;
-use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
+use pulid_graph::{Checkpointing, Graph, NodeId, Rate, replace_wide_attention};
 use pulid_models::pulid::{IdentityLayer, TrainedAdapter, TrainedParameter};
 use pulid_ops::{Binary, Concat, Reduce, Reduction};
 use pulid_tensor::{Error, HostTensor, Result, Shape};
@@ -55,7 +55,7 @@ impl Adapter {
         }
         let nodes: Vec<_> = parameters.iter().map(|p| p.node).collect();
         let gradients = differentiate(g, &upstream, &nodes, Checkpointing::Off)?;
-        let mut norms = Vec::new();
+        let mut norms: Option<NodeId> = None;
         for (parameter, gradient) in parameters.iter().zip(gradients) {
             let name = &parameter.name;
             let detail = "reaches no layer of the UNet; does the file belong to this model?";
@@ -68,10 +68,14 @@ impl Adapter {
                 squared_norm(g, gradient)
             })?;
             g.output(format!("d.{name}"), gradient)?;
-            norms.push(norm);
+            // One after the other: a number that waits for all others would keep a buffer as large as its parameter.
+            norms = Some(match norms {
+                None => norm,
+                Some(before) => g.scoped("norms", |g| g.apply(Concat::new(0), &[before, norm]))?,
+            });
         }
-        let all = g.scoped("norms", |g| g.apply(Concat::new(0), &norms))?;
-        g.output("norms", all)?;
+        let norms = norms.ok_or_else(|| Error::invalid("adapter", "holds no parameter"))?;
+        g.output("norms", norms)?;
         Ok((graph, parameters))
     }
 
@@ -109,11 +113,6 @@ impl Adapter {
             gradients,
             accumulates,
         })
-    }
-
-    /// What it takes of the device's memory, weights and values.
-    pub fn memory(&self) -> Option<[usize; 2]> {
-        crate::terms::memory(&self.network)
     }
 
     /// Sets a parameter.
@@ -186,7 +185,7 @@ impl Adapter {
 }
 
 /// The sum of squares [1] of a tensor, by its last axis first.
-fn squared_norm(g: &mut Graph, x: pulid_graph::NodeId) -> Result<pulid_graph::NodeId> {
+fn squared_norm(g: &mut Graph, x: NodeId) -> Result<NodeId> {
     let sum = |axes: Vec<usize>| Reduce { reduction: Reduction::Sum, axes, keep_dims: false };
     let shape = g.shape(x).clone();
     let (rows, width) = (shape.count() / shape.last().max(1), shape.last());

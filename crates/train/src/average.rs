@@ -43,7 +43,7 @@ impl Average {
         let mut networks = HashMap::new();
         for (_, value) in &values {
             if !networks.contains_key(value.shape()) {
-                let loaded = runtime.load(&network(value.shape())?, observer).await?;
+                let loaded = runtime.load(&graph(value.shape())?, observer).await?;
                 networks.insert(value.shape().clone(), loaded);
             }
         }
@@ -53,10 +53,9 @@ impl Average {
         Ok(Average { decay, networks, values })
     }
 
-    /// Bytes of the averages, and of the networks that change them.
-    pub fn memory(&self) -> usize {
-        let working = self.networks.values().filter_map(crate::terms::memory).map(|[_, working]| working);
-        self.values.values().flat_map(HashMap::values).map(Tensor::bytes).sum::<usize>() + working.sum::<usize>()
+    /// Bytes of the averages.
+    pub fn bytes(&self) -> usize {
+        self.values.values().flat_map(HashMap::values).map(Tensor::bytes).sum()
     }
 
     /// Follows a parameter's new value after update `update`, counted from 1; gives the value back.
@@ -100,7 +99,7 @@ impl Average {
 }
 
 /// Inputs: `average` and `value` of a shape, `weights` [2]. Output: the next `average`.
-fn network(shape: &Shape) -> Result<Graph> {
+pub(crate) fn graph(shape: &Shape) -> Result<Graph> {
     let mut graph = Graph::new("average");
     let g = &mut graph;
     let ty = TensorType::f32(shape.clone());

@@ -5,7 +5,9 @@ use crate::cache::{Cache, HIDDEN_STATES, Sample, TextStates};
 use crate::options::{Pair, TrainOptions};
 use crate::random::Keyed;
 use pulid::image::Normalization;
-use pulid::sampler::NoiseSchedule;
+use pulid::pipeline::{SdxlModel, scheduler_config};
+use pulid::sampler::{NoiseSchedule, PredictionType};
+use pulid_models::Precision;
 use pulid_tensor::{Error, HostTensor, Result, Shape};
 use std::collections::{BTreeMap, HashMap};
 
@@ -83,6 +85,18 @@ struct Dropped {
 }
 
 impl Batches {
+    /// All draws of a run on a model.
+    ///
+    /// # Errors
+    /// As [`Batches::new`], and a model's broken configuration.
+    pub fn of_model(cache: Cache, model: &SdxlModel, options: &TrainOptions) -> Result<Batches> {
+        let config = scheduler_config(model)?;
+        let schedule = NoiseSchedule::new(&config)?;
+        let predicts_v = config.prediction_type == PredictionType::VPrediction;
+        let scaling = model.vae(Precision::F32)?.config().scaling_factor;
+        Batches::new(cache, &schedule, predicts_v, scaling, options)
+    }
+
     /// All draws of a run.
     ///
     /// # Errors
@@ -136,11 +150,6 @@ impl Batches {
             order: (u64::MAX, Vec::new()),
             cache,
         })
-    }
-
-    /// The cache.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
     }
 
     /// Sizes of the images, and how many there are of each.

@@ -102,7 +102,7 @@ pub struct Sample {
 }
 
 /// A folder of prepared images.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cache {
     folder: PathBuf,
     description: Description,

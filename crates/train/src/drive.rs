@@ -1,12 +1,15 @@
 //! A run from its data to its last step.
 
+use crate::batch::Batches;
 use crate::cache::Cache;
 use crate::data;
+use crate::memory::Planner;
 use crate::options::TrainOptions;
+use crate::plan::{Plan, plan};
 use crate::prepare::{Preparing, prepare};
 use crate::run::{Metrics, Resumed, RunFolder};
 use crate::samples::Sampling;
-use crate::trainer::{Plan, Trainer};
+use crate::trainer::Trainer;
 use crate::write_untrained;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage};
@@ -117,6 +120,10 @@ impl Run<'_> {
 
     async fn open(&self, resumed: Option<&Resumed>, reporter: &dyn Reporter) -> Result<Trainer> {
         let cache = self.cache(resumed.is_some(), reporter).await?;
+        self.open_on(cache, resumed, reporter).await
+    }
+
+    async fn open_on(&self, cache: Cache, resumed: Option<&Resumed>, reporter: &dyn Reporter) -> Result<Trainer> {
         let adapter = self.adapter(resumed)?;
         // What prepared the images is needed no more.
         self.pipeline.runtime().clear();
@@ -129,9 +136,13 @@ impl Run<'_> {
     /// # Errors
     /// As [`Run::train`].
     pub async fn dry(&self, watcher: &dyn Watcher) -> Result<(Plan, f64)> {
-        let mut trainer = self.open(None, watcher).await?;
+        let cache = self.cache(false, watcher).await?;
+        let (runtime, model) = (self.pipeline.runtime(), self.pipeline.model());
+        let batches = Batches::of_model(cache.clone(), model, self.options)?;
+        let plan = plan(&Planner::Device(runtime), model, self.faces, Some(&batches), self.options, watcher).await?;
+        let mut trainer = self.open_on(cache, None, watcher).await?;
+        // So that what does not fit is found now.
         trainer.load_sizes(watcher)?;
-        let plan = trainer.plan();
         watcher.stage("measuring three steps");
         trainer.step(false, watcher).await?;
         let begun = Instant::now();
@@ -262,7 +273,7 @@ pub fn check_branch(options: &TrainOptions, model: &SdxlModel) -> Result<()> {
     crate::branch::check(branch, &branch.open_model()?, &layers)
 }
 
-fn open_cache(options: &TrainOptions) -> Result<Cache> {
+pub(crate) fn open_cache(options: &TrainOptions) -> Result<Cache> {
     let cache = Cache::open(&options.data)?;
     let resolution = cache.description().resolution;
     if resolution != options.resolution {

@@ -136,21 +136,16 @@ impl Optimizer {
     pub async fn load(&mut self, parameters: &[(Shape, String)], observer: &dyn Observer) -> Result<()> {
         for (shape, _) in parameters {
             if !self.networks.contains_key(shape) {
-                let graph = match self.rule.of(shape) {
-                    Rule::AdamW => network(shape)?,
-                    Rule::Muon => muon_network(shape)?,
-                };
-                let loaded = self.runtime.load(&graph, observer).await?;
+                let loaded = self.runtime.load(&graph(self.rule.of(shape), shape)?, observer).await?;
                 self.networks.insert(shape.clone(), loaded);
             }
         }
         Ok(())
     }
 
-    /// Bytes of the states, and of the networks that change them.
-    pub fn memory(&self) -> [usize; 2] {
-        let networks = self.networks.values().filter_map(crate::terms::memory).map(|[_, working]| working).sum();
-        [self.states.values().flat_map(HashMap::values).map(Tensor::bytes).sum(), networks]
+    /// Bytes of the states.
+    pub fn bytes(&self) -> usize {
+        self.states.values().flat_map(HashMap::values).map(Tensor::bytes).sum()
     }
 
     /// One step of a parameter; gives its new value in the graph's shape. `adapter` gets it as an input.
@@ -213,6 +208,19 @@ impl Optimizer {
         }
         let row = |i: usize| HostTensor::from_f32(shape.clone(), values[i * count..(i + 1) * count].to_vec());
         Ok(ParameterState { value: row(0)?, moments: Moments::AdamW([row(1)?, row(2)?]) })
+    }
+}
+
+/// Numbers that are kept of a parameter of a shape: itself and what the optimiser remembers of it.
+pub(crate) fn state_numbers(rule: Rule, shape: &Shape) -> usize {
+    (1 + Moments::names(rule.of(shape)).len()) * shape.count()
+}
+
+/// A step of a parameter of a shape.
+pub(crate) fn graph(rule: Rule, shape: &Shape) -> Result<Graph> {
+    match rule {
+        Rule::AdamW => network(shape),
+        Rule::Muon => muon_network(shape),
     }
 }
 

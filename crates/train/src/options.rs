@@ -3,8 +3,6 @@
 use crate::objective::{self, BranchOptions, Weights};
 use crate::optimizer::Rule;
 use pulid::pipeline::Storage;
-use pulid::runtime::Runtime;
-use pulid_models::Precision;
 use pulid_models::pulid::Ortho;
 use pulid_tensor::{DType, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -211,15 +209,6 @@ impl TrainOptions {
             Some(other) => return Err(Error::invalid("quantize", format!("{other} is none of q8, q4"))),
         };
         Ok(Storage { dtype: self.dtype()?, quantize })
-    }
-
-    /// The precision of the frozen UNets where a runtime runs them.
-    ///
-    /// # Errors
-    /// As [`TrainOptions::storage`].
-    pub fn precision(&self, runtime: &Runtime) -> Result<Precision> {
-        let Storage { dtype, quantize } = self.storage()?;
-        Ok(runtime.precision(dtype, quantize))
     }
 
     /// The branch of few steps, where a loss looks at it.

@@ -1,13 +1,12 @@
 //! What is minimised: terms of the loss, each over the identity's keys and values.
 
 use crate::batch::Batch;
-use crate::options::Recompute;
+use crate::memory::Part;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::autodiff::differentiate;
 use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
 use pulid_models::pulid::IdentityInputs;
-use pulid_models::run::block;
 use pulid_models::sdxl::{Unet, UnetSize};
 use pulid_ops::{Binary, Reduce};
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
@@ -89,43 +88,6 @@ impl Sums {
     }
 }
 
-/// What decides whether blocks of a network are computed again in the backward pass.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    /// What is asked for.
-    pub recompute: Recompute,
-    /// Bytes of the device that are left, where they are known.
-    pub bytes: Option<u64>,
-}
-
-impl Room {
-    /// A graph that stores all it needs or, with [`Recompute::Auto`] where that would not fit, computes blocks again.
-    ///
-    /// # Errors
-    /// As `build`, and when the device cannot run it.
-    pub async fn choose(
-        self,
-        runtime: &Runtime,
-        observer: &dyn Observer,
-        build: impl Fn(Checkpointing) -> Result<Graph>,
-    ) -> Result<(Graph, Checkpointing)> {
-        let blocks = Checkpointing::Blocks(block);
-        if self.recompute == Recompute::Block {
-            return Ok((build(blocks)?, blocks));
-        }
-        let graph = build(Checkpointing::Off)?;
-        if let (Recompute::Auto, Some(bytes)) = (self.recompute, self.bytes)
-            && let Some(planned) = runtime.plan(&graph, observer).await?
-        {
-            let summary = planned.plan.summary();
-            if (summary.weight_bytes + summary.working_bytes) as u64 > bytes {
-                return Ok((build(blocks)?, blocks));
-            }
-        }
-        Ok((graph, Checkpointing::Off))
-    }
-}
-
 /// The number that a network gives for each sample.
 ///
 /// # Errors
@@ -134,6 +96,9 @@ pub(crate) async fn numbers(outputs: &mut HashMap<String, Tensor>, name: &str) -
     let tensor = outputs.remove(name).ok_or_else(|| Error::invalid("training", format!("a network gave no {name}")))?;
     Ok(tensor.read().await?.to_f32_vec().into_iter().map(f64::from).collect())
 }
+
+/// How L_diff's networks are called in a run's memory, before their size.
+const VALUES: &str = "UNet, values and their gradients at";
 
 /// L_diff: the mean square of what the network's prediction lacks of its target, for images with noise on them.
 ///
@@ -147,8 +112,8 @@ pub struct Diffusion {
     /// The network for latents of the rows and columns of `call`. Those of other sizes are the runtime's meanwhile, which lets them go
     /// where there is no room.
     loaded: Option<Loaded>,
-    /// Of each size so far: its graph, and bytes of weights and values.
-    sizes: BTreeMap<[usize; 2], (Graph, Option<[usize; 2]>)>,
+    /// The graph of each size so far.
+    graphs: BTreeMap<[usize; 2], Graph>,
 }
 
 /// Sizes of a call of the UNet in training.
@@ -167,6 +132,23 @@ pub struct Call {
 }
 
 impl Diffusion {
+    /// What it is called in a run's memory.
+    pub(crate) fn name(call: &Call) -> String {
+        let [height, width] = call.latent.map(|side| side * call.factor);
+        format!("{VALUES} {width} x {height}")
+    }
+
+    /// Whether it is called so.
+    pub(crate) fn is_name(part: &str) -> bool {
+        part.starts_with(VALUES)
+    }
+
+    /// What it takes.
+    pub(crate) fn part<'a>(unet: &'a Unet, call: Call) -> Part<'a> {
+        let build = move |checkpointing| Diffusion::graph(unet, &call, checkpointing);
+        Part::backward(Diffusion::name(&call), "UNet, weights", build)
+    }
+
     /// The UNet with its loss and the gradients in keys and values.
     ///
     /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C] and `factor` [1, 1, 1, 1], of the gradient in the prediction. Outputs:
@@ -219,11 +201,9 @@ impl Diffusion {
         runtime: &Runtime,
         unet: &Unet,
         call: &Call,
-        room: Room,
+        checkpointing: Checkpointing,
         observer: &dyn Observer,
-    ) -> Result<(Diffusion, Checkpointing)> {
-        let build = |checkpointing| Diffusion::graph(unet, call, checkpointing);
-        let (graph, checkpointing) = room.choose(runtime, observer, build).await?;
+    ) -> Result<Diffusion> {
         let mut outputs = vec!["loss".to_owned()];
         outputs.extend(unet.identity_layers()?.iter().flat_map(|layer| layer.names()).map(|name| format!("d.{name}")));
         let mut diffusion = Diffusion {
@@ -233,10 +213,10 @@ impl Diffusion {
             checkpointing,
             outputs,
             loaded: None,
-            sizes: BTreeMap::from([(call.latent, (graph, None))]),
+            graphs: BTreeMap::new(),
         };
         diffusion.take(call.latent, observer).await?;
-        Ok((diffusion, checkpointing))
+        Ok(diffusion)
     }
 
     /// Takes the network for latents of these rows and columns, of which blocks are computed again as of the first one's.
@@ -250,30 +230,14 @@ impl Diffusion {
         // It goes back to the runtime before the next one looks for room.
         self.loaded = None;
         self.call.latent = latent;
-        if !self.sizes.contains_key(&latent) {
-            let graph = Diffusion::graph(&self.unet, &self.call, self.checkpointing)?;
-            self.sizes.insert(latent, (graph, None));
+        if !self.graphs.contains_key(&latent) {
+            self.graphs.insert(latent, Diffusion::graph(&self.unet, &self.call, self.checkpointing)?);
         }
-        let Some((graph, bytes)) = self.sizes.get_mut(&latent) else { return Ok(()) };
+        let Some(graph) = self.graphs.get(&latent) else { return Ok(()) };
         let mut loaded = self.runtime.load(graph, observer).await?;
         loaded.write("id_scale", &HostTensor::from_fn([self.call.batch], |_| 1.0))?;
-        *bytes = memory(&loaded);
         self.loaded = Some(loaded);
         Ok(())
-    }
-
-    /// What it takes of the device's memory so far, by part: weights once, values of each size.
-    pub fn memory(&self) -> Vec<(String, usize)> {
-        let mut parts = Vec::new();
-        for (size, (_, bytes)) in &self.sizes {
-            let Some([weights, values]) = bytes else { continue };
-            if parts.is_empty() {
-                parts.push(("UNet, weights".to_owned(), *weights));
-            }
-            let [height, width] = size.map(|side| side * self.call.factor);
-            parts.push((format!("UNet, values and their gradients at {width} x {height}"), *values));
-        }
-        parts
     }
 
     /// The loss of a batch, and its gradients times `factor`.
@@ -303,13 +267,6 @@ impl Diffusion {
         let loss = numbers(&mut gradients, "loss").await?.first().copied().unwrap_or(f64::NAN);
         Ok(Answer { loss, gradients })
     }
-}
-
-/// Bytes of weights and of values.
-pub(crate) fn memory(loaded: &Loaded) -> Option<[usize; 2]> {
-    let Loaded::Session(session) = loaded else { return None };
-    let summary = session.plan().summary();
-    Some([summary.weight_bytes, summary.working_bytes])
 }
 
 /// The node of an input.

@@ -7,17 +7,16 @@ use crate::branch::Micro;
 use crate::buckets::Size;
 use crate::cache::{Cache, Sample};
 use crate::losses::LossSums;
+use crate::memory::Planner;
 use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
 use crate::options::TrainOptions;
 use crate::run::{Metrics, Resumed, Saved, State};
 use crate::terms::Call;
 use crate::worker::{DeviceWorker, Request, Worker, WorkerSetup, named, on_host, together};
 use pulid::identity::FaceModels;
-use pulid::pipeline::{SdxlModel, scheduler_config};
+use pulid::pipeline::SdxlModel;
 use pulid::runtime::{Reporter, Runtime, Tensor};
-use pulid::sampler::{NoiseSchedule, PredictionType};
 use pulid_checkpoint::Checkpoint;
-use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
 use pulid_models::sdxl::Unet;
 use pulid_models::training::{MuonRate, MuonStep};
@@ -44,8 +43,6 @@ pub struct Trainer {
     optimizer: Optimizer,
     average: Option<Average>,
     state: State,
-    recomputed: bool,
-    version: String,
     /// Pixels to a latent, each way.
     factor: usize,
     /// Whether an update broke off.
@@ -54,25 +51,6 @@ pub struct Trainer {
 
 /// Tensors of a step for whoever holds it against another implementation, by the names of [`Trainer::step`].
 pub type Exported = BTreeMap<String, HostTensor>;
-
-/// What a run takes, for people.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Plan {
-    /// What is trained: `PuLID v1.1`.
-    pub adapter: String,
-    /// Tensors and numbers that are trained.
-    pub tensors: usize,
-    /// Numbers in them.
-    pub parameters: usize,
-    /// Images in the cache.
-    pub images: usize,
-    /// Their heights and widths, and how many there are of each.
-    pub sizes: Vec<(Size, usize)>,
-    /// Whether blocks of the UNet are computed again in the backward pass.
-    pub recomputed: bool,
-    /// Bytes on the device, by part.
-    pub memory: Vec<(String, usize)>,
-}
 
 impl Trainer {
     /// Loads all that a run needs, at its beginning or at a checkpoint. What is trained is on the device of `runtime`; losses are computed
@@ -93,11 +71,7 @@ impl Trainer {
     ) -> Result<Trainer> {
         options.check()?;
         check_devices(1 + others.len(), options)?;
-        let config = scheduler_config(model)?;
-        let schedule = NoiseSchedule::new(&config)?;
-        let predicts_v = config.prediction_type == PredictionType::VPrediction;
-        let scaling = model.vae(Precision::F32)?.config().scaling_factor;
-        let batches = Batches::new(cache, &schedule, predicts_v, scaling, options)?;
+        let batches = Batches::of_model(cache, model, options)?;
         let (size, first) = batches.largest()?;
         let trained = TrainedAdapter::new(&Checkpoint::open(adapter)?)?;
         let condition = first.id_cond.shape().count();
@@ -108,7 +82,7 @@ impl Trainer {
             );
             return Err(Error::file(adapter, detail));
         }
-        let unet = model.unet(options.precision(runtime)?)?;
+        let unet = model.unet(Planner::Device(runtime).precision(options.storage()?))?;
         let call = call(&unet, &trained, size, &first, options)?;
         let layers = unet.identity_layers()?;
         let dtype = options.dtype()?;
@@ -154,24 +128,20 @@ impl Trainer {
             }
         };
 
-        let averages = average.as_ref().map_or(0, Average::memory);
-        let reserved = (optimizer.memory()[0] + averages) as u64;
+        let reserved = optimizer.bytes() + average.as_ref().map_or(0, Average::bytes);
         let setup = WorkerSetup { model, faces, options, call, layers: &layers };
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
-        let mut recomputed = false;
         for (place, runtime) in std::iter::once(runtime).chain(others).enumerate() {
             let reserved = if place == 0 { reserved } else { 0 };
             let loaded = DeviceWorker::load(runtime, &setup, place == 0, reserved, reporter).await;
             let worker =
                 loaded.map_err(|error| if others.is_empty() { error } else { named(&runtime.name(), error) })?;
-            recomputed |= worker.recomputed;
             workers.push(Box::new(worker));
         }
         let state = match resumed {
             Some(resumed) => resumed.state,
             None => State { step: 0, updates: 0, scale: LossScale::new(half) },
         };
-        let version = trained.version().to_string();
         Ok(Trainer {
             options: options.clone(),
             batches,
@@ -180,8 +150,6 @@ impl Trainer {
             optimizer,
             average,
             state,
-            recomputed,
-            version,
             factor: call.factor,
             torn: false,
         })
@@ -204,33 +172,6 @@ impl Trainer {
     pub fn load_sizes(&mut self, reporter: &dyn Reporter) -> Result<()> {
         let latents: Vec<_> = self.batches.sizes().map(|(size, _)| size.map(|side| side / self.factor)).collect();
         self.workers.iter_mut().try_for_each(|worker| worker.load(&latents, reporter))
-    }
-
-    /// What it takes.
-    pub fn plan(&self) -> Plan {
-        let parameters = &self.adapter.parameters;
-        let mut memory = Vec::new();
-        for (place, worker) in self.workers.iter().enumerate() {
-            let parts = worker.memory().into_iter();
-            let named = |part: String| if place == 0 { part } else { format!("{}: {part}", worker.name()) };
-            memory.extend(parts.map(|(part, bytes)| (named(part), bytes)));
-        }
-        if let Some([weights, values]) = self.adapter.memory() {
-            memory.push(("adapter, values, parameters and their gradients".to_owned(), weights + values));
-        }
-        let [states, networks] = self.optimizer.memory();
-        memory.push(("parameters and the optimiser's moments".to_owned(), states));
-        memory.push(("the optimiser's steps".to_owned(), networks));
-        memory.extend(self.average.as_ref().map(|average| ("moving averages".to_owned(), average.memory())));
-        Plan {
-            adapter: self.version.clone(),
-            tensors: parameters.len(),
-            parameters: parameters.iter().map(|(_, shape)| shape.count()).sum(),
-            images: self.batches.cache().entries().len(),
-            sizes: self.batches.sizes().collect(),
-            recomputed: self.recomputed,
-            memory,
-        }
     }
 
     /// One step. With `export`, also its tensors: `sample, timestep, encoder_hidden_states, text_embeds, time_ids, id_cond,

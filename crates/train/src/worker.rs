@@ -5,15 +5,17 @@
 //! gradients and the optimiser stay with the [`Trainer`](crate::Trainer).
 
 use crate::batch::Batch;
-use crate::branch::{Branch, BranchSetup, Micro};
+use crate::branch::{Branch, BranchSetup, Micro, Networks};
 use crate::losses::LossSums;
-use crate::options::{Recompute, TrainOptions};
-use crate::terms::{Call, Diffusion, Gradients, Room};
+use crate::memory::{Decided, Planner, decide};
+use crate::objective::BranchOptions;
+use crate::options::TrainOptions;
+use crate::terms::{Call, Diffusion, Gradients};
 use pulid::identity::FaceModels;
 use pulid::pipeline::SdxlModel;
 use pulid::runtime::{Quiet, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
-use pulid_graph::Checkpointing;
+use pulid_models::Precision;
 use pulid_models::pulid::IdentityLayer;
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -71,11 +73,6 @@ pub trait Worker: Send {
         let _ = (latents, reporter);
         Ok(())
     }
-
-    /// Bytes that it takes on its device, by part.
-    fn memory(&self) -> Vec<(String, usize)> {
-        Vec::new()
-    }
 }
 
 /// What a device's worker is made with.
@@ -87,6 +84,53 @@ pub(crate) struct WorkerSetup<'a> {
     pub layers: &'a [IdentityLayer],
 }
 
+impl WorkerSetup<'_> {
+    fn branch<'b>(
+        &'b self,
+        runtime: &'b Runtime,
+        options: &'b BranchOptions,
+        model: &'b SdxlModel,
+        decided: &'b Decided,
+    ) -> Result<BranchSetup<'b>> {
+        Ok(BranchSetup {
+            runtime,
+            model,
+            faces: self.faces,
+            storage: self.options.storage()?,
+            options,
+            weights: self.options.weights,
+            batch: self.options.batch,
+            identity: self.call.identity,
+            layers: self.layers,
+            seed: self.options.seed,
+            decided,
+        })
+    }
+
+    /// What a device's worker takes for samples of the call's size, and what it computes again where that is more than fits beside
+    /// `reserved` bytes.
+    ///
+    /// # Errors
+    /// Weights that are missing or mismatched, a device that cannot run a network.
+    pub async fn decide(&self, planner: &Planner<'_>, reserved: usize, observer: &dyn Observer) -> Result<Decided> {
+        let options = self.options;
+        let (precision, room) = (planner.precision(options.storage()?), planner.room(reserved));
+        let unet = self.model.unet(precision)?;
+        let diffusion = || (options.weights.diff > 0.0).then(|| Diffusion::part(&unet, self.call));
+        let Some(branch) = options.needed_branch() else {
+            let parts: Vec<_> = diffusion().into_iter().collect();
+            return decide(planner, &parts, options.checkpointing, room, observer).await;
+        };
+        // Graphs are built without a device.
+        let (model, undecided, nowhere) = (branch.open_model()?, Decided::default(), Runtime::Reference);
+        let setup = self.branch(&nowhere, branch, &model, &undecided)?;
+        let (of_branch, vae) = (model.unet(precision)?, model.vae(Precision::F32)?);
+        let networks = Networks::new(&setup, &of_branch, &vae, self.call.text_tokens);
+        let parts: Vec<_> = diffusion().into_iter().chain(networks.parts()?).collect();
+        decide(planner, &parts, options.checkpointing, room, observer).await
+    }
+}
+
 /// A worker on a device of this process.
 pub(crate) struct DeviceWorker {
     runtime: Runtime,
@@ -95,8 +139,6 @@ pub(crate) struct DeviceWorker {
     branch: Option<Branch>,
     /// Factor of L_diff.
     weight: f64,
-    /// Whether blocks of the UNet are computed again in the backward pass.
-    pub recomputed: bool,
 }
 
 impl DeviceWorker {
@@ -108,46 +150,27 @@ impl DeviceWorker {
         runtime: &Runtime,
         setup: &WorkerSetup<'_>,
         local: bool,
-        reserved: u64,
+        reserved: usize,
         reporter: &dyn Reporter,
     ) -> Result<DeviceWorker> {
-        let WorkerSetup { model, faces, options, call, layers } = *setup;
-        let room = || {
-            let held = runtime.device_memory().held() + reserved;
-            let bytes = device_bytes(runtime).map(|all| all.saturating_sub(held));
-            Room { recompute: options.checkpointing, bytes }
-        };
+        let WorkerSetup { model, options, call, .. } = *setup;
+        reporter.stage("planning");
+        let decided = setup.decide(&Planner::Device(runtime), reserved, &Quiet(reporter)).await?;
         let mut diffusion = None;
-        let mut recomputed = options.checkpointing == Recompute::Block;
         if options.weights.diff > 0.0 {
             reporter.stage("loading the UNet");
-            let unet = model.unet(options.precision(runtime)?)?;
-            let (loaded, checkpointing) = Diffusion::load(runtime, &unet, &call, room(), reporter).await?;
-            recomputed = matches!(checkpointing, Checkpointing::Blocks(_));
-            diffusion = Some(loaded);
+            let unet = model.unet(Planner::Device(runtime).precision(options.storage()?))?;
+            let checkpointing = decided.checkpointing(&Diffusion::name(&call));
+            diffusion = Some(Diffusion::load(runtime, &unet, &call, checkpointing, reporter).await?);
         }
         let branch = match options.needed_branch() {
             Some(branch) => {
                 let model = branch.open_model()?;
-                let setup = BranchSetup {
-                    runtime,
-                    model: &model,
-                    faces,
-                    storage: options.storage()?,
-                    options: branch,
-                    weights: options.weights,
-                    batch: options.batch,
-                    identity: call.identity,
-                    layers,
-                    seed: options.seed,
-                    room: &room,
-                };
-                Some(Branch::load(&setup, reporter).await?)
+                Some(Branch::load(&setup.branch(runtime, branch, &model, &decided)?, reporter).await?)
             }
             None => None,
         };
-        let weight = options.weights.diff;
-        Ok(DeviceWorker { runtime: runtime.clone(), local, diffusion, branch, weight, recomputed })
+        Ok(DeviceWorker { runtime: runtime.clone(), local, diffusion, branch, weight: options.weights.diff })
     }
 
     async fn answer(&mut self, request: &Request, reporter: &dyn Reporter) -> Result<Response> {
@@ -189,12 +212,6 @@ impl Worker for DeviceWorker {
     fn load(&mut self, latents: &[[usize; 2]], reporter: &dyn Reporter) -> Result<()> {
         let Some(diffusion) = &mut self.diffusion else { return Ok(()) };
         latents.iter().try_for_each(|size| pollster::block_on(diffusion.take(*size, &Quiet(reporter))))
-    }
-
-    fn memory(&self) -> Vec<(String, usize)> {
-        let mut parts = self.diffusion.as_ref().map(Diffusion::memory).unwrap_or_default();
-        parts.extend(self.branch.iter().flat_map(Branch::memory).filter(|(_, bytes)| *bytes > 0));
-        parts
     }
 }
 
@@ -259,14 +276,6 @@ pub(crate) fn named(name: &str, error: Error) -> Error {
         Error::Device(detail) => Error::Device(format!("{name}: {detail}")),
         Error::OutOfMemory(detail) => Error::OutOfMemory(format!("{name}: {detail}")),
         other => other,
-    }
-}
-
-/// Bytes of the device's memory, or of the budget, where either is known.
-fn device_bytes(runtime: &Runtime) -> Option<u64> {
-    match runtime {
-        Runtime::Gpu { device, memory, .. } => memory.or(device.memory_bytes()),
-        Runtime::Reference => None,
     }
 }
 

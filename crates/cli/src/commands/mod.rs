@@ -27,6 +27,7 @@ use clap::Args;
 use pulid::runtime::{Keep, Runtime};
 use pulid_checkpoint::{Checkpoint, FileSet};
 use pulid_engine::DeviceOptions;
+use pulid_ops::{Capabilities, DeviceKind};
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -96,6 +97,15 @@ impl DeviceArgs {
             max_binding_bytes: self.max_binding << 20,
             cooperative_matrices: self.cooperative == "on",
             ..options
+        }
+    }
+
+    /// A discrete GPU that need not be there: WebGPU's guarantees, half precision, and bindings as large as the flags say.
+    pub fn discrete(&self) -> Capabilities {
+        Capabilities {
+            shader_f16: true,
+            max_binding_bytes: self.max_binding << 20,
+            ..Capabilities::baseline(DeviceKind::Discrete)
         }
     }
 

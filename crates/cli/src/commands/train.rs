@@ -16,7 +16,7 @@ use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
     Pair, Preparing, Progress, Recompute, Rule, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch,
-    check_data, check_devices, prepare, reopen,
+    check_data, check_devices, plan_on, prepare, reopen,
 };
 use std::path::{Path, PathBuf};
 
@@ -141,10 +141,10 @@ const SETTINGS: [&str; 48] = [
 #[derive(clap::Args)]
 struct TrainArgs {
     /// What `train prepare` wrote, or a folder, .jsonl or .tar of images, which is prepared in the run's folder first
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["resume", "config"])]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["resume", "config", "plan"])]
     data: Option<PathBuf>,
     /// The run's folder, which must be new
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "dry_run"], conflicts_with = "resume")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "dry_run", "plan"], conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Go on with a run from its newest checkpoint, with its own settings; --steps changes how many there are
     #[arg(long, value_name = "RUN", conflicts_with_all = SETTINGS)]
@@ -258,6 +258,10 @@ struct TrainArgs {
     /// Print what the run would take and how long a step does, and write nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// Print what the run would take of a discrete GPU's memory, by plans alone: no device is opened, no weight loaded, and --data may be
+    /// left out. The GPU computes in half precision and binds what --max-binding says; --memory is all that it has
+    #[arg(long, conflicts_with_all = ["resume", "dry_run", "out"])]
+    plan: bool,
     /// Print a JSON report instead of progress
     #[arg(long)]
     json: bool,
@@ -360,7 +364,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     };
     options.check()?;
     check_devices(args.devices.len().max(1), &options)?;
-    if args.resume.is_none() {
+    if args.resume.is_none() && !(args.plan && args.data.is_none()) {
         check_data(&options)?;
     }
     let mut model = SdxlModel::open(&options.model)?;
@@ -379,6 +383,14 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     {
         let detail = format!("is done: its {} steps are trained; --steps asks for more", resumed.state.step);
         return Err(Error::file(&folder, detail));
+    }
+    if args.plan {
+        let (capabilities, terminal) = (args.device.discrete(), Terminal::new(args.json));
+        let screen = Screen(&terminal);
+        let memory = args.device.memory;
+        let plan = pollster::block_on(plan_on(&capabilities, memory, &model, &faces, &options, &screen))?;
+        terminal.finish();
+        return say_plan(&plan, None, args.json);
     }
     if args.resume.is_none() && !args.dry_run {
         pulid_train::run::RunFolder::create(&folder, &options)?;
@@ -414,7 +426,7 @@ fn run_train(args: &TrainArgs) -> Result<()> {
             let (plan, seconds) = run.dry(&screen).await?;
             terminal.finish();
             remember();
-            return say_plan(&plan, seconds, runtime.device_memory().held(), args.json);
+            return say_plan(&plan, Some((seconds, runtime.device_memory().held())), args.json);
         }
         let begun = resumed.as_ref().map(|resumed| resumed.state.step);
         let finished = run.train(resumed, &screen).await;
@@ -459,8 +471,10 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
     }
     let from = models.adapter(if none { args.like.as_deref() } else { given })?;
     TrainedAdapter::new(&Checkpoint::open(&from)?)?;
-    let data = args.data.clone().unwrap_or_default();
-    let steps = args.steps.ok_or_else(|| Error::invalid("--steps", "is missing: how many steps are to be trained?"))?;
+    // A plan alone needs neither.
+    let data = args.data.clone().unwrap_or_else(|| "data".into());
+    let steps = args.steps.or(args.plan.then_some(1));
+    let steps = steps.ok_or_else(|| Error::invalid("--steps", "is missing: how many steps are to be trained?"))?;
     Ok(TrainOptions {
         data: whole(&data)?,
         model: whole(model.path())?,
@@ -588,19 +602,16 @@ fn sampling(model: &SdxlModel, options: &TrainOptions) -> Result<Sampling> {
     Ok(sampling)
 }
 
-fn say_plan(plan: &pulid_train::Plan, seconds: f64, held: u64, json: bool) -> Result<()> {
+/// Tells a plan and, where steps were measured, the seconds of one and the bytes that the device held.
+fn say_plan(plan: &pulid_train::Plan, measured: Option<(f64, u64)>, json: bool) -> Result<()> {
     if json {
+        let (seconds, held) = measured.unzip();
         let report = serde_json::json!({"plan": plan, "seconds_a_step": seconds, "memory": held});
         say!("{report}");
         return Ok(());
     }
-    say!(
-        "{}: {} numbers in {} tensors are trained on {} images",
-        plan.adapter,
-        plan.parameters,
-        plan.tensors,
-        plan.images
-    );
+    let images = if plan.images > 0 { format!(" on {} images", plan.images) } else { String::new() };
+    say!("{}: {} numbers in {} tensors are trained{images}", plan.adapter, plan.parameters, plan.tensors);
     for ([height, width], images) in plan.sizes.iter().filter(|_| plan.sizes.len() > 1) {
         say!("{images:>8} images at {width} x {height}");
     }
@@ -608,11 +619,16 @@ fn say_plan(plan: &pulid_train::Plan, seconds: f64, held: u64, json: bool) -> Re
     for (part, bytes) in &plan.memory {
         say!("{:>8} MiB  {part}", mib(*bytes as u64));
     }
-    say!("{:>8} MiB  held on the device in all", mib(held));
-    if plan.recomputed {
-        say!("blocks of the UNet are computed again in the backward pass");
+    say!("{:>8} MiB  planned in all, for images of one size", mib(plan.total as u64));
+    if let Some((_, held)) = measured {
+        say!("{:>8} MiB  held on the device in all", mib(held));
     }
-    say!("{seconds:.3} s a step");
+    if plan.recomputed {
+        say!("blocks are computed again in the backward pass");
+    }
+    if let Some((seconds, _)) = measured {
+        say!("{seconds:.3} s a step");
+    }
     Ok(())
 }
 

@@ -1,17 +1,21 @@
 //! L_id: whose face the branch's picture shows.
 
-use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler, euler, mean, read};
+use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler, WEIGHTS, euler, mean, read};
 use crate::batch::Batch;
+use crate::memory::Part;
 use crate::terms::{Sums, numbers};
 use pulid::face::arcface_transform;
 use pulid::identity::{FaceFinder, open_recogniser};
 use pulid::image::rgb_from_tensor;
 use pulid::pipeline::TextConditioning;
 use pulid::runtime::{Loaded, Quiet, Reporter, Tensor};
+use pulid_graph::{Checkpointing, Graph};
 use pulid_models::Precision;
+use pulid_models::onnx::OnnxNetwork;
 use pulid_models::training::{IdentityLossSize, identity_graph, sample_weights, with_gradients};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// The networks of L_id.
 pub(super) struct IdentityLoss {
@@ -33,6 +37,62 @@ pub(super) struct IdentityLoss {
     backprop_steps: usize,
 }
 
+/// Names in a run's memory.
+const STEP: &str = "branch, L_id: a step's values and gradients";
+const FACE: &str = "branch, L_id: VAE's and recogniser's values and gradients";
+
+/// How its networks are built.
+struct Graphs<'a> {
+    networks: &'a Networks<'a>,
+    recogniser: OnnxNetwork,
+    /// Of the recogniser.
+    input: String,
+}
+
+impl<'a> Graphs<'a> {
+    fn new(networks: &'a Networks<'a>) -> Result<Graphs<'a>> {
+        let path = &networks.setup.options.recogniser;
+        let recogniser = open_recogniser(path)?;
+        let [input] = recogniser.input_names()[..] else {
+            return Err(Error::file(path, "takes more than one input"));
+        };
+        let input = input.to_owned();
+        Ok(Graphs { networks, recogniser, input })
+    }
+
+    /// The recogniser alone.
+    fn embeddings(&self) -> Result<Graph> {
+        let side = pulid::face::ARCFACE_SIDE as usize;
+        let shapes = BTreeMap::from([(self.input.clone(), vec![self.networks.setup.batch, 3, side, side])]);
+        self.recogniser.build(&shapes, Precision::F32)
+    }
+
+    /// From the latents to a picture.
+    fn decoder(&self) -> Result<Graph> {
+        let Networks { vae, size, .. } = self.networks;
+        vae.decoder(size.batch, size.height, size.width)
+    }
+
+    /// From the clean latents to the loss, and back.
+    fn face(&self, checkpointing: Checkpointing) -> Result<Graph> {
+        let Networks { vae, size, .. } = self.networks;
+        let size = IdentityLossSize { batch: size.batch, height: size.height, width: size.width };
+        let graph = identity_graph(vae, &self.recogniser, size, Precision::F32)?;
+        with_gradients(&graph, &["identity"], &["latent"], checkpointing)
+    }
+
+    /// A step's call of the UNet with its gradients.
+    fn step(&self, checkpointing: Checkpointing) -> Result<(Graph, Sums)> {
+        let mut wanted = self.networks.targets();
+        // The first of the steps leads to noise, which nothing is learnt of.
+        if self.networks.setup.options.backprop_steps > 1 {
+            wanted.push("sample".into());
+        }
+        let graph = with_gradients(&self.networks.forward()?, &["sample"], &wanted, checkpointing)?;
+        self.networks.summed(graph)
+    }
+}
+
 /// What a run is given.
 pub(super) struct Run<'a> {
     pub sampler: &'a Sampler,
@@ -50,38 +110,18 @@ impl IdentityLoss {
         prompt: &TextConditioning,
         reporter: &dyn Reporter,
     ) -> Result<IdentityLoss> {
-        let Networks { setup, unet, vae, size } = networks;
-        let BranchSetup { runtime, options, batch, .. } = **setup;
-        let recogniser = open_recogniser(&options.recogniser)?;
-        let side = pulid::face::ARCFACE_SIDE as usize;
-        let [input] = recogniser.input_names()[..] else {
-            return Err(Error::file(&options.recogniser, "takes more than one input"));
-        };
-        let shapes = BTreeMap::from([(input.to_owned(), vec![batch, 3, side, side])]);
-        let embeds = recogniser.build(&shapes, Precision::F32)?;
-        let output = embeds.outputs().first().map(|(name, _)| name.clone()).unwrap_or_default();
-
-        let loss_size = IdentityLossSize { batch, height: size.height, width: size.width };
-        let face = identity_graph(vae, &recogniser, loss_size, Precision::F32)?;
-        let build = |checkpointing| with_gradients(&face, &["identity"], &["latent"], checkpointing);
-        let (face, _) = (setup.room)().choose(runtime, reporter, build).await?;
-        let face = runtime.load(&face, reporter).await?;
-
-        let mut wanted = networks.targets();
-        // The first of the steps leads to noise, which nothing is learnt of.
-        if options.backprop_steps > 1 {
-            wanted.push("sample".into());
-        }
-        let graph = unet.graph(*size)?;
-        let build = |checkpointing| with_gradients(&graph, &["sample"], &wanted, checkpointing);
-        let (step, sums) = networks.step(build, reporter).await?;
+        let BranchSetup { runtime, options, batch, decided, .. } = *networks.setup;
+        let graphs = Graphs::new(networks)?;
+        let output = graphs.embeddings()?.outputs().first().map(|(name, _)| name.clone()).unwrap_or_default();
+        let face = runtime.load(&graphs.face(decided.checkpointing(FACE))?, reporter).await?;
+        let (step, sums) = networks.step(graphs.step(decided.checkpointing(STEP))?, reporter).await?;
         Ok(IdentityLoss {
             prompts: Prompts::of(&vec![prompt; batch])?,
-            scaling_factor: f64::from(vae.config().scaling_factor),
-            decoder: runtime.load(&vae.decoder(batch, size.height, size.width)?, reporter).await?,
-            finder: FaceFinder::load(runtime, setup.faces, reporter).await?,
-            recogniser: runtime.load(&embeds, reporter).await?,
-            recogniser_input: input.to_owned(),
+            scaling_factor: f64::from(networks.vae.config().scaling_factor),
+            decoder: runtime.load(&graphs.decoder()?, reporter).await?,
+            finder: FaceFinder::load(runtime, networks.setup.faces, reporter).await?,
+            recogniser: runtime.load(&graphs.embeddings()?, reporter).await?,
+            recogniser_input: graphs.input,
             recogniser_output: output,
             loss: face,
             step,
@@ -90,9 +130,17 @@ impl IdentityLoss {
         })
     }
 
-    /// The UNet's, and those of the picture.
-    pub fn networks(&self) -> [Vec<&Loaded>; 2] {
-        [vec![&self.step], vec![&self.loss, &self.decoder, &self.recogniser]]
+    /// What it takes, but for the detector, which is small and made for each size of picture.
+    pub fn parts<'a>(networks: &'a Networks<'_>) -> Result<Vec<Part<'a>>> {
+        const FACES: &str = "branch, L_id: VAE and recogniser, weights";
+        let graphs = Arc::new(Graphs::new(networks)?);
+        let [face, step, decoder, embeddings] = [(); 4].map(|()| graphs.clone());
+        Ok(vec![
+            Part::backward(STEP, WEIGHTS, move |checkpointing| step.step(checkpointing).map(|(graph, _)| graph)),
+            Part::backward(FACE, FACES, move |checkpointing| face.face(checkpointing)),
+            Part::forward("branch, L_id: values of the decoder for the detector", FACES, move || decoder.decoder()),
+            Part::forward("branch, L_id: values of the recogniser for photos", FACES, move || embeddings.embeddings()),
+        ])
     }
 
     /// Adds the loss and its gradients to `answer`. Where no picture shows a face there are none.
