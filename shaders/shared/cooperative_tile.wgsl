@@ -2,7 +2,8 @@
 // subgroups SPANROWS x SPANCOLUMNS of them as matrices of f32 sums, 2 or 4 of them down and across. STEP steps of the inner axis at a time, the workgroup
 // copies both operands to workgroup memory in f16, eight at a time; what the next STEP needs is read from storage before the
 // arithmetic of this one, which hides the way: no branch that depends on the invocation stands around these reads, since
-// what comes together after one is waited for there. The matrices are named by constant indices: dynamic ones leave registers.
+// what comes together after one is waited for there. The matrices are named by constant indices,
+// and the build gives each a variable of the entry point (crates/ops/build/matrices.rs): dynamic ones leave registers.
 // No branch around them may depend on the invocation, and what they load and store is not checked by the device.
 // Feature `transposed`: the right operand is stored by columns and lies so in workgroup memory, too.
 // Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s. With `packed` the operands lie

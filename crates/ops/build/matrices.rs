@@ -105,7 +105,8 @@ impl Expander {
                 _ => None,
             })
         };
-        expander.matrices = aliases().filter(|(_, ty)| ty.ident.name().starts_with("coop_mat")).map(|(n, _)| n).collect();
+        expander.matrices =
+            aliases().filter(|(_, ty)| ty.ident.name().starts_with("coop_mat")).map(|(n, _)| n).collect();
         expander.arrays = aliases().filter_map(|(name, ty)| Some((name, expander.array(ty)?))).collect();
         let functions = all().filter_map(|d| match d {
             GlobalDeclaration::Function(f) if f.parameters.iter().any(|p| expander.takes_matrices(&p.ty)) => Some(f),
@@ -131,7 +132,8 @@ impl Expander {
 
     fn is_pointer(&self, ty: &TypeExpression) -> bool {
         let pointee = ty.template_args.as_deref().and_then(|args| args.get(1)).map(|arg| arg.expression.node());
-        let array = |e: &Expression| matches!(e, Expression::TypeOrIdentifier(t) if self.arrays.contains_key(&*t.ident.name()));
+        let array =
+            |e: &Expression| matches!(e, Expression::TypeOrIdentifier(t) if self.arrays.contains_key(&*t.ident.name()));
         *ty.ident.name() == "ptr" && pointee.is_some_and(array)
     }
 
@@ -198,7 +200,12 @@ impl Expander {
     }
 
     /// The body of a function of matrices, for these arguments.
-    fn call(&mut self, call: &FunctionCallExpression, scope: &Scope, depth: usize) -> Result<CompoundStatement, String> {
+    fn call(
+        &mut self,
+        call: &FunctionCallExpression,
+        scope: &Scope,
+        depth: usize,
+    ) -> Result<CompoundStatement, String> {
         let function = self.inlined[&*call.ty.ident.name()].clone();
         if function.return_type.is_some() {
             return Err(format!("`{}` takes matrices and gives a result", function.ident));
@@ -209,7 +216,9 @@ impl Expander {
             let name = parameter.ident.name().clone();
             let meaning = if self.is_pointer(&parameter.ty) {
                 let array = pointed(argument).and_then(|array| scope.get(&array).cloned());
-                array.filter(|m| matches!(m, Meaning::Matrices(_))).ok_or(format!("`{name}` is no array of matrices"))?
+                array
+                    .filter(|m| matches!(m, Meaning::Matrices(_)))
+                    .ok_or(format!("`{name}` is no array of matrices"))?
             } else if let Some(number) = self.number(argument, scope) {
                 Meaning::Number(number)
             } else if let Some(Meaning::Value(bound)) = pointed(argument).and_then(|name| scope.get(&name)) {
@@ -309,7 +318,11 @@ impl Expander {
     /// A body knows the module's names, which the caller must not hide.
     fn visible(&self, name: &str, depth: usize) -> Result<(), String> {
         let hidden = depth > 0 && self.locals.contains(name);
-        if hidden { Err(format!("`{name}` of the entry point hides what a function of matrices means")) } else { Ok(()) }
+        if hidden {
+            Err(format!("`{name}` of the entry point hides what a function of matrices means"))
+        } else {
+            Ok(())
+        }
     }
 
     fn expression(&mut self, node: &mut ExpressionNode, scope: &Scope, depth: usize) -> Result<(), String> {
