@@ -27,6 +27,9 @@ pub fn sdxl() -> Outcome {
 
 /// One step without guidance is one call of the UNet, between the text encoders and the VAE's decoder.
 fn real_size(folder: &Path) -> Outcome {
+    let own = Choices { steps: Some(1), seed: Some(0), guidance: Some(1.0), ..Choices::default() };
+    let own = Choices { width: Some(SIDE), height: Some(SIDE), ..own };
+    let native = native(SdxlModel::open(folder)?, own, PROMPT, None)?;
     let server = Server::with_model(folder)?;
     let mut png = Vec::new();
     in_a_runtime(async {
@@ -69,9 +72,6 @@ fn real_size(folder: &Path) -> Outcome {
         png = serde_json::from_value(bytes)?;
         browser.end().await
     })?;
-    let own = Choices { steps: Some(1), seed: Some(0), guidance: Some(1.0), ..Choices::default() };
-    let own = Choices { width: Some(SIDE), height: Some(SIDE), ..own };
-    let native = native(SdxlModel::open(folder)?, own, PROMPT, None)?;
     ensure(contrast(&native) > 8.0, "the native image is flat".into())?;
     let difference = largest_difference(&png, &native)?;
     println!(

@@ -272,7 +272,7 @@ pub fn native(
     prompt: &str,
     identity: Option<(&Identity, PathBuf)>,
 ) -> Outcome<RgbImage> {
-    let settings = Settings::merge(own, None, ModelDefaults::read(model.folder())?.choices)?;
+    let settings = Settings::merge(own, None, ModelDefaults::of(&model)?.all())?;
     let identity = identity.map(|(identity, adapter)| IdentityUse {
         tokens: identity.tokens.clone(),
         adapter,
