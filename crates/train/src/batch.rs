@@ -31,6 +31,8 @@ pub struct Batch {
     pub faces: HostTensor,
     /// Whether a sample's identity is someone's, else the unconditional one.
     pub identified: Vec<bool>,
+    /// For each sample the shares of clean latents and of noise in it, sqrt(a) and sqrt(1 - a) of its timestep.
+    pub levels: Vec<[f64; 2]>,
 }
 
 impl Batch {
@@ -185,7 +187,7 @@ impl Batches {
         let mut columns: [Vec<HostTensor>; 6 + HIDDEN_STATES] = Default::default();
         let mut timesteps = Vec::new();
         let mut time_ids = Vec::new();
-        let mut identified = Vec::new();
+        let (mut identified, mut levels) = (Vec::new(), Vec::new());
         for place in 0..self.batch {
             let number = micro * self.batch + place;
             let image = self.image(step, number);
@@ -204,6 +206,7 @@ impl Batches {
             timesteps.push(timestep as f32);
             time_ids.extend(self.cache.entries()[image].time_ids);
             identified.push(!dropped.identity);
+            levels.push(self.levels[timestep]);
             let face = Normalization::SYMMETRIC.apply(&scaled(&identity.face)?)?.nhwc_to_nchw()?;
             let row = [noisy, target, text.hidden, text.pooled, face, of_identity(identity.id_cond)];
             let row = row.into_iter().chain(identity.hidden.into_iter().map(of_identity));
@@ -225,6 +228,7 @@ impl Batches {
             target,
             faces,
             identified,
+            levels,
         })
     }
 
@@ -268,7 +272,7 @@ pub(crate) fn stack(parts: &[HostTensor]) -> Result<HostTensor> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cache::tests::{description, entry, sample};
     use crate::options::example;
@@ -284,6 +288,24 @@ mod tests {
         }
         let schedule = NoiseSchedule::new(&SchedulerConfig::default()).unwrap();
         Batches::new(cache, &schedule, false, 0.5, options).unwrap()
+    }
+
+    /// A batch of nothing.
+    pub fn nothing() -> Batch {
+        let none = || HostTensor::zeros([0]);
+        Batch {
+            sample: none(),
+            timestep: none(),
+            encoder_hidden_states: none(),
+            text_embeds: none(),
+            time_ids: none(),
+            id_cond: none(),
+            hidden: Vec::new(),
+            target: none(),
+            faces: none(),
+            identified: Vec::new(),
+            levels: Vec::new(),
+        }
     }
 
     fn plain() -> TrainOptions {

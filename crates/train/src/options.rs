@@ -1,6 +1,6 @@
 //! What a training run is told: `run.toml`.
 
-use crate::objective::{self, BranchOptions, Weights};
+use crate::objective::{self, BranchOptions, OneStepOptions, Weights};
 use crate::optimizer::Rule;
 use pulid_models::pulid::Ortho;
 use pulid_tensor::{DType, Error, Result};
@@ -124,6 +124,9 @@ pub struct TrainOptions {
     /// The branch of few steps, where a loss looks at it.
     #[serde(default)]
     pub branch: Option<BranchOptions>,
+    /// Where L_id looks at one-step estimates, not at the branch.
+    #[serde(default)]
+    pub one_step: Option<OneStepOptions>,
 }
 
 impl TrainOptions {
@@ -167,7 +170,7 @@ impl TrainOptions {
         }
         self.dtype()?;
         self.ortho()?;
-        objective::check(&self.weights, self.branch.as_ref())
+        objective::check(&self.weights, self.branch.as_ref(), self.one_step.as_ref())
     }
 
     /// Every path in it.
@@ -175,7 +178,8 @@ impl TrainOptions {
         let own = [&mut self.data, &mut self.model, &mut self.from, &mut self.faces];
         let branch = self.branch.iter_mut();
         let branch = branch.flat_map(|b| [&mut b.model, &mut b.recogniser].into_iter().chain(&mut b.unet));
-        own.into_iter().chain(&mut self.unet).chain(&mut self.photos).chain(branch)
+        let one_step = self.one_step.iter_mut().map(|one_step| &mut one_step.recogniser);
+        own.into_iter().chain(&mut self.unet).chain(&mut self.photos).chain(branch).chain(one_step)
     }
 
     /// Storage type of the frozen networks.
@@ -277,6 +281,7 @@ pub(crate) fn example() -> TrainOptions {
         ema: 0.0,
         weights: Weights::default(),
         branch: None,
+        one_step: None,
     }
 }
 

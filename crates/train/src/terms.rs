@@ -1,6 +1,7 @@
 //! What is minimised: terms of the loss, each over the identity's keys and values.
 
 use crate::batch::Batch;
+use crate::face::read;
 use crate::options::Recompute;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
@@ -144,6 +145,8 @@ pub struct Diffusion {
     outputs: Vec<String>,
     /// Elements of a batch's targets.
     count: usize,
+    /// Whether other gradients in the prediction are added.
+    more: bool,
 }
 
 /// Sizes of a call of the UNet in training.
@@ -162,12 +165,12 @@ pub struct Call {
 impl Diffusion {
     /// The UNet with its loss and the gradients in keys and values.
     ///
-    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C] and `factor` [1, 1, 1, 1], of the gradient in the prediction. Outputs:
-    /// `loss` [1], `d.k.N` and `d.v.N`.
+    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C] and `factor` [1, 1, 1, 1], of the gradient in the prediction; with `more` also
+    /// `more` [B, H, W, C], which is added to that gradient. Outputs: `loss` [1], `d.k.N` and `d.v.N`.
     ///
     /// # Errors
     /// Weights that are missing or mismatched, an operator without a gradient.
-    pub fn graph(unet: &Unet, call: &Call, checkpointing: Checkpointing) -> Result<Graph> {
+    pub fn graph(unet: &Unet, call: &Call, more: bool, checkpointing: Checkpointing) -> Result<Graph> {
         let size = UnetSize {
             batch: call.batch,
             height: call.latent[0],
@@ -185,6 +188,7 @@ impl Diffusion {
         // f32 whatever the UNet computes in, as all that goes in and out of it.
         let ty = graph.ty(prediction).clone();
         let g = &mut graph;
+        let more = if more { Some(g.input("more", ty.clone(), Rate::Step)?) } else { None };
         let target = g.input("target", ty, Rate::Step)?;
         let factor = g.input("factor", TensorType::f32([1, 1, 1, 1]), Rate::Step)?;
         let (loss, upstream) = g.scoped("loss", |g| {
@@ -193,6 +197,10 @@ impl Diffusion {
             let loss = g.apply(Reduce { keep_dims: false, ..Reduce::mean([0, 1, 2, 3]) }, &[square])?;
             let loss = g.reshape(loss, [1])?;
             let upstream = g.apply(Binary::mul(), &[lack, factor])?;
+            let upstream = match more {
+                Some(more) => g.apply(Binary::add(), &[upstream, more])?,
+                None => upstream,
+            };
             Ok::<_, Error>((loss, upstream))
         })?;
         let gradients = differentiate(g, &[(prediction, upstream)], &nodes, checkpointing)?;
@@ -212,10 +220,11 @@ impl Diffusion {
         runtime: &Runtime,
         unet: &Unet,
         call: &Call,
+        more: bool,
         room: Room,
         observer: &dyn Observer,
     ) -> Result<(Diffusion, Checkpointing)> {
-        let build = |checkpointing| Diffusion::graph(unet, call, checkpointing);
+        let build = |checkpointing| Diffusion::graph(unet, call, more, checkpointing);
         let (graph, checkpointing) = room.choose(runtime, observer, build).await?;
         let mut outputs = vec!["loss".to_owned()];
         outputs.extend(unet.identity_layers()?.iter().flat_map(|layer| layer.names()).map(|name| format!("d.{name}")));
@@ -224,7 +233,7 @@ impl Diffusion {
         let mut unet = runtime.load(&graph, observer).await?;
         unet.write("id_scale", &HostTensor::from_fn([call.batch], |_| 1.0))?;
         let count = sample.shape.count();
-        Ok((Diffusion { unet, outputs, count }, checkpointing))
+        Ok((Diffusion { unet, outputs, count, more }, checkpointing))
     }
 
     /// What it takes of the device's memory, weights and values, where it runs on one.
@@ -232,23 +241,47 @@ impl Diffusion {
         memory(&self.unet)
     }
 
-    /// The loss of a batch, and its gradients times `factor`.
+    /// Gives the network a batch.
+    async fn write(&mut self, batch: &Batch, keys_values: &HashMap<String, Tensor>) -> Result<()> {
+        for (name, tensor) in batch.for_unet() {
+            self.unet.write(name, tensor)?;
+        }
+        self.unet.write_tensors(keys_values).await
+    }
+
+    /// The prediction alone, [B, H, W, C].
     ///
     /// # Errors
     /// A lost device or cancellation.
+    pub(crate) async fn predict(
+        &mut self,
+        batch: &Batch,
+        keys_values: &HashMap<String, Tensor>,
+        observer: &dyn Observer,
+    ) -> Result<HostTensor> {
+        self.write(batch, keys_values).await?;
+        read(&mut self.unet.run_to(&["sample"], observer).await?, "sample").await
+    }
+
+    /// The loss of a batch, and its gradients times `factor`, with those of `more`, a gradient in the prediction.
+    ///
+    /// # Errors
+    /// A lost device or cancellation; `more` where the network was loaded without.
     pub async fn run(
         &mut self,
         batch: &Batch,
         keys_values: &HashMap<String, Tensor>,
         factor: f64,
+        more: Option<HostTensor>,
         observer: &dyn Observer,
     ) -> Result<Answer> {
-        for (name, tensor) in batch.for_unet() {
-            self.unet.write(name, tensor)?;
-        }
+        self.write(batch, keys_values).await?;
         let factor = (2.0 * factor / self.count as f64) as f32;
         self.unet.write("factor", &HostTensor::from_fn([1, 1, 1, 1], |_| factor))?;
-        self.unet.write_tensors(keys_values).await?;
+        if self.more || more.is_some() {
+            let more = more.unwrap_or_else(|| HostTensor::zeros(batch.sample.shape().clone()));
+            self.unet.write("more", &more)?;
+        }
         let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
         let mut gradients = self.unet.run_to(&names, observer).await?;
         let loss = numbers(&mut gradients, "loss").await?.first().copied().unwrap_or(f64::NAN);

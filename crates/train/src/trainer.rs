@@ -5,6 +5,9 @@ use crate::average::Average;
 use crate::batch::{Batch, Batches};
 use crate::branch::{Branch, BranchAnswer, BranchSetup, Micro};
 use crate::cache::Cache;
+use crate::face::{FaceAnswer, FaceSetup};
+use crate::objective::Weights;
+use crate::one_step::OneStep;
 use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
 use crate::options::{Recompute, TrainOptions};
 use crate::run::{Losses, Metrics, Resumed, Saved, State};
@@ -18,7 +21,7 @@ use pulid_graph::Checkpointing;
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
 use pulid_models::sdxl::Unet;
-use pulid_models::training::{MuonRate, MuonStep};
+use pulid_models::training::{IdentityLossSize, MuonRate, MuonStep};
 use pulid_ops::AdamWStep;
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +40,8 @@ pub struct Trainer {
     options: TrainOptions,
     batches: Batches,
     diffusion: Option<Diffusion>,
+    /// L_id, where it does not look at the branch.
+    one_step: Option<OneStep>,
     branch: Option<Branch>,
     adapter: Adapter,
     optimizer: Optimizer,
@@ -149,13 +154,27 @@ impl Trainer {
         };
         let mut diffusion = None;
         let mut recomputed = options.checkpointing == Recompute::Block;
-        if options.weights.diff > 0.0 {
+        let estimates = options.one_step.as_ref().filter(|_| options.weights.id > 0.0);
+        if options.weights.diff > 0.0 || estimates.is_some() {
             reporter.stage("loading the UNet");
-            let (loaded, checkpointing) = Diffusion::load(runtime, &unet, &call, room(), reporter).await?;
+            let more = estimates.is_some();
+            let (loaded, checkpointing) = Diffusion::load(runtime, &unet, &call, more, room(), reporter).await?;
             recomputed = matches!(checkpointing, Checkpointing::Blocks(_));
             diffusion = Some(loaded);
         }
-        let branch = match options.branch.as_ref().filter(|_| options.weights.branches()) {
+        let one_step = match estimates {
+            Some(estimates) => {
+                let [height, width] = call.latent;
+                let size = IdentityLossSize { batch: options.batch, height, width };
+                let vae = model.vae(Precision::F32)?;
+                let recogniser = &estimates.recogniser;
+                let setup = FaceSetup { runtime, faces, vae: &vae, recogniser, size, room: &room };
+                Some(OneStep::load(&setup, predicts_v, reporter).await?)
+            }
+            None => None,
+        };
+        let of_branch = options.weights.of_branch(options.one_step.is_some());
+        let branch = match options.branch.as_ref().filter(|_| of_branch.branches()) {
             Some(branch) => {
                 let model = branch.open_model()?;
                 let setup = BranchSetup {
@@ -164,7 +183,7 @@ impl Trainer {
                     faces,
                     storage: Storage { dtype: options.dtype()?, quantize: None },
                     options: branch,
-                    weights: options.weights,
+                    weights: of_branch,
                     batch: options.batch,
                     identity: call.identity,
                     layers: &layers,
@@ -184,6 +203,7 @@ impl Trainer {
             options: options.clone(),
             batches,
             diffusion,
+            one_step,
             branch,
             adapter,
             optimizer,
@@ -207,6 +227,8 @@ impl Trainer {
             memory.push(("UNet, weights".to_owned(), weights));
             memory.push(("UNet, values and their gradients".to_owned(), values));
         }
+        let one_step = self.one_step.iter().map(OneStep::memory);
+        memory.extend(one_step.map(|bytes| ("L_id: VAE's and recogniser's values and gradients".to_owned(), bytes)));
         memory.extend(self.branch.iter().flat_map(Branch::memory).filter(|(_, bytes)| *bytes > 0));
         if let Some([weights, values]) = self.adapter.memory() {
             memory.push(("adapter, values, parameters and their gradients".to_owned(), weights + values));
@@ -308,19 +330,27 @@ impl Trainer {
     ) -> Result<Gradients> {
         let batch = self.batches.draw(at.step, at.micro)?;
         let keys_values = self.adapter.keys_values(&batch, reporter).await?;
-        let mut gradients = None;
-        if let Some(diffusion) = &mut self.diffusion {
-            let factor = self.options.weights.diff * at.factor;
-            let answer = diffusion.run(&batch, &keys_values, factor, reporter).await?;
-            sum.diff.add(answer.loss);
+        let (mut gradients, mut inputs, mut of_face) = (None, Exported::new(), None);
+        let Weights { diff, id, .. } = self.options.weights;
+        if let (Some(diffusion), Some(one_step)) = (&mut self.diffusion, &mut self.one_step) {
+            let prediction = diffusion.predict(&batch, &keys_values, reporter).await?;
+            let answer = one_step.run(&batch, &prediction, id * at.factor, reporter).await?;
+            of_face = sum.add_face(answer, &mut inputs);
+        }
+        if let Some(diffusion) = &mut self.diffusion
+            && (diff > 0.0 || of_face.is_some())
+        {
+            let answer = diffusion.run(&batch, &keys_values, diff * at.factor, of_face, reporter).await?;
+            if diff > 0.0 {
+                sum.diff.add(answer.loss);
+            }
             gradients = Some(answer.gradients);
         }
-        let mut inputs = Exported::new();
         if let Some(branch) = &mut self.branch {
             let answer = branch.run(at, &batch, &keys_values, gradients, reporter).await?;
             sum.add(&answer);
             gradients = answer.gradients;
-            inputs = answer.inputs;
+            inputs.extend(answer.inputs);
         }
         if let Some(exported) = exported {
             export_batch(&batch, &mut inputs)?;
@@ -490,6 +520,15 @@ impl LossSum {
         let parts = answer.align.into_iter().flatten().zip(&mut self.align);
         parts.for_each(|(loss, mean)| mean.add(loss));
         self.faces = [0, 1].map(|i| self.faces[i] + answer.faces[i]);
+    }
+
+    /// Adds L_id of one-step estimates; its gradient in the prediction is handed on.
+    fn add_face(&mut self, answer: FaceAnswer, inputs: &mut Exported) -> Option<HostTensor> {
+        inputs.extend(answer.inputs);
+        self.faces = [0, 1].map(|i| self.faces[i] + answer.faces[i]);
+        let (loss, gradient) = answer.loss?;
+        self.id.add(loss);
+        Some(gradient)
     }
 
     fn means(&self) -> Losses {

@@ -1,33 +1,20 @@
 //! L_id: whose face the branch's picture shows.
 
-use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler, euler, mean, read};
+use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler};
 use crate::batch::Batch;
+use crate::face::{FaceLoss, FaceSetup, read};
 use crate::quiet::Quiet;
-use crate::terms::{Sums, numbers};
-use pulid::face::arcface_transform;
-use pulid::identity::{FaceFinder, open_recogniser};
-use pulid::image::rgb_from_tensor;
+use crate::terms::Sums;
 use pulid::pipeline::TextConditioning;
 use pulid::runtime::{Loaded, Reporter, Tensor};
-use pulid_models::Precision;
-use pulid_models::training::{IdentityLossSize, identity_graph, sample_weights, with_gradients};
-use pulid_tensor::{Error, HostTensor, Result};
-use std::collections::{BTreeMap, HashMap};
+use pulid_models::training::{IdentityLossSize, with_gradients};
+use pulid_tensor::{HostTensor, Result};
+use std::collections::HashMap;
 
 /// The networks of L_id.
 pub(super) struct IdentityLoss {
     prompts: Prompts,
-    /// Of the decoder's input.
-    scaling_factor: f64,
-    /// Shows the picture to the detector.
-    decoder: Loaded,
-    finder: FaceFinder,
-    /// Embeds the photos' faces.
-    recogniser: Loaded,
-    recogniser_input: String,
-    recogniser_output: String,
-    /// From the clean latents to the loss, and back.
-    loss: Loaded,
+    face: FaceLoss,
     /// A step's call of the UNet with its gradients.
     step: Loaded,
     sums: Sums,
@@ -52,22 +39,10 @@ impl IdentityLoss {
         reporter: &dyn Reporter,
     ) -> Result<IdentityLoss> {
         let Networks { setup, unet, vae, size } = networks;
-        let BranchSetup { runtime, options, batch, .. } = **setup;
-        let recogniser = open_recogniser(&options.recogniser)?;
-        let side = pulid::face::ARCFACE_SIDE as usize;
-        let [input] = recogniser.input_names()[..] else {
-            return Err(Error::file(&options.recogniser, "takes more than one input"));
-        };
-        let shapes = BTreeMap::from([(input.to_owned(), vec![batch, 3, side, side])]);
-        let embeds = recogniser.build(&shapes, Precision::F32)?;
-        let output = embeds.outputs().first().map(|(name, _)| name.clone()).unwrap_or_default();
-
+        let BranchSetup { runtime, options, batch, faces, room, .. } = **setup;
         let loss_size = IdentityLossSize { batch, height: size.height, width: size.width };
-        let face = identity_graph(vae, &recogniser, loss_size, Precision::F32)?;
-        let build = |checkpointing| with_gradients(&face, &["identity"], &["latent"], checkpointing);
-        let (face, _) = (setup.room)().choose(runtime, reporter, build).await?;
-        let face = runtime.load(&face, reporter).await?;
-
+        let face = FaceSetup { runtime, faces, vae, recogniser: &options.recogniser, size: loss_size, room };
+        let face = FaceLoss::load(&face, reporter).await?;
         let mut wanted = networks.targets();
         // The first of the steps leads to noise, which nothing is learnt of.
         if options.backprop_steps > 1 {
@@ -76,24 +51,18 @@ impl IdentityLoss {
         let graph = unet.graph(*size)?;
         let build = |checkpointing| with_gradients(&graph, &["sample"], &wanted, checkpointing);
         let (step, sums) = networks.step(build, reporter).await?;
-        Ok(IdentityLoss {
-            prompts: Prompts::of(&vec![prompt; batch])?,
-            scaling_factor: f64::from(vae.config().scaling_factor),
-            decoder: runtime.load(&vae.decoder(batch, size.height, size.width)?, reporter).await?,
-            finder: FaceFinder::load(runtime, setup.faces, reporter).await?,
-            recogniser: runtime.load(&embeds, reporter).await?,
-            recogniser_input: input.to_owned(),
-            recogniser_output: output,
-            loss: face,
-            step,
-            sums,
-            backprop_steps: options.backprop_steps,
-        })
+        let prompts = Prompts::of(&vec![prompt; batch])?;
+        Ok(IdentityLoss { prompts, face, step, sums, backprop_steps: options.backprop_steps })
     }
 
-    /// The UNet's, and those of the picture.
-    pub fn networks(&self) -> [Vec<&Loaded>; 2] {
-        [vec![&self.step], vec![&self.loss, &self.decoder, &self.recogniser]]
+    /// The UNet's.
+    pub fn network(&self) -> &Loaded {
+        &self.step
+    }
+
+    /// Those of the picture.
+    pub fn face(&self) -> &FaceLoss {
+        &self.face
     }
 
     /// Adds the loss and its gradients to `answer`. Where no picture shows a face there are none.
@@ -117,29 +86,12 @@ impl IdentityLoss {
             states.push(std::mem::replace(&mut x, next));
         }
 
-        let (crop, found) = self.crops(&x, observer).await?;
-        let present: Vec<bool> = found.iter().zip(&batch.identified).map(|(face, whose)| *face && *whose).collect();
-        let target = self.embeddings(&batch.faces, observer).await?;
-        let count = |flags: &[bool]| flags.iter().filter(|flag| **flag).count();
-        answer.faces = [count(&batch.identified), count(&present)];
+        let seen = self.face.run(&x, batch, weight, observer).await?;
         self.prompts.export("id", &mut answer.inputs);
-        answer.inputs.extend([
-            ("crop_matrix".to_owned(), crop.clone()),
-            ("photo_embedding".to_owned(), target.clone()),
-            ("face_found".to_owned(), HostTensor::from_fn([present.len()], |i| f32::from(u8::from(present[i])))),
-        ]);
-        if !present.contains(&true) {
-            return Ok(());
-        }
-
-        let crop = beside(&crop, &found)?;
-        for (name, value) in [("latent", &x), ("crop", &crop), ("target", &target)] {
-            self.loss.write(name, value)?;
-        }
-        self.loss.write("upstream.identity", &sample_weights(&present, 1.0, weight as f32))?;
-        let mut outputs = self.loss.run_to(&["identity", "d.latent"], observer).await?;
-        answer.id = Some(mean(&numbers(&mut outputs, "identity").await?, &present));
-        let mut gradient = read(&mut outputs, "d.latent").await?;
+        answer.inputs.extend(seen.inputs);
+        answer.faces = seen.faces;
+        let Some((loss, mut gradient)) = seen.loss else { return Ok(()) };
+        answer.id = Some(loss);
 
         sampler.condition(&mut self.step, &self.prompts)?;
         self.step.write_tensors(keys_values).await?;
@@ -157,60 +109,5 @@ impl IdentityLoss {
             }
         }
         Ok(())
-    }
-
-    /// For each picture the map of ArcFace's crop to it, [B, 2, 3], and whether it shows a face.
-    async fn crops(&mut self, latent: &HostTensor, observer: &Quiet<'_>) -> Result<(HostTensor, Vec<bool>)> {
-        self.decoder.write("latent", &euler::scaled(latent, 1.0 / self.scaling_factor)?)?;
-        let mut decoded = self.decoder.run_to(&["sample"], observer).await?;
-        let pictures = match rgb_from_tensor(&read(&mut decoded, "sample").await?) {
-            // In half precision a step may overflow: nobody's face, as of a picture of anything else.
-            Err(Error::NotFinite { .. }) => {
-                let count = latent.shape()[0];
-                return Ok((HostTensor::zeros([count, 2, 3]), vec![false; count]));
-            }
-            pictures => pictures?,
-        };
-        let mut matrices = Vec::with_capacity(6 * pictures.len());
-        let mut found = Vec::with_capacity(pictures.len());
-        for picture in &pictures {
-            let face = self.finder.largest("the branch's picture", picture, observer).await?;
-            // Landmarks that coincide are no face's.
-            let transform = face.and_then(|face| arcface_transform(&face.landmarks).ok());
-            let matrix = transform.map_or([[0.0; 3]; 2], |transform| transform.inverse().matrix());
-            matrices.extend(matrix.as_flattened().iter().map(|v| *v as f32));
-            found.push(transform.is_some());
-        }
-        Ok((HostTensor::from_f32([pictures.len(), 2, 3], matrices)?, found))
-    }
-
-    /// What the recogniser makes of the photos' faces.
-    async fn embeddings(&mut self, faces: &HostTensor, observer: &Quiet<'_>) -> Result<HostTensor> {
-        self.recogniser.write(&self.recogniser_input, faces)?;
-        let mut outputs = self.recogniser.run_to(&[&self.recogniser_output], observer).await?;
-        read(&mut outputs, &self.recogniser_output).await
-    }
-}
-
-/// The maps, but for pictures without a face one to a place far beside the picture, where the gradient of the crop finds nothing to add:
-/// with a map of zeros every pixel of the picture would look through all of the crop.
-fn beside(crop: &HostTensor, found: &[bool]) -> Result<HostTensor> {
-    const FAR: [f32; 6] = [1.0, 0.0, -1e5, 0.0, 1.0, -1e5];
-    let maps = crop.as_f32()?.chunks_exact(6).zip(found).flat_map(|(map, found)| if *found { map } else { &FAR });
-    HostTensor::from_f32([found.len(), 2, 3], maps.copied().collect::<Vec<_>>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn absent_faces_are_looked_for_beside_the_picture() {
-        let maps: Vec<f32> = (0..12).map(|i| if i < 6 { i as f32 } else { 0.0 }).collect();
-        let crop = HostTensor::from_f32([2, 2, 3], maps).unwrap();
-        let moved = beside(&crop, &[true, false]).unwrap();
-        let [kept, [a, _, x, _, d, y]] = moved.as_f32().unwrap().as_chunks::<6>().0 else { panic!("two maps") };
-        assert_eq!(kept, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        assert!(*a != 0.0 && *d != 0.0 && *x < -1e4 && *y < -1e4, "{moved:?}");
     }
 }

@@ -8,8 +8,10 @@ mod euler;
 mod identity;
 
 pub use euler::EulerStep;
+pub(crate) use euler::scaled;
 
 use crate::batch::{Batch, stack};
+use crate::face::read;
 use crate::objective::{BranchOptions, Weights};
 use crate::quiet::Quiet;
 use crate::random::Keyed;
@@ -174,19 +176,18 @@ impl Branch {
 
     /// Bytes on the device, by part. Weights that the branch shares with the UNet that is trained on are there once.
     pub fn memory(&self) -> Vec<(String, usize)> {
-        let mut parts = Vec::new();
-        let mut add = |part: &str, networks: &[&Loaded]| {
-            let working: usize = networks.iter().filter_map(|n| memory(n)).map(|[_, working]| working).sum();
-            parts.push((part.to_owned(), working));
+        let values = |networks: &[&Loaded]| {
+            networks.iter().filter_map(|network| memory(network)).map(|[_, working]| working).sum::<usize>()
         };
-        add("branch: a step's values", &[&self.forward]);
+        let mut parts = vec![("branch: a step's values".to_owned(), values(&[&self.forward]))];
         if let Some(identity) = &self.identity {
-            let [step, face] = identity.networks();
-            add("branch, L_id: a step's values and gradients", &step);
-            add("branch, L_id: VAE's and recogniser's values and gradients", &face);
+            let [step, face] = [values(&[identity.network()]), identity.face().memory()];
+            parts.push(("branch, L_id: a step's values and gradients".to_owned(), step));
+            parts.push(("branch, L_id: VAE's and recogniser's values and gradients".to_owned(), face));
         }
         if let Some(alignment) = &self.alignment {
-            add("branch, L_align: a step's values and gradients", &alignment.networks());
+            let align = values(&alignment.networks());
+            parts.push(("branch, L_align: a step's values and gradients".to_owned(), align));
         }
         if let Some([weights, _]) = memory(&self.forward) {
             parts.push(("branch: UNet, weights".to_owned(), weights));
@@ -329,16 +330,4 @@ impl Sampler {
         let mut outputs = network.run_to(&["sample"], observer).await?;
         step.advance(x, &read(&mut outputs, "sample").await?)
     }
-}
-
-/// An output of a network, on the host.
-async fn read(outputs: &mut HashMap<String, Tensor>, name: &str) -> Result<HostTensor> {
-    let tensor = outputs.remove(name).ok_or_else(|| Error::invalid("branch", format!("a network gave no {name}")))?;
-    tensor.read().await
-}
-
-/// The mean over those that are present.
-fn mean(values: &[f64], present: &[bool]) -> f64 {
-    let kept: Vec<f64> = values.iter().zip(present).filter(|(_, present)| **present).map(|(value, _)| *value).collect();
-    kept.iter().sum::<f64>() / kept.len() as f64
 }
