@@ -50,7 +50,7 @@ export function faces({ crop, changed, failed }) {
       if (!photos.includes(photo)) return;
       const img = Object.assign(document.createElement('img'), { src: URL.createObjectURL(image), alt: `Face used of ${photo.file.name}` });
       photo.item.querySelector('.waiting')?.replaceWith(img);
-      if (found.length > 1) photo.item.querySelector('span').textContent = `largest of ${found.length} faces`;
+      if (found.length > 1) photo.item.querySelector('span').textContent = `one of ${found.length} faces`;
       changed();
     } catch (error) {
       if (error.name === 'PhotoError') drop(photo);

@@ -1,13 +1,16 @@
 //! Turns `shaders/**/*.wgsl` into validated WGSL, one text per permutation, with what reflection knows of each.
 //!
 //! A shader names its permutations in its header, one feature set a line: `// permutation: f16` (an empty set is
-//! built too, unless the lines say `// only permutation: f16`). Imports and `@if` are resolved by WESL; naga validates
-//! every result and reflects bindings, parameter layout, overrides and workgroup size, so that Rust never repeats what the
-//! shader says.
+//! built too, unless the lines say `// only permutation: f16`). Imports and `@if` are resolved by WESL, and cooperative
+//! matrices get variables of their own (`build/matrices.rs`); naga validates every result and reflects bindings, parameter
+//! layout, overrides and workgroup size, so that Rust never repeats what the shader says.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+
+#[path = "build/matrices.rs"]
+mod matrices;
 
 fn main() {
     let manifest = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
@@ -85,7 +88,8 @@ fn permutations(text: &str) -> Vec<Vec<String>> {
 }
 
 /// Every feature any shader uses; WESL wants each named, set or not.
-const FEATURES: &[&str] = &["coop16", "coop8", "f16", "packed", "split", "vec4", "w16", "w4", "w8", "wide"];
+const FEATURES: &[&str] =
+    &["coop16", "coop8", "f16", "packed", "split", "transposed", "vec4", "w16", "w4", "w8", "wide"];
 
 fn translate(root: &Path, name: &str, features: &[String]) -> Result<String, String> {
     for feature in features {
@@ -105,7 +109,9 @@ fn translate(root: &Path, name: &str, features: &[String]) -> Result<String, Str
     }
     let module = format!("package::{}", name.replace('/', "::"));
     let module = module.parse().map_err(|e| format!("{module}: {e}"))?;
-    compiler.compile(&module).map(|r| r.to_string()).map_err(|e| e.to_string())
+    let mut resolved = compiler.compile(&module).map_err(|e| e.to_string())?;
+    matrices::name(&mut resolved.syntax)?;
+    Ok(resolved.to_string())
 }
 
 struct Reflection {

@@ -8,7 +8,8 @@
 // weights in f16. A row's scores are taken relative to an earlier maximum as long as a block's weights, added up, stay below
 // MOST, which needs no maximum to know; only beyond that it is looked for, and the subgroup takes its sums through workgroup
 // memory to rescale them. Keys past the end and excluded ones get weight 0; queries past the end read the last one again and are
-// not stored. Matrices are named by constant indices once calls are inlined: dynamic ones leave registers. What depends on
+// not stored. Matrices are named by constant indices once calls are inlined, which the build does, giving each a variable of
+// the entry point (crates/ops/build/matrices.rs): dynamic ones leave registers. What depends on
 // workgroup memory around them is a loop of at most one turn, since naga takes no branch there.
 // Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s.
 // Workgroups run along the queries in x, heads in y, the batch in z.

@@ -5,6 +5,8 @@
 // A workgroup computes ROWS pixels x COLUMNS channels, see shared/cooperative_tile. A STEP is of one tap, so that the last one
 // of a tap may be short and nothing is divided on the way. Workgroups run along O in x and along pixels in y, then z; with feature `split` over
 // parts of the inner axis in z.
+// Feature `transposed`: the weight is (KH, KW, O, I) as eights along I, and its taps are flipped: the convolution that is the
+// gradient of one with that weight and stride 1.
 // only permutation: coop16 f16
 // only permutation: coop16 f16 packed
 // only permutation: coop16 f16 w8
@@ -23,6 +25,12 @@
 // only permutation: split coop8 f16
 // only permutation: split coop8 f16 w8
 // only permutation: split coop8 f16 w4
+// only permutation: transposed coop16 f16
+// only permutation: transposed coop16 f16 packed
+// only permutation: transposed coop8 f16
+// only permutation: split transposed coop16 f16
+// only permutation: split transposed coop16 f16 packed
+// only permutation: split transposed coop8 f16
 
 import package::shared::conv2d_tile::{corner, extents, params, part, store_part, tile_number};
 import package::shared::cooperative_tile::{
@@ -30,6 +38,7 @@ import package::shared::cooperative_tile::{
     SIZE, SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
+import package::shared::weight::Extents;
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -139,6 +148,34 @@ fn tap(step: u32, of_tap: u32) -> Tap {
     return Tap(dy, dx, (dy * params.width + dx) * (params.in_channels >> 1u), step % of_tap * (STEP / 8u));
 }
 
+// The weight's extents, as it is stored.
+@if(transposed) fn weight_extents() -> Extents {
+    return Extents(params.kernel_height * params.kernel_width * 4u * params.out_channels, params.in_channels);
+}
+@else fn weight_extents() -> Extents {
+    return extents(4u * params.in_channels);
+}
+
+// The first of the weight's rows under tap number `t`.
+@if(transposed) fn first_row(t: u32) -> u32 {
+    return (params.kernel_height * params.kernel_width - 1u - t) * 4u * params.out_channels;
+}
+@else fn first_row(t: u32) -> u32 {
+    return t * 4u * params.in_channels;
+}
+
+// Where an invocation reads the weight, for a tap whose rows begin at `row`. Past the last channels those of the last ones are computed
+// again and not stored.
+@if(transposed) fn place_of(t: Tap, row: u32, column: u32, index: u32) -> Place {
+    let channel8 = min(t.channel8 + index % RIGHTWIDTH, params.in_channels / 2u - 1u);
+    return Place(0u, row, column * COLUMNS + index / RIGHTWIDTH, 4u * params.out_channels, channel8);
+}
+@else fn place_of(t: Tap, row: u32, column: u32, index: u32) -> Place {
+    let within = 8u * t.channel8 + index / RIGHTWIDTH;
+    let column8 = min(column * RIGHTWIDTH + index % RIGHTWIDTH, params.out_channels / 2u - 1u);
+    return Place(0u, row + within, within, 4u * params.in_channels, column8);
+}
+
 // Where two matrices of sums go: the first pixel and vec4 of channels, and who stores them.
 struct Target {
     pixel: u32,
@@ -152,6 +189,11 @@ struct Target {
 // Stores matrices p and q of a subgroup's sums, side by side: row i of its matrices, pair number `pair`.
 fn finish(p: Sum, q: Sum, t: Target, i: u32, pair: u32) {
     stage_pair(p, q, t.subgroup);
+    store_pair(t, i, pair);
+}
+
+// Stores what is staged of them.
+fn store_pair(t: Target, i: u32, pair: u32) {
     for (var at = t.lane; at < SIZE * SIZE / 2u; at += LANES) {
         let r = at / (SIZE / 2u);
         let c = at % (SIZE / 2u);
@@ -176,10 +218,7 @@ fn conv2d_cooperative(
         window(p + 3u * LEFTDOWN, k8),
     );
     let in_channels = 4u * params.in_channels;
-    let e = extents(in_channels);
-    let k_row = index / RIGHTWIDTH;
-    // Past the last channels those of the last ones are computed again and not stored.
-    let column8 = min(group.x * RIGHTWIDTH + index % RIGHTWIDTH, params.out_channels / 2u - 1u);
+    let e = weight_extents();
     // What this subgroup computes. Subgroups take invocations in order.
     let subgroup = index / LANES;
     let down = subgroup / ACROSS * SPANROWS;
@@ -188,10 +227,8 @@ fn conv2d_cooperative(
     let of_tap = (in_channels + STEP - 1u) / STEP;
     let steps = part(group.z, params.kernel_height * params.kernel_width * of_tap);
     var t = tap(steps.x, of_tap);
-    // The weight's row at the tap's first channel.
-    var tap_row = steps.x / of_tap * in_channels;
-    let within = 8u * t.channel8 + k_row;
-    var place = Place(0u, tap_row + within, within, in_channels, column8);
+    var number = steps.x / of_tap;
+    var place = place_of(t, first_row(number), group.x, index);
     var lefts = fetch_left(windows, t, k8);
     var rights = fetch_right(place, e);
     for (var step = steps.x + 1u; step <= steps.y; step++) {
@@ -202,10 +239,9 @@ fn conv2d_cooperative(
         workgroupBarrier();
         t = advance(t);
         if t.channel8 == 0u {
-            tap_row += in_channels;
+            number++;
         }
-        place.within = 8u * t.channel8 + k_row;
-        place.row = tap_row + place.within;
+        place = place_of(t, first_row(number), group.x, index);
         if step < steps.y {
             lefts = fetch_left(windows, t, k8);
             rights = fetch_right(place, e);

@@ -4,6 +4,7 @@
 //   bias: (N) f32                     residual, y: (G, M, N) as vec4 along N
 // A workgroup computes ROWS x COLUMNS elements, see shared/cooperative_tile. Workgroups run along N in x, along M in y, over G
 // in z. With gates, the first half of each subgroup's columns are values and the second half their gates.
+// Feature `transposed`: b is (N, K) or (G, N, K) as eights along K, without gates.
 // only permutation: coop16 f16
 // only permutation: coop16 f16 packed
 // only permutation: coop16 f16 w8
@@ -22,6 +23,12 @@
 // only permutation: split coop8 f16
 // only permutation: split coop8 f16 w8
 // only permutation: split coop8 f16 w4
+// only permutation: transposed coop16 f16
+// only permutation: transposed coop16 f16 packed
+// only permutation: transposed coop8 f16
+// only permutation: split transposed coop16 f16
+// only permutation: split transposed coop16 f16 packed
+// only permutation: split transposed coop8 f16
 
 import package::shared::cooperative_tile::{
     ACROSS, COLUMNS, Eight, INVOCATIONS, kept, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, PARTIAL, RIGHTWIDTH, ROWS,
@@ -29,6 +36,7 @@ import package::shared::cooperative_tile::{
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
 import package::shared::matmul_tile::{extents, GATED, params, part, store, store_gated, width4};
+import package::shared::weight::Extents;
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -95,6 +103,35 @@ fn put_lefts(l: Lefts, start: u32, row: u32, k8: u32, end8: u32, index: u32) {
     }
 }
 
+// Extents of b, as it is stored.
+@if(transposed) fn weight_extents() -> Extents {
+    return Extents(4u * params.n4, params.k4);
+}
+@else fn weight_extents() -> Extents {
+    return extents();
+}
+
+// The eight columns of b that an invocation copies. Past the last columns those of the last ones are computed again and not stored.
+fn columns_of(column: u32, index: u32) -> u32 {
+    let column8 = column * RIGHTWIDTH + index % RIGHTWIDTH;
+    if GATED == 1u {
+        let within = column8 % (SPANCOLUMNS / 8u);
+        let value8 = column8 / (SPANCOLUMNS / 8u) * (SPANCOLUMNS / 16u) + within % (SPANCOLUMNS / 16u);
+        return min(value8, width4() / 2u - 1u) + select(0u, width4() / 2u, within >= SPANCOLUMNS / 16u);
+    }
+    return min(column8, params.n4 / 2u - 1u);
+}
+
+// Where an invocation reads matrix g of b for the STEP that begins at `step`.
+@if(transposed) fn place_of(g: u32, step: u32, end: u32, column: u32, index: u32) -> Place {
+    let k8 = left_column(step / 8u + index % RIGHTWIDTH, end / 8u);
+    return Place((g * params.b_batch4) >> 1u, 0u, column * COLUMNS + index / RIGHTWIDTH, 4u * params.n4, k8);
+}
+@else fn place_of(g: u32, step: u32, end: u32, column: u32, index: u32) -> Place {
+    let row = step + index / RIGHTWIDTH;
+    return Place((g * params.b_batch4) >> 1u, row, row, end, columns_of(column, index));
+}
+
 // Where two matrices of sums go: the first row and vec4 of columns, the batch, and who stores them.
 struct Target {
     row: u32,
@@ -108,6 +145,11 @@ struct Target {
 // counts such pairs.
 fn finish(p: Sum, q: Sum, t: Target, i: u32, pair: u32) {
     stage_pair(p, q, t.subgroup);
+    store_pair(t, i, pair);
+}
+
+// Stores what is staged of them.
+fn store_pair(t: Target, i: u32, pair: u32) {
     let row = t.row + i * SIZE;
     if GATED == 1u {
         let column4 = t.column4 + pair * (SIZE / 4u);
@@ -138,24 +180,14 @@ fn matmul_cooperative(
     let start = (g * params.a_batch4) >> 1u;
     let rows = left_rows(start, row, vec4(0u, 1u, 2u, 3u));
     let k8 = index % LEFTWIDTH;
-    // Past the last columns those of the last ones are computed again and not stored.
-    var column8 = group.x * RIGHTWIDTH + index % RIGHTWIDTH;
-    if GATED == 1u {
-        let within = column8 % (SPANCOLUMNS / 8u);
-        let value8 = column8 / (SPANCOLUMNS / 8u) * (SPANCOLUMNS / 16u) + within % (SPANCOLUMNS / 16u);
-        column8 = min(value8, width4() / 2u - 1u) + select(0u, width4() / 2u, within >= SPANCOLUMNS / 16u);
-    } else {
-        column8 = min(column8, params.n4 / 2u - 1u);
-    }
-    let e = extents();
-    let k_row = index / RIGHTWIDTH;
+    let e = weight_extents();
     // What this subgroup computes. Subgroups take invocations in order.
     let subgroup = index / LANES;
     let down = subgroup / ACROSS * SPANROWS;
     let across = subgroup % ACROSS * SPANCOLUMNS;
     var sums = Sums();
     let end = 4u * p.end4;
-    var place = Place((g * params.b_batch4) >> 1u, 4u * p.first4 + k_row, 4u * p.first4 + k_row, end, column8);
+    var place = place_of(g, 4u * p.first4, end, group.x, index);
     var lefts = fetch_left(rows, p.first4 / 2u + k8, end / 8u);
     var rights = fetch_right(place, e);
     for (var step = 4u * p.first4; step < end; step += STEP) {
@@ -164,8 +196,7 @@ fn matmul_cooperative(
         put_lefts(lefts, start, row, step / 8u + k8, end / 8u, index);
         put_rights(rights, place, e, index);
         workgroupBarrier();
-        place.row += STEP;
-        place.within += STEP;
+        place = place_of(g, step + STEP, end, group.x, index);
         if step + STEP < end {
             lefts = fetch_left(rows, step / 8u + LEFTWIDTH + k8, end / 8u);
             rights = fetch_right(place, e);

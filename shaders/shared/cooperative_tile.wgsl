@@ -2,8 +2,10 @@
 // subgroups SPANROWS x SPANCOLUMNS of them as matrices of f32 sums, 2 or 4 of them down and across. STEP steps of the inner axis at a time, the workgroup
 // copies both operands to workgroup memory in f16, eight at a time; what the next STEP needs is read from storage before the
 // arithmetic of this one, which hides the way: no branch that depends on the invocation stands around these reads, since
-// what comes together after one is waited for there. The matrices are named by constant indices: dynamic ones leave registers.
+// what comes together after one is waited for there. The matrices are named by constant indices,
+// and the build gives each a variable of the entry point (crates/ops/build/matrices.rs): dynamic ones leave registers.
 // No branch around them may depend on the invocation, and what they load and store is not checked by the device.
+// Feature `transposed`: the right operand is stored by columns and lies so in workgroup memory, too.
 // Feature `coop8`: matrices of 8 x 8 in arrays of scalars, as Metal wants them; else 16 x 16 in vec4s. With `packed` the operands lie
 // in units of 16 bytes, which are copied at once: eight f16 behind the type vec4<f32>. Left and Right say f32 there, since WGSL takes a
 // matrix's type from what it is loaded from; the engine makes f16 of it in SPIR-V. As numbers those f32 mean nothing: they are moved and chosen from, no more.
@@ -31,13 +33,19 @@ override INVOCATIONS: u32 = ROWS / SPANROWS * ACROSS * LANES;
 override LEFTWIDTH: u32 = STEP / 8u;
 override LEFTDOWN: u32 = INVOCATIONS / LEFTWIDTH;
 override LEFTCOPIES: u32 = ROWS / LEFTDOWN;
-override RIGHTWIDTH: u32 = COLUMNS / 8u;
+@if(transposed) override RIGHTWIDTH: u32 = STEP / 8u;
+@else override RIGHTWIDTH: u32 = COLUMNS / 8u;
 override RIGHTDOWN: u32 = INVOCATIONS / RIGHTWIDTH;
-override RIGHTCOPIES: u32 = STEP / RIGHTDOWN;
+@if(transposed) override RIGHTCOPIES: u32 = COLUMNS / RIGHTDOWN;
+@else override RIGHTCOPIES: u32 = STEP / RIGHTDOWN;
 
 // 16 bytes of padding per row spread the rows over the banks.
 override LEFTSTRIDE: u32 = (STEP + 8u) / UNIT;
-override RIGHTSTRIDE: u32 = (COLUMNS + 8u) / UNIT;
+@if(transposed) override RIGHTSTRIDE: u32 = (STEP + 8u) / UNIT;
+@else override RIGHTSTRIDE: u32 = (COLUMNS + 8u) / UNIT;
+// From a matrix of the right tile to that beside it.
+@if(transposed) override BESIDE: u32 = SIZE * RIGHTSTRIDE;
+@else override BESIDE: u32 = SIZE / UNIT;
 // Two matrices side by side, for each subgroup.
 const PAIR_STRIDE: u32 = (2u * SIZE + 4u) / SUMUNIT;
 
@@ -54,7 +62,8 @@ const PAIR_STRIDE: u32 = (2u * SIZE + 4u) / SUMUNIT;
 @else alias sum_unit = vec4<f32>;
 // naga takes a name for the length of an array, no expression.
 override LEFTUNITS: u32 = ROWS * LEFTSTRIDE;
-override RIGHTUNITS: u32 = STEP * RIGHTSTRIDE;
+@if(transposed) override RIGHTUNITS: u32 = COLUMNS * RIGHTSTRIDE;
+@else override RIGHTUNITS: u32 = STEP * RIGHTSTRIDE;
 override PAIRUNITS: u32 = INVOCATIONS / LANES * SIZE * PAIR_STRIDE;
 var<workgroup> left_tile: array<half_unit, LEFTUNITS>;
 var<workgroup> right_tile: array<half_unit, RIGHTUNITS>;
@@ -157,12 +166,15 @@ fn multiply_at(sums: ptr<function, Sums>, down: u32, across: u32, k: u32) {
     let right_stride = RIGHTSTRIDE;
     let left0 = down * LEFTSTRIDE + k / UNIT;
     let left1 = left0 + SIZE * LEFTSTRIDE;
-    let right0 = k * RIGHTSTRIDE + across / UNIT;
-    let right1 = right0 + SIZE / UNIT;
+    @if(transposed) let right0 = across * RIGHTSTRIDE + k / UNIT;
+    @else let right0 = k * RIGHTSTRIDE + across / UNIT;
+    let right1 = right0 + BESIDE;
     let a0 = coopLoadT<Left>(&left_tile[left0], left_stride);
     let a1 = coopLoadT<Left>(&left_tile[left1], left_stride);
-    let b0 = coopLoadT<Right>(&right_tile[right0], right_stride);
-    let b1 = coopLoadT<Right>(&right_tile[right1], right_stride);
+    @if(transposed) let b0 = coopLoad<Right>(&right_tile[right0], right_stride);
+    @else let b0 = coopLoadT<Right>(&right_tile[right0], right_stride);
+    @if(transposed) let b1 = coopLoad<Right>(&right_tile[right1], right_stride);
+    @else let b1 = coopLoadT<Right>(&right_tile[right1], right_stride);
     (*sums)[0] = coopMultiplyAdd(a0, b0, (*sums)[0]);
     (*sums)[1] = coopMultiplyAdd(a0, b1, (*sums)[1]);
     (*sums)[4] = coopMultiplyAdd(a1, b0, (*sums)[4]);
@@ -179,10 +191,12 @@ fn multiply_at(sums: ptr<function, Sums>, down: u32, across: u32, k: u32) {
             (*sums)[13] = coopMultiplyAdd(a3, b1, (*sums)[13]);
         }
     } else {
-        let right2 = right1 + SIZE / UNIT;
-        let right3 = right2 + SIZE / UNIT;
-        let b2 = coopLoadT<Right>(&right_tile[right2], right_stride);
-        let b3 = coopLoadT<Right>(&right_tile[right3], right_stride);
+        let right2 = right1 + BESIDE;
+        let right3 = right2 + BESIDE;
+        @if(transposed) let b2 = coopLoad<Right>(&right_tile[right2], right_stride);
+        @else let b2 = coopLoadT<Right>(&right_tile[right2], right_stride);
+        @if(transposed) let b3 = coopLoad<Right>(&right_tile[right3], right_stride);
+        @else let b3 = coopLoadT<Right>(&right_tile[right3], right_stride);
         (*sums)[2] = coopMultiplyAdd(a0, b2, (*sums)[2]);
         (*sums)[3] = coopMultiplyAdd(a0, b3, (*sums)[3]);
         (*sums)[6] = coopMultiplyAdd(a1, b2, (*sums)[6]);

@@ -1,5 +1,6 @@
 // The weight of products of cooperative matrices: rows of the inner axis, eights of columns. What an invocation copies of a
 // STEP is read as it is stored and only made f16 when it goes to workgroup memory, so that nothing waits for it meanwhile.
+// Feature `transposed`: rows are the columns of the result, eights are of the inner axis; of no quantised weight.
 
 import package::shared::cooperative_tile::{Eight, eight, PARTIAL, RIGHTCOPIES, RIGHTDOWN, stage_right};
 import package::shared::weight::{bytes, Extents, nibbles};
@@ -22,7 +23,7 @@ struct Rights {
 }
 
 // Where an invocation reads: its first row, the same within the tap or matrix, which has `rows` rows in all, and its eight
-// columns, which exist. `first` is the first eight of a batch (0 for a weight).
+// columns, which exist. `first` is the first eight of a batch (0 for a weight). Transposed, `row` is where the tap or matrix begins.
 struct Place {
     first: u32,
     row: u32,
@@ -31,8 +32,11 @@ struct Place {
     column8: u32,
 }
 
-// The row of copy i: the last one of all again past the end, where the left operand is zero.
-fn row_of(p: Place, i: u32) -> u32 {
+// The row of copy i: the last one of all again past the end, where the left operand is zero; transposed, nothing is stored there.
+@if(transposed) fn row_of(p: Place, i: u32) -> u32 {
+    return p.row + min(p.within + i * RIGHTDOWN, p.rows - 1u);
+}
+@else fn row_of(p: Place, i: u32) -> u32 {
     let down = i * RIGHTDOWN;
     if PARTIAL == 1u {
         return p.row - p.within + min(p.within + down, p.rows - 1u);

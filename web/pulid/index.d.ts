@@ -105,7 +105,7 @@ export interface Settings extends Partial<ModelSettings> {
 }
 // End of settings.
 
-/** Which face of a photo: a word, or its number as text, from 1, in the order of scores. Left and right are the photo's. Without, the largest. */
+/** Which face of a photo: a word, or its number as text, from 1, in the order of scores. Left and right are the photo's. Without, the largest of those nearly as sure as the surest. */
 export type Face = 'largest' | 'centre' | 'left' | 'right' | `${number}`;
 
 export interface GenerateOptions extends CallOptions, Settings {
@@ -140,7 +140,7 @@ export interface Face {
 export interface Cropped {
   /** The part of the photo that counts, as PNG. */
   image: Blob;
-  /** All faces of the photo; the largest counts. */
+  /** All faces of the photo, best score first; the largest that is clearly a face counts. */
   faces: Face[];
 }
 

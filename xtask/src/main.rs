@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | check | coop | gpu-stats | windows | web | bench-page | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
+//! Developer commands: `cargo xtask demo | test | check | coop | gpu-stats | windows | web | bench-page | page-sdxl | random-model | export-conformance | bless`. Each installs what a fresh Debian or Ubuntu lacks,
 //! shows the commands first, and asks before it uses sudo.
 
 mod bench_page;
@@ -10,6 +10,7 @@ mod documents;
 mod fetch;
 mod gpu_stats;
 mod mesa;
+mod page_sdxl;
 mod random_model;
 mod setup;
 mod windows;
@@ -32,6 +33,9 @@ usage: cargo xtask COMMAND [--yes]
           build the page as a static site in target/web, and serve it on loopback (port 8080), or only build it
   bench-page [serve [PORT]]
           time kernels in headless Chromium beside ONNX Runtime Web, which is fetched for it, or serve that page for a browser with a GPU
+  page-sdxl DIR
+          make SDXL's real shapes with random weights in 4 bits, and load and run them in headless Chromium: memory of the tab, and the
+          result beside the native one
   check   the quick part of `test`: format, file sizes, layering, lints, wasm
   coop    the kernels with cooperative matrices, of 8 x 8 and 16 x 16, on a driver of the CPU that is fetched for it; `test` runs the first
   gpu-stats [--bless] [--dump KERNEL] [--gpu GPU]
@@ -39,7 +43,7 @@ usage: cargo xtask COMMAND [--yes]
           which --bless renews; --dump shows the assembly of kernels whose name holds KERNEL, --gpu one GPU alone
   windows the program for Windows under Wine, which is fetched for it: the demo's image on Vulkan and on Direct3D 12, the kernels'
           suite on Direct3D 12, every shader by Microsoft's DXC
-  random-model NAME... DIR
+  random-model [--shapes] NAME... DIR
           write checkpoints of the published networks' real names and shapes with random weights
   export-conformance DIR
           write every kernel's checks as JSON, data and WGSL, for runners such as web/conformance.mjs
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         "gpu-stats" => gpu_stats::command(&arguments[1..]),
         "web" => web(&setup, arguments.get(1).map(String::as_str)),
         "bench-page" => bench_page::command(&setup, &arguments[1..]),
+        "page-sdxl" => page_sdxl::command(&setup, &arguments[1..]),
         "bless" => bless(),
         "export-conformance" => match arguments.get(1) {
             Some(folder) => run("cargo", &["run", "--package", "pulid-cli", "--", "conformance", "--export", folder]),

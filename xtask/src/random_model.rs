@@ -5,6 +5,7 @@ use pulid_checkpoint::write_safetensors_one_by_one;
 use pulid_tensor::{DType, TensorType, f16};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 /// What can be made: name, networks of `published.json`, and what it is.
@@ -17,11 +18,13 @@ const MODELS: [(&str, &[&str], &str); 6] = [
     ("detector", &["retinaface"], "facexlib's RetinaFace-R50 detector, 55 MB"),
 ];
 
-/// `cargo xtask random-model NAME... DIR`.
+/// `cargo xtask random-model [--shapes] NAME... DIR`. With `--shapes` files hold names and shapes, and zeros that take no room on the disk.
 pub fn make(arguments: &[String]) -> Outcome {
+    let shapes = arguments.iter().any(|argument| argument == "--shapes");
+    let arguments: Vec<String> = arguments.iter().filter(|argument| *argument != "--shapes").cloned().collect();
     let usage = || {
         let lines: Vec<_> = MODELS.iter().map(|(name, _, what)| format!("  {name:<9} {what}")).collect();
-        format!("usage: cargo xtask random-model NAME... DIR\n\nNames:\n{}", lines.join("\n"))
+        format!("usage: cargo xtask random-model [--shapes] NAME... DIR\n\nNames:\n{}", lines.join("\n"))
     };
     let (folder, names) = arguments.split_last().filter(|(_, names)| !names.is_empty()).ok_or_else(usage)?;
     let folder = Path::new(folder);
@@ -38,7 +41,7 @@ pub fn make(arguments: &[String]) -> Outcome {
                 "retinaface" => folder.join("detection_Resnet50_Final.safetensors"),
                 other => folder.join(format!("{other}.safetensors")),
             };
-            write(&published[network], network, &target)?;
+            write(&published[network], network, &target, shapes)?;
         }
         if name == "sdxl" {
             // A tokenizer cannot be random: the mini models' words stand in, 706 of the encoders' 49,408.
@@ -50,7 +53,7 @@ pub fn make(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
-fn write(network: &Value, name: &str, target: &Path) -> Outcome {
+fn write(network: &Value, name: &str, target: &Path, shapes: bool) -> Outcome {
     let parent = target.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| format!("{}: {e}", parent.display()))?;
     if let Some(config) = network["config"].as_object() {
@@ -63,6 +66,9 @@ fn write(network: &Value, name: &str, target: &Path) -> Outcome {
     };
     let list: Vec<(String, TensorType)> =
         tensors.iter().map(|(key, shape)| (key.clone(), TensorType::new(DType::F16, extents(shape)))).collect();
+    if shapes {
+        return write_shapes(&list, target).map_err(|e| format!("{}: {e}", target.display()));
+    }
     println!(
         "writing {} ({:.2} GB)",
         target.display(),
@@ -90,6 +96,23 @@ fn write(network: &Value, name: &str, target: &Path) -> Outcome {
         Ok(())
     })
     .map_err(|e| e.to_string())
+}
+
+/// A safetensors file of which only the header is written: what follows is a hole.
+fn write_shapes(list: &[(String, TensorType)], target: &Path) -> std::io::Result<()> {
+    let (mut entries, mut offset) = (serde_json::Map::new(), 0);
+    for (key, ty) in list {
+        let end = offset + ty.bytes();
+        let shape: &[usize] = ty.shape.extents();
+        entries.insert(key.clone(), serde_json::json!({"dtype": "F16", "shape": shape, "data_offsets": [offset, end]}));
+        offset = end;
+    }
+    let mut header = Value::Object(entries).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = std::fs::File::create(target)?;
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    file.set_len((8 + header.len() + offset) as u64)
 }
 
 /// Mean and deviation that keep values of a network of any depth in range.

@@ -326,7 +326,7 @@ fn what_cannot_be_trained_is_refused_in_words() {
     }
     let message = refuse(at, &["train", "--resume", "nowhere"]);
     // A run goes on with its own settings.
-    for flag in ["--lr", "--ema", "--batch"] {
+    for flag in ["--lr", "--ema", "--batch", "--models-dir"] {
         let message = refuse(at, &["train", "--resume", "run", flag, "1"]);
         assert!(message.contains(flag) && message.contains("--resume"), "{message}");
     }
@@ -360,4 +360,50 @@ fn a_dry_run_tells_the_plan_and_writes_nothing() {
     assert_eq!(report["plan"]["parameters"].as_u64().unwrap() as usize, numbers);
     assert!(report["seconds_a_step"].as_f64().unwrap() > 0.0);
     assert_eq!(support::tree(at), before);
+}
+
+#[test]
+fn a_plan_needs_neither_data_nor_a_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let plan = |more: &[&str]| -> serde_json::Value {
+        // No device is opened: there is none of that name.
+        let base = ["train", "--plan", "--json", "--device", "nowhere", "--resolution", "128"];
+        let output = support::program(at, &[&base[..], more].concat()).output().unwrap();
+        assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["plan"].clone()
+    };
+    let bytes = |plan: &serde_json::Value, part: &str| -> u64 {
+        let all = plan["memory"].as_array().unwrap().iter();
+        all.filter(|p| p[0].as_str().unwrap().starts_with(part)).map(|p| p[1].as_u64().unwrap()).sum()
+    };
+    let first = plan(&["--dtype", "f32"]);
+    let numbers = first["parameters"].as_u64().unwrap();
+    assert_eq!(bytes(&first, "the optimiser's parameters and moments"), 12 * numbers);
+    assert_eq!(first["total"].as_u64().unwrap(), bytes(&first, ""));
+    // The adapter holds parameters and gradients, and little beside them: values are few.
+    let adapter = bytes(&first, "adapter: parameters");
+    assert!((8 * numbers..11 * numbers).contains(&adapter), "{adapter} bytes for {numbers} numbers");
+    let unet = Checkpoint::open(repository("models/mini/sdxl/unet")).unwrap();
+    let of_unet: usize = unet.keys().map(|key| unet.info(key).unwrap().shape.count()).sum();
+    let weights = bytes(&first, "UNet, weights");
+    // The file holds halves, which stay as they are.
+    assert!((2 * of_unet..3 * of_unet).contains(&(weights as usize)), "{weights} bytes for {of_unet} numbers");
+
+    // The branch of the same base has its weights already; another optimiser and smaller weights take less.
+    let third = plan(&["--dtype", "f32", "--stage", "3"]);
+    assert_eq!((bytes(&third, "UNet, weights"), bytes(&third, "branch: UNet, weights")), (weights, 0));
+    for part in ["branch, L_id: a step's", "branch, L_id: VAE's", "branch, L_align: a step's"] {
+        assert!(bytes(&third, part) > 0, "{part}: {third}");
+    }
+    let small = plan(&["--quantize", "q8", "--optimizer", "muon"]);
+    assert!(4 * bytes(&small, "UNet, weights") < 3 * weights, "{small}");
+    assert!(bytes(&small, "the optimiser's parameters and moments") < 11 * numbers);
+    // Where memory is short, blocks are computed again, of as many parts as it takes.
+    let total = third["total"].as_u64().unwrap();
+    let short = (total - 1).to_string();
+    let short = plan(&["--dtype", "f32", "--stage", "3", "--memory", &short]);
+    assert!(third["recomputed"] == false && short["recomputed"] == true, "{short}");
+    assert!(short["total"].as_u64().unwrap() < total);
+    assert_eq!(support::tree(at), Vec::<PathBuf>::new());
 }

@@ -253,3 +253,55 @@ fn losses_are_mixed_by_their_weights_and_what_does_not_fit_is_refused() {
         fs::remove_dir_all(at.join("run")).ok();
     }
 }
+
+#[test]
+fn a_step_without_any_loss_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // L_id alone, of people who all lose their identity.
+    let flags = ["--stage", "2", "--diff", "0", "--branch-steps", "1", "--drop-text", "0", "--drop-both", "0"];
+    let run = ["--out", "run", "--steps", "2", "--drop-id", "1", "--lr", "1e-2", "--weight-decay", "1", "--json"];
+    let said = train(at, &[&flags[..], &run].concat());
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let notes = report["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|n| n.as_str().unwrap().contains("step 2 was left out: no sample has a part")), "{said}");
+    for logged in metrics(&at.join("run")) {
+        assert!(logged["skipped"] == true && logged["loss"].is_null() && logged["gradient_norm"].is_null(), "{logged}");
+    }
+    let state: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(at.join("run/state-2/state.json")).unwrap()).unwrap();
+    assert_eq!((&state["step"], &state["updates"]), (&2.into(), &0.into()));
+    let before = tensors(&repository("models/mini/pulid_v1.1.safetensors"));
+    for (name, after) in tensors(&at.join("run/adapter-2.safetensors")) {
+        assert_eq!(after.to_f32_vec(), before[&name].to_f32_vec(), "{name}");
+    }
+}
+
+/// A model that `pulid quantize` wrote holds the very blocks.
+#[test]
+fn frozen_weights_may_be_blocks_of_8_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = repository("models/mini/sdxl").display().to_string();
+    let made =
+        support::program(at, &["quantize", "--model", &model, "--to", "q8", "--output", "small"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let run = |out: &str, more: &[&str]| {
+        train(at, &[&["--out", out, "--steps", "1", "--export-steps", "1"][..], more].concat());
+        tensors(&at.join(out).join("steps/1.safetensors"))
+    };
+    let (whole, blocks) = (run("whole", &[]), run("blocks", &["--quantize", "q8"]));
+    let written = run("written", &["--model", "small", "--quantize", "q8"]);
+    let (mut gradients, mut differ) = (0, 0);
+    for (name, blocks) in blocks.iter().filter(|(name, _)| name.starts_with("d.")) {
+        assert_eq!(blocks, &written[name], "{name}");
+        let (a, b) = (blocks.to_f32_vec(), whole[name].to_f32_vec());
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        // Weights of 8 bits are 0.4 % off; all of a gradient together points the same way.
+        let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt().max(1e-30);
+        assert!(cosine > 0.99 || dot(&b, &b) < 1e-16, "{name}: {cosine}");
+        gradients += 1;
+        differ += u32::from(a != b);
+    }
+    assert!(gradients > 100 && differ > 100, "{gradients} {differ}");
+}

@@ -9,13 +9,15 @@ use pulid_tensor::{HostTensor, TensorType};
 struct Fault {
     what: &'static str,
     storage: Storage,
+    /// A part of the names of the cases that must notice: of all by the empty one.
+    cases: &'static str,
     shader: &'static str,
     from: &'static str,
     to: &'static str,
 }
 
 const fn fault(what: &'static str, shader: &'static str, from: &'static str, to: &'static str) -> Fault {
-    Fault { what, storage: Storage::F32, shader, from, to }
+    stored(Storage::F32, what, shader, from, to)
 }
 
 /// A fault of what reads weights of a storage mode.
@@ -26,7 +28,12 @@ const fn stored(
     from: &'static str,
     to: &'static str,
 ) -> Fault {
-    Fault { what, storage, shader, from, to }
+    Fault { what, storage, cases: "", shader, from, to }
+}
+
+/// A fault of what is added for each image and channel, the time embedding.
+const fn per_image(storage: Storage, shader: &'static str, from: &'static str, to: &'static str) -> Fault {
+    Fault { cases: "per_image", ..stored(storage, "every image has the first one's residual", shader, from, to) }
 }
 
 const BARRIER_IN_SUM: &str = "partial[lane + half];\n        }\n        workgroupBarrier();";
@@ -36,7 +43,10 @@ const BLOCK: &str = "(row >> 5u)";
 const NIBBLES: &str = "vec4(half, half >> 4u, half >> 8u, half >> 12u)";
 const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 
-const FAULTS: [Fault; 63] = [
+const BY_IMAGE: &str = "return p / (package_shared__1conv2d_tile_params.out_height";
+const BY_THE_FIRST: &str = "return 0u * p / (package_shared__1conv2d_tile_params.out_height";
+
+const FAULTS: [Fault; 68] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -72,6 +82,11 @@ const FAULTS: [Fault; 63] = [
     ),
     fault("values are their own gates", "matmul_strided", "column + width, g", "column, g"),
     fault("strides are swapped", "conv2d_direct", "out_y * params.stride_y", "out_y * params.stride_x"),
+    per_image(Storage::F32, "conv2d_register_tile", BY_IMAGE, BY_THE_FIRST),
+    per_image(Storage::F32, "conv2d_workgroup_tile", BY_IMAGE, BY_THE_FIRST),
+    per_image(Storage::F32, "conv2d_few_outputs", BY_IMAGE, BY_THE_FIRST),
+    per_image(Storage::F32, "conv2d_direct", "residual[n * params.out_channels + o]", "residual[o]"),
+    per_image(Storage::F32, "split_k_reduce", "row / params.image * width4 + ", ""),
     fault("one row below the image counts", "conv2d_direct", "in_y >= params.height", "in_y > params.height"),
     fault("windows of negative values have a largest value of 0", "max_pool2d", "v, unseen", "max(v, 0.0), unseen"),
     fault("no barrier between the levels of a sum", "softmax_workgroup", BARRIER_IN_SUM, NO_BARRIER_IN_SUM),
@@ -180,7 +195,7 @@ const fn cooperative(what: &'static str, shader: &'static str, from: &'static st
     stored(Storage::F16, what, shader, from, to)
 }
 
-const COOPERATIVE_FAULTS: [Fault; 15] = [
+const COOPERATIVE_FAULTS: [Fault; 18] = [
     cooperative("no barrier before a tile is read", "matmul_cooperative", BARRIER_AFTER_COPY, NO_BARRIER_AFTER_COPY),
     cooperative(
         "every step multiplies the first columns",
@@ -188,13 +203,13 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
         "LEFTWIDTH + k8,",
         "LEFTWIDTH * 0u + k8,",
     ),
-    cooperative("a matrix takes its neighbour's columns", "matmul_cooperative", "(a1, b1, ", "(a1, b0, "),
     cooperative(
-        "the second row of matrices is the first",
+        "a matrix takes its neighbour's columns",
         "matmul_cooperative",
-        "sums[4], sums[5], t",
-        "sums[0], sums[1], t",
+        "(a1_in2, b1_in2, ",
+        "(a1_in2, b0_in2, ",
     ),
+    cooperative("the second row of matrices is the first", "matmul_cooperative", "= sums_4;", "= sums_0;"),
     cooperative(
         "values are their own gates",
         "matmul_cooperative",
@@ -214,6 +229,19 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
         "w.y + t.dy < package_shared__1conv2d_tile_params.height && ",
         "",
     ),
+    per_image(Storage::F16, "conv2d_cooperative", BY_IMAGE, BY_THE_FIRST),
+    cooperative(
+        "the gradient's taps are not flipped",
+        "conv2d_cooperative",
+        "params.kernel_width - 1u - t)",
+        "params.kernel_width - 1u - 0u * t)",
+    ),
+    cooperative(
+        "a transposed operand's columns are the first ones",
+        "matmul_cooperative",
+        "column * package_shared__1cooperative_tile_COLUMNS + index",
+        "index",
+    ),
     cooperative("a tap begins where the last one ended", "conv2d_cooperative", "next.channel8 = 0u;", ""),
     cooperative("a row of taps begins where the last one ended", "conv2d_cooperative", "next.dx = 0u;", ""),
     cooperative("keys past the end count", "attention_cooperative", "first + BLOCK > end", "first > end"),
@@ -223,8 +251,8 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
     cooperative(
         "sums keep what an earlier maximum made of them",
         "attention_cooperative",
-        "put_score(at, score(at) * kept(r).z)",
-        "put_score(at, score(at))",
+        "put_score(at_in2, score(at_in2) * kept(r_in2).z)",
+        "put_score(at_in2, score(at_in2))",
     ),
 ];
 
@@ -232,10 +260,14 @@ const COOPERATIVE_FAULTS: [Fault; 15] = [
 async fn noticed(device: &Device, fault: &Fault) -> Option<bool> {
     let mut there = false;
     for check in checks(device.capabilities()).unwrap() {
-        let uses = check.variant.dispatches.iter().any(|d| d.shader == fault.shader);
+        let uses = check.variant.dispatches.iter().any(|d| {
+            let has = d.shader_info().is_ok_and(|shader| shader.wgsl.contains(fault.from));
+            d.shader == fault.shader && has
+        });
         // The other tiles of cooperative kernels are the same text, which takes a second to compile for each.
         let other_tile = fault.shader.ends_with("_cooperative") && check.variant.name != "small_cooperative";
-        if !uses || other_tile || check.storage != fault.storage || check.skipped.is_some() {
+        let other_case = !check.case.name.contains(fault.cases);
+        if !uses || other_tile || other_case || check.storage != fault.storage || check.skipped.is_some() {
             continue;
         }
         let inputs = check.case.inputs(check.storage).unwrap();

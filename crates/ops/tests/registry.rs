@@ -23,6 +23,36 @@ fn every_operator_has_cases_under_its_own_name() {
     }
 }
 
+/// Compilers keep what has a variable of its own in registers: `crates/ops/build/matrices.rs`.
+#[test]
+fn every_cooperative_matrix_has_a_variable_of_its_own() {
+    use naga::TypeInner;
+    let cooperative = shaders().iter().filter(|s| s.features.iter().any(|f| f.starts_with("coop")));
+    let mut variables = BTreeSet::new();
+    for shader in cooperative {
+        let module = naga::front::wgsl::parse_str(shader.wgsl).unwrap();
+        let is_matrix = |ty| matches!(module.types[ty].inner, TypeInner::CooperativeMatrix { .. });
+        for (_, ty) in module.types.iter() {
+            let held = match &ty.inner {
+                TypeInner::Array { base, .. } | TypeInner::Pointer { base, .. } => is_matrix(*base),
+                TypeInner::Struct { members, .. } => members.iter().any(|member| is_matrix(member.ty)),
+                _ => false,
+            };
+            assert!(!held, "{} {:?}: {:?} holds matrices", shader.name, shader.features, ty.inner);
+        }
+        for (_, function) in module.functions.iter() {
+            let passed = function.arguments.iter().any(|a| is_matrix(a.ty));
+            assert!(!passed, "{} {:?}: {:?} takes a matrix", shader.name, shader.features, function.name);
+        }
+        let entry = &module.entry_points[0].function;
+        let own = entry.local_variables.iter().filter(|(_, v)| is_matrix(v.ty)).count();
+        variables.insert((shader.name, own));
+    }
+    let expected = [("attention_cooperative", 36), ("attention_cooperative", 40)];
+    let sums = [("conv2d_cooperative", 16), ("matmul_cooperative", 16)];
+    assert_eq!(variables, expected.into_iter().chain(sums).collect());
+}
+
 /// Lowers every case on every kind of device and checks each dispatch against its shader's reflection.
 #[test]
 fn dispatches_match_their_shaders() {

@@ -102,6 +102,18 @@ impl Runtime {
         self
     }
 
+    /// Shares another runtime's kernel choices and what is left of its time for measuring, where both are on devices of one kind: each
+    /// then computes the same bits.
+    pub fn sharing_choices(mut self, other: &Runtime) -> Runtime {
+        if let Runtime::Gpu { device, choices, budget, .. } = &mut self
+            && let Runtime::Gpu { choices: others, budget: left, .. } = other
+            && others.lock().unwrap_or_else(PoisonError::into_inner).fits(device)
+        {
+            (*choices, *budget) = (others.clone(), left.clone());
+        }
+        self
+    }
+
     /// Keeps every network within a budget of device memory: weights that do not fit are uploaded anew for each run, stage by
     /// stage, while the stage before computes. What stays between uses fits it too. The reference has no device memory.
     pub fn with_memory(mut self, bytes: Option<u64>) -> Runtime {
@@ -159,6 +171,11 @@ impl Runtime {
             Runtime::Gpu { device, .. } => device.capabilities().shader_f16,
             Runtime::Reference => false,
         };
+        Runtime::precision_with(halves, dtype, quantize)
+    }
+
+    /// [`Runtime::precision`] on a device with or without `shader-f16`.
+    pub fn precision_with(halves: bool, dtype: DType, quantize: Option<DType>) -> Precision {
         let precision = match (dtype, halves) {
             (DType::F16, true) => Precision::F16,
             (DType::F16, false) => Precision { activations: DType::F32, weights: Some(DType::F16) },
@@ -262,14 +279,18 @@ impl Runtime {
     }
 }
 
-/// Passes cancellation on, not progress: loading and running count different things.
-struct Quiet<'a>(&'a dyn Observer);
+/// Passes cancellation on, not stages and progress: for networks that are a part of something larger, and since loading and running count
+/// different things.
+#[derive(Clone, Copy)]
+pub struct Quiet<'a>(pub &'a dyn Observer);
 
 impl Observer for Quiet<'_> {
     fn cancelled(&self) -> bool {
         self.0.cancelled()
     }
 }
+
+impl Reporter for Quiet<'_> {}
 
 /// A network's output on its way into another.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! The built page in headless Chromium: `cargo xtask test` builds it first. Without `target/web` these tests are ignored.
 
+mod real_size;
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -27,6 +28,8 @@ fn main() {
         trial("the_page_of_times_prints_them", times),
         trial("without_webgpu_the_page_says_so", without_webgpu),
         trial("without_storage_weights_stay_in_memory", without_storage),
+        trial("sdxl_of_four_bits_fits_a_tab", real_size::sdxl)
+            .with_ignored_flag(!built || std::env::var_os(real_size::FOLDER).is_none()),
     ];
     // One browser at a time: each wants every core.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };

@@ -1,11 +1,11 @@
 //! The trained network: from a photo's features to keys and values, and back to its parameters' gradients.
 
-use crate::batch::Batch;
+use crate::batch::People;
 use crate::terms::Gradients;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::autodiff::differentiate;
-use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
+use pulid_graph::{Checkpointing, Graph, NodeId, Rate, replace_wide_attention};
 use pulid_models::pulid::{IdentityLayer, TrainedAdapter, TrainedParameter};
 use pulid_ops::{Binary, Concat, Reduce, Reduction};
 use pulid_tensor::{Error, HostTensor, Result, Shape};
@@ -18,7 +18,7 @@ pub struct Adapter {
     /// What is trained, with shapes in the graph.
     pub parameters: Vec<(TrainedParameter, Shape)>,
     condition: Vec<usize>,
-    keys_values: Vec<(String, Shape)>,
+    keys_values: Vec<String>,
     gradients: Vec<String>,
     accumulates: bool,
 }
@@ -55,7 +55,7 @@ impl Adapter {
         }
         let nodes: Vec<_> = parameters.iter().map(|p| p.node).collect();
         let gradients = differentiate(g, &upstream, &nodes, Checkpointing::Off)?;
-        let mut norms = Vec::new();
+        let mut norms: Option<NodeId> = None;
         for (parameter, gradient) in parameters.iter().zip(gradients) {
             let name = &parameter.name;
             let detail = "reaches no layer of the UNet; does the file belong to this model?";
@@ -68,10 +68,14 @@ impl Adapter {
                 squared_norm(g, gradient)
             })?;
             g.output(format!("d.{name}"), gradient)?;
-            norms.push(norm);
+            // One after the other: a number that waits for all others would keep a buffer as large as its parameter.
+            norms = Some(match norms {
+                None => norm,
+                Some(before) => g.scoped("norms", |g| g.apply(Concat::new(0), &[before, norm]))?,
+            });
         }
-        let all = g.scoped("norms", |g| g.apply(Concat::new(0), &norms))?;
-        g.output("norms", all)?;
+        let norms = norms.ok_or_else(|| Error::invalid("adapter", "holds no parameter"))?;
+        g.output("norms", norms)?;
         Ok((graph, parameters))
     }
 
@@ -89,7 +93,7 @@ impl Adapter {
     ) -> Result<Adapter> {
         let (graph, parameters) = Adapter::graph(adapter, layers, batch, tokens, accumulates)?;
         let keys_values = graph.outputs().iter().filter(|(name, _)| name.starts_with("k.") || name.starts_with("v."));
-        let keys_values = keys_values.map(|(name, id)| (name.clone(), graph.shape(*id).clone())).collect();
+        let keys_values = keys_values.map(|(name, _)| name.clone()).collect();
         let mut gradients: Vec<String> = parameters.iter().map(|p| format!("d.{}", p.name)).collect();
         gradients.push("norms".into());
         let mut network = runtime.load(&graph, observer).await?;
@@ -111,11 +115,6 @@ impl Adapter {
         })
     }
 
-    /// What it takes of the device's memory, weights and values.
-    pub fn memory(&self) -> Option<[usize; 2]> {
-        crate::terms::memory(&self.network)
-    }
-
     /// Sets a parameter.
     ///
     /// # Errors
@@ -132,37 +131,37 @@ impl Adapter {
         self.network.write_tensors(&HashMap::from([(name.to_owned(), value)])).await
     }
 
-    /// Keys and values of a batch's people.
+    fn give(&mut self, people: &People) -> Result<()> {
+        self.network.write("id_cond", &people.id_cond.clone().reshape(self.condition.clone())?)?;
+        for (i, hidden) in people.hidden.iter().enumerate() {
+            self.network.write(&format!("hidden_{i}"), hidden)?;
+        }
+        Ok(())
+    }
+
+    /// Keys and values of a micro-batch's people.
     ///
     /// # Errors
     /// A lost device or cancellation.
-    pub async fn keys_values(&mut self, batch: &Batch, observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
-        self.network.write("id_cond", &batch.id_cond.clone().reshape(self.condition.clone())?)?;
-        for (i, hidden) in batch.hidden.iter().enumerate() {
-            self.network.write(&format!("hidden_{i}"), hidden)?;
-        }
-        let names: Vec<&str> = self.keys_values.iter().map(|(name, _)| name.as_str()).collect();
+    pub async fn keys_values(&mut self, people: &People, observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
+        self.give(people)?;
+        let names: Vec<&str> = self.keys_values.iter().map(String::as_str).collect();
         self.network.run_to(&names, observer).await
     }
 
-    /// Gradients of zero in keys and values.
-    pub fn no_gradients(&self) -> Gradients {
-        let zeros =
-            |(name, shape): &(String, Shape)| (format!("d.{name}"), Tensor::Host(HostTensor::zeros(shape.clone())));
-        self.keys_values.iter().map(zeros).collect()
-    }
-
-    /// Gradients `d.PARAMETER` of the batch whose keys and values were computed last, summed onto `before` where gradients are
+    /// Gradients `d.PARAMETER` of people whose keys and values have the gradients `upstream`, summed onto `before` where gradients are
     /// accumulated; and the squared norm of each.
     ///
     /// # Errors
     /// A lost device or cancellation.
     pub async fn gradients(
         &mut self,
+        people: &People,
         upstream: Gradients,
         before: Option<HashMap<String, Tensor>>,
         observer: &dyn Observer,
     ) -> Result<(HashMap<String, Tensor>, Vec<f64>)> {
+        self.give(people)?;
         let renamed = |(name, tensor): (String, Tensor)| (name.replacen("d.", "upstream.", 1), tensor);
         self.network.write_tensors(&upstream.into_iter().map(renamed).collect()).await?;
         match before {
@@ -186,7 +185,7 @@ impl Adapter {
 }
 
 /// The sum of squares [1] of a tensor, by its last axis first.
-fn squared_norm(g: &mut Graph, x: pulid_graph::NodeId) -> Result<pulid_graph::NodeId> {
+fn squared_norm(g: &mut Graph, x: NodeId) -> Result<NodeId> {
     let sum = |axes: Vec<usize>| Reduce { reduction: Reduction::Sum, axes, keep_dims: false };
     let shape = g.shape(x).clone();
     let (rows, width) = (shape.count() / shape.last().max(1), shape.last());

@@ -13,7 +13,8 @@ pub struct Average {
     decay: f64,
     /// A step's network for parameters of each shape.
     networks: HashMap<Shape, Loaded>,
-    values: HashMap<String, Tensor>,
+    /// Of each parameter its `average`, as its network takes it.
+    values: HashMap<String, HashMap<String, Tensor>>,
 }
 
 /// The decay after an update, counted from 1: it grows from 0 towards `most`, so that the first values are soon forgotten (diffusers'
@@ -42,19 +43,19 @@ impl Average {
         let mut networks = HashMap::new();
         for (_, value) in &values {
             if !networks.contains_key(value.shape()) {
-                let loaded = runtime.load(&network(value.shape())?, observer).await?;
+                let loaded = runtime.load(&graph(value.shape())?, observer).await?;
                 networks.insert(value.shape().clone(), loaded);
             }
         }
         // They come to the device with the first step.
-        let values = values.into_iter().map(|(name, value)| (name, Tensor::Host(value))).collect();
+        let input = |value| HashMap::from([("average".to_owned(), Tensor::Host(value))]);
+        let values = values.into_iter().map(|(name, value)| (name, input(value))).collect();
         Ok(Average { decay, networks, values })
     }
 
-    /// Bytes of the averages, and of the networks that change them.
-    pub fn memory(&self) -> usize {
-        let working = self.networks.values().filter_map(crate::terms::memory).map(|[_, working]| working);
-        self.values.values().map(Tensor::bytes).sum::<usize>() + working.sum::<usize>()
+    /// Bytes of the averages.
+    pub fn bytes(&self) -> usize {
+        self.values.values().flat_map(HashMap::values).map(Tensor::bytes).sum()
     }
 
     /// Follows a parameter's new value after update `update`, counted from 1; gives the value back.
@@ -71,25 +72,19 @@ impl Average {
     ) -> Result<Tensor> {
         let none = || Error::invalid(name, "has no average");
         let network = self.networks.get_mut(shape).ok_or_else(none)?;
-        let average = self.values.remove(name).ok_or_else(none)?;
+        // It stays until the next one is there, for a checkpoint.
+        let average = self.values.get(name).ok_or_else(none)?;
         let decay = decay_at(update, self.decay);
         network.write(
             "weights",
             &HostTensor::from_fn([2], |i| if i == 0 { decay as f32 } else { (1.0 - decay) as f32 }),
         )?;
-        let mut inputs = HashMap::from([("average".to_owned(), average), ("value".to_owned(), value)]);
-        network.write_tensors(&inputs).await?;
-        let followed = network.run_to(&["average"], observer).await;
-        let next = match followed {
-            Ok(mut outputs) => outputs.remove("average"),
-            Err(error) => {
-                // What was before it is still there, for a checkpoint.
-                self.values.extend(inputs.remove("average").map(|average| (name.to_owned(), average)));
-                return Err(error);
-            }
-        };
-        self.values.insert(name.to_owned(), next.ok_or_else(none)?);
-        inputs.remove("value").ok_or_else(none)
+        network.write_tensors(average).await?;
+        let mut given = HashMap::from([("value".to_owned(), value)]);
+        network.write_tensors(&given).await?;
+        let next = network.run_to(&["average"], observer).await?;
+        self.values.insert(name.to_owned(), next);
+        given.remove("value").ok_or_else(none)
     }
 
     /// A parameter's average.
@@ -97,13 +92,14 @@ impl Average {
     /// # Errors
     /// A parameter that is not averaged, a lost device.
     pub async fn read(&self, name: &str, shape: &Shape) -> Result<HostTensor> {
-        let value = self.values.get(name).ok_or_else(|| Error::invalid(name, "has no average"))?;
+        let value = self.values.get(name).and_then(|held| held.get("average"));
+        let value = value.ok_or_else(|| Error::invalid(name, "has no average"))?;
         value.read().await?.reshape(shape.clone())
     }
 }
 
 /// Inputs: `average` and `value` of a shape, `weights` [2]. Output: the next `average`.
-fn network(shape: &Shape) -> Result<Graph> {
+pub(crate) fn graph(shape: &Shape) -> Result<Graph> {
     let mut graph = Graph::new("average");
     let g = &mut graph;
     let ty = TensorType::f32(shape.clone());

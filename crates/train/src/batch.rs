@@ -1,14 +1,17 @@
 //! The samples of a step, drawn by their keys.
 
+use crate::buckets::Size;
 use crate::cache::{Cache, HIDDEN_STATES, Sample, TextStates};
 use crate::options::{Pair, TrainOptions};
 use crate::random::Keyed;
 use pulid::image::Normalization;
-use pulid::sampler::NoiseSchedule;
+use pulid::pipeline::{SdxlModel, scheduler_config};
+use pulid::sampler::{NoiseSchedule, PredictionType};
+use pulid_models::Precision;
 use pulid_tensor::{Error, HostTensor, Result, Shape};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// What the networks are given in a micro-batch of B samples.
+/// What the losses are computed of in a micro-batch of B samples.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// [B, h, w, 4], channels last: scaled latents with noise.
@@ -21,10 +24,6 @@ pub struct Batch {
     pub text_embeds: HostTensor,
     /// [B, 6].
     pub time_ids: HostTensor,
-    /// [B, C].
-    pub id_cond: HostTensor,
-    /// [B, tokens, W] each.
-    pub hidden: Vec<HostTensor>,
     /// [B, h, w, 4], channels last: what the network is to predict.
     pub target: HostTensor,
     /// [B, 3, 112, 112]: the faces that give the identities, as a recogniser takes them, -1 to 1.
@@ -33,6 +32,15 @@ pub struct Batch {
     pub identified: Vec<bool>,
     /// For each sample the shares of clean latents and of noise in it, sqrt(a) and sqrt(1 - a) of its timestep.
     pub levels: Vec<[f64; 2]>,
+}
+
+/// What the identity encoder is given of the people of a micro-batch, zeros where the identity is left out.
+#[derive(Clone, Debug)]
+pub struct People {
+    /// [B, C].
+    pub id_cond: HostTensor,
+    /// [B, tokens, W] each.
+    pub hidden: Vec<HostTensor>,
 }
 
 impl Batch {
@@ -65,6 +73,9 @@ pub struct Batches {
     drops: [f64; 3],
     batch: usize,
     accumulate: usize,
+    /// Images of each size.
+    sizes: BTreeMap<Size, Vec<usize>>,
+    /// The images of the micro-batches of an epoch, one after the other.
     order: (u64, Vec<usize>),
 }
 
@@ -76,6 +87,18 @@ struct Dropped {
 }
 
 impl Batches {
+    /// All draws of a run on a model.
+    ///
+    /// # Errors
+    /// As [`Batches::new`], and a model's broken configuration.
+    pub fn of_model(cache: Cache, model: &SdxlModel, options: &TrainOptions) -> Result<Batches> {
+        let config = scheduler_config(model)?;
+        let schedule = NoiseSchedule::new(&config)?;
+        let predicts_v = config.prediction_type == PredictionType::VPrediction;
+        let scaling = model.vae(Precision::F32)?.config().scaling_factor;
+        Batches::new(cache, &schedule, predicts_v, scaling, options)
+    }
+
     /// All draws of a run.
     ///
     /// # Errors
@@ -105,6 +128,10 @@ impl Batches {
                 people.entry(person.clone()).or_default().push(index);
             }
         }
+        let mut sizes: BTreeMap<Size, Vec<usize>> = BTreeMap::new();
+        for (index, entry) in cache.entries().iter().enumerate() {
+            sizes.entry(entry.size()).or_default().push(index);
+        }
         // sigma^2 = (1 - a) / a.
         let level = |sigma: &f64| {
             let root = (1.0 / (1.0 + sigma * sigma)).sqrt();
@@ -121,38 +148,65 @@ impl Batches {
             drops: [options.drop_both, options.drop_text, options.drop_id],
             batch: options.batch,
             accumulate: options.accumulate,
+            sizes,
             order: (u64::MAX, Vec::new()),
             cache,
         })
     }
 
-    /// The cache.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
+    /// Sizes of the images, and how many there are of each.
+    pub fn sizes(&self) -> impl Iterator<Item = (Size, usize)> {
+        self.sizes.iter().map(|(size, images)| (*size, images.len()))
     }
 
-    /// The first image's tensors, for their extents.
+    /// The tensors of an image of the largest area, for their extents, and its size.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn first(&self) -> Result<Sample> {
-        self.cache.sample(0)
+    pub fn largest(&self) -> Result<(Size, Sample)> {
+        let largest = self.sizes.iter().max_by_key(|([height, width], _)| height * width);
+        let (size, images) = largest.ok_or_else(|| Error::invalid("cache", "holds no image"))?;
+        Ok((*size, self.cache.sample(images[0])?))
     }
 
-    /// Samples of a step in all.
-    fn in_step(&self) -> usize {
-        self.batch * self.accumulate
+    /// The images of a micro-batch: every epoch takes each once, in an order of its own.
+    ///
+    /// Where there are several sizes, those of one batch have one: each size's images are shuffled and cut into batches, of which the last is
+    /// filled up with the size's first ones, and then the batches of all sizes are shuffled.
+    fn images(&mut self, step: u64, micro: usize) -> Vec<usize> {
+        let first = ((step - 1) * self.accumulate as u64 + micro as u64) * self.batch as u64;
+        let of_size = |images: &Vec<usize>| images.len().div_ceil(self.batch) * self.batch;
+        let count = match self.sizes.len() {
+            // Epochs may end within a batch.
+            1 => self.cache.entries().len(),
+            _ => self.sizes.values().map(of_size).sum(),
+        };
+        (first..first + self.batch as u64).map(|number| self.place(number, count)).collect()
     }
 
-    /// The image of a sample: every epoch takes each once, in an order of its own.
-    fn image(&mut self, step: u64, sample: usize) -> usize {
-        let count = self.cache.entries().len() as u64;
-        let number = (step - 1) * self.in_step() as u64 + sample as u64;
-        let epoch = number / count;
+    /// The image at a place of a run whose epochs have `count` places.
+    fn place(&mut self, number: u64, count: usize) -> usize {
+        let epoch = number / count as u64;
         if self.order.0 != epoch {
-            self.order = (epoch, self.keyed.order(epoch, count as usize));
+            self.order = (epoch, self.epoch(epoch));
         }
-        self.order.1[(number % count) as usize]
+        self.order.1[(number % count as u64) as usize]
+    }
+
+    fn epoch(&self, epoch: u64) -> Vec<usize> {
+        let order = self.keyed.order(epoch, "order", self.cache.entries().len());
+        if self.sizes.len() == 1 {
+            return order;
+        }
+        let mut batches = Vec::new();
+        for size in self.sizes.keys() {
+            let images: Vec<usize> =
+                order.iter().copied().filter(|&image| self.cache.entries()[image].size() == *size).collect();
+            let places = images.len().div_ceil(self.batch) * self.batch;
+            let filled: Vec<usize> = images.iter().copied().cycle().take(places).collect();
+            batches.extend(filled.chunks(self.batch).map(<[usize]>::to_vec));
+        }
+        self.keyed.order(epoch, "batches", batches.len()).into_iter().flat_map(|at| batches[at].clone()).collect()
     }
 
     /// The image that gives the identity.
@@ -183,14 +237,13 @@ impl Batches {
     ///
     /// # Errors
     /// When an image's tensors cannot be read or differ in shape.
-    pub fn draw(&mut self, step: u64, micro: usize) -> Result<Batch> {
+    pub fn draw(&mut self, step: u64, micro: usize) -> Result<(Batch, People)> {
         let mut columns: [Vec<HostTensor>; 6 + HIDDEN_STATES] = Default::default();
         let mut timesteps = Vec::new();
         let mut time_ids = Vec::new();
         let (mut identified, mut levels) = (Vec::new(), Vec::new());
-        for place in 0..self.batch {
+        for (place, image) in self.images(step, micro).into_iter().enumerate() {
             let number = micro * self.batch + place;
-            let image = self.image(step, number);
             let sample = self.cache.sample(image)?;
             let from = self.identity_image(step, number, image);
             let identity = if from == image { sample.clone() } else { self.cache.sample(from)? };
@@ -217,19 +270,18 @@ impl Batches {
         let (sample, target) = (next()?, next()?);
         let (encoder_hidden_states, text_embeds, faces, id_cond) = (next()?, next()?, next()?, next()?);
         let hidden = (0..HIDDEN_STATES).map(|_| next()).collect::<Result<_>>()?;
-        Ok(Batch {
+        let batch = Batch {
             sample,
             timestep: HostTensor::from_f32([self.batch], timesteps)?,
             encoder_hidden_states,
             text_embeds,
             time_ids: HostTensor::from_f32([self.batch, 6], time_ids)?,
-            id_cond,
-            hidden,
             target,
             faces,
             identified,
             levels,
-        })
+        };
+        Ok((batch, People { id_cond, hidden }))
     }
 
     /// A draw of the VAE's posterior with noise of a timestep on it, and what the network is to say of it.
@@ -299,8 +351,6 @@ pub(crate) mod tests {
             encoder_hidden_states: none(),
             text_embeds: none(),
             time_ids: none(),
-            id_cond: none(),
-            hidden: Vec::new(),
             target: none(),
             faces: none(),
             identified: Vec::new(),
@@ -322,20 +372,59 @@ pub(crate) mod tests {
     fn a_step_s_batch_depends_on_its_number_alone() {
         let folder = tempfile::tempdir().unwrap();
         let mut one = batches(&plain(), folder.path());
-        let all: Vec<Batch> = (1..=5).map(|step| one.draw(step, 0).unwrap()).collect();
+        let all: Vec<(Batch, People)> = (1..=5).map(|step| one.draw(step, 0).unwrap()).collect();
         let mut other = batches(&plain(), folder.path());
-        let third = other.draw(3, 0).unwrap();
-        assert_eq!((&third.sample, &third.target), (&all[2].sample, &all[2].target));
-        assert_eq!((&third.timestep, &third.id_cond), (&all[2].timestep, &all[2].id_cond));
+        let (third, people) = other.draw(3, 0).unwrap();
+        assert_eq!((&third.sample, &third.target), (&all[2].0.sample, &all[2].0.target));
+        assert_eq!((&third.timestep, &people.id_cond), (&all[2].0.timestep, &all[2].1.id_cond));
         // Two epochs of five images in five batches of two.
-        let mut seen: Vec<f32> = all.iter().flat_map(|b| origins(&b.encoder_hidden_states)).collect();
+        let mut seen: Vec<f32> = all.iter().flat_map(|(b, _)| origins(&b.encoder_hidden_states)).collect();
         let first: std::collections::BTreeSet<i64> = seen[..5].iter().map(|v| *v as i64).collect();
         assert_eq!(first.len(), 5);
         seen.sort_by(f32::total_cmp);
         assert_eq!(seen, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
         // Noise of another seed.
         let mut seeded = batches(&TrainOptions { seed: 1, ..plain() }, folder.path());
-        assert_ne!(seeded.draw(3, 0).unwrap().target, third.target);
+        assert_ne!(seeded.draw(3, 0).unwrap().0.target, third.target);
+    }
+
+    #[test]
+    fn batches_of_buckets_have_one_size_and_depend_on_their_number_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cache = Cache::begin(folder.path().join("cache"), &description()).unwrap();
+        // Five high ones and two wide ones.
+        for i in 0..7 {
+            let (size, shape) = if i % 3 == 1 { ([64.0, 128.0], [1, 2, 4, 4]) } else { ([128.0, 64.0], [1, 4, 2, 4]) };
+            let mut entry = entry(&i.to_string(), None);
+            entry.time_ids[4..].copy_from_slice(&size);
+            let tensor = HostTensor::from_fn(shape, |_| i as f32);
+            cache.add(entry, &Sample { mean: tensor.clone(), logvar: tensor, ..sample(i as f32) }).unwrap();
+        }
+        cache.set_empty_prompt(&sample(-5.0).text).unwrap();
+        let mut batches = batches(&TrainOptions { accumulate: 2, ..plain() }, folder.path());
+        assert_eq!(batches.sizes().collect::<Vec<_>>(), [([64, 128], 2), ([128, 64], 5)]);
+        // An epoch is one batch of the wide ones and three of the high ones, of which one stands there twice.
+        let mut all = Vec::new();
+        for number in 0..8 {
+            let (batch, _) = batches.draw(1 + number / 2, (number % 2) as usize).unwrap();
+            let images = origins(&batch.encoder_hidden_states);
+            let shape = batch.sample.shape().clone();
+            assert_eq!(batch.target.shape(), &shape);
+            let sides = batch.time_ids.as_f32().unwrap().chunks(6).map(|ids| [ids[4] / 32.0, ids[5] / 32.0]);
+            assert!(sides.into_iter().all(|sides| sides == [shape[1] as f32, shape[2] as f32]), "{shape}");
+            assert!(images.iter().all(|image| (*image as usize % 3 == 1) == (shape[1] == 2)), "{images:?} {shape}");
+            all.push((images, batch));
+        }
+        for epoch in all.chunks(4) {
+            let mut counts = [0; 7];
+            epoch.iter().flat_map(|(images, _)| images).for_each(|image| counts[*image as usize] += 1);
+            assert!(counts.iter().all(|&count| count > 0) && counts.iter().sum::<i32>() == 8, "{counts:?}");
+        }
+        let of =
+            |epoch: usize| all[4 * epoch..4 * epoch + 4].iter().map(|(images, _)| images.clone()).collect::<Vec<_>>();
+        assert_ne!(of(0), of(1));
+        let (again, _) = self::batches(&TrainOptions { accumulate: 2, ..plain() }, folder.path()).draw(3, 1).unwrap();
+        assert_eq!((&again.sample, &again.time_ids), (&all[5].1.sample, &all[5].1.time_ids));
     }
 
     #[test]
@@ -346,8 +435,8 @@ pub(crate) mod tests {
             let mut batches = batches(&TrainOptions { pair, ..plain() }, folder.path());
             let mut pairs = Vec::new();
             for step in 1..=40 {
-                let batch = batches.draw(step, 0).unwrap();
-                pairs.extend(origins(&batch.encoder_hidden_states).into_iter().zip(origins(&batch.id_cond)));
+                let (batch, people) = batches.draw(step, 0).unwrap();
+                pairs.extend(origins(&batch.encoder_hidden_states).into_iter().zip(origins(&people.id_cond)));
             }
             drawn.push(pairs);
         }
@@ -368,8 +457,8 @@ pub(crate) mod tests {
         let mut batches = batches(&options, folder.path());
         let mut counts = [0; 4];
         for step in 1..=300 {
-            let batch = batches.draw(step, 0).unwrap();
-            let identities = batch.id_cond.as_f32().unwrap().chunks(6);
+            let (batch, people) = batches.draw(step, 0).unwrap();
+            let identities = people.id_cond.as_f32().unwrap().chunks(6);
             for (text, identity) in origins(&batch.encoder_hidden_states).into_iter().zip(identities) {
                 let (text, identity) = (text == -5.0, identity.iter().all(|v| *v == 0.0));
                 counts[usize::from(text) + 2 * usize::from(identity)] += 1;

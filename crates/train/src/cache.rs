@@ -3,6 +3,7 @@
 //! `cache.json` says what it was made with. `items.jsonl` has a line for each image that is in it, written after the image's own file in
 //! `items/`; `rejected.jsonl` one for each that is not, and why.
 
+use crate::buckets::Size;
 use pulid_checkpoint::{Checkpoint, files, json, safetensors, write_atomically};
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use serde::{Deserialize, Serialize};
@@ -25,8 +26,11 @@ const EMPTY_PROMPT: &str = "empty-prompt.safetensors";
 pub struct Description {
     /// Of the layout of this folder.
     pub version: u32,
-    /// Pixels of a side.
+    /// Pixels of a side of a square.
     pub resolution: usize,
+    /// Whether images keep about their shape, with such a square's area.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub buckets: bool,
     /// Where the model lay, for people.
     pub model: String,
     /// Of the VAE's, text encoders' and face networks' files.
@@ -53,6 +57,13 @@ pub struct Entry {
     pub file: String,
     /// SDXL's size conditioning: height and width as the image came, top and left of the crop, height and width of the target.
     pub time_ids: [f32; 6],
+}
+
+impl Entry {
+    /// Height and width of the image in pixels, as it is trained on.
+    pub fn size(&self) -> Size {
+        [self.time_ids[4], self.time_ids[5]].map(|side| side as usize)
+    }
 }
 
 /// A line of `rejected.jsonl`.
@@ -91,7 +102,7 @@ pub struct Sample {
 }
 
 /// A folder of prepared images.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cache {
     folder: PathBuf,
     description: Description,
@@ -140,6 +151,9 @@ impl Cache {
                 let (was, is) = (&cache.description, description);
                 let differs = if was.resolution != is.resolution {
                     format!("resolution {}, not {}", was.resolution, is.resolution)
+                } else if was.buckets != is.buckets {
+                    let words = |buckets| if buckets { "buckets" } else { "squares" };
+                    format!("{}, not {}", words(was.buckets), words(is.buckets))
                 } else if was.dtype != is.dtype {
                     format!("dtype {}, not {}", was.dtype, is.dtype)
                 } else {
@@ -340,6 +354,7 @@ pub(crate) mod tests {
         Description {
             version: Description::VERSION,
             resolution: 64,
+            buckets: false,
             model: "m".into(),
             networks: "n".into(),
             dtype: "f32".into(),
@@ -397,6 +412,9 @@ pub(crate) mod tests {
         let other = Description { resolution: 32, ..description() };
         let message = Cache::begin(&path, &other).unwrap_err().to_string();
         assert!(message.contains("resolution 64, not 32"), "{message}");
+        let other = Description { buckets: true, ..description() };
+        let message = Cache::begin(&path, &other).unwrap_err().to_string();
+        assert!(message.contains("squares, not buckets"), "{message}");
         let filled = folder.path().join("photos");
         std::fs::create_dir(&filled).unwrap();
         std::fs::write(filled.join("a.png"), "x").unwrap();

@@ -1,16 +1,19 @@
 //! A run from its data to its last step.
 
+use crate::batch::Batches;
 use crate::cache::Cache;
 use crate::data;
+use crate::memory::Planner;
 use crate::options::TrainOptions;
+use crate::plan::{Plan, plan};
 use crate::prepare::{Preparing, prepare};
 use crate::run::{Metrics, Resumed, RunFolder};
 use crate::samples::Sampling;
-use crate::trainer::{Plan, Trainer};
+use crate::trainer::Trainer;
 use crate::write_untrained;
 use pulid::identity::FaceModels;
-use pulid::pipeline::{Pipeline, SdxlModel};
-use pulid::runtime::Reporter;
+use pulid::pipeline::{Pipeline, SdxlModel, Storage};
+use pulid::runtime::{Reporter, Runtime};
 use pulid_models::Precision;
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -50,6 +53,8 @@ pub struct Finished {
 pub struct Run<'a> {
     /// The model, where it runs.
     pub pipeline: &'a Pipeline,
+    /// Further devices for a step's micro-batches.
+    pub others: &'a [Runtime],
     /// The networks that read photos.
     pub faces: &'a FaceModels,
     /// The settings.
@@ -80,10 +85,15 @@ impl Run<'_> {
             // What was trained on is trained on.
             return Cache::open(folder);
         }
+        // Text is kept in the precision that `train prepare` keeps it in.
+        let (runtime, model) = (self.pipeline.runtime().clone(), self.pipeline.model().clone());
+        let storage = Storage { quantize: None, ..self.options.storage()? };
+        let pipeline = Pipeline::open(runtime, model, storage)?;
         let preparing = Preparing {
-            pipeline: self.pipeline,
+            pipeline: &pipeline,
             faces: self.faces,
             resolution: self.options.resolution,
+            buckets: self.options.buckets,
             dtype: self.options.dtype()?,
         };
         let prepared = prepare(&data::list(&self.options.data)?, &folder, &preparing, reporter).await?;
@@ -110,11 +120,15 @@ impl Run<'_> {
 
     async fn open(&self, resumed: Option<&Resumed>, reporter: &dyn Reporter) -> Result<Trainer> {
         let cache = self.cache(resumed.is_some(), reporter).await?;
+        self.open_on(cache, resumed, reporter).await
+    }
+
+    async fn open_on(&self, cache: Cache, resumed: Option<&Resumed>, reporter: &dyn Reporter) -> Result<Trainer> {
         let adapter = self.adapter(resumed)?;
         // What prepared the images is needed no more.
         self.pipeline.runtime().clear();
         let (runtime, model) = (self.pipeline.runtime(), self.pipeline.model());
-        Trainer::open(runtime, model, self.faces, &adapter, cache, self.options, resumed, reporter).await
+        Trainer::open(runtime, self.others, model, self.faces, &adapter, cache, self.options, resumed, reporter).await
     }
 
     /// What the run takes, with the seconds of a step: measured on three after one that compiles. Nothing is kept of them.
@@ -122,8 +136,13 @@ impl Run<'_> {
     /// # Errors
     /// As [`Run::train`].
     pub async fn dry(&self, watcher: &dyn Watcher) -> Result<(Plan, f64)> {
-        let mut trainer = self.open(None, watcher).await?;
-        let plan = trainer.plan();
+        let cache = self.cache(false, watcher).await?;
+        let (runtime, model) = (self.pipeline.runtime(), self.pipeline.model());
+        let batches = Batches::of_model(cache.clone(), model, self.options)?;
+        let plan = plan(&Planner::Device(runtime), model, self.faces, Some(&batches), self.options, watcher).await?;
+        let mut trainer = self.open_on(cache, None, watcher).await?;
+        // So that what does not fit is found now.
+        trainer.load_sizes(watcher)?;
         watcher.stage("measuring three steps");
         trainer.step(false, watcher).await?;
         let begun = Instant::now();
@@ -136,7 +155,7 @@ impl Run<'_> {
     /// Trains to the last step.
     ///
     /// # Errors
-    /// [`Stopped`] says what of it is kept: on cancellation and on gradients that are not finite a checkpoint is written first.
+    /// [`Stopped`] says what of it is kept: a checkpoint is written first, unless what is trained is lost with its device.
     pub async fn train(
         &self,
         resumed: Option<Resumed>,
@@ -155,8 +174,7 @@ impl Run<'_> {
         let step = trainer.state().step;
         let keeps = match &result {
             Ok(()) => kept != Some(step),
-            Err(Error::Cancelled | Error::NotFinite { .. }) => step > 0 && kept != Some(step),
-            Err(_) => false,
+            Err(_) => step > 0 && kept != Some(step) && !trainer.is_torn(),
         };
         if keeps {
             match save(&trainer, &folder).await {
@@ -194,7 +212,11 @@ impl Run<'_> {
                 folder.export(step, &exported)?;
             }
             folder.log(&metrics)?;
-            if metrics.skipped {
+            if metrics.skipped && metrics.losses.is_empty() {
+                watcher.note(&format!(
+                    "step {step} was left out: no sample has a part in any loss, as where no picture shows a face; what is trained is as it was"
+                ));
+            } else if metrics.skipped {
                 watcher.note(&format!(
                     "step {step} was left out: a gradient was not finite in half precision; the loss is scaled by {} from here on",
                     trainer.state().scale.factor
@@ -246,19 +268,23 @@ pub fn check_data(options: &TrainOptions) -> Result<()> {
 /// # Errors
 /// A branch whose model cannot be read, cannot make such pictures or has other attention than the base.
 pub fn check_branch(options: &TrainOptions, model: &SdxlModel) -> Result<()> {
-    let Some(branch) = &options.branch else { return Ok(()) };
+    let Some(branch) = options.needed_branch() else { return Ok(()) };
     let layers = model.unet(Precision::F32)?.identity_layers()?;
     crate::branch::check(branch, &branch.open_model()?, &layers)
 }
 
-fn open_cache(options: &TrainOptions) -> Result<Cache> {
+pub(crate) fn open_cache(options: &TrainOptions) -> Result<Cache> {
     let cache = Cache::open(&options.data)?;
     let resolution = cache.description().resolution;
     if resolution != options.resolution {
         let detail = format!("{} was given, the cache holds images of {resolution}", options.resolution);
         return Err(Error::invalid("resolution", detail));
     }
-    Ok(cache)
+    match (options.buckets, cache.description().buckets) {
+        (true, false) => Err(Error::invalid("buckets", "are asked for, the cache holds squares")),
+        (false, true) => Err(Error::invalid("buckets", "are not asked for, the cache holds images of different sizes")),
+        _ => Ok(cache),
+    }
 }
 
 /// The newest checkpoint of a run and its settings.
@@ -268,3 +294,6 @@ fn open_cache(options: &TrainOptions) -> Result<Cache> {
 pub fn reopen(folder: &Path) -> Result<(TrainOptions, Option<Resumed>)> {
     Ok((RunFolder::settings(folder)?, Resumed::newest(folder)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,42 +2,112 @@
 
 use crate::batch::Batch;
 use crate::branch::scaled;
-use crate::quiet::Quiet;
-use crate::terms::{Room, memory, numbers};
+use crate::memory::Part;
+use crate::terms::numbers;
 use pulid::face::arcface_transform;
 use pulid::identity::{FaceFinder, FaceModels, open_recogniser};
 use pulid::image::rgb_from_tensor;
-use pulid::runtime::{Loaded, Reporter, Runtime, Tensor};
+use pulid::runtime::{Loaded, Quiet, Reporter, Runtime, Tensor};
+use pulid_engine::Observer;
+use pulid_graph::{Checkpointing, Graph};
 use pulid_models::Precision;
+use pulid_models::onnx::OnnxNetwork;
 use pulid_models::sdxl::Vae;
 use pulid_models::training::{IdentityLossSize, identity_graph, sample_weights, with_gradients};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
-/// What the loss is made with.
-pub(crate) struct FaceSetup<'a> {
-    pub runtime: &'a Runtime,
-    pub faces: &'a FaceModels,
-    pub vae: &'a Vae,
-    /// An ONNX file.
-    pub recogniser: &'a Path,
-    /// Of the latents.
-    pub size: IdentityLossSize,
-    pub room: &'a dyn Fn() -> Room,
+/// Its networks' weights in a run's memory.
+const WEIGHTS: &str = "L_id: VAE and recogniser, weights";
+
+/// How its networks are built.
+pub(crate) struct FaceGraphs {
+    vae: Vae,
+    recogniser: OnnxNetwork,
+    /// Of the recogniser.
+    input: String,
+    batch: usize,
+}
+
+impl FaceGraphs {
+    /// For `batch` latents of a VAE at once, and a recogniser's ONNX file.
+    ///
+    /// # Errors
+    /// A recogniser that is missing or of another kind.
+    pub fn new(vae: &Vae, recogniser: &Path, batch: usize) -> Result<FaceGraphs> {
+        let network = open_recogniser(recogniser)?;
+        let [input] = network.input_names()[..] else {
+            return Err(Error::file(recogniser, "takes more than one input"));
+        };
+        let input = input.to_owned();
+        Ok(FaceGraphs { vae: vae.clone(), recogniser: network, input, batch })
+    }
+
+    /// The recogniser alone.
+    fn embeddings(&self) -> Result<Graph> {
+        let side = pulid::face::ARCFACE_SIDE as usize;
+        let shapes = BTreeMap::from([(self.input.clone(), vec![self.batch, 3, side, side])]);
+        self.recogniser.build(&shapes, Precision::F32)
+    }
+
+    /// From latents to pictures.
+    fn decoder(&self, [height, width]: [usize; 2]) -> Result<Graph> {
+        self.vae.decoder(self.batch, height, width)
+    }
+
+    /// From latents to the loss, and back.
+    fn loss(&self, [height, width]: [usize; 2], checkpointing: Checkpointing) -> Result<Graph> {
+        let size = IdentityLossSize { batch: self.batch, height, width };
+        let graph = identity_graph(&self.vae, &self.recogniser, size, Precision::F32)?;
+        with_gradients(&graph, &["identity"], &["latent"], checkpointing)
+    }
+
+    /// What the network of the loss is called in a run's memory: `whose` it is, and `at` which size, where there are several.
+    pub fn loss_name(whose: &str, at: &str) -> String {
+        format!("{whose}: VAE's and recogniser's values and gradients{at}")
+    }
+
+    /// What it takes for latents of these rows and columns, but for the detector, which is small.
+    pub fn parts_of_size(self: &Arc<Self>, whose: &str, at: &str, latent: [usize; 2]) -> [Part<'static>; 2] {
+        let (loss, decoder) = (self.clone(), self.clone());
+        let of_decoder = format!("{whose}: values of the decoder for the detector{at}");
+        [
+            Part::backward(FaceGraphs::loss_name(whose, at), WEIGHTS, move |checkpointing| {
+                loss.loss(latent, checkpointing)
+            }),
+            Part::forward(of_decoder, WEIGHTS, move || decoder.decoder(latent)),
+        ]
+    }
+
+    /// What it takes for photos.
+    pub fn part_of_photos(self: &Arc<Self>, whose: &str) -> Part<'static> {
+        let graphs = self.clone();
+        Part::forward(format!("{whose}: values of the recogniser for photos"), WEIGHTS, move || graphs.embeddings())
+    }
 }
 
 /// L_id's networks behind the latents.
 pub(crate) struct FaceLoss {
-    /// Of the decoder's input.
-    scaling_factor: f64,
-    /// Shows the picture to the detector.
-    decoder: Loaded,
+    runtime: Runtime,
+    graphs: Arc<FaceGraphs>,
+    checkpointing: Checkpointing,
     finder: FaceFinder,
     /// Embeds the photos' faces.
     recogniser: Loaded,
-    recogniser_input: String,
     recogniser_output: String,
+    /// The networks for latents of these rows and columns. Those of other sizes are the runtime's meanwhile, which lets them go where there is
+    /// no room.
+    sized: Option<([usize; 2], OfSize)>,
+    /// Their graphs of each size so far.
+    built: BTreeMap<[usize; 2], [Graph; 2]>,
+}
+
+/// The networks for latents of one size.
+struct OfSize {
+    /// Shows the pictures to the detector.
+    decoder: Loaded,
     /// From the latents to the loss, and back.
     loss: Loaded,
 }
@@ -54,40 +124,64 @@ pub(crate) struct FaceAnswer {
 }
 
 impl FaceLoss {
-    /// Loads it.
+    /// Loads it for latents of these rows and columns.
     ///
     /// # Errors
-    /// Files that are missing or of another kind, a device out of memory, cancellation.
-    pub async fn load(setup: &FaceSetup<'_>, reporter: &dyn Reporter) -> Result<FaceLoss> {
-        let FaceSetup { runtime, faces, vae, size, .. } = *setup;
-        let IdentityLossSize { batch, height, width } = size;
-        let recogniser = open_recogniser(setup.recogniser)?;
-        let side = pulid::face::ARCFACE_SIDE as usize;
-        let [input] = recogniser.input_names()[..] else {
-            return Err(Error::file(setup.recogniser, "takes more than one input"));
-        };
-        let shapes = BTreeMap::from([(input.to_owned(), vec![batch, 3, side, side])]);
-        let embeds = recogniser.build(&shapes, Precision::F32)?;
-        let output = embeds.outputs().first().map(|(name, _)| name.clone()).unwrap_or_default();
-
-        let graph = identity_graph(vae, &recogniser, size, Precision::F32)?;
-        let build = |checkpointing| with_gradients(&graph, &["identity"], &["latent"], checkpointing);
-        let (loss, _) = (setup.room)().choose(runtime, reporter, build).await?;
-        Ok(FaceLoss {
-            scaling_factor: f64::from(vae.config().scaling_factor),
-            decoder: runtime.load(&vae.decoder(batch, height, width)?, reporter).await?,
+    /// Weights that are missing or mismatched, a device out of memory, cancellation.
+    pub async fn load(
+        runtime: &Runtime,
+        faces: &FaceModels,
+        graphs: Arc<FaceGraphs>,
+        latent: [usize; 2],
+        checkpointing: Checkpointing,
+        reporter: &dyn Reporter,
+    ) -> Result<FaceLoss> {
+        let embeddings = graphs.embeddings()?;
+        let mut face = FaceLoss {
+            runtime: runtime.clone(),
+            graphs,
+            checkpointing,
             finder: FaceFinder::load(runtime, faces, reporter).await?,
-            recogniser: runtime.load(&embeds, reporter).await?,
-            recogniser_input: input.to_owned(),
-            recogniser_output: output,
-            loss: runtime.load(&loss, reporter).await?,
-        })
+            recogniser: runtime.load(&embeddings, reporter).await?,
+            recogniser_output: embeddings.outputs().first().map(|(name, _)| name.clone()).unwrap_or_default(),
+            sized: None,
+            built: BTreeMap::new(),
+        };
+        face.take(latent, reporter).await?;
+        Ok(face)
     }
 
-    /// Bytes of its networks' values.
-    pub fn memory(&self) -> usize {
-        let networks = [&self.loss, &self.decoder, &self.recogniser];
-        networks.into_iter().filter_map(memory).map(|[_, working]| working).sum()
+    /// Takes the networks for latents of these rows and columns, of which blocks are computed again as of the first ones'.
+    ///
+    /// # Errors
+    /// A device out of memory, cancellation.
+    pub async fn take(&mut self, latent: [usize; 2], observer: &dyn Observer) -> Result<()> {
+        if matches!(&self.sized, Some((loaded, _)) if *loaded == latent) {
+            return Ok(());
+        }
+        // They go back to the runtime before the next ones look for room.
+        self.sized = None;
+        if !self.built.contains_key(&latent) {
+            let graphs = [self.graphs.decoder(latent)?, self.graphs.loss(latent, self.checkpointing)?];
+            self.built.insert(latent, graphs);
+        }
+        let Some([decoder, loss]) = self.built.get(&latent) else { return Ok(()) };
+        let loss = self.runtime.load(loss, observer).await?;
+        let decoder = self.runtime.load(decoder, observer).await?;
+        self.sized = Some((latent, OfSize { decoder, loss }));
+        Ok(())
+    }
+
+    /// The networks for such latents.
+    async fn of_size(&mut self, latent: &HostTensor, observer: &dyn Observer) -> Result<&mut OfSize> {
+        let &[_, height, width, _] = latent.shape().extents() else {
+            return Err(Error::invalid("latents", format!("are {}", latent.shape())));
+        };
+        self.take([height, width], observer).await?;
+        match &mut self.sized {
+            Some((_, sized)) => Ok(sized),
+            None => Err(Error::invalid("L_id", "is not loaded")),
+        }
     }
 
     /// The loss of latents, channels last and as the UNet has them. Samples without an identity and pictures without a face have no part
@@ -117,11 +211,12 @@ impl FaceLoss {
         };
         if present.contains(&true) {
             let crop = beside(&crop, &found)?;
+            let OfSize { loss, .. } = self.of_size(latent, observer).await?;
             for (name, value) in [("latent", latent), ("crop", &crop), ("target", &target)] {
-                self.loss.write(name, value)?;
+                loss.write(name, value)?;
             }
-            self.loss.write("upstream.identity", &sample_weights(&present, 1.0, weight as f32))?;
-            let mut outputs = self.loss.run_to(&["identity", "d.latent"], observer).await?;
+            loss.write("upstream.identity", &sample_weights(&present, 1.0, weight as f32))?;
+            let mut outputs = loss.run_to(&["identity", "d.latent"], observer).await?;
             let loss = mean(&numbers(&mut outputs, "identity").await?, &present);
             answer.loss = Some((loss, read(&mut outputs, "d.latent").await?));
         }
@@ -130,8 +225,10 @@ impl FaceLoss {
 
     /// For each picture the map of ArcFace's crop to it, [B, 2, 3], and whether it shows a face.
     async fn crops(&mut self, latent: &HostTensor, observer: &Quiet<'_>) -> Result<(HostTensor, Vec<bool>)> {
-        self.decoder.write("latent", &scaled(latent, 1.0 / self.scaling_factor)?)?;
-        let mut decoded = self.decoder.run_to(&["sample"], observer).await?;
+        let scaling = f64::from(self.graphs.vae.config().scaling_factor);
+        let OfSize { decoder, .. } = self.of_size(latent, observer).await?;
+        decoder.write("latent", &scaled(latent, 1.0 / scaling)?)?;
+        let mut decoded = decoder.run_to(&["sample"], observer).await?;
         let pictures = match rgb_from_tensor(&read(&mut decoded, "sample").await?) {
             // In half precision a step may overflow: nobody's face, as of a picture of anything else.
             Err(Error::NotFinite { .. }) => {
@@ -155,7 +252,7 @@ impl FaceLoss {
 
     /// What the recogniser makes of the photos' faces.
     async fn embeddings(&mut self, faces: &HostTensor, observer: &Quiet<'_>) -> Result<HostTensor> {
-        self.recogniser.write(&self.recogniser_input, faces)?;
+        self.recogniser.write(&self.graphs.input, faces)?;
         let mut outputs = self.recogniser.run_to(&[&self.recogniser_output], observer).await?;
         read(&mut outputs, &self.recogniser_output).await
     }

@@ -4,10 +4,17 @@
 //! sees at high noise levels a blur that is nobody's.
 
 use crate::batch::Batch;
-use crate::face::{FaceAnswer, FaceLoss, FaceSetup};
-use crate::quiet::Quiet;
-use pulid::runtime::Reporter;
+use crate::face::{FaceAnswer, FaceGraphs, FaceLoss};
+use crate::memory::{Decided, Part};
+use crate::terms::Call;
+use pulid::identity::FaceModels;
+use pulid::runtime::{Quiet, Reporter, Runtime};
+use pulid_engine::Observer;
 use pulid_tensor::{Error, HostTensor, Result};
+use std::sync::Arc;
+
+/// Its name in a run's memory.
+const WHOSE: &str = "L_id";
 
 /// Its networks.
 pub(crate) struct OneStep {
@@ -16,17 +23,40 @@ pub(crate) struct OneStep {
 }
 
 impl OneStep {
-    /// Loads it.
+    /// Loads it for latents of a call's size.
     ///
     /// # Errors
     /// As [`FaceLoss::load`].
-    pub async fn load(setup: &FaceSetup<'_>, predicts_v: bool, reporter: &dyn Reporter) -> Result<OneStep> {
-        Ok(OneStep { face: FaceLoss::load(setup, reporter).await?, predicts_v })
+    pub async fn load(
+        runtime: &Runtime,
+        faces: &FaceModels,
+        graphs: Arc<FaceGraphs>,
+        call: &Call,
+        predicts_v: bool,
+        decided: &Decided,
+        reporter: &dyn Reporter,
+    ) -> Result<OneStep> {
+        let checkpointing = decided.checkpointing(&FaceGraphs::loss_name(WHOSE, &call.at()));
+        let face = FaceLoss::load(runtime, faces, graphs, call.latent, checkpointing, reporter).await?;
+        Ok(OneStep { face, predicts_v })
     }
 
-    /// Bytes of its networks' values.
-    pub fn memory(&self) -> usize {
-        self.face.memory()
+    /// What it takes for latents of a call's size.
+    pub fn parts_of_size(graphs: &Arc<FaceGraphs>, call: &Call) -> [Part<'static>; 2] {
+        graphs.parts_of_size(WHOSE, &call.at(), call.latent)
+    }
+
+    /// What it takes for latents of any size.
+    pub fn part_of_photos(graphs: &Arc<FaceGraphs>) -> Part<'static> {
+        graphs.part_of_photos(WHOSE)
+    }
+
+    /// Takes the networks for latents of these rows and columns.
+    ///
+    /// # Errors
+    /// A device out of memory, cancellation.
+    pub async fn take(&mut self, latent: [usize; 2], observer: &dyn Observer) -> Result<()> {
+        self.face.take(latent, observer).await
     }
 
     /// The loss by the prediction of `batch`, and, where a picture shows a face, its gradient in the prediction, times `weight`.

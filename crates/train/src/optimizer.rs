@@ -136,21 +136,16 @@ impl Optimizer {
     pub async fn load(&mut self, parameters: &[(Shape, String)], observer: &dyn Observer) -> Result<()> {
         for (shape, _) in parameters {
             if !self.networks.contains_key(shape) {
-                let graph = match self.rule.of(shape) {
-                    Rule::AdamW => network(shape)?,
-                    Rule::Muon => muon_network(shape)?,
-                };
-                let loaded = self.runtime.load(&graph, observer).await?;
+                let loaded = self.runtime.load(&graph(self.rule.of(shape), shape)?, observer).await?;
                 self.networks.insert(shape.clone(), loaded);
             }
         }
         Ok(())
     }
 
-    /// Bytes of the states, and of the networks that change them.
-    pub fn memory(&self) -> [usize; 2] {
-        let networks = self.networks.values().filter_map(crate::terms::memory).map(|[_, working]| working).sum();
-        [self.states.values().flat_map(HashMap::values).map(Tensor::bytes).sum(), networks]
+    /// Bytes of the states.
+    pub fn bytes(&self) -> usize {
+        self.states.values().flat_map(HashMap::values).map(Tensor::bytes).sum()
     }
 
     /// One step of a parameter; gives its new value in the graph's shape. `adapter` gets it as an input.
@@ -167,7 +162,8 @@ impl Optimizer {
     ) -> Result<Tensor> {
         let none = || Error::invalid(name, "has no state of the optimiser");
         let network = self.networks.get_mut(shape).ok_or_else(none)?;
-        let mut inputs = self.states.remove(name).ok_or_else(none)?;
+        // What was before stays until what comes next is there, for a checkpoint.
+        let held = self.states.get(name).ok_or_else(none)?;
         let wanted: &[&str] = match self.rule.of(shape) {
             Rule::AdamW => {
                 network.write("settings", &settings.adamw.settings())?;
@@ -180,17 +176,9 @@ impl Optimizer {
                 &["parameter", "momentum", "value"]
             }
         };
-        inputs.insert("gradient".into(), gradient);
-        network.write_tensors(&inputs).await?;
-        let mut outputs = match network.run_to(wanted, observer).await {
-            Ok(outputs) => outputs,
-            Err(error) => {
-                // What was before it is still there, for a checkpoint.
-                inputs.remove("gradient");
-                self.states.insert(name.to_owned(), inputs);
-                return Err(error);
-            }
-        };
+        network.write_tensors(held).await?;
+        network.write_tensors(&HashMap::from([("gradient".to_owned(), gradient)])).await?;
+        let mut outputs = network.run_to(wanted, observer).await?;
         let value = outputs.remove("value").ok_or_else(none)?;
         self.states.insert(name.to_owned(), outputs);
         Ok(value)
@@ -220,6 +208,19 @@ impl Optimizer {
         }
         let row = |i: usize| HostTensor::from_f32(shape.clone(), values[i * count..(i + 1) * count].to_vec());
         Ok(ParameterState { value: row(0)?, moments: Moments::AdamW([row(1)?, row(2)?]) })
+    }
+}
+
+/// Numbers that are kept of a parameter of a shape: itself and what the optimiser remembers of it.
+pub(crate) fn state_numbers(rule: Rule, shape: &Shape) -> usize {
+    (1 + Moments::names(rule.of(shape)).len()) * shape.count()
+}
+
+/// A step of a parameter of a shape.
+pub(crate) fn graph(rule: Rule, shape: &Shape) -> Result<Graph> {
+    match rule {
+        Rule::AdamW => network(shape),
+        Rule::Muon => muon_network(shape),
     }
 }
 
@@ -294,6 +295,35 @@ impl LossScale {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pulid_engine::{DeviceOptions, Silent};
+
+    #[test]
+    fn a_step_that_fails_keeps_what_was_there() {
+        pollster::block_on(async {
+            let selector = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+            let runtime = Runtime::open(&selector, DeviceOptions::default()).await.unwrap();
+            let shape = Shape::new([2, 3]);
+            let value = HostTensor::from_fn(shape.clone(), |i| i as f32);
+            for rule in [Rule::AdamW, Rule::Muon] {
+                let mut optimizer = Optimizer::new(&runtime, rule);
+                let moments = Moments::read(rule, |_| Ok(HostTensor::zeros(shape.clone()))).unwrap();
+                optimizer.set("p", &ParameterState { value: value.clone(), moments }).unwrap();
+                optimizer.load(&[(shape.clone(), "p".into())], &Silent).await.unwrap();
+                let factor = 1.0;
+                let adamw = AdamWStep { rate: 0.1, decay: 0.0, betas: [0.9, 0.999], epsilon: 1e-8, step: 1, factor };
+                let adjust = pulid_models::training::MuonRate::MatchRmsAdamW;
+                let muon = MuonStep { rate: 0.1, adjust, decay: 0.0, momentum: 0.95, factor };
+                let settings = Settings { adamw, muon };
+                let wrong = Tensor::Host(HostTensor::zeros([6]));
+                optimizer.step("p", &shape, wrong, settings, &Silent).await.unwrap_err();
+                let held = &optimizer.states["p"];
+                assert!(!held.is_empty());
+                let right = Tensor::Host(HostTensor::from_fn(shape.clone(), |_| 1.0));
+                let changed = optimizer.step("p", &shape, right, settings, &Silent).await.unwrap();
+                assert_ne!(changed.read().await.unwrap(), value, "{rule:?}");
+            }
+        });
+    }
 
     #[test]
     fn the_loss_scale_falls_at_once_and_grows_slowly() {

@@ -2,6 +2,7 @@
 
 use crate::objective::{self, BranchOptions, OneStepOptions, Weights};
 use crate::optimizer::Rule;
+use pulid::pipeline::Storage;
 use pulid_models::pulid::Ortho;
 use pulid_tensor::{DType, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,9 @@ pub struct TrainOptions {
     pub steps: u64,
     /// Pixels of a side of the training images.
     pub resolution: usize,
+    /// Whether images keep about their shape, with the area of such a square.
+    #[serde(default)]
+    pub buckets: bool,
     /// Samples that go through the networks at once.
     pub batch: usize,
     /// Such batches whose gradients are summed in a step.
@@ -96,6 +100,9 @@ pub struct TrainOptions {
     pub seed: u64,
     /// f16 or f32: how the frozen networks are stored and, where the device can, compute.
     pub dtype: String,
+    /// q8 or q4: blocks in which the frozen UNets' matrices and filters are stored, in place of `dtype`.
+    #[serde(default)]
+    pub quantize: Option<String>,
     /// What is computed again.
     pub checkpointing: Recompute,
     /// A checkpoint each so many steps; 0 at the end alone.
@@ -168,7 +175,7 @@ impl TrainOptions {
         if all > 1.0 {
             return wrong("drop_both", format!("with drop_text and drop_id is {all}; the three are shares of 1"));
         }
-        self.dtype()?;
+        self.storage()?;
         self.ortho()?;
         objective::check(&self.weights, self.branch.as_ref(), self.one_step.as_ref())
     }
@@ -192,6 +199,40 @@ impl TrainOptions {
             "f32" => Ok(DType::F32),
             other => Err(Error::invalid("dtype", format!("{other} is none of f16, f32"))),
         }
+    }
+
+    /// How the frozen networks are stored.
+    ///
+    /// # Errors
+    /// For another word than f16 and f32, q8 and q4.
+    pub fn storage(&self) -> Result<Storage> {
+        let quantize = match self.quantize.as_deref() {
+            None => None,
+            Some("q8") => Some(DType::Q8),
+            Some("q4") => Some(DType::Q4),
+            Some(other) => return Err(Error::invalid("quantize", format!("{other} is none of q8, q4"))),
+        };
+        Ok(Storage { dtype: self.dtype()?, quantize })
+    }
+
+    /// The branch of few steps, where a loss looks at it.
+    pub fn needed_branch(&self) -> Option<&BranchOptions> {
+        self.branch.as_ref().filter(|_| self.branch_weights().branches())
+    }
+
+    /// Factors of the losses that look at the branch.
+    pub fn branch_weights(&self) -> Weights {
+        self.weights.of_branch(self.one_step.is_some())
+    }
+
+    /// L_id on one-step estimates, where there is any.
+    pub fn needed_one_step(&self) -> Option<&OneStepOptions> {
+        self.one_step.as_ref().filter(|_| self.weights.id > 0.0)
+    }
+
+    /// Whether the network is called on images with noise, for L_diff or for one-step estimates.
+    pub fn predicts(&self) -> bool {
+        self.weights.diff > 0.0 || self.needed_one_step().is_some()
     }
 
     /// Treatment of the part along the text features.
@@ -254,6 +295,7 @@ pub(crate) fn example() -> TrainOptions {
         faces: "faces".into(),
         steps: 110,
         resolution: 128,
+        buckets: false,
         batch: 2,
         accumulate: 1,
         lr: 1.0,
@@ -269,6 +311,7 @@ pub(crate) fn example() -> TrainOptions {
         ortho: "v2".into(),
         seed: 0,
         dtype: "f32".into(),
+        quantize: None,
         checkpointing: Recompute::Auto,
         save_every: 0,
         keep: 2,
@@ -325,6 +368,7 @@ mod tests {
             (TrainOptions { clip: -1.0, ..example() }, "clip"),
             (TrainOptions { ema: 1.0, ..example() }, "ema"),
             (TrainOptions { dtype: "bf16".into(), ..example() }, "dtype"),
+            (TrainOptions { quantize: Some("q5".into()), ..example() }, "quantize"),
             (TrainOptions { ortho: "v3".into(), ..example() }, "ortho"),
         ] {
             let message = options.check().unwrap_err().to_string();

@@ -36,10 +36,10 @@ impl Keyed {
         TorchGenerator::new(self.bits(step, sample, purpose)).randn(count)
     }
 
-    /// The order in which an epoch takes its `count` items.
-    pub fn order(self, epoch: u64, count: usize) -> Vec<usize> {
+    /// The order in which an epoch takes `count` items.
+    pub fn order(self, epoch: u64, purpose: &str, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
-        let mut generator = TorchGenerator::new(self.bits(epoch, 0, "order"));
+        let mut generator = TorchGenerator::new(self.bits(epoch, 0, purpose));
         for last in (1..count).rev() {
             let place = (generator.uniform_f64() * (last + 1) as f64) as usize;
             order.swap(last, place.min(last));
@@ -70,12 +70,12 @@ mod tests {
     #[test]
     fn an_epoch_takes_each_item_once() {
         let keyed = Keyed::new(1);
-        let mut order = keyed.order(0, 50);
-        assert_ne!(order, keyed.order(1, 50));
+        let mut order = keyed.order(0, "order", 50);
+        assert_ne!(order, keyed.order(1, "order", 50));
         assert_ne!(order, (0..50).collect::<Vec<_>>());
         order.sort_unstable();
         assert_eq!(order, (0..50).collect::<Vec<_>>());
-        assert!(keyed.order(0, 0).is_empty());
+        assert!(keyed.order(0, "order", 0).is_empty());
         let mean = (0..1000).map(|step| keyed.uniform(step, 0, "x")).sum::<f64>() / 1000.0;
         assert!((mean - 0.5).abs() < 0.05, "{mean}");
         assert!((0..200).all(|step| keyed.below(step, 0, "x", 3) < 3));

@@ -27,19 +27,19 @@ const STATE: &str = "state.json";
 pub struct Metrics {
     /// Counted from 1.
     pub step: u64,
-    /// What is minimised, the losses by their weights; null where it was not finite.
+    /// What is minimised, the losses by their weights; null where it was not finite, or no sample has a part in any.
     #[serde(default)]
     pub loss: Option<f64>,
     /// Each of them.
     #[serde(flatten)]
     pub losses: Losses,
-    /// Norm of all gradients before clipping; null where it was not finite.
+    /// Norm of all gradients before clipping; null where it was not finite, or there are none.
     pub gradient_norm: Option<f64>,
     /// Learning rate.
     pub lr: f64,
     /// The loss's factor.
     pub loss_scale: f64,
-    /// Whether the step was left out because a gradient was not finite.
+    /// Whether the step was left out because a gradient was not finite, or no loss had one.
     pub skipped: bool,
     /// Samples a second.
     pub images_per_second: f64,
@@ -71,6 +71,11 @@ impl Losses {
         let Weights { diff, id, align_sem, align_layout } = *weights;
         let all = [(self.diff, diff), (self.id, id), (self.align_sem, align_sem), (self.align_layout, align_layout)];
         all.into_iter().filter_map(|(loss, weight)| Some(loss? * weight)).sum()
+    }
+
+    /// Whether no sample has a part in any.
+    pub fn is_empty(&self) -> bool {
+        self.each().next().is_none()
     }
 
     /// Those that are there, by name.
@@ -261,8 +266,11 @@ impl RunFolder {
     fn forget_old(&self) -> Result<()> {
         let steps = checkpoints(&self.path)?;
         for &step in steps.iter().rev().skip(self.keep) {
+            // Under another name first: one that is only half removed is no checkpoint.
             let folder = RunFolder::state_folder(&self.path, step);
-            std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+            let old = self.path.join(format!(".old-{step}"));
+            std::fs::rename(&folder, &old).map_err(|e| Error::io(&folder, e))?;
+            std::fs::remove_dir_all(&old).map_err(|e| Error::io(&old, e))?;
             let adapter = RunFolder::adapter(&self.path, step);
             std::fs::remove_file(&adapter).map_err(|e| Error::io(&adapter, e))?;
             let average = RunFolder::average(&self.path, step);

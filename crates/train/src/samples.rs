@@ -1,11 +1,10 @@
 //! Sample images of a run: the same prompts and faces at each, without and with the identity side by side.
 
-use crate::quiet::Quiet;
 use image::imageops::replace;
 use pulid::identity::{ExtractOptions, FaceModels};
 use pulid::image::{RgbImage, encode_png};
 use pulid::pipeline::{GenerateOptions, IdentityUse, Pipeline};
-use pulid::runtime::{Reporter, Runtime};
+use pulid::runtime::{Quiet, Reporter, Runtime};
 use pulid::sampler::StepWindow;
 use pulid_models::pulid::IdentitySettings;
 use pulid_tensor::{Error, Result};

@@ -2,17 +2,16 @@
 
 use crate::batch::Batch;
 use crate::face::read;
-use crate::options::Recompute;
+use crate::memory::Part;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::autodiff::differentiate;
 use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
 use pulid_models::pulid::IdentityInputs;
-use pulid_models::run::block;
 use pulid_models::sdxl::{Unet, UnetSize};
 use pulid_ops::{Binary, Reduce};
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// What a term answers.
 #[derive(Debug)]
@@ -90,43 +89,6 @@ impl Sums {
     }
 }
 
-/// What decides whether blocks of a network are computed again in the backward pass.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    /// What is asked for.
-    pub recompute: Recompute,
-    /// Bytes of the device that are left, where they are known.
-    pub bytes: Option<u64>,
-}
-
-impl Room {
-    /// A graph that stores all it needs or, with [`Recompute::Auto`] where that would not fit, computes blocks again.
-    ///
-    /// # Errors
-    /// As `build`, and when the device cannot run it.
-    pub async fn choose(
-        self,
-        runtime: &Runtime,
-        observer: &dyn Observer,
-        build: impl Fn(Checkpointing) -> Result<Graph>,
-    ) -> Result<(Graph, Checkpointing)> {
-        let blocks = Checkpointing::Blocks(block);
-        if self.recompute == Recompute::Block {
-            return Ok((build(blocks)?, blocks));
-        }
-        let graph = build(Checkpointing::Off)?;
-        if let (Recompute::Auto, Some(bytes)) = (self.recompute, self.bytes)
-            && let Some(planned) = runtime.plan(&graph, observer).await?
-        {
-            let summary = planned.plan.summary();
-            if (summary.weight_bytes + summary.working_bytes) as u64 > bytes {
-                return Ok((build(blocks)?, blocks));
-            }
-        }
-        Ok((graph, Checkpointing::Off))
-    }
-}
-
 /// The number that a network gives for each sample.
 ///
 /// # Errors
@@ -139,14 +101,19 @@ pub(crate) async fn numbers(outputs: &mut HashMap<String, Tensor>, name: &str) -
 /// L_diff: the mean square of what the network's prediction lacks of its target, for images with noise on them.
 ///
 /// The terms of [`branch`](crate::branch) take keys and values likewise, and add their gradients to these.
-#[derive(Debug)]
 pub struct Diffusion {
-    unet: Loaded,
+    runtime: Runtime,
+    unet: Unet,
+    call: Call,
+    checkpointing: Checkpointing,
     outputs: Vec<String>,
-    /// Elements of a batch's targets.
-    count: usize,
     /// Whether other gradients in the prediction are added.
     more: bool,
+    /// The network for latents of the rows and columns of `call`. Those of other sizes are the runtime's meanwhile, which lets them go
+    /// where there is no room.
+    loaded: Option<Loaded>,
+    /// The graph of each size so far.
+    graphs: BTreeMap<[usize; 2], Graph>,
 }
 
 /// Sizes of a call of the UNet in training.
@@ -156,13 +123,34 @@ pub struct Call {
     pub batch: usize,
     /// Rows and columns of the latents.
     pub latent: [usize; 2],
+    /// Pixels to a latent, each way.
+    pub factor: usize,
     /// Text tokens.
     pub text_tokens: usize,
     /// The identity's part.
     pub identity: IdentityInputs,
 }
 
+impl Call {
+    /// What the names of networks for images of its size end with in a run's memory.
+    pub(crate) fn at(&self) -> String {
+        let [height, width] = self.latent.map(|side| side * self.factor);
+        format!(" at {width} x {height}")
+    }
+}
+
 impl Diffusion {
+    /// What it is called in a run's memory.
+    pub(crate) fn name(call: &Call) -> String {
+        format!("UNet, values and their gradients{}", call.at())
+    }
+
+    /// What it takes.
+    pub(crate) fn part<'a>(unet: &'a Unet, call: Call, more: bool) -> Part<'a> {
+        let build = move |checkpointing| Diffusion::graph(unet, &call, more, checkpointing);
+        Part::backward(Diffusion::name(&call), "UNet, weights", build)
+    }
+
     /// The UNet with its loss and the gradients in keys and values.
     ///
     /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C] and `factor` [1, 1, 1, 1], of the gradient in the prediction; with `more` also
@@ -221,32 +209,63 @@ impl Diffusion {
         unet: &Unet,
         call: &Call,
         more: bool,
-        room: Room,
+        checkpointing: Checkpointing,
         observer: &dyn Observer,
-    ) -> Result<(Diffusion, Checkpointing)> {
-        let build = |checkpointing| Diffusion::graph(unet, call, more, checkpointing);
-        let (graph, checkpointing) = room.choose(runtime, observer, build).await?;
+    ) -> Result<Diffusion> {
         let mut outputs = vec!["loss".to_owned()];
         outputs.extend(unet.identity_layers()?.iter().flat_map(|layer| layer.names()).map(|name| format!("d.{name}")));
-        let sample = graph.inputs().find(|(name, _)| *name == "sample").map(|(_, ty)| ty.clone());
-        let sample = sample.ok_or_else(|| Error::invalid("unet", "takes no input `sample`"))?;
-        let mut unet = runtime.load(&graph, observer).await?;
-        unet.write("id_scale", &HostTensor::from_fn([call.batch], |_| 1.0))?;
-        let count = sample.shape.count();
-        Ok((Diffusion { unet, outputs, count, more }, checkpointing))
+        let mut diffusion = Diffusion {
+            runtime: runtime.clone(),
+            unet: unet.clone(),
+            call: *call,
+            checkpointing,
+            outputs,
+            more,
+            loaded: None,
+            graphs: BTreeMap::new(),
+        };
+        diffusion.take(call.latent, observer).await?;
+        Ok(diffusion)
     }
 
-    /// What it takes of the device's memory, weights and values, where it runs on one.
-    pub fn memory(&self) -> Option<[usize; 2]> {
-        memory(&self.unet)
-    }
-
-    /// Gives the network a batch.
-    async fn write(&mut self, batch: &Batch, keys_values: &HashMap<String, Tensor>) -> Result<()> {
-        for (name, tensor) in batch.for_unet() {
-            self.unet.write(name, tensor)?;
+    /// Takes the network for latents of these rows and columns, of which blocks are computed again as of the first one's.
+    ///
+    /// # Errors
+    /// A device out of memory, cancellation.
+    pub(crate) async fn take(&mut self, latent: [usize; 2], observer: &dyn Observer) -> Result<()> {
+        if self.loaded.is_some() && latent == self.call.latent {
+            return Ok(());
         }
-        self.unet.write_tensors(keys_values).await
+        // It goes back to the runtime before the next one looks for room.
+        self.loaded = None;
+        self.call.latent = latent;
+        if !self.graphs.contains_key(&latent) {
+            self.graphs.insert(latent, Diffusion::graph(&self.unet, &self.call, self.more, self.checkpointing)?);
+        }
+        let Some(graph) = self.graphs.get(&latent) else { return Ok(()) };
+        let mut loaded = self.runtime.load(graph, observer).await?;
+        loaded.write("id_scale", &HostTensor::from_fn([self.call.batch], |_| 1.0))?;
+        self.loaded = Some(loaded);
+        Ok(())
+    }
+
+    /// The network of a batch's size, which is given the batch.
+    async fn given<'a>(
+        &'a mut self,
+        batch: &Batch,
+        keys_values: &HashMap<String, Tensor>,
+        observer: &dyn Observer,
+    ) -> Result<(&'a mut Loaded, &'a [String])> {
+        let &[_, height, width, _] = batch.sample.shape().extents() else {
+            return Err(Error::invalid("cache", format!("holds latents {}", batch.sample.shape())));
+        };
+        self.take([height, width], observer).await?;
+        let Some(unet) = &mut self.loaded else { return Err(Error::invalid("unet", "is not loaded")) };
+        for (name, tensor) in batch.for_unet() {
+            unet.write(name, tensor)?;
+        }
+        unet.write_tensors(keys_values).await?;
+        Ok((unet, &self.outputs))
     }
 
     /// The prediction alone, [B, H, W, C].
@@ -259,8 +278,8 @@ impl Diffusion {
         keys_values: &HashMap<String, Tensor>,
         observer: &dyn Observer,
     ) -> Result<HostTensor> {
-        self.write(batch, keys_values).await?;
-        read(&mut self.unet.run_to(&["sample"], observer).await?, "sample").await
+        let (unet, _) = self.given(batch, keys_values, observer).await?;
+        read(&mut unet.run_to(&["sample"], observer).await?, "sample").await
     }
 
     /// The loss of a batch, and its gradients times `factor`, with those of `more`, a gradient in the prediction.
@@ -275,25 +294,19 @@ impl Diffusion {
         more: Option<HostTensor>,
         observer: &dyn Observer,
     ) -> Result<Answer> {
-        self.write(batch, keys_values).await?;
-        let factor = (2.0 * factor / self.count as f64) as f32;
-        self.unet.write("factor", &HostTensor::from_fn([1, 1, 1, 1], |_| factor))?;
-        if self.more || more.is_some() {
+        let with_more = self.more;
+        let (unet, outputs) = self.given(batch, keys_values, observer).await?;
+        let factor = (2.0 * factor / batch.target.shape().count() as f64) as f32;
+        unet.write("factor", &HostTensor::from_fn([1, 1, 1, 1], |_| factor))?;
+        if with_more || more.is_some() {
             let more = more.unwrap_or_else(|| HostTensor::zeros(batch.sample.shape().clone()));
-            self.unet.write("more", &more)?;
+            unet.write("more", &more)?;
         }
-        let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
-        let mut gradients = self.unet.run_to(&names, observer).await?;
+        let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let mut gradients = unet.run_to(&names, observer).await?;
         let loss = numbers(&mut gradients, "loss").await?.first().copied().unwrap_or(f64::NAN);
         Ok(Answer { loss, gradients })
     }
-}
-
-/// Bytes of weights and of values.
-pub(crate) fn memory(loaded: &Loaded) -> Option<[usize; 2]> {
-    let Loaded::Session(session) = loaded else { return None };
-    let summary = session.plan().summary();
-    Some([summary.weight_bytes, summary.working_bytes])
 }
 
 /// The node of an input.

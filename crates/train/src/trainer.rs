@@ -2,26 +2,24 @@
 
 use crate::adapter::Adapter;
 use crate::average::Average;
-use crate::batch::{Batch, Batches};
-use crate::branch::{Branch, BranchAnswer, BranchSetup, Micro};
-use crate::cache::Cache;
-use crate::face::{FaceAnswer, FaceSetup};
-use crate::objective::Weights;
-use crate::one_step::OneStep;
+use crate::batch::{Batch, Batches, People};
+use crate::branch::Micro;
+use crate::buckets::Size;
+use crate::cache::{Cache, Sample};
+use crate::losses::LossSums;
+use crate::memory::Planner;
 use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
-use crate::options::{Recompute, TrainOptions};
-use crate::run::{Losses, Metrics, Resumed, Saved, State};
-use crate::terms::{Call, Diffusion, Gradients, Room};
+use crate::options::TrainOptions;
+use crate::run::{Metrics, Resumed, Saved, State};
+use crate::terms::Call;
+use crate::worker::{DeviceWorker, Request, Worker, WorkerSetup, named, on_host, together};
 use pulid::identity::FaceModels;
-use pulid::pipeline::{SdxlModel, Storage, scheduler_config};
+use pulid::pipeline::SdxlModel;
 use pulid::runtime::{Reporter, Runtime, Tensor};
-use pulid::sampler::{NoiseSchedule, PredictionType};
 use pulid_checkpoint::Checkpoint;
-use pulid_graph::Checkpointing;
-use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
 use pulid_models::sdxl::Unet;
-use pulid_models::training::{IdentityLossSize, MuonRate, MuonStep};
+use pulid_models::training::{MuonRate, MuonStep};
 use pulid_ops::AdamWStep;
 use pulid_tensor::{DType, Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -39,45 +37,30 @@ const MOMENTUM: f32 = 0.95;
 pub struct Trainer {
     options: TrainOptions,
     batches: Batches,
-    diffusion: Option<Diffusion>,
-    /// L_id, where it does not look at the branch.
-    one_step: Option<OneStep>,
-    branch: Option<Branch>,
+    /// The first works on the device where everything else is.
+    workers: Vec<Box<dyn Worker>>,
     adapter: Adapter,
     optimizer: Optimizer,
     average: Option<Average>,
     state: State,
-    recomputed: bool,
-    version: String,
+    /// Pixels to a latent, each way.
+    factor: usize,
+    /// Whether an update broke off.
+    torn: bool,
 }
 
 /// Tensors of a step for whoever holds it against another implementation, by the names of [`Trainer::step`].
 pub type Exported = BTreeMap<String, HostTensor>;
 
-/// What a run takes, for people.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Plan {
-    /// What is trained: `PuLID v1.1`.
-    pub adapter: String,
-    /// Tensors and numbers that are trained.
-    pub tensors: usize,
-    /// Numbers in them.
-    pub parameters: usize,
-    /// Images in the cache.
-    pub images: usize,
-    /// Whether blocks of the UNet are computed again in the backward pass.
-    pub recomputed: bool,
-    /// Bytes on the device, by part.
-    pub memory: Vec<(String, usize)>,
-}
-
 impl Trainer {
-    /// Loads all that a run needs, at its beginning or at a checkpoint.
+    /// Loads all that a run needs, at its beginning or at a checkpoint. What is trained is on the device of `runtime`; losses are computed
+    /// there and on `others`, each of which takes every so many-th of a step's micro-batches.
     ///
     /// # Errors
     /// Files that do not fit each other, weights that are missing, mismatched or not finite, a device out of memory, cancellation.
     pub async fn open(
         runtime: &Runtime,
+        others: &[Runtime],
         model: &SdxlModel,
         faces: &FaceModels,
         adapter: &Path,
@@ -87,12 +70,9 @@ impl Trainer {
         reporter: &dyn Reporter,
     ) -> Result<Trainer> {
         options.check()?;
-        let config = scheduler_config(model)?;
-        let schedule = NoiseSchedule::new(&config)?;
-        let predicts_v = config.prediction_type == PredictionType::VPrediction;
-        let scaling = model.vae(Precision::F32)?.config().scaling_factor;
-        let batches = Batches::new(cache, &schedule, predicts_v, scaling, options)?;
-        let first = batches.first()?;
+        check_devices(1 + others.len(), options)?;
+        let batches = Batches::of_model(cache, model, options)?;
+        let (size, first) = batches.largest()?;
         let trained = TrainedAdapter::new(&Checkpoint::open(adapter)?)?;
         let condition = first.id_cond.shape().count();
         if trained.condition_dim() != condition {
@@ -102,10 +82,12 @@ impl Trainer {
             );
             return Err(Error::file(adapter, detail));
         }
-        let unet = model.unet(runtime.precision(options.dtype()?, None))?;
-        let call = call(&unet, &trained, &first, options)?;
+        let unet = model.unet(Planner::Device(runtime).precision(options.storage()?))?;
+        let call = call(&unet, &trained, size, &first, options)?;
         let layers = unet.identity_layers()?;
-        let half = runtime.precision(options.dtype()?, None).activations == DType::F16;
+        let dtype = options.dtype()?;
+        let in_half = |runtime: &Runtime| runtime.precision(dtype, None).activations == DType::F16;
+        let half = in_half(runtime) || others.iter().any(in_half);
 
         reporter.stage("loading the adapter");
         let vision = first.hidden.first().map_or(0, |h| h.shape()[1]);
@@ -146,71 +128,30 @@ impl Trainer {
             }
         };
 
-        let room = || {
-            let averages = average.as_ref().map_or(0, Average::memory);
-            let held = runtime.device_memory().held() + (optimizer.memory()[0] + averages) as u64;
-            let bytes = device_bytes(runtime).map(|all| all.saturating_sub(held));
-            Room { recompute: options.checkpointing, bytes }
-        };
-        let mut diffusion = None;
-        let mut recomputed = options.checkpointing == Recompute::Block;
-        let estimates = options.one_step.as_ref().filter(|_| options.weights.id > 0.0);
-        if options.weights.diff > 0.0 || estimates.is_some() {
-            reporter.stage("loading the UNet");
-            let more = estimates.is_some();
-            let (loaded, checkpointing) = Diffusion::load(runtime, &unet, &call, more, room(), reporter).await?;
-            recomputed = matches!(checkpointing, Checkpointing::Blocks(_));
-            diffusion = Some(loaded);
+        let reserved = optimizer.bytes() + average.as_ref().map_or(0, Average::bytes);
+        let setup = WorkerSetup { model, faces, options, call, layers: &layers };
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        for (place, runtime) in std::iter::once(runtime).chain(others).enumerate() {
+            let reserved = if place == 0 { reserved } else { 0 };
+            let loaded = DeviceWorker::load(runtime, &setup, place == 0, reserved, reporter).await;
+            let worker =
+                loaded.map_err(|error| if others.is_empty() { error } else { named(&runtime.name(), error) })?;
+            workers.push(Box::new(worker));
         }
-        let one_step = match estimates {
-            Some(estimates) => {
-                let [height, width] = call.latent;
-                let size = IdentityLossSize { batch: options.batch, height, width };
-                let vae = model.vae(Precision::F32)?;
-                let recogniser = &estimates.recogniser;
-                let setup = FaceSetup { runtime, faces, vae: &vae, recogniser, size, room: &room };
-                Some(OneStep::load(&setup, predicts_v, reporter).await?)
-            }
-            None => None,
-        };
-        let of_branch = options.weights.of_branch(options.one_step.is_some());
-        let branch = match options.branch.as_ref().filter(|_| of_branch.branches()) {
-            Some(branch) => {
-                let model = branch.open_model()?;
-                let setup = BranchSetup {
-                    runtime,
-                    model: &model,
-                    faces,
-                    storage: Storage { dtype: options.dtype()?, quantize: None },
-                    options: branch,
-                    weights: of_branch,
-                    batch: options.batch,
-                    identity: call.identity,
-                    layers: &layers,
-                    seed: options.seed,
-                    room: &room,
-                };
-                Some(Branch::load(&setup, reporter).await?)
-            }
-            None => None,
-        };
         let state = match resumed {
             Some(resumed) => resumed.state,
             None => State { step: 0, updates: 0, scale: LossScale::new(half) },
         };
-        let version = trained.version().to_string();
         Ok(Trainer {
             options: options.clone(),
             batches,
-            diffusion,
-            one_step,
-            branch,
+            workers,
             adapter,
             optimizer,
             average,
             state,
-            recomputed,
-            version,
+            factor: call.factor,
+            torn: false,
         })
     }
 
@@ -219,32 +160,18 @@ impl Trainer {
         self.state
     }
 
-    /// What it takes.
-    pub fn plan(&self) -> Plan {
-        let parameters = &self.adapter.parameters;
-        let mut memory = Vec::new();
-        if let Some([weights, values]) = self.diffusion.as_ref().and_then(Diffusion::memory) {
-            memory.push(("UNet, weights".to_owned(), weights));
-            memory.push(("UNet, values and their gradients".to_owned(), values));
-        }
-        let one_step = self.one_step.iter().map(OneStep::memory);
-        memory.extend(one_step.map(|bytes| ("L_id: VAE's and recogniser's values and gradients".to_owned(), bytes)));
-        memory.extend(self.branch.iter().flat_map(Branch::memory).filter(|(_, bytes)| *bytes > 0));
-        if let Some([weights, values]) = self.adapter.memory() {
-            memory.push(("adapter, values, parameters and their gradients".to_owned(), weights + values));
-        }
-        let [states, networks] = self.optimizer.memory();
-        memory.push(("parameters and the optimiser's moments".to_owned(), states));
-        memory.push(("the optimiser's steps".to_owned(), networks));
-        memory.extend(self.average.as_ref().map(|average| ("moving averages".to_owned(), average.memory())));
-        Plan {
-            adapter: self.version.clone(),
-            tensors: parameters.len(),
-            parameters: parameters.iter().map(|(_, shape)| shape.count()).sum(),
-            images: self.batches.cache().entries().len(),
-            recomputed: self.recomputed,
-            memory,
-        }
+    /// Whether an update broke off, so that some parameters have changed and others have not: not to be kept.
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
+    /// Loads what each size of the images needs, which otherwise comes with the first batch of the size.
+    ///
+    /// # Errors
+    /// A device out of memory, cancellation.
+    pub fn load_sizes(&mut self, reporter: &dyn Reporter) -> Result<()> {
+        let latents: Vec<_> = self.batches.sizes().map(|(size, _)| size.map(|side| side / self.factor)).collect();
+        self.workers.iter_mut().try_for_each(|worker| worker.load(&latents, reporter))
     }
 
     /// One step. With `export`, also its tensors: `sample, timestep, encoder_hidden_states, text_embeds, time_ids, id_cond,
@@ -256,7 +183,7 @@ impl Trainer {
     /// loss's factor.
     ///
     /// A step whose gradients are not finite changes nothing, lowers the loss's factor in half precision, and is told by
-    /// [`Metrics::skipped`].
+    /// [`Metrics::skipped`]; nor does one of which no loss has a gradient, as where no picture shows a face and L_id stands alone.
     ///
     /// # Errors
     /// Unreadable samples, gradients that are not finite where no factor helps, a lost device, cancellation: the parameters are as
@@ -267,25 +194,49 @@ impl Trainer {
         let micros = self.options.accumulate;
         let factor = self.state.scale.factor;
         let mut exported = export.then(BTreeMap::new);
-        let (mut sum, mut sums, mut norms) = (LossSum::default(), None, Vec::new());
-        for micro in 0..micros {
-            let at = Micro { step, micro, factor: factor / micros as f64 };
-            let upstream = self.micro_batch(at, &mut sum, exported.as_mut(), reporter).await?;
-            let before = sums.take();
-            let (gradients, squares) = self.adapter.gradients(upstream, before, reporter).await?;
-            (sums, norms) = (Some(gradients), squares);
+        let (mut sum, mut sums, mut norms) = (LossSums::default(), None, Vec::new());
+        for first in (0..micros).step_by(self.workers.len()) {
+            let round = first..micros.min(first + self.workers.len());
+            let (mut requests, mut people) = (Vec::new(), Vec::new());
+            for (worker, micro) in self.workers.iter().zip(round) {
+                let (batch, whose) = self.batches.draw(step, micro)?;
+                let mut keys_values = self.adapter.keys_values(&whose, reporter).await?;
+                if !worker.is_local() {
+                    keys_values = on_host(&keys_values).await?;
+                }
+                let at = Micro { step, micro, factor: factor / micros as f64 };
+                requests.push(Request { at, batch, keys_values });
+                people.push(whose);
+            }
+            let responses = together(&mut self.workers, &requests, reporter)?;
+            // In the order of the samples, whoever was the first to answer.
+            for ((request, whose), response) in requests.iter().zip(&people).zip(responses) {
+                sum.merge(&response.losses);
+                if let Some(exported) = &mut exported {
+                    let behind = if micros == 1 { String::new() } else { format!(".{}", request.at.micro) };
+                    let inputs = export_batch(&request.batch, whose, response.inputs)?;
+                    exported.extend(inputs.into_iter().map(|(name, tensor)| (format!("{name}{behind}"), tensor)));
+                }
+                // Where no loss has anything to say, there is nothing to learn.
+                let Some(upstream) = response.gradients else { continue };
+                let before = sums.take();
+                let (gradients, squares) = self.adapter.gradients(whose, upstream, before, reporter).await?;
+                (sums, norms) = (Some(gradients), squares);
+            }
         }
         let losses = sum.means();
         let loss = losses.weighted(&self.options.weights);
-        let gradients = sums.unwrap_or_default();
         let norm = norms.iter().sum::<f64>().sqrt() / factor;
         let finite = norm.is_finite() && loss.is_finite();
         let lr = self.options.rate(step);
-        if finite {
+        let learns = sums.is_some();
+        if let Some(gradients) = sums.filter(|_| finite) {
             if let Some(exported) = &mut exported {
                 self.export_parameters(Some(&gradients), "before", factor, exported).await?;
             }
+            self.torn = true;
             self.update(gradients, norm, lr, reporter).await?;
+            self.torn = false;
             if let Some(exported) = &mut exported {
                 self.export_parameters(None, "after", factor, exported).await?;
                 for (name, loss) in losses.each() {
@@ -293,7 +244,7 @@ impl Trainer {
                 }
                 exported.insert("lr".into(), HostTensor::from_f32([1], vec![lr as f32])?);
             }
-        } else if !self.state.scale.can_fall() {
+        } else if !finite && !self.state.scale.can_fall() {
             return Err(Error::NotFinite {
                 network: "training".into(),
                 operator: format!("step {step}"),
@@ -303,62 +254,24 @@ impl Trainer {
                 ),
             });
         }
-        self.state.scale.update(finite);
+        let updated = learns && finite;
+        if learns {
+            self.state.scale.update(finite);
+        }
         self.state.step = step;
-        self.state.updates += u32::from(finite);
+        self.state.updates += u32::from(updated);
         let samples = (self.options.batch * micros) as f64;
         let metrics = Metrics {
             step,
-            loss: loss.is_finite().then_some(loss),
+            loss: (learns && loss.is_finite()).then_some(loss),
             losses,
-            gradient_norm: finite.then_some(norm),
+            gradient_norm: updated.then_some(norm),
             lr,
             loss_scale: factor,
-            skipped: !finite,
+            skipped: !updated,
             images_per_second: samples / begun.elapsed().as_secs_f64().max(1e-9),
         };
-        Ok((metrics, exported.filter(|_| finite)))
-    }
-
-    /// The gradients of all terms in a micro-batch's keys and values.
-    async fn micro_batch(
-        &mut self,
-        at: Micro,
-        sum: &mut LossSum,
-        exported: Option<&mut Exported>,
-        reporter: &dyn Reporter,
-    ) -> Result<Gradients> {
-        let batch = self.batches.draw(at.step, at.micro)?;
-        let keys_values = self.adapter.keys_values(&batch, reporter).await?;
-        let (mut gradients, mut inputs, mut of_face) = (None, Exported::new(), None);
-        let Weights { diff, id, .. } = self.options.weights;
-        if let (Some(diffusion), Some(one_step)) = (&mut self.diffusion, &mut self.one_step) {
-            let prediction = diffusion.predict(&batch, &keys_values, reporter).await?;
-            let answer = one_step.run(&batch, &prediction, id * at.factor, reporter).await?;
-            of_face = sum.add_face(answer, &mut inputs);
-        }
-        if let Some(diffusion) = &mut self.diffusion
-            && (diff > 0.0 || of_face.is_some())
-        {
-            let answer = diffusion.run(&batch, &keys_values, diff * at.factor, of_face, reporter).await?;
-            if diff > 0.0 {
-                sum.diff.add(answer.loss);
-            }
-            gradients = Some(answer.gradients);
-        }
-        if let Some(branch) = &mut self.branch {
-            let answer = branch.run(at, &batch, &keys_values, gradients, reporter).await?;
-            sum.add(&answer);
-            gradients = answer.gradients;
-            inputs.extend(answer.inputs);
-        }
-        if let Some(exported) = exported {
-            export_batch(&batch, &mut inputs)?;
-            let behind = if self.options.accumulate == 1 { String::new() } else { format!(".{}", at.micro) };
-            exported.extend(inputs.into_iter().map(|(name, tensor)| (format!("{name}{behind}"), tensor)));
-        }
-        // Where no term has anything to say, there is nothing to learn.
-        Ok(gradients.unwrap_or_else(|| self.adapter.no_gradients()))
+        Ok((metrics, exported.filter(|_| updated)))
     }
 
     /// Changes every parameter by its gradient.
@@ -439,7 +352,7 @@ struct Unstoppable;
 impl pulid_engine::Observer for Unstoppable {}
 
 /// Sizes of the UNet's calls, checked against each other.
-fn call(unet: &Unet, adapter: &TrainedAdapter, first: &crate::cache::Sample, options: &TrainOptions) -> Result<Call> {
+fn call(unet: &Unet, adapter: &TrainedAdapter, size: Size, first: &Sample, options: &TrainOptions) -> Result<Call> {
     let [tokens, _] = adapter.output_shape();
     let &[_, height, width, channels] = first.mean.shape().extents() else {
         return Err(Error::invalid("cache", format!("holds latents {}", first.mean.shape())));
@@ -459,19 +372,32 @@ fn call(unet: &Unet, adapter: &TrainedAdapter, first: &crate::cache::Sample, opt
         return Err(Error::invalid("model", "takes another pooled text embedding than SDXL's; an SDXL is trained on"));
     }
     let identity = IdentityInputs { tokens, num_zero: options.num_zero, ortho: options.ortho()? };
-    Ok(Call { batch: options.batch, latent: [height, width], text_tokens, identity })
-}
-
-/// Bytes of the device's memory, or of the budget, where either is known.
-fn device_bytes(runtime: &Runtime) -> Option<u64> {
-    match runtime {
-        Runtime::Gpu { device, memory, .. } => memory.or(device.memory_bytes()),
-        Runtime::Reference => None,
+    let factor = size[0] / height.max(1);
+    if [height * factor, width * factor] != size || factor == 0 {
+        let detail = format!("has latents of {height} x {width} for an image of {} x {}", size[0], size[1]);
+        return Err(Error::invalid("cache", detail));
     }
+    Ok(Call { batch: options.batch, latent: [height, width], factor, text_tokens, identity })
 }
 
-/// The batch in PyTorch's layout.
-fn export_batch(batch: &Batch, exported: &mut Exported) -> Result<()> {
+/// Refuses more devices than a step has micro-batches for.
+///
+/// # Errors
+/// Says which settings would do.
+pub fn check_devices(devices: usize, options: &TrainOptions) -> Result<()> {
+    if devices > options.accumulate {
+        let detail = format!(
+            "are {devices}, but a step has {} micro-batch(es), of which each is one device's work: `accumulate` {devices} with a smaller \
+             `batch` makes enough of them",
+            options.accumulate
+        );
+        return Err(Error::invalid("devices", detail));
+    }
+    Ok(())
+}
+
+/// A micro-batch in PyTorch's layout, beside what else went into its losses.
+fn export_batch(batch: &Batch, people: &People, mut exported: Exported) -> Result<Exported> {
     for (name, tensor) in batch.for_unet() {
         let tensor = match name {
             "sample" | "target" => tensor.nhwc_to_nchw()?,
@@ -479,66 +405,9 @@ fn export_batch(batch: &Batch, exported: &mut Exported) -> Result<()> {
         };
         exported.insert(name.to_owned(), tensor);
     }
-    exported.insert("id_cond".into(), batch.id_cond.clone());
-    for (i, hidden) in batch.hidden.iter().enumerate() {
+    exported.insert("id_cond".into(), people.id_cond.clone());
+    for (i, hidden) in people.hidden.iter().enumerate() {
         exported.insert(format!("hidden_{i}"), hidden.clone());
     }
-    Ok(())
-}
-
-/// A mean over micro-batches.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    sum: f64,
-    count: usize,
-}
-
-impl Mean {
-    fn add(&mut self, value: f64) {
-        self.sum += value;
-        self.count += 1;
-    }
-
-    fn value(self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / self.count as f64)
-    }
-}
-
-/// The losses of a step's micro-batches so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct LossSum {
-    diff: Mean,
-    id: Mean,
-    align: [Mean; 2],
-    /// Pictures that were looked at, and those with a face.
-    faces: [usize; 2],
-}
-
-impl LossSum {
-    fn add(&mut self, answer: &BranchAnswer) {
-        answer.id.into_iter().for_each(|loss| self.id.add(loss));
-        let parts = answer.align.into_iter().flatten().zip(&mut self.align);
-        parts.for_each(|(loss, mean)| mean.add(loss));
-        self.faces = [0, 1].map(|i| self.faces[i] + answer.faces[i]);
-    }
-
-    /// Adds L_id of one-step estimates; its gradient in the prediction is handed on.
-    fn add_face(&mut self, answer: FaceAnswer, inputs: &mut Exported) -> Option<HostTensor> {
-        inputs.extend(answer.inputs);
-        self.faces = [0, 1].map(|i| self.faces[i] + answer.faces[i]);
-        let (loss, gradient) = answer.loss?;
-        self.id.add(loss);
-        Some(gradient)
-    }
-
-    fn means(&self) -> Losses {
-        let [looked, found] = self.faces;
-        Losses {
-            diff: self.diff.value(),
-            id: self.id.value(),
-            align_sem: self.align[0].value(),
-            align_layout: self.align[1].value(),
-            faces: (looked > 0).then(|| found as f64 / looked as f64),
-        }
-    }
+    Ok(exported)
 }

@@ -2,7 +2,7 @@ use super::identity::read_photo;
 use super::models::ModelsArgs;
 use super::{DeviceArgs, outputs, remember_choices};
 use crate::progress::Terminal;
-use pulid::face::{Face, centre_most_face};
+use pulid::face::{Face, centre_most_face, surely_largest};
 use pulid::identity::{DetectOptions, DetectorKind, detect};
 use pulid::image::decode_photo;
 use pulid_tensor::{Error, Result};
@@ -11,10 +11,11 @@ use std::path::PathBuf;
 /// Flags of `pulid faces`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  pulid faces family.jpg --json\n\n\
-    Coordinates are pixels of the upright photo, from its upper left corner. The largest face is the one that\n\
-    `pulid embed` and `pulid generate --id` take unless --face names another, for example by its number here. Where the models folder has facexlib's detector\n\
-    (detection_Resnet50_Final), they recognise the largest face and show the vision tower the one nearest to the\n\
-    photo's middle that `--detector retinaface` lists. Without any face the exit code is 2.")]
+    Coordinates are pixels of the upright photo, from its upper left corner. The largest face, of those whose score\n\
+    is at least two thirds of the best, is the one that `pulid embed` and `pulid generate --id` take unless --face names\n\
+    another, for example by its number here. Where the models folder has facexlib's detector (detection_Resnet50_Final),\n\
+    they recognise that face and show the vision tower the one nearest to the photo's middle that\n\
+    `--detector retinaface` lists. Without any face the exit code is 2.")]
 pub struct Args {
     /// A photo (JPEG, PNG, WebP)
     photo: PathBuf,
@@ -28,7 +29,8 @@ pub struct Args {
     threshold: Option<f32>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print JSON: photo, width, height and faces with bbox [x0, y0, x1, y1], score, five landmarks, largest and central
+    /// Print JSON: photo, width, height and faces with bbox [x0, y0, x1, y1], score, five landmarks, largest, central and
+    /// taken (by default)
     #[arg(long)]
     json: bool,
 }
@@ -64,9 +66,19 @@ pub fn run(args: &Args) -> Result<()> {
     remember_choices(&runtime);
     let largest = faces.iter().enumerate().max_by(|a, b| a.1.area().total_cmp(&b.1.area())).map(|(i, _)| i);
     let central = centre_most_face(&faces, photo.dimensions());
+    let taken = match args.detector {
+        DetectorKind::Scrfd => surely_largest(&faces),
+        DetectorKind::RetinaFace => central,
+    };
     if args.json {
-        let of = |i: usize, face: &Face| as_json(face, Some(i) == largest, Some(i) == central);
-        let list: Vec<_> = faces.iter().enumerate().map(|(i, f)| of(i, f)).collect();
+        let list: Vec<_> = (faces.iter().enumerate())
+            .map(|(i, Face { bbox, score, landmarks })| {
+                let [largest, central, taken] = [largest, central, taken].map(|which| which == Some(i));
+                serde_json::json!({
+                    "bbox": bbox, "score": score, "landmarks": landmarks, "largest": largest, "central": central, "taken": taken
+                })
+            })
+            .collect();
         let (width, height) = photo.dimensions();
         say!("{}", serde_json::json!({ "photo": name, "width": width, "height": height, "faces": list }));
     } else {
@@ -74,9 +86,10 @@ pub fn run(args: &Args) -> Result<()> {
             let number = if faces.len() > 1 { format!("{}: ", i + 1) } else { String::new() };
             let ([x0, y0, ..], (width, height)) = (face.bbox, face.size());
             let note = match args.detector {
+                _ if Some(i) != taken => "",
                 DetectorKind::Scrfd if Some(i) == largest => "  (the largest)",
-                DetectorKind::RetinaFace if Some(i) == central => "  (nearest to the middle)",
-                _ => "",
+                DetectorKind::Scrfd => "  (the largest of those nearly as sure as the surest)",
+                DetectorKind::RetinaFace => "  (nearest to the middle)",
             };
             say!("{number}{width:.0} x {height:.0} pixels at ({x0:.0}, {y0:.0}), score {:.2}{note}", face.score);
         }
@@ -97,11 +110,4 @@ pub fn run(args: &Args) -> Result<()> {
             Err(Error::photo(name, advice))
         }
     }
-}
-
-fn as_json(face: &Face, largest: bool, central: bool) -> serde_json::Value {
-    let Face { bbox, score, landmarks } = face;
-    serde_json::json!({
-        "bbox": bbox, "score": score, "landmarks": landmarks, "largest": largest, "central": central
-    })
 }

@@ -13,7 +13,7 @@ const MAX_PHOTO_BYTES: u64 = 256 << 20;
 #[derive(clap::Args)]
 pub struct FaceArgs {
     /// The person's face in photos that show several: largest, centre, left, right, or its number in the list of `pulid faces`
-    /// [default: the largest; see `pulid faces --help`]
+    /// [default: the largest that is clearly a face; see `pulid faces --help`]
     #[arg(long, value_name = "FACE")]
     face: Option<FaceChoice>,
 }

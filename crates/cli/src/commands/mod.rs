@@ -27,6 +27,7 @@ use clap::Args;
 use pulid::runtime::{Keep, Runtime};
 use pulid_checkpoint::{Checkpoint, FileSet};
 use pulid_engine::DeviceOptions;
+use pulid_ops::{Capabilities, DeviceKind};
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -99,6 +100,15 @@ impl DeviceArgs {
         }
     }
 
+    /// A discrete GPU that need not be there: WebGPU's guarantees, half precision, and bindings as large as the flags say.
+    pub fn discrete(&self) -> Capabilities {
+        Capabilities {
+            shader_f16: true,
+            max_binding_bytes: self.max_binding << 20,
+            ..Capabilities::baseline(DeviceKind::Discrete)
+        }
+    }
+
     /// Opens what the flags ask for.
     pub async fn open(&self) -> Result<Runtime> {
         self.open_with(DeviceOptions::default()).await
@@ -106,9 +116,14 @@ impl DeviceArgs {
 
     /// [`DeviceArgs::open`] with a device of these options.
     pub async fn open_with(&self, options: DeviceOptions) -> Result<Runtime> {
+        self.open_named(&self.device, options).await
+    }
+
+    /// [`DeviceArgs::open_with`] for another device than the flag's.
+    pub async fn open_named(&self, name: &str, options: DeviceOptions) -> Result<Runtime> {
         let options = self.options(options);
         // One command uses most networks once.
-        let runtime = Runtime::open(&self.device, options).await?;
+        let runtime = Runtime::open(name, options).await?;
         use_compiled(&runtime);
         if let Runtime::Gpu { device, .. } = &runtime
             && let Some(choice) = device.choice()

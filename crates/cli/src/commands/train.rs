@@ -8,14 +8,15 @@ use branch::LossArgs;
 use clap::ValueEnum;
 use pulid::identity::{FaceModels, open_recogniser};
 use pulid::pipeline::{Pipeline, SdxlModel, Storage};
-use pulid::runtime::{Keep, Reporter};
+use pulid::runtime::{Keep, Reporter, Runtime};
 use pulid::settings::{Choices, ModelDefaults, Settings};
 use pulid_checkpoint::Checkpoint;
+use pulid_engine::DeviceOptions;
 use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
     Pair, Preparing, Progress, Recompute, Rule, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch,
-    check_data, prepare, reopen,
+    check_data, check_devices, plan_on, prepare, reopen,
 };
 use std::path::{Path, PathBuf};
 
@@ -86,13 +87,15 @@ enum RecomputeArg {
 }
 
 /// Flags of what run.toml holds, but for the number of steps.
-const SETTINGS: [&str; 46] = [
+const SETTINGS: [&str; 49] = [
     "data",
     "model",
+    "models_dir",
     "unet",
     "from",
     "like",
     "resolution",
+    "buckets",
     "batch",
     "accumulate",
     "optimizer",
@@ -110,6 +113,7 @@ const SETTINGS: [&str; 46] = [
     "ortho",
     "seed",
     "dtype",
+    "quantize",
     "checkpointing",
     "save_every",
     "keep",
@@ -138,10 +142,10 @@ const SETTINGS: [&str; 46] = [
 #[derive(clap::Args)]
 struct TrainArgs {
     /// What `train prepare` wrote, or a folder, .jsonl or .tar of images, which is prepared in the run's folder first
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["resume", "config"])]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["resume", "config", "plan"])]
     data: Option<PathBuf>,
     /// The run's folder, which must be new
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "dry_run"], conflicts_with = "resume")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "dry_run", "plan"], conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Go on with a run from its newest checkpoint, with its own settings; --steps changes how many there are
     #[arg(long, value_name = "RUN", conflicts_with_all = SETTINGS)]
@@ -171,6 +175,9 @@ struct TrainArgs {
     /// Pixels of a side of the training images
     #[arg(long, value_name = "PIXELS", default_value = "512")]
     resolution: usize,
+    /// The images keep about their shape, with such a square's area, as in `train prepare`
+    #[arg(long)]
+    buckets: bool,
     /// Images that go through the networks at once
     #[arg(long, value_name = "N", default_value = "1")]
     batch: usize,
@@ -222,6 +229,9 @@ struct TrainArgs {
     /// Storage type of the frozen networks; what is trained is f32 always
     #[arg(long, value_parser = ["f16", "f32"], default_value = "f16")]
     dtype: String,
+    /// Store the frozen UNets' matrices and filters as blocks of 8 or 4 bits; gradients pass them all the same
+    #[arg(long, value_parser = ["q8", "q4"])]
+    quantize: Option<String>,
     /// Whether values of the UNet are computed again in the backward pass
     #[arg(long, value_enum, default_value = "auto")]
     checkpointing: RecomputeArg,
@@ -249,29 +259,19 @@ struct TrainArgs {
     /// Print what the run would take and how long a step does, and write nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// Print what the run would take of a discrete GPU's memory, by plans alone: no device is opened, no weight loaded, and --data may be
+    /// left out. The GPU computes in half precision and binds what --max-binding says; --memory is all that it has
+    #[arg(long, conflicts_with_all = ["resume", "dry_run", "out"])]
+    plan: bool,
     /// Print a JSON report instead of progress
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    later: LaterArgs,
+    /// Several devices, each as --device names one: a step's batches (--accumulate) are computed on all of them side by side. The first
+    /// also holds what is trained; one may stand there twice
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "device")]
+    devices: Vec<String>,
     #[command(flatten)]
     device: DeviceArgs,
-}
-
-/// Flags of what is not built, so that they are refused in words.
-#[derive(clap::Args)]
-struct LaterArgs {
-    #[arg(long, hide = true)]
-    buckets: Option<String>,
-}
-
-impl LaterArgs {
-    fn check(&self) -> Result<()> {
-        match self.buckets {
-            Some(_) => Err(Error::invalid("--buckets", "is not built yet: images are cut to squares of --resolution")),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Flags of `pulid train prepare`.
@@ -291,6 +291,9 @@ struct PrepareArgs {
     /// Pixels of a side of the training images
     #[arg(long, value_name = "PIXELS", default_value = "512")]
     resolution: usize,
+    /// Cut each image to the nearest in shape of some sizes with such a square's area, sides in multiples of 64, in place of a square
+    #[arg(long)]
+    buckets: bool,
     /// Storage type of text encoders and of what is kept of text and vision tower
     #[arg(long, value_parser = ["f16", "f32"], default_value = "f16")]
     dtype: String,
@@ -323,7 +326,8 @@ fn run_prepare(args: &PrepareArgs) -> Result<()> {
     let (runtime, prepared) = pollster::block_on(async {
         let runtime = args.device.open().await?.keeping(Keep::Fitting);
         let pipeline = Pipeline::open(runtime.clone(), model, Storage { dtype, quantize: None })?;
-        let preparing = Preparing { pipeline: &pipeline, faces: &faces, resolution: args.resolution, dtype };
+        let preparing =
+            Preparing { pipeline: &pipeline, faces: &faces, resolution: args.resolution, buckets: args.buckets, dtype };
         let prepared = prepare(&listing, &args.out, &preparing, &terminal).await;
         if matches!(prepared, Err(Error::Cancelled)) {
             keep_word(format!("what was prepared is in {}; the same command goes on after it", args.out.display()));
@@ -345,7 +349,6 @@ fn run_prepare(args: &PrepareArgs) -> Result<()> {
 }
 
 fn run_train(args: &TrainArgs) -> Result<()> {
-    args.later.check()?;
     let (options, resumed, folder) = match &args.resume {
         Some(run) => {
             let (mut options, resumed) = reopen(run)?;
@@ -361,7 +364,8 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         }
     };
     options.check()?;
-    if args.resume.is_none() {
+    check_devices(args.devices.len().max(1), &options)?;
+    if args.resume.is_none() && !(args.plan && args.data.is_none()) {
         check_data(&options)?;
     }
     let mut model = SdxlModel::open(&options.model)?;
@@ -381,6 +385,14 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         let detail = format!("is done: its {} steps are trained; --steps asks for more", resumed.state.step);
         return Err(Error::file(&folder, detail));
     }
+    if args.plan {
+        let (capabilities, terminal) = (args.device.discrete(), Terminal::new(args.json));
+        let screen = Screen(&terminal);
+        let memory = args.device.memory;
+        let plan = pollster::block_on(plan_on(&capabilities, memory, &model, &faces, &options, &screen))?;
+        terminal.finish();
+        return say_plan(&plan, None, args.json);
+    }
     if args.resume.is_none() && !args.dry_run {
         pulid_train::run::RunFolder::create(&folder, &options)?;
     }
@@ -390,24 +402,41 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let terminal = Terminal::new(args.json);
     let screen = Screen(&terminal);
     pollster::block_on(async {
-        let runtime = args.device.open().await?.keeping(Keep::Fitting);
-        let storage = Storage { dtype: options.dtype()?, quantize: None };
-        let pipeline = Pipeline::open(runtime.clone(), model, storage)?;
-        let run = Run { pipeline: &pipeline, faces: &faces, options: &options, folder: folder.clone(), sampling };
+        let (first, more) = match args.devices.split_first() {
+            Some((first, more)) => (first.as_str(), more),
+            None => (args.device.device.as_str(), &[][..]),
+        };
+        let runtime = args.device.open_named(first, DeviceOptions::default()).await?.keeping(Keep::Fitting);
+        let mut others = Vec::new();
+        for name in more {
+            let other = args.device.open_named(name, DeviceOptions::default()).await?;
+            let other = others.iter().fold(other.sharing_choices(&runtime), |one, before| one.sharing_choices(before));
+            others.push(other.keeping(Keep::Fitting));
+        }
+        let pipeline = Pipeline::open(runtime.clone(), model, options.storage()?)?;
+        let run = Run {
+            pipeline: &pipeline,
+            others: &others,
+            faces: &faces,
+            options: &options,
+            folder: folder.clone(),
+            sampling,
+        };
+        let remember = || std::iter::once(&runtime).chain(&others).for_each(remember_choices);
         if args.dry_run {
             let (plan, seconds) = run.dry(&screen).await?;
             terminal.finish();
-            remember_choices(&runtime);
-            return say_plan(&plan, seconds, runtime.device_memory().held(), args.json);
+            remember();
+            return say_plan(&plan, Some((seconds, runtime.device_memory().held())), args.json);
         }
         let begun = resumed.as_ref().map(|resumed| resumed.state.step);
         let finished = run.train(resumed, &screen).await;
         terminal.finish();
-        remember_choices(&runtime);
+        remember();
         match finished {
             Ok(done) if args.json => {
                 let report = serde_json::json!({
-                    "device": runtime.name(), "run": folder, "resumed_at": begun, "step": done.step, "adapter": done.adapter,
+                    "device": runtime.name(), "further_devices": others.iter().map(Runtime::name).collect::<Vec<_>>(), "run": folder, "resumed_at": begun, "step": done.step, "adapter": done.adapter,
                     "last": done.last, "notes": terminal.notes(),
                 });
                 say!("{report}");
@@ -443,8 +472,10 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
     }
     let from = models.adapter(if none { args.like.as_deref() } else { given })?;
     TrainedAdapter::new(&Checkpoint::open(&from)?)?;
-    let data = args.data.clone().unwrap_or_default();
-    let steps = args.steps.ok_or_else(|| Error::invalid("--steps", "is missing: how many steps are to be trained?"))?;
+    // A plan alone needs neither.
+    let data = args.data.clone().unwrap_or_else(|| "data".into());
+    let steps = args.steps.or(args.plan.then_some(1));
+    let steps = steps.ok_or_else(|| Error::invalid("--steps", "is missing: how many steps are to be trained?"))?;
     Ok(TrainOptions {
         data: whole(&data)?,
         model: whole(model.path())?,
@@ -454,6 +485,7 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         faces: whole(models.face_models()?.path())?,
         steps,
         resolution: args.resolution,
+        buckets: args.buckets,
         batch: args.batch,
         accumulate: args.accumulate,
         lr: args.lr,
@@ -477,6 +509,7 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         ortho: args.ortho.clone(),
         seed: args.seed,
         dtype: args.dtype.clone(),
+        quantize: args.quantize.clone(),
         checkpointing: match args.checkpointing {
             RecomputeArg::Auto => Recompute::Auto,
             RecomputeArg::Off => Recompute::Off,
@@ -573,28 +606,33 @@ fn sampling(model: &SdxlModel, options: &TrainOptions) -> Result<Sampling> {
     Ok(sampling)
 }
 
-fn say_plan(plan: &pulid_train::Plan, seconds: f64, held: u64, json: bool) -> Result<()> {
+/// Tells a plan and, where steps were measured, the seconds of one and the bytes that the device held.
+fn say_plan(plan: &pulid_train::Plan, measured: Option<(f64, u64)>, json: bool) -> Result<()> {
     if json {
+        let (seconds, held) = measured.unzip();
         let report = serde_json::json!({"plan": plan, "seconds_a_step": seconds, "memory": held});
         say!("{report}");
         return Ok(());
     }
-    say!(
-        "{}: {} numbers in {} tensors are trained on {} images",
-        plan.adapter,
-        plan.parameters,
-        plan.tensors,
-        plan.images
-    );
+    let images = if plan.images > 0 { format!(" on {} images", plan.images) } else { String::new() };
+    say!("{}: {} numbers in {} tensors are trained{images}", plan.adapter, plan.parameters, plan.tensors);
+    for ([height, width], images) in plan.sizes.iter().filter(|_| plan.sizes.len() > 1) {
+        say!("{images:>8} images at {width} x {height}");
+    }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     for (part, bytes) in &plan.memory {
         say!("{:>8} MiB  {part}", mib(*bytes as u64));
     }
-    say!("{:>8} MiB  held on the device in all", mib(held));
-    if plan.recomputed {
-        say!("blocks of the UNet are computed again in the backward pass");
+    say!("{:>8} MiB  planned in all, for images of one size", mib(plan.total as u64));
+    if let Some((_, held)) = measured {
+        say!("{:>8} MiB  held on the device in all", mib(held));
     }
-    say!("{seconds:.3} s a step");
+    if plan.recomputed {
+        say!("blocks are computed again in the backward pass");
+    }
+    if let Some((seconds, _)) = measured {
+        say!("{seconds:.3} s a step");
+    }
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-use super::conv2d::pixels;
+use super::conv2d::{cooperative_gradient, pixels};
 use super::over_tiles;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, Shape, TensorType};
@@ -52,10 +52,12 @@ impl Conv2dGradient {
         name: "conv2d_gradient",
         summary: "Gradient of a convolution in its image",
         shaders: &[
+            "conv2d_cooperative",
             "conv2d_gradient_workgroup_tile",
             "conv2d_gradient_subgroup_tile",
             "conv2d_gradient_register_tile",
             "conv2d_gradient_direct",
+            "split_k_reduce",
         ],
         cases,
     };
@@ -178,6 +180,7 @@ impl Operator for Conv2dGradient {
                 false => variants.extend(workgroup.into_iter().chain([register])),
             }
         }
+        variants = cooperative_gradient(cx, self, variants);
         if weight.dtype.is_quantized() {
             return Ok(variants);
         }
@@ -296,6 +299,11 @@ fn cases() -> Vec<Case> {
         case(same(0), [1, 7, 9, 8], [1, 1], 64),
         case(same(1), [1, 8, 8, 4], [3, 3], 60),
         case(same(1), [1, 5, 13, 36], [3, 3], 68),
+        // Whole eights of channels around the edges of cooperative tiles, and inner axes that are split into parts.
+        case(same(1), [2, 5, 7, 40], [3, 3], 72),
+        case(Conv2dGradient { padding: [3, 0, 1, 2], ..same(0) }, [1, 9, 8, 64], [2, 3], 136),
+        case(Conv2dGradient { dilation: [2, 1], ..same(1) }, [1, 6, 9, 72], [3, 3], 40),
+        case(same(0), [1, 6, 6, 288], [1, 1], 264),
         // Strides, with rows and columns that no window reaches.
         case(by_two([0, 0]), [1, 5, 6, 12], [3, 3], 8),
         case(by_two([1, 0]), [2, 4, 5, 8], [3, 3], 36),

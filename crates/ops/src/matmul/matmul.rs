@@ -268,10 +268,13 @@ impl Operator for MatMul {
         if self.transpose_a && !self.transpose_b && plain_end {
             variants.extend(transposed::left(cx, &s, self.alpha));
         }
-        if a == DType::F16 && plain && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
+        let by_columns = self.transpose_b && !self.transpose_a && !self.gated && !b.is_quantized();
+        if a == DType::F16 && (plain || by_columns) && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
             variants = CooperativeTile::offer(variants, limits, extents, |t, parts| {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
-                product(name, "matmul_cooperative", [t.rows(), t.columns()], inner, &|d| t.apply(d, s.k))
+                product(name, "matmul_cooperative", [t.rows(), t.columns()], inner, &|d| {
+                    t.apply(d, s.k).feature("transposed", by_columns)
+                })
             });
         }
         if b.is_quantized() {
@@ -530,7 +533,9 @@ fn cases() -> Vec<Case> {
         cases.push(Case::new(name, operator, operands, Tolerance::Sum(k)));
     }
     // A weight as another product has it: around the tiles' edges, and whole blocks, which also run quantised.
-    for (m, k, n) in [(1, 4, 32), (7, 8, 28), (9, 36, 64), (63, 60, 36), (65, 68, 68), (70, 132, 96), (5, 6, 7)] {
+    // Whole eights around the edges of cooperative tiles, and an inner axis that is split into parts, come last.
+    let edges = [(1, 4, 32), (7, 8, 28), (9, 36, 64), (63, 60, 36), (65, 68, 68), (70, 132, 96), (5, 6, 7)];
+    for (m, k, n) in edges.into_iter().chain([(129, 72, 136), (64, 288, 264)]) {
         let op = MatMul { transpose_b: true, ..MatMul::default() };
         cases.push(case(&format!("m={m};k={k};n={n};transposed"), op, &[m, k], Operand::weight([n, k]), vec![]));
     }

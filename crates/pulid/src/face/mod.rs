@@ -22,7 +22,8 @@ pub use retinaface::{
     RETINAFACE_SCORE_THRESHOLD, centre_most_face, decode_retinaface, retinaface_candidates, retinaface_input,
 };
 pub use scrfd::{
-    Face, Letterbox, MIN_FACE_SIDE, NMS_THRESHOLD, SCORE_THRESHOLD, choose_face, decode_detections, letterbox,
+    Face, Letterbox, MIN_FACE_SIDE, NEARLY_AS_SURE, NMS_THRESHOLD, SCORE_THRESHOLD, choose_face, decode_detections,
+    large_enough, letterbox, surely_largest,
 };
 pub use similarity::Similarity;
 pub use warp::warp;

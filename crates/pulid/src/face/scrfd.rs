@@ -15,6 +15,10 @@ pub const SCORE_THRESHOLD: f32 = 0.5;
 /// Of two detections that overlap more than this (intersection over union), the lower one is dropped.
 pub const NMS_THRESHOLD: f32 = 0.4;
 
+/// A face whose score is at least this share of the surest one's is nearly as sure. The detector gives clear faces 0.75 or more, and most
+/// of what is no face less than two thirds of that.
+pub const NEARLY_AS_SURE: f32 = 2.0 / 3.0;
+
 /// A face whose box has a shorter side than this many pixels carries too little detail for an identity.
 pub const MIN_FACE_SIDE: f32 = 24.0;
 
@@ -164,12 +168,28 @@ pub(super) fn suppress(faces: Vec<Face>, threshold: f32, inclusive: f32) -> Vec<
     kept
 }
 
-/// The largest face, which PuLID takes for the person.
+/// The person's face: [`surely_largest`], as a doubtful find may be a coat or a statue.
+/// PuLID takes the largest of all, which is the same one wherever the largest is a clear face.
+///
+/// # Errors
+/// As [`large_enough`].
+pub fn choose_face<'a>(name: &str, faces: &'a [Face]) -> Result<&'a Face> {
+    large_enough(name, surely_largest(faces).map(|i| &faces[i]))
+}
+
+/// The position of the largest face of those that are [nearly as sure](NEARLY_AS_SURE) as the surest.
+pub fn surely_largest(faces: &[Face]) -> Option<usize> {
+    let surest = faces.iter().map(|face| face.score).fold(0.0, f32::max);
+    let sure = (0..faces.len()).filter(|&i| faces[i].score >= NEARLY_AS_SURE * surest);
+    sure.max_by(|&a, &b| faces[a].area().total_cmp(&faces[b].area()))
+}
+
+/// The chosen face, if there is one of a size that can be read.
 ///
 /// # Errors
 /// [`Error::Photo`] when there is none, or it is smaller than [`MIN_FACE_SIDE`]; `name` is the photo's.
-pub fn choose_face<'a>(name: &str, faces: &'a [Face]) -> Result<&'a Face> {
-    let Some(face) = faces.iter().max_by(|a, b| a.area().total_cmp(&b.area())) else {
+pub fn large_enough<'a>(name: &str, face: Option<&'a Face>) -> Result<&'a Face> {
+    let Some(face) = face else {
         return Err(Error::photo(
             name,
             "no face was found; use a photo that shows one face clearly, from the front, with some room around it",
@@ -294,8 +314,9 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_face_is_chosen() {
-        assert_eq!(choose_face("a", &[face(30.0, 0.9), face(80.0, 0.6)]).unwrap().score, 0.6);
+    fn the_largest_of_the_sure_faces_is_chosen() {
+        assert_eq!(choose_face("a", &[face(30.0, 0.85), face(80.0, 0.6)]).unwrap().score, 0.6);
+        assert_eq!(choose_face("a", &[face(30.0, 0.85), face(80.0, 0.5)]).unwrap().score, 0.85);
         let message = choose_face("me.png", &[]).unwrap_err().to_string();
         assert!(message.contains("me.png") && message.contains("no face"), "{message}");
         let message = choose_face("me.png", &[face(9.0, 0.9)]).unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! Which face of a photo is the person.
 
-use crate::face::{Face, centre_most_face, choose_face};
+use crate::face::{Face, centre_most_face, large_enough, surely_largest};
 use pulid_tensor::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -8,11 +8,12 @@ use std::str::FromStr;
 /// Which face of a photo with several is the person.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FaceChoice {
-    /// As in the official pipelines: insightface's largest face is recognised; facexlib's detector, where it is at hand, shows parser
+    /// As in the official pipelines: insightface's largest face of those it is [nearly as sure](crate::face::NEARLY_AS_SURE) of as of the
+    /// surest is recognised; facexlib's detector, where it is at hand, shows parser
     /// and tower the face nearest to the photo's middle, which may be another one.
     #[default]
     Official,
-    /// The largest.
+    /// The largest, however sure the detector is of it.
     Largest,
     /// The one nearest to the photo's middle.
     Centre,
@@ -53,7 +54,8 @@ impl FromStr for FaceChoice {
 impl fmt::Display for FaceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FaceChoice::Official | FaceChoice::Largest => f.write_str("the largest"),
+            FaceChoice::Official => f.write_str("the largest that is clearly a face"),
+            FaceChoice::Largest => f.write_str("the largest"),
             FaceChoice::Centre => f.write_str("the one nearest to the middle"),
             FaceChoice::Left => f.write_str("the leftmost"),
             FaceChoice::Right => f.write_str("the rightmost"),
@@ -68,11 +70,11 @@ impl FaceChoice {
     /// # Errors
     /// [`Error::Photo`] when there is no such face, or it is too small.
     pub(super) fn of(self, name: &str, faces: &[Face], size: (u32, u32)) -> Result<usize> {
-        let largest = || Ok(position(faces, choose_face(name, faces)?));
         let middle = |face: &Face| face.bbox[0] + face.bbox[2];
         let by_middle = |a: &usize, b: &usize| middle(&faces[*a]).total_cmp(&middle(&faces[*b]));
         let chosen = match self {
-            FaceChoice::Official | FaceChoice::Largest => return largest(),
+            FaceChoice::Official => surely_largest(faces),
+            FaceChoice::Largest => (0..faces.len()).max_by(|a, b| faces[*a].area().total_cmp(&faces[*b].area())),
             FaceChoice::Centre => centre_most_face(faces, size),
             FaceChoice::Left => (0..faces.len()).min_by(by_middle),
             FaceChoice::Right => (0..faces.len()).max_by(by_middle),
@@ -86,8 +88,7 @@ impl FaceChoice {
             }
         };
         // Says that there is none, or that it is tiny.
-        let face = chosen.map_or(&faces[..0], |i| &faces[i..=i]);
-        choose_face(name, face)?;
+        large_enough(name, chosen.map(|i| &faces[i]))?;
         Ok(chosen.unwrap_or(0))
     }
 
@@ -103,10 +104,6 @@ impl FaceChoice {
             )
         })
     }
-}
-
-fn position(faces: &[Face], face: &Face) -> usize {
-    faces.iter().position(|f| f == face).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -127,6 +124,9 @@ mod tests {
             assert_eq!(of(text).unwrap(), index, "{text}");
         }
         assert_eq!(FaceChoice::Official.of("us.jpg", &faces, (480, 270)).unwrap(), 1);
+        let doubtful = [face(300.0, 0.0, 90.0, 0.9), face(10.0, 20.0, 120.0, 0.55)];
+        assert_eq!(FaceChoice::Official.of("us.jpg", &doubtful, (480, 270)).unwrap(), 0);
+        assert_eq!(FaceChoice::Largest.of("us.jpg", &doubtful, (480, 270)).unwrap(), 1);
         assert!(of("4").unwrap_err().to_string().contains("shows 3 faces; there is no number 4"));
         for text in ["0", "-1", "biggest", ""] {
             assert!(text.parse::<FaceChoice>().unwrap_err().to_string().contains("largest, centre"), "{text}");
@@ -140,7 +140,10 @@ mod tests {
     fn the_one_that_was_taken_is_said_where_there_are_several() {
         let faces = [face(10.0, 20.0, 120.0, 0.8), face(300.0, 0.0, 90.0, 0.9)];
         let note = FaceChoice::Official.note("us.jpg", &faces, 1.5).unwrap();
-        assert!(note.contains("2 faces; the largest was taken, 180 x 180 pixels at (15, 30)"), "{note}");
+        assert!(
+            note.contains("2 faces; the largest that is clearly a face was taken, 180 x 180 pixels at (15, 30)"),
+            "{note}"
+        );
         assert_eq!(FaceChoice::Official.note("me.jpg", &faces[..1], 1.0), None);
     }
 }

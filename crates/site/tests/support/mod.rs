@@ -1,8 +1,10 @@
 //! A server for the built site, a browser to look at it, and the native pipeline to compare with.
 
+use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
-use axum::response::IntoResponse;
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
 use fantoccini::error::CmdError;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -47,6 +49,17 @@ impl Server {
 
     /// A server whose worker runs this script first, as in a browser that is otherwise.
     pub fn with_worker(script: &'static str) -> Outcome<Server> {
+        Self::serve(pulid_site::router(&site()), script)
+    }
+
+    /// A server that has this folder at `model/` besides, and `empty.html`, a page that does nothing by itself.
+    pub fn with_model(folder: &Path) -> Outcome<Server> {
+        let empty = || async { Html("<!doctype html><title>empty</title>") };
+        let model = Router::new().nest("/model", pulid_site::router(folder)).route("/empty.html", get(empty));
+        Self::serve(model.fallback_service(pulid_site::router(&site())), "")
+    }
+
+    fn serve(router: Router, script: &'static str) -> Outcome<Server> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let weights = Arc::new(AtomicUsize::new(0));
         let count = weights.clone();
@@ -65,7 +78,7 @@ impl Server {
                 ([("content-type", "text/javascript")], format!("{script}\n{worker}")).into_response()
             }
         };
-        let router = pulid_site::router(&site()).layer(from_fn(counted));
+        let router = router.layer(from_fn(counted));
         let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         // Not the address 127.0.0.1: browsers take `localhost` for a secure place too, and it is what people type.
         let address = format!("http://localhost:{}/", listener.local_addr()?.port());
@@ -164,7 +177,12 @@ impl Browser {
 
     /// Waits until a script gives true.
     pub async fn until(&self, script: &str) -> Outcome {
-        let deadline = Instant::now() + Duration::from_secs(400);
+        self.until_within(script, Duration::from_secs(400)).await
+    }
+
+    /// Waits no longer than this until a script gives true.
+    pub async fn until_within(&self, script: &str, limit: Duration) -> Outcome {
+        let deadline = Instant::now() + limit;
         while self.run(script).await? != Value::Bool(true) {
             if Instant::now() > deadline {
                 return Err(format!("never true: {script}").into());
@@ -200,6 +218,11 @@ impl Browser {
             .run_async("return [...new Uint8Array(await window.pulidPage.lastResult.images[0].arrayBuffer())]")
             .await?;
         Ok(serde_json::from_value(bytes)?)
+    }
+
+    /// The process from which all of the browser's descend.
+    pub fn driver(&self) -> u32 {
+        self.driver.id()
     }
 
     /// Ends browser and driver.
@@ -238,16 +261,25 @@ pub fn native_identity(portrait: &Path) -> Outcome<Identity> {
 /// The image that the command line would make with the mini models' own settings.
 pub fn native_image(identity: &Identity, prompt: &str, steps: usize, seed: u64) -> Outcome<RgbImage> {
     let models = root().join("models/mini");
-    let model = SdxlModel::open(models.join("sdxl"))?;
     let own = Choices { steps: Some(steps), seed: Some(seed), ..Choices::default() };
+    native(SdxlModel::open(models.join("sdxl"))?, own, prompt, Some((identity, models.join("pulid_v1.1.safetensors"))))
+}
+
+/// The image that the command line would make, with an identity and its adapter or without.
+pub fn native(
+    model: SdxlModel,
+    own: Choices,
+    prompt: &str,
+    identity: Option<(&Identity, PathBuf)>,
+) -> Outcome<RgbImage> {
     let settings = Settings::merge(own, None, ModelDefaults::read(model.folder())?.choices)?;
-    let identity = IdentityUse {
+    let identity = identity.map(|(identity, adapter)| IdentityUse {
         tokens: identity.tokens.clone(),
-        adapter: models.join("pulid_v1.1.safetensors"),
+        adapter,
         settings: settings.identity(),
         window: StepWindow::ALL,
-    };
-    let options = GenerateOptions { identity: Some(identity), ..settings.options(prompt) };
+    });
+    let options = GenerateOptions { identity, ..settings.options(prompt) };
     let made = pollster::block_on(async {
         let runtime = Runtime::open("auto", DeviceOptions::default()).await?;
         Pipeline::open(runtime, model, Storage::default())?.generate(&options, &Silent).await

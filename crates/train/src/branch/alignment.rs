@@ -1,12 +1,13 @@
 //! L_align: what the identity changes in the branch beside the face.
 
-use super::{BranchAnswer, BranchSetup, Micro, Networks, Prompts, Sampler};
+use super::{BranchAnswer, BranchSetup, Micro, Networks, Prompts, Sampler, WEIGHTS};
 use crate::face::{mean, read};
-use crate::quiet::Quiet;
+use crate::memory::Part;
 use crate::random::Keyed;
 use crate::terms::{Sums, numbers};
 use pulid::pipeline::TextConditioning;
-use pulid::runtime::{Loaded, Reporter, Tensor};
+use pulid::runtime::{Loaded, Quiet, Reporter, Tensor};
+use pulid_graph::{Checkpointing, Graph};
 use pulid_models::sdxl::UnetSize;
 use pulid_models::training::{alignment_graph, sample_weights, with_gradients};
 use pulid_tensor::{HostTensor, Result};
@@ -14,6 +15,9 @@ use std::collections::HashMap;
 
 /// The two parts of the loss, as the graph names them.
 const PARTS: [&str; 2] = ["semantic", "layout"];
+
+/// The loss's name in a run's memory.
+const PART: &str = "branch, L_align: a step's values and gradients";
 
 /// The networks of L_align.
 pub(super) struct AlignmentLoss {
@@ -46,17 +50,13 @@ impl AlignmentLoss {
         prompts: &[TextConditioning],
         reporter: &dyn Reporter,
     ) -> Result<AlignmentLoss> {
-        let Networks { setup, unet, size, .. } = networks;
-        let BranchSetup { runtime, options, .. } = **setup;
-        let reference = unet.graph_with_queries(UnetSize { identity: None, ..*size })?;
-        let queries = setup.layers.iter().map(|layer| format!("q.{}", layer.number)).collect();
-        let graph = alignment_graph(unet, *size, options.norm()?)?;
-        let targets = networks.targets();
-        let build = |checkpointing| with_gradients(&graph, &PARTS, &targets, checkpointing);
-        let (loss, sums) = networks.step(build, reporter).await?;
+        let BranchSetup { runtime, options, decided, .. } = *networks.setup;
+        let queries = networks.setup.layers.iter().map(|layer| format!("q.{}", layer.number)).collect();
+        let graph = AlignmentLoss::loss_graph(networks, decided.checkpointing(PART))?;
+        let (loss, sums) = networks.step(graph, reporter).await?;
         Ok(AlignmentLoss {
             prompts: prompts.to_vec(),
-            reference: runtime.load(&reference, reporter).await?,
+            reference: runtime.load(&AlignmentLoss::reference_graph(networks)?, reporter).await?,
             queries,
             loss,
             sums,
@@ -64,8 +64,24 @@ impl AlignmentLoss {
         })
     }
 
-    pub fn networks(&self) -> [&Loaded; 2] {
-        [&self.reference, &self.loss]
+    fn reference_graph(networks: &Networks<'_>) -> Result<Graph> {
+        networks.unet.graph_with_queries(UnetSize { identity: None, ..networks.size })
+    }
+
+    fn loss_graph(networks: &Networks<'_>, checkpointing: Checkpointing) -> Result<(Graph, Sums)> {
+        let graph = alignment_graph(networks.unet, networks.size, networks.setup.options.norm()?)?;
+        networks.summed(with_gradients(&graph, &PARTS, &networks.targets(), checkpointing)?)
+    }
+
+    /// What it takes.
+    pub fn parts<'a>(networks: &'a Networks<'_>) -> [Part<'a>; 2] {
+        let loss = |checkpointing| AlignmentLoss::loss_graph(networks, checkpointing).map(|(graph, _)| graph);
+        [
+            Part::forward("branch, L_align: values of a step without identity", WEIGHTS, || {
+                AlignmentLoss::reference_graph(networks)
+            }),
+            Part::backward(PART, WEIGHTS, loss),
+        ]
     }
 
     /// Adds the loss and its gradients to `answer`. Both runs begin at the same noise and go their own ways; a step's loss has no gradient

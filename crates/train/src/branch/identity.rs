@@ -1,15 +1,17 @@
 //! L_id: whose face the branch's picture shows.
 
-use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler};
+use super::{BranchAnswer, BranchSetup, Networks, Prompts, Sampler, WEIGHTS};
 use crate::batch::Batch;
-use crate::face::{FaceLoss, FaceSetup, read};
-use crate::quiet::Quiet;
+use crate::face::{FaceGraphs, FaceLoss, read};
+use crate::memory::Part;
 use crate::terms::Sums;
 use pulid::pipeline::TextConditioning;
-use pulid::runtime::{Loaded, Reporter, Tensor};
-use pulid_models::training::{IdentityLossSize, with_gradients};
+use pulid::runtime::{Loaded, Quiet, Reporter, Tensor};
+use pulid_graph::{Checkpointing, Graph};
+use pulid_models::training::with_gradients;
 use pulid_tensor::{HostTensor, Result};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The networks of L_id.
 pub(super) struct IdentityLoss {
@@ -19,6 +21,26 @@ pub(super) struct IdentityLoss {
     step: Loaded,
     sums: Sums,
     backprop_steps: usize,
+}
+
+/// Names in a run's memory.
+const STEP: &str = "branch, L_id: a step's values and gradients";
+const WHOSE: &str = "branch, L_id";
+
+/// How the networks of the picture are built.
+fn face_graphs(networks: &Networks<'_>) -> Result<Arc<FaceGraphs>> {
+    let BranchSetup { options, batch, .. } = *networks.setup;
+    FaceGraphs::new(networks.vae, &options.recogniser, batch).map(Arc::new)
+}
+
+/// A step's call of the UNet with its gradients.
+fn step_graph(networks: &Networks<'_>, checkpointing: Checkpointing) -> Result<(Graph, Sums)> {
+    let mut wanted = networks.targets();
+    // The first of the steps leads to noise, which nothing is learnt of.
+    if networks.setup.options.backprop_steps > 1 {
+        wanted.push("sample".into());
+    }
+    networks.summed(with_gradients(&networks.forward()?, &["sample"], &wanted, checkpointing)?)
 }
 
 /// What a run is given.
@@ -38,31 +60,24 @@ impl IdentityLoss {
         prompt: &TextConditioning,
         reporter: &dyn Reporter,
     ) -> Result<IdentityLoss> {
-        let Networks { setup, unet, vae, size } = networks;
-        let BranchSetup { runtime, options, batch, faces, room, .. } = **setup;
-        let loss_size = IdentityLossSize { batch, height: size.height, width: size.width };
-        let face = FaceSetup { runtime, faces, vae, recogniser: &options.recogniser, size: loss_size, room };
-        let face = FaceLoss::load(&face, reporter).await?;
-        let mut wanted = networks.targets();
-        // The first of the steps leads to noise, which nothing is learnt of.
-        if options.backprop_steps > 1 {
-            wanted.push("sample".into());
-        }
-        let graph = unet.graph(*size)?;
-        let build = |checkpointing| with_gradients(&graph, &["sample"], &wanted, checkpointing);
-        let (step, sums) = networks.step(build, reporter).await?;
+        let BranchSetup { runtime, options, batch, faces, decided, .. } = *networks.setup;
+        let graphs = face_graphs(networks)?;
+        let checkpointing = decided.checkpointing(&FaceGraphs::loss_name(WHOSE, ""));
+        let latent = [networks.size.height, networks.size.width];
+        let face = FaceLoss::load(runtime, faces, graphs, latent, checkpointing, reporter).await?;
+        let (step, sums) = networks.step(step_graph(networks, decided.checkpointing(STEP))?, reporter).await?;
         let prompts = Prompts::of(&vec![prompt; batch])?;
         Ok(IdentityLoss { prompts, face, step, sums, backprop_steps: options.backprop_steps })
     }
 
-    /// The UNet's.
-    pub fn network(&self) -> &Loaded {
-        &self.step
-    }
-
-    /// Those of the picture.
-    pub fn face(&self) -> &FaceLoss {
-        &self.face
+    /// What it takes, but for the detector, which is small and made for each size of picture.
+    pub fn parts<'a>(networks: &'a Networks<'_>) -> Result<Vec<Part<'a>>> {
+        let graphs = face_graphs(networks)?;
+        let step = |checkpointing| step_graph(networks, checkpointing).map(|(graph, _)| graph);
+        let mut parts = vec![Part::backward(STEP, WEIGHTS, step)];
+        parts.extend(graphs.parts_of_size(WHOSE, "", [networks.size.height, networks.size.width]));
+        parts.push(graphs.part_of_photos(WHOSE));
+        Ok(parts)
     }
 
     /// Adds the loss and its gradients to `answer`. Where no picture shows a face there are none.

@@ -12,22 +12,25 @@ pub(crate) use euler::scaled;
 
 use crate::batch::{Batch, stack};
 use crate::face::read;
+use crate::memory::{Decided, Part};
 use crate::objective::{BranchOptions, Weights};
-use crate::quiet::Quiet;
 use crate::random::Keyed;
-use crate::terms::{Gradients, Room, Sums, memory};
+use crate::terms::{Gradients, Sums};
 use alignment::AlignmentLoss;
 use identity::IdentityLoss;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage, TextConditioning};
-use pulid::runtime::{Loaded, Reporter, Runtime, Tensor};
+use pulid::runtime::{Loaded, Quiet, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
-use pulid_graph::{Checkpointing, Graph};
+use pulid_graph::Graph;
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, IdentityLayer};
 use pulid_models::sdxl::{Unet, UnetSize, Vae};
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
+
+/// Its UNet's weights in a run's memory.
+const WEIGHTS: &str = "branch: UNet, weights";
 
 /// What the branch is made with.
 pub(crate) struct BranchSetup<'a> {
@@ -42,7 +45,8 @@ pub(crate) struct BranchSetup<'a> {
     /// Of the network whose keys and values are trained.
     pub layers: &'a [IdentityLayer],
     pub seed: u64,
-    pub room: &'a dyn Fn() -> Room,
+    /// How backward passes are built.
+    pub decided: &'a Decided,
 }
 
 /// The branch's networks, where they run.
@@ -92,8 +96,10 @@ pub(crate) struct BranchAnswer {
 
 /// Where a micro-batch stands, and how much its losses count.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Micro {
+pub struct Micro {
+    /// The step, counted from 1.
     pub step: u64,
+    /// Its place in the step.
     pub micro: usize,
     /// Factor of all losses: the loss's scale over the number of micro-batches.
     pub factor: f64,
@@ -129,11 +135,12 @@ impl Branch {
     /// cancellation.
     pub async fn load(setup: &BranchSetup<'_>, reporter: &dyn Reporter) -> Result<Branch> {
         let BranchSetup { runtime, model, options, weights, batch, .. } = *setup;
-        let pipeline = Pipeline::open(runtime.clone(), model.clone(), setup.storage)?;
-        let unet = model.unet(runtime.precision(setup.storage.dtype, None))?;
+        // Prompts are encoded as those of the cache.
+        let storage = Storage { quantize: None, ..setup.storage };
+        let pipeline = Pipeline::open(runtime.clone(), model.clone(), storage)?;
+        let unet = model.unet(runtime.precision(setup.storage.dtype, setup.storage.quantize))?;
         let vae = model.vae(Precision::F32)?;
         check(options, model, setup.layers)?;
-        let factor = vae.config().factor();
 
         let prompts = std::iter::once(&options.id_prompt).chain(&options.align_prompts);
         let prompts: Vec<&str> = prompts.map(String::as_str).collect();
@@ -142,27 +149,21 @@ impl Branch {
         let of_align: Vec<TextConditioning> = encoded.collect();
         runtime.clear();
 
-        let side = options.resolution / factor;
+        let text_tokens = of_id.chunks.first().map_or(0, |chunk| chunk.shape()[1]);
+        let networks = Networks::new(setup, &unet, &vae, text_tokens);
+        let UnetSize { height, width, .. } = networks.size;
         let (sigma, steps) = EulerStep::all(pipeline.schedule(), options.steps)?;
         let pixels = options.resolution as f32;
         let time_ids = [pixels, pixels, 0.0, 0.0, pixels, pixels];
         let sampler = Sampler {
             steps,
             sigma,
-            shape: [batch, side, side, unet.config().in_channels],
+            shape: [batch, height, width, unet.config().in_channels],
             time_ids: HostTensor::from_fn([batch, 6], |i| time_ids[i % 6]),
         };
-        let size = UnetSize {
-            batch,
-            height: side,
-            width: side,
-            text_tokens: of_id.chunks.first().map_or(0, |chunk| chunk.shape()[1]),
-            identity: Some(setup.identity),
-        };
         reporter.stage("loading the branch");
-        let mut forward = runtime.load(&unet.graph(size)?, reporter).await?;
+        let mut forward = runtime.load(&networks.forward()?, reporter).await?;
         forward.write("id_scale", &HostTensor::from_fn([batch], |_| 1.0))?;
-        let networks = Networks { setup, unet: &unet, vae: &vae, size };
         let identity = match weights.id > 0.0 {
             true => Some(IdentityLoss::load(&networks, &of_id, reporter).await?),
             false => None,
@@ -172,27 +173,6 @@ impl Branch {
             false => None,
         };
         Ok(Branch { weights, keyed: Keyed::new(setup.seed), batch, sampler, forward, identity, alignment })
-    }
-
-    /// Bytes on the device, by part. Weights that the branch shares with the UNet that is trained on are there once.
-    pub fn memory(&self) -> Vec<(String, usize)> {
-        let values = |networks: &[&Loaded]| {
-            networks.iter().filter_map(|network| memory(network)).map(|[_, working]| working).sum::<usize>()
-        };
-        let mut parts = vec![("branch: a step's values".to_owned(), values(&[&self.forward]))];
-        if let Some(identity) = &self.identity {
-            let [step, face] = [values(&[identity.network()]), identity.face().memory()];
-            parts.push(("branch, L_id: a step's values and gradients".to_owned(), step));
-            parts.push(("branch, L_id: VAE's and recogniser's values and gradients".to_owned(), face));
-        }
-        if let Some(alignment) = &self.alignment {
-            let align = values(&alignment.networks());
-            parts.push(("branch, L_align: a step's values and gradients".to_owned(), align));
-        }
-        if let Some([weights, _]) = memory(&self.forward) {
-            parts.push(("branch: UNet, weights".to_owned(), weights));
-        }
-        parts
     }
 
     /// The losses of a micro-batch, and their gradients beside those of the terms `before` it.
@@ -260,22 +240,44 @@ pub(crate) struct Networks<'a> {
     pub size: UnetSize,
 }
 
-impl Networks<'_> {
+impl<'a> Networks<'a> {
+    pub fn new(setup: &'a BranchSetup<'a>, unet: &'a Unet, vae: &'a Vae, text_tokens: usize) -> Networks<'a> {
+        let side = setup.options.resolution / vae.config().factor();
+        let (batch, identity) = (setup.batch, Some(setup.identity));
+        Networks { setup, unet, vae, size: UnetSize { batch, height: side, width: side, text_tokens, identity } }
+    }
+
+    /// A call with identity and without gradients.
+    fn forward(&self) -> Result<Graph> {
+        self.unet.graph(self.size)
+    }
+
+    /// All that the weights of the losses ask for. Weights that the branch shares with the UNet that is trained on are that one's.
+    pub fn parts(&self) -> Result<Vec<Part<'_>>> {
+        let mut parts = vec![Part::forward("branch: a step's values", WEIGHTS, || self.forward())];
+        if self.setup.weights.id > 0.0 {
+            parts.extend(IdentityLoss::parts(self)?);
+        }
+        if self.setup.weights.aligns() {
+            parts.extend(AlignmentLoss::parts(self));
+        }
+        Ok(parts)
+    }
+
     /// Keys and values, whose gradients are wanted.
     fn targets(&self) -> Vec<String> {
         self.setup.layers.iter().flat_map(|layer| layer.names()).collect()
     }
 
-    /// A step's call with the identity at full strength, of a graph that holds the gradients in [`Networks::targets`]: it adds them to
-    /// those before.
-    async fn step(
-        &self,
-        build: impl Fn(Checkpointing) -> Result<Graph>,
-        reporter: &dyn Reporter,
-    ) -> Result<(Loaded, Sums)> {
-        let BranchSetup { runtime, batch, room, .. } = *self.setup;
-        let (mut graph, _) = room().choose(runtime, reporter, build).await?;
+    /// A graph that holds the gradients in [`Networks::targets`], with their sums.
+    fn summed(&self, mut graph: Graph) -> Result<(Graph, Sums)> {
         let sums = Sums::add(&mut graph, &self.targets())?;
+        Ok((graph, sums))
+    }
+
+    /// A step's call with the identity at full strength, which adds its gradients to those before.
+    async fn step(&self, (graph, sums): (Graph, Sums), reporter: &dyn Reporter) -> Result<(Loaded, Sums)> {
+        let BranchSetup { runtime, batch, .. } = *self.setup;
         let mut loaded = runtime.load(&graph, reporter).await?;
         loaded.write("id_scale", &HostTensor::from_fn([batch], |_| 1.0))?;
         Ok((loaded, sums))

@@ -1,0 +1,258 @@
+//! What networks take of a device by their plans: for deciding what the backward pass computes again, and for people.
+
+use crate::options::Recompute;
+use pulid::pipeline::Storage;
+use pulid::runtime::Runtime;
+use pulid_engine::Observer;
+use pulid_graph::{Checkpointing, FirstVariant, Graph, PlannedGraph, WeightKey, fit_bindings, optimize, plan};
+use pulid_models::Precision;
+use pulid_models::run::block;
+use pulid_ops::Capabilities;
+use pulid_tensor::{Result, TensorType};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Bytes of each part of a run, by its name for people.
+pub type Memory = Vec<(String, usize)>;
+
+/// The device that networks are planned for.
+pub(crate) enum Planner<'a> {
+    /// One that is there, with its measured choices of kernels.
+    Device(&'a Runtime),
+    /// One that need not be: its capabilities, and bytes of its memory, if they are limited.
+    Assumed(&'a Capabilities, Option<u64>),
+}
+
+impl Planner<'_> {
+    /// Plans a graph; the reference has no plan.
+    ///
+    /// # Errors
+    /// When the device cannot run it.
+    pub async fn plan(&self, graph: &Graph, observer: &dyn Observer) -> Result<Option<PlannedGraph>> {
+        match self {
+            Planner::Device(runtime) => runtime.plan(graph, observer).await,
+            Planner::Assumed(capabilities, _) => {
+                let limit = usize::try_from(capabilities.max_binding_bytes).unwrap_or(usize::MAX);
+                plan(&optimize(&fit_bindings(graph, limit)?), capabilities, &FirstVariant).map(Some)
+            }
+        }
+    }
+
+    /// In what the frozen networks are stored and computed.
+    pub fn precision(&self, storage: Storage) -> Precision {
+        let Storage { dtype, quantize } = storage;
+        match self {
+            Planner::Device(runtime) => runtime.precision(dtype, quantize),
+            Planner::Assumed(capabilities, _) => Runtime::precision_with(capabilities.shader_f16, dtype, quantize),
+        }
+    }
+
+    /// Bytes of the device that are left beside `reserved` ones, where its memory or a budget is known.
+    pub fn room(&self, reserved: usize) -> Option<u64> {
+        let all = match self {
+            Planner::Device(Runtime::Gpu { device, memory, .. }) => {
+                let all = memory.or(device.memory_bytes());
+                all.map(|all| all.saturating_sub(device.memory().held()))
+            }
+            Planner::Device(Runtime::Reference) => None,
+            Planner::Assumed(_, all) => *all,
+        };
+        all.map(|all| all.saturating_sub(reserved as u64))
+    }
+}
+
+/// A network of a run that is on the device with the others.
+pub(crate) struct Part<'a> {
+    /// What its values are called.
+    pub name: String,
+    /// What its weights are called, if no part before it has them.
+    pub weights: &'static str,
+    /// Whether it has a backward pass, for which blocks may be computed again.
+    pub backward: bool,
+    /// Its graph.
+    pub build: Box<dyn Fn(Checkpointing) -> Result<Graph> + 'a>,
+}
+
+impl<'a> Part<'a> {
+    /// A network without a backward pass.
+    pub fn forward(name: impl Into<String>, weights: &'static str, build: impl Fn() -> Result<Graph> + 'a) -> Part<'a> {
+        Part { name: name.into(), weights, backward: false, build: Box::new(move |_| build()) }
+    }
+
+    /// A network with a backward pass.
+    pub fn backward(
+        name: impl Into<String>,
+        weights: &'static str,
+        build: impl Fn(Checkpointing) -> Result<Graph> + 'a,
+    ) -> Part<'a> {
+        Part { name: name.into(), weights, backward: true, build: Box::new(build) }
+    }
+}
+
+/// What was decided of a run's networks, and what they take.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Decided {
+    recomputed: HashSet<String>,
+    /// Weights that several networks share are there once; none where there is no device.
+    pub memory: Memory,
+}
+
+impl Decided {
+    /// How a part's backward pass is built.
+    pub fn checkpointing(&self, part: &str) -> Checkpointing {
+        if self.recomputed.contains(part) { Checkpointing::Blocks(block) } else { Checkpointing::Off }
+    }
+
+    /// Whether blocks of any part are computed again.
+    pub fn recomputes(&self) -> bool {
+        !self.recomputed.is_empty()
+    }
+}
+
+/// A part's plan.
+struct PlannedPart {
+    planned: Option<PlannedGraph>,
+    recomputed: bool,
+}
+
+impl PlannedPart {
+    /// Bytes of values.
+    fn working(&self) -> usize {
+        self.planned.as_ref().map_or(0, |planned| planned.plan.summary().working_bytes)
+    }
+}
+
+/// Plans the parts of a run, all of which are on the device at once. With [`Recompute::Auto`], where they are more than `room` bytes,
+/// the blocks of one after another are computed again, of the part with the largest values first.
+///
+/// # Errors
+/// As the parts' graphs, and when the device cannot run one.
+pub(crate) async fn decide(
+    planner: &Planner<'_>,
+    parts: &[Part<'_>],
+    recompute: Recompute,
+    room: Option<u64>,
+    observer: &dyn Observer,
+) -> Result<Decided> {
+    let planned = async |part: &Part<'_>, recomputed: bool| {
+        let graph = (part.build)(if recomputed { Checkpointing::Blocks(block) } else { Checkpointing::Off })?;
+        Ok(PlannedPart { planned: planner.plan(&graph, observer).await?, recomputed })
+    };
+    let mut all = Vec::with_capacity(parts.len());
+    for part in parts {
+        all.push(planned(part, part.backward && recompute == Recompute::Block).await?);
+    }
+    let weights = weights(parts, &all);
+    let of_weights: usize = weights.iter().map(|(_, bytes)| bytes).sum();
+    while let (Recompute::Auto, Some(room)) = (recompute, room)
+        && (of_weights + all.iter().map(PlannedPart::working).sum::<usize>()) as u64 > room
+    {
+        let may = (0..parts.len()).filter(|&i| parts[i].backward && !all[i].recomputed);
+        let Some(largest) = may.max_by_key(|&i| all[i].working()) else { break };
+        all[largest] = planned(&parts[largest], true).await?;
+    }
+    let mut memory: Memory = weights;
+    memory.extend(parts.iter().zip(&all).map(|(part, planned)| (part.name.clone(), planned.working())));
+    memory.retain(|(_, bytes)| *bytes > 0);
+    let recomputed = parts.iter().zip(&all).filter(|(_, planned)| planned.recomputed);
+    Ok(Decided { recomputed: recomputed.map(|(part, _)| part.name.clone()).collect(), memory })
+}
+
+/// Bytes of the parts' weights by name, of which equal ones are there once. What streams counts by the slots that it passes through.
+fn weights(parts: &[Part<'_>], all: &[PlannedPart]) -> Memory {
+    let mut seen: HashSet<(Arc<WeightKey>, TensorType)> = HashSet::new();
+    let mut bytes: Memory = Vec::new();
+    for (part, PlannedPart { planned, .. }) in parts.iter().zip(all) {
+        let Some(PlannedGraph { plan, weights }) = planned else { continue };
+        let streamed: HashSet<usize> = plan.streamed().collect();
+        let resident = plan.weights.iter().zip(weights).enumerate().filter(|(i, _)| !streamed.contains(i));
+        let again: usize = resident
+            .filter(|(_, (port, weight))| !seen.insert((weight.key().clone(), port.ty.clone())))
+            .map(|(_, (port, _))| plan.buffers[port.buffer].bytes)
+            .sum();
+        let own = plan.summary().weight_bytes - again;
+        match bytes.iter_mut().find(|(name, _)| name == part.weights) {
+            Some((_, all)) => *all += own,
+            None => bytes.push((part.weights.to_owned(), own)),
+        }
+    }
+    bytes
+}
+
+/// Bytes of networks for parameters of different extents, of which each is there once.
+///
+/// # Errors
+/// As their graphs.
+pub(crate) async fn working<K: std::hash::Hash + Eq>(
+    planner: &Planner<'_>,
+    extents: impl IntoIterator<Item = K>,
+    build: impl Fn(&K) -> Result<Graph>,
+    observer: &dyn Observer,
+) -> Result<usize> {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for extent in extents {
+        let graph = build(&extent)?;
+        if seen.insert(extent) {
+            let planned = planner.plan(&graph, observer).await?;
+            bytes += planned.map_or(0, |planned| planned.plan.summary().working_bytes);
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulid_engine::Silent;
+    use pulid_graph::Rate;
+    use pulid_ops::{Binary, DeviceKind, MatMul};
+    use pulid_tensor::HostTensor;
+
+    /// A product with a weight of `content`, over so many rows.
+    fn network(content: f32, rows: usize) -> Result<Graph> {
+        let mut g = Graph::new("network");
+        let x = g.input("x", TensorType::f32([rows, 64]), Rate::Step)?;
+        let weight = g.constant("weight", HostTensor::from_fn([64, 64], |i| content + i as f32));
+        let y = g.apply(MatMul::default(), &[x, weight])?;
+        let y = g.apply(Binary::add(), &[y, x])?;
+        g.output("y", y)?;
+        Ok(g)
+    }
+
+    fn decided(room: Option<u64>, recompute: Recompute) -> Decided {
+        // What is computed again takes a fourth.
+        let rows = |checkpointing, rows| if matches!(checkpointing, Checkpointing::Off) { rows } else { rows / 4 };
+        let parts = [
+            Part::backward("small", "weights", |checkpointing| network(0.0, rows(checkpointing, 256))),
+            Part::backward("large", "weights", |checkpointing| network(0.0, rows(checkpointing, 1024))),
+            Part::forward("other", "other weights", || network(1.0, 256)),
+        ];
+        let capabilities = Capabilities::baseline(DeviceKind::Discrete);
+        let planner = Planner::Assumed(&capabilities, room);
+        pollster::block_on(decide(&planner, &parts, recompute, planner.room(0), &Silent)).unwrap()
+    }
+
+    #[test]
+    fn shared_weights_count_once_and_the_largest_part_is_the_first_to_be_computed_again() {
+        let names = |decided: &Decided| {
+            let mut names: Vec<_> = decided.recomputed.iter().cloned().collect();
+            names.sort();
+            names
+        };
+        let bytes = |decided: &Decided, name: &str| decided.memory.iter().find(|(part, _)| part == name).unwrap().1;
+        let all = decided(None, Recompute::Auto);
+        assert_eq!((bytes(&all, "weights"), bytes(&all, "other weights")), (64 * 64 * 4, 64 * 64 * 4));
+        assert!(bytes(&all, "large") >= 2 * 1024 * 64 * 4 && !all.recomputes());
+        let total = all.memory.iter().map(|(_, bytes)| *bytes as u64).sum::<u64>();
+        // With the shared weights counted twice it would not fit.
+        assert!(!decided(Some(total), Recompute::Auto).recomputes());
+        let less = decided(Some(total - 1), Recompute::Auto);
+        assert_eq!(names(&less), ["large"]);
+        assert_eq!(4 * bytes(&less, "large"), bytes(&all, "large"));
+        let left = total - bytes(&all, "large") as u64 * 3 / 4;
+        assert_eq!(names(&decided(Some(left - 1), Recompute::Auto)), ["large", "small"]);
+        assert!(!decided(Some(1), Recompute::Off).recomputes());
+        assert_eq!(names(&decided(None, Recompute::Block)), ["large", "small"]);
+    }
+}

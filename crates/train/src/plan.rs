@@ -1,0 +1,200 @@
+//! What a run takes, by the plans of its networks: nothing of it is loaded.
+
+use crate::adapter::Adapter;
+use crate::average;
+use crate::batch::Batches;
+use crate::buckets::Size;
+use crate::cache::Cache;
+use crate::memory::{Memory, Part, Planner, decide, working};
+use crate::optimizer::{self, Rule};
+use crate::options::{Recompute, TrainOptions};
+use crate::terms::Call;
+use crate::worker::WorkerSetup;
+use pulid::identity::FaceModels;
+use pulid::pipeline::SdxlModel;
+use pulid::runtime::{Quiet, Reporter};
+use pulid_checkpoint::Checkpoint;
+use pulid_graph::Checkpointing;
+use pulid_models::Precision;
+use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
+use pulid_ops::Capabilities;
+use pulid_tensor::{Error, Result, Shape};
+use std::collections::BTreeSet;
+
+/// What a run takes, for people.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Plan {
+    /// What is trained: `PuLID v1.1`.
+    pub adapter: String,
+    /// Tensors and numbers that are trained.
+    pub tensors: usize,
+    /// Numbers in them.
+    pub parameters: usize,
+    /// Images in the cache.
+    pub images: usize,
+    /// Their heights and widths, and how many there are of each.
+    pub sizes: Vec<(Size, usize)>,
+    /// Whether blocks of a network are computed again in the backward pass.
+    pub recomputed: bool,
+    /// Bytes on the device that holds what is trained, by part. Another one has the frozen networks' alone.
+    pub memory: Memory,
+    /// Bytes in all: of images of different sizes those that take the most.
+    pub total: usize,
+}
+
+/// Extents that a run's networks are built for.
+#[derive(Clone, Debug)]
+pub(crate) struct Extents {
+    /// Images of each size, and how many there are.
+    pub sizes: Vec<(Size, usize)>,
+    /// Pixels to a latent, each way.
+    pub factor: usize,
+    /// Tokens of a caption, and of the vision tower for a photo.
+    pub tokens: [usize; 2],
+}
+
+impl Extents {
+    /// Of a cache's images.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn of(batches: &Batches) -> Result<Extents> {
+        let (size, sample) = batches.largest()?;
+        let second = |shape: &Shape| shape.extents().get(1).copied().unwrap_or(0);
+        let tokens =
+            [second(sample.text.hidden.shape()), sample.hidden.first().map_or(0, |hidden| second(hidden.shape()))];
+        let factor = size[0] / second(sample.mean.shape()).max(1);
+        Ok(Extents { sizes: batches.sizes().collect(), factor, tokens })
+    }
+
+    /// Of squares of a resolution, by the models.
+    fn of_models(model: &SdxlModel, faces: &FaceModels, resolution: usize) -> Result<Extents> {
+        let factor = model.vae(Precision::F32)?.config().factor();
+        if resolution == 0 || !resolution.is_multiple_of(factor) {
+            let detail = format!("{resolution} is not a multiple of {factor}");
+            return Err(Error::invalid("resolution", detail));
+        }
+        let tower = faces.tower(Precision::F32)?.graph(1)?;
+        let hidden = tower.outputs().iter().find(|(name, _)| name == "hidden_0").map(|(_, id)| tower.shape(*id));
+        let vision = hidden.and_then(|shape| shape.extents().get(1)).copied().unwrap_or(0);
+        /// Rows of CLIP's text encoders.
+        const TEXT: usize = 77;
+        Ok(Extents { sizes: vec![([resolution, resolution], 0)], factor, tokens: [TEXT, vision] })
+    }
+
+    /// The call of the largest size.
+    fn call(&self, identity: IdentityInputs, batch: usize) -> Call {
+        let size = self.sizes.iter().map(|(size, _)| *size).max_by_key(|[height, width]| height * width);
+        let latent = size.unwrap_or_default().map(|side| side / self.factor.max(1));
+        Call { batch, latent, factor: self.factor, text_tokens: self.tokens[0], identity }
+    }
+}
+
+/// Plans a run of `options` on a device that need not be there, of some capabilities and so many bytes of memory, if they are limited: for the
+/// images of a cache, if there is one, else for squares of the options' resolution. Nothing is loaded.
+///
+/// # Errors
+/// Files that are missing or do not fit each other, a device that cannot run a network.
+pub async fn plan_on(
+    capabilities: &Capabilities,
+    memory: Option<u64>,
+    model: &SdxlModel,
+    faces: &FaceModels,
+    options: &TrainOptions,
+    reporter: &dyn Reporter,
+) -> Result<Plan> {
+    let cache = Cache::is_cache(&options.data).then(|| crate::drive::open_cache(options)).transpose()?;
+    let batches = cache.map(|cache| Batches::of_model(cache, model, options)).transpose()?;
+    plan(&Planner::Assumed(capabilities, memory), model, faces, batches.as_ref(), options, reporter).await
+}
+
+/// Plans a run: for the images of a cache, if there is one, else for squares of the options' resolution.
+///
+/// # Errors
+/// As [`plan_on`].
+pub(crate) async fn plan(
+    planner: &Planner<'_>,
+    model: &SdxlModel,
+    faces: &FaceModels,
+    batches: Option<&Batches>,
+    options: &TrainOptions,
+    reporter: &dyn Reporter,
+) -> Result<Plan> {
+    reporter.stage("planning");
+    let quiet = Quiet(reporter);
+    let extents = match batches {
+        Some(batches) => Extents::of(batches)?,
+        None => Extents::of_models(model, faces, options.resolution)?,
+    };
+    let trained = TrainedAdapter::new(&Checkpoint::open(&options.from)?)?;
+    let unet = model.unet(planner.precision(options.storage()?))?;
+    let layers = unet.identity_layers()?;
+    let [tokens, _] = trained.output_shape();
+    let call =
+        extents.call(IdentityInputs { tokens, num_zero: options.num_zero, ortho: options.ortho()? }, options.batch);
+
+    // What is trained.
+    let build = || {
+        let accumulates = options.accumulate > 1;
+        Adapter::graph(&trained, &layers, options.batch, extents.tokens[1], accumulates)
+    };
+    let (graph, parameters) = build()?;
+    let shapes: Vec<Shape> = parameters.iter().map(|parameter| graph.shape(parameter.node).clone()).collect();
+    let numbers: usize = shapes.iter().map(Shape::count).sum();
+    let part = Part::forward("adapter: parameters, values and gradients", "adapter: constants", || Ok(build()?.0));
+    let mut own = decide(planner, &[part], Recompute::Off, None, &quiet).await?.memory;
+    let of = |numbers: usize| numbers * size_of::<f32>();
+    own.push(("gradients on their way to the optimiser".to_owned(), of(numbers)));
+    let states = shapes.iter().map(|shape| optimizer::state_numbers(options.optimizer, shape)).sum();
+    own.push(("the optimiser's parameters and moments".to_owned(), of(states)));
+    let rule = |shape: &Shape| -> Rule { options.optimizer.of(shape) };
+    let steps = working(planner, shapes.clone(), |shape| optimizer::graph(rule(shape), shape), &quiet).await?;
+    own.push(("the optimiser's steps".to_owned(), steps));
+    if options.ema > 0.0 {
+        let steps = working(planner, shapes.clone(), average::graph, &quiet).await?;
+        own.push(("moving averages".to_owned(), of(numbers) + steps));
+    }
+
+    // The frozen networks.
+    let sum = |memory: &Memory| memory.iter().map(|(_, bytes)| bytes).sum::<usize>();
+    let setup = WorkerSetup { model, faces, options, call, layers: &layers };
+    let decided = setup.decide(planner, sum(&own), &quiet).await?;
+    let mut memory = decided.memory.clone();
+    // Those for images of other sizes take turns with these, and are built as they are.
+    let at = call.at();
+    let mut most: usize = memory.iter().filter(|(part, _)| part.ends_with(&at)).map(|(_, bytes)| bytes).sum();
+    let mut of_all = most;
+    let face = setup.face()?;
+    let first = setup.parts_of_size(&unet, face.as_ref(), call);
+    let latents: BTreeSet<_> = extents.sizes.iter().map(|(size, _)| size.map(|side| side / extents.factor)).collect();
+    for latent in latents.into_iter().filter(|latent| *latent != call.latent) {
+        let call = Call { latent, ..call };
+        let mut all = 0;
+        for (part, first) in setup.parts_of_size(&unet, face.as_ref(), call).into_iter().zip(&first) {
+            let recompute = match decided.checkpointing(&first.name) {
+                Checkpointing::Off => Recompute::Off,
+                Checkpointing::Blocks(_) => Recompute::Block,
+            };
+            let name = part.name.clone();
+            let other = decide(planner, &[part], recompute, None, &quiet).await?.memory;
+            let after = memory.iter().position(|(part, _)| *part == first.name).map_or(0, |first| first + 1);
+            for part in other.into_iter().filter(|(part, _)| *part == name) {
+                all += part.1;
+                memory.insert(after, part);
+            }
+        }
+        (most, of_all) = (most.max(all), of_all + all);
+    }
+    memory.extend(own);
+    memory.retain(|(_, bytes)| *bytes > 0);
+    Ok(Plan {
+        adapter: trained.version().to_string(),
+        tensors: shapes.len(),
+        parameters: numbers,
+        images: extents.sizes.iter().map(|(_, images)| images).sum(),
+        sizes: extents.sizes,
+        recomputed: decided.recomputes(),
+        total: sum(&memory) - of_all + most,
+        memory,
+    })
+}
