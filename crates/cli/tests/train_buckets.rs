@@ -95,6 +95,28 @@ fn images_keep_their_shapes_and_a_resumed_run_its_bits() {
     }
     assert_eq!(report["plan"]["sizes"], serde_json::json!([[[64, 192], 2], [[128, 128], 1], [[192, 64], 2]]));
 
+    // One-step estimates have the size of their images: so have the networks that look for faces in them.
+    let flags = ["--stage", "2", "--id-from", "one-step", "--steps", "1", "--dry-run", "--json"];
+    let said = succeed(at, &[&train[..], &flags].concat());
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let plan = &report["plan"];
+    let part = |name: &str| {
+        let bytes = plan["memory"].as_array().unwrap().iter().find(|part| part[0] == name).map(|part| &part[1]);
+        bytes.unwrap_or_else(|| panic!("{name}: {plan}")).as_u64().unwrap()
+    };
+    let of_size = ["192 x 64", "128 x 128", "64 x 192"].map(|size| {
+        let of_face =
+            ["L_id: VAE's and recogniser's values and gradients", "L_id: values of the decoder for the detector"];
+        of_face
+            .into_iter()
+            .chain(["UNet, values and their gradients"])
+            .map(|name| part(&format!("{name} at {size}")))
+            .sum::<u64>()
+    });
+    let all: u64 = plan["memory"].as_array().unwrap().iter().map(|part| part[1].as_u64().unwrap()).sum();
+    let others = of_size.iter().sum::<u64>() - of_size.iter().max().unwrap();
+    assert_eq!(plan["total"].as_u64().unwrap(), all - others, "{plan}");
+
     // Squares and buckets are not mixed.
     let squares = ["train", "--data", "cached", "--resolution", "128", "--out", "run", "--steps", "1"];
     assert!(refuse(at, &squares).contains("images of different sizes"));

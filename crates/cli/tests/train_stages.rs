@@ -168,6 +168,32 @@ fn twenty_steps_of_stage_3_have_the_losses_of_pytorch() {
 }
 
 #[test]
+fn twenty_steps_on_one_step_estimates_have_the_losses_of_pytorch() {
+    hold_a_run_to_pytorch("one-step");
+}
+
+#[test]
+fn an_identity_loss_on_one_step_estimates_needs_no_branch() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let flags = ["--stage", "2", "--id-from", "one-step", "--steps", "1", "--seed", "3"];
+    let said = train(at, &[&flags[..], &["--dry-run", "--json"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let parts = report["plan"]["memory"].to_string();
+    assert!(parts.contains("L_id: VAE's") && !parts.contains("branch"), "{parts}");
+    for (more, part) in [
+        (&["--stage", "1", "--id-from", "one-step"][..], "there is no L_id"),
+        (&["--stage", "2", "--id-from", "one-step", "--branch-steps", "4"], "no loss looks at it"),
+        (&["--stage", "3", "--id-from", "one-step", "--backprop-steps", "1"], "no loss looks at it"),
+    ] {
+        let cache = repository("tests/goldens/training/cache").display().to_string();
+        let base = ["train", "--data", &cache, "--resolution", "128", "--dtype", "f32", "--out", "run", "--steps", "1"];
+        let message = refuse(at, &[&base[..], more].concat());
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[test]
 fn a_resumed_run_of_stage_3_equals_an_unbroken_one() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -30,6 +30,8 @@ pub struct Batch {
     pub faces: HostTensor,
     /// Whether a sample's identity is someone's, else the unconditional one.
     pub identified: Vec<bool>,
+    /// For each sample the shares of clean latents and of noise in it, sqrt(a) and sqrt(1 - a) of its timestep.
+    pub levels: Vec<[f64; 2]>,
 }
 
 /// What the identity encoder is given of the people of a micro-batch, zeros where the identity is left out.
@@ -239,7 +241,7 @@ impl Batches {
         let mut columns: [Vec<HostTensor>; 6 + HIDDEN_STATES] = Default::default();
         let mut timesteps = Vec::new();
         let mut time_ids = Vec::new();
-        let mut identified = Vec::new();
+        let (mut identified, mut levels) = (Vec::new(), Vec::new());
         for (place, image) in self.images(step, micro).into_iter().enumerate() {
             let number = micro * self.batch + place;
             let sample = self.cache.sample(image)?;
@@ -257,6 +259,7 @@ impl Batches {
             timesteps.push(timestep as f32);
             time_ids.extend(self.cache.entries()[image].time_ids);
             identified.push(!dropped.identity);
+            levels.push(self.levels[timestep]);
             let face = Normalization::SYMMETRIC.apply(&scaled(&identity.face)?)?.nhwc_to_nchw()?;
             let row = [noisy, target, text.hidden, text.pooled, face, of_identity(identity.id_cond)];
             let row = row.into_iter().chain(identity.hidden.into_iter().map(of_identity));
@@ -276,6 +279,7 @@ impl Batches {
             target,
             faces,
             identified,
+            levels,
         };
         Ok((batch, People { id_cond, hidden }))
     }
@@ -320,7 +324,7 @@ pub(crate) fn stack(parts: &[HostTensor]) -> Result<HostTensor> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cache::tests::{description, entry, sample};
     use crate::options::example;
@@ -336,6 +340,22 @@ mod tests {
         }
         let schedule = NoiseSchedule::new(&SchedulerConfig::default()).unwrap();
         Batches::new(cache, &schedule, false, 0.5, options).unwrap()
+    }
+
+    /// A batch of nothing.
+    pub fn nothing() -> Batch {
+        let none = || HostTensor::zeros([0]);
+        Batch {
+            sample: none(),
+            timestep: none(),
+            encoder_hidden_states: none(),
+            text_embeds: none(),
+            time_ids: none(),
+            target: none(),
+            faces: none(),
+            identified: Vec::new(),
+            levels: Vec::new(),
+        }
     }
 
     fn plain() -> TrainOptions {

@@ -2,6 +2,7 @@
 
 use crate::batch::Batch;
 use crate::branch::BranchAnswer;
+use crate::face::FaceAnswer;
 use crate::run::Losses;
 
 /// A mean that grows, of means over some samples each.
@@ -53,6 +54,12 @@ impl LossSums {
         answer.id.into_iter().for_each(|loss| self.id.add(loss, answer.faces[1]));
         let parts = answer.align.into_iter().flatten().zip(&mut self.align);
         parts.for_each(|(loss, mean)| mean.add(loss, identified));
+        self.faces = [0, 1].map(|i| self.faces[i] + answer.faces[i]);
+    }
+
+    /// Adds L_id of one-step estimates.
+    pub(crate) fn add_face(&mut self, answer: &FaceAnswer) {
+        answer.loss.iter().for_each(|(loss, _)| self.id.add(*loss, answer.faces[1]));
         self.faces = [0, 1].map(|i| self.faces[i] + answer.faces[i]);
     }
 

@@ -50,7 +50,12 @@ impl Weights {
         self.align_sem > 0.0 || self.align_layout > 0.0
     }
 
-    /// Whether the branch of few steps is needed.
+    /// Those of the losses that look at the branch of few steps, where `one_step` says whether L_id does not.
+    pub fn of_branch(&self, one_step: bool) -> Weights {
+        Weights { id: if one_step { 0.0 } else { self.id }, ..*self }
+    }
+
+    /// Whether any but L_diff is there.
     pub fn branches(&self) -> bool {
         self.id > 0.0 || self.aligns()
     }
@@ -157,12 +162,26 @@ impl BranchOptions {
     }
 }
 
+/// L_id on one-step estimates: on the clean latents that L_diff's own prediction stands for, in place of the branch's pictures (the
+/// baseline of table 2 of arXiv 2404.16022).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneStepOptions {
+    /// The recogniser, an ONNX file.
+    pub recogniser: PathBuf,
+}
+
 /// Refuses weights that cannot be, and a branch that is missing or cannot be.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the setting and what is accepted.
-pub(crate) fn check(weights: &Weights, branch: Option<&BranchOptions>) -> Result<()> {
+pub(crate) fn check(
+    weights: &Weights,
+    branch: Option<&BranchOptions>,
+    one_step: Option<&OneStepOptions>,
+) -> Result<()> {
     weights.check()?;
+    let weights = weights.of_branch(one_step.is_some());
     match branch {
         // One that no loss looks at may say what it likes.
         Some(branch) if weights.branches() => branch.check(),
@@ -199,11 +218,15 @@ mod tests {
         assert!(!first.branches() && second.branches() && !second.aligns() && third.aligns());
         assert_eq!([third.diff, third.id, third.align_sem, third.align_layout], [1.0, 1.0, 0.6, 0.1]);
         assert!(Weights::of_stage(4).is_none());
-        check(&first, None).unwrap();
-        check(&third, Some(&example())).unwrap();
-        check(&first, Some(&BranchOptions { steps: 0, ..example() })).unwrap();
-        let fails =
-            |weights: Weights, branch: Option<BranchOptions>| check(&weights, branch.as_ref()).unwrap_err().to_string();
+        check(&first, None, None).unwrap();
+        check(&third, Some(&example()), None).unwrap();
+        check(&first, Some(&BranchOptions { steps: 0, ..example() }), None).unwrap();
+        let one_step = OneStepOptions { recogniser: "recogniser.onnx".into() };
+        check(&second, None, Some(&one_step)).unwrap();
+        assert!(check(&third, None, Some(&one_step)).unwrap_err().to_string().contains("missing"));
+        let fails = |weights: Weights, branch: Option<BranchOptions>| {
+            check(&weights, branch.as_ref(), None).unwrap_err().to_string()
+        };
         assert!(fails(Weights { diff: 0.0, ..first }, None).contains("all 0"));
         assert!(fails(Weights { id: f64::NAN, ..first }, None).starts_with("id"));
         assert!(fails(second, None).contains("missing"));

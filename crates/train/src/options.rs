@@ -1,6 +1,6 @@
 //! What a training run is told: `run.toml`.
 
-use crate::objective::{self, BranchOptions, Weights};
+use crate::objective::{self, BranchOptions, OneStepOptions, Weights};
 use crate::optimizer::Rule;
 use pulid::pipeline::Storage;
 use pulid_models::pulid::Ortho;
@@ -131,6 +131,9 @@ pub struct TrainOptions {
     /// The branch of few steps, where a loss looks at it.
     #[serde(default)]
     pub branch: Option<BranchOptions>,
+    /// Where L_id looks at one-step estimates, not at the branch.
+    #[serde(default)]
+    pub one_step: Option<OneStepOptions>,
 }
 
 impl TrainOptions {
@@ -174,7 +177,7 @@ impl TrainOptions {
         }
         self.storage()?;
         self.ortho()?;
-        objective::check(&self.weights, self.branch.as_ref())
+        objective::check(&self.weights, self.branch.as_ref(), self.one_step.as_ref())
     }
 
     /// Every path in it.
@@ -182,7 +185,8 @@ impl TrainOptions {
         let own = [&mut self.data, &mut self.model, &mut self.from, &mut self.faces];
         let branch = self.branch.iter_mut();
         let branch = branch.flat_map(|b| [&mut b.model, &mut b.recogniser].into_iter().chain(&mut b.unet));
-        own.into_iter().chain(&mut self.unet).chain(&mut self.photos).chain(branch)
+        let one_step = self.one_step.iter_mut().map(|one_step| &mut one_step.recogniser);
+        own.into_iter().chain(&mut self.unet).chain(&mut self.photos).chain(branch).chain(one_step)
     }
 
     /// Storage type of the frozen networks.
@@ -213,7 +217,22 @@ impl TrainOptions {
 
     /// The branch of few steps, where a loss looks at it.
     pub fn needed_branch(&self) -> Option<&BranchOptions> {
-        self.branch.as_ref().filter(|_| self.weights.branches())
+        self.branch.as_ref().filter(|_| self.branch_weights().branches())
+    }
+
+    /// Factors of the losses that look at the branch.
+    pub fn branch_weights(&self) -> Weights {
+        self.weights.of_branch(self.one_step.is_some())
+    }
+
+    /// L_id on one-step estimates, where there is any.
+    pub fn needed_one_step(&self) -> Option<&OneStepOptions> {
+        self.one_step.as_ref().filter(|_| self.weights.id > 0.0)
+    }
+
+    /// Whether the network is called on images with noise, for L_diff or for one-step estimates.
+    pub fn predicts(&self) -> bool {
+        self.weights.diff > 0.0 || self.needed_one_step().is_some()
     }
 
     /// Treatment of the part along the text features.
@@ -305,6 +324,7 @@ pub(crate) fn example() -> TrainOptions {
         ema: 0.0,
         weights: Weights::default(),
         branch: None,
+        one_step: None,
     }
 }
 

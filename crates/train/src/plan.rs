@@ -8,7 +8,7 @@ use crate::cache::Cache;
 use crate::memory::{Memory, Part, Planner, decide, working};
 use crate::optimizer::{self, Rule};
 use crate::options::{Recompute, TrainOptions};
-use crate::terms::{Call, Diffusion};
+use crate::terms::Call;
 use crate::worker::WorkerSetup;
 use pulid::identity::FaceModels;
 use pulid::pipeline::SdxlModel;
@@ -160,27 +160,31 @@ pub(crate) async fn plan(
     let setup = WorkerSetup { model, faces, options, call, layers: &layers };
     let decided = setup.decide(planner, sum(&own), &quiet).await?;
     let mut memory = decided.memory.clone();
-    let mut largest = 0;
-    if options.weights.diff > 0.0 {
-        let name = Diffusion::name(&call);
-        let recompute = match decided.checkpointing(&name) {
-            Checkpointing::Off => Recompute::Off,
-            Checkpointing::Blocks(_) => Recompute::Block,
-        };
-        let first = memory.iter().position(|(part, _)| *part == name);
-        largest = first.map_or(0, |first| memory[first].1);
-        let latents: BTreeSet<_> =
-            extents.sizes.iter().map(|(size, _)| size.map(|side| side / extents.factor)).collect();
-        for latent in latents.into_iter().filter(|latent| *latent != call.latent) {
-            let call = Call { latent, ..call };
-            let other = decide(planner, &[Diffusion::part(&unet, call)], recompute, None, &quiet).await?.memory;
-            let other = other.into_iter().filter(|(part, _)| *part == Diffusion::name(&call));
-            other.for_each(|part| memory.insert(first.map_or(0, |first| first + 1), part));
+    // Those for images of other sizes take turns with these, and are built as they are.
+    let at = call.at();
+    let mut most: usize = memory.iter().filter(|(part, _)| part.ends_with(&at)).map(|(_, bytes)| bytes).sum();
+    let mut of_all = most;
+    let face = setup.face()?;
+    let first = setup.parts_of_size(&unet, face.as_ref(), call);
+    let latents: BTreeSet<_> = extents.sizes.iter().map(|(size, _)| size.map(|side| side / extents.factor)).collect();
+    for latent in latents.into_iter().filter(|latent| *latent != call.latent) {
+        let call = Call { latent, ..call };
+        let mut all = 0;
+        for (part, first) in setup.parts_of_size(&unet, face.as_ref(), call).into_iter().zip(&first) {
+            let recompute = match decided.checkpointing(&first.name) {
+                Checkpointing::Off => Recompute::Off,
+                Checkpointing::Blocks(_) => Recompute::Block,
+            };
+            let name = part.name.clone();
+            let other = decide(planner, &[part], recompute, None, &quiet).await?.memory;
+            let after = memory.iter().position(|(part, _)| *part == first.name).map_or(0, |first| first + 1);
+            for part in other.into_iter().filter(|(part, _)| *part == name) {
+                all += part.1;
+                memory.insert(after, part);
+            }
         }
+        (most, of_all) = (most.max(all), of_all + all);
     }
-    let of_sizes = |(part, _): &&(String, usize)| Diffusion::is_name(part);
-    let of_all: usize = memory.iter().filter(of_sizes).map(|(_, bytes)| *bytes).sum();
-    let most = memory.iter().filter(of_sizes).map(|(_, bytes)| *bytes).max().unwrap_or(largest);
     memory.extend(own);
     memory.retain(|(_, bytes)| *bytes > 0);
     Ok(Plan {

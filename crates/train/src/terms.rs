@@ -1,6 +1,7 @@
 //! What is minimised: terms of the loss, each over the identity's keys and values.
 
 use crate::batch::Batch;
+use crate::face::read;
 use crate::memory::Part;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
@@ -97,9 +98,6 @@ pub(crate) async fn numbers(outputs: &mut HashMap<String, Tensor>, name: &str) -
     Ok(tensor.read().await?.to_f32_vec().into_iter().map(f64::from).collect())
 }
 
-/// How L_diff's networks are called in a run's memory, before their size.
-const VALUES: &str = "UNet, values and their gradients at";
-
 /// L_diff: the mean square of what the network's prediction lacks of its target, for images with noise on them.
 ///
 /// The terms of [`branch`](crate::branch) take keys and values likewise, and add their gradients to these.
@@ -109,6 +107,8 @@ pub struct Diffusion {
     call: Call,
     checkpointing: Checkpointing,
     outputs: Vec<String>,
+    /// Whether other gradients in the prediction are added.
+    more: bool,
     /// The network for latents of the rows and columns of `call`. Those of other sizes are the runtime's meanwhile, which lets them go
     /// where there is no room.
     loaded: Option<Loaded>,
@@ -131,32 +131,34 @@ pub struct Call {
     pub identity: IdentityInputs,
 }
 
+impl Call {
+    /// What the names of networks for images of its size end with in a run's memory.
+    pub(crate) fn at(&self) -> String {
+        let [height, width] = self.latent.map(|side| side * self.factor);
+        format!(" at {width} x {height}")
+    }
+}
+
 impl Diffusion {
     /// What it is called in a run's memory.
     pub(crate) fn name(call: &Call) -> String {
-        let [height, width] = call.latent.map(|side| side * call.factor);
-        format!("{VALUES} {width} x {height}")
-    }
-
-    /// Whether it is called so.
-    pub(crate) fn is_name(part: &str) -> bool {
-        part.starts_with(VALUES)
+        format!("UNet, values and their gradients{}", call.at())
     }
 
     /// What it takes.
-    pub(crate) fn part<'a>(unet: &'a Unet, call: Call) -> Part<'a> {
-        let build = move |checkpointing| Diffusion::graph(unet, &call, checkpointing);
+    pub(crate) fn part<'a>(unet: &'a Unet, call: Call, more: bool) -> Part<'a> {
+        let build = move |checkpointing| Diffusion::graph(unet, &call, more, checkpointing);
         Part::backward(Diffusion::name(&call), "UNet, weights", build)
     }
 
     /// The UNet with its loss and the gradients in keys and values.
     ///
-    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C] and `factor` [1, 1, 1, 1], of the gradient in the prediction. Outputs:
-    /// `loss` [1], `d.k.N` and `d.v.N`.
+    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C] and `factor` [1, 1, 1, 1], of the gradient in the prediction; with `more` also
+    /// `more` [B, H, W, C], which is added to that gradient. Outputs: `loss` [1], `d.k.N` and `d.v.N`.
     ///
     /// # Errors
     /// Weights that are missing or mismatched, an operator without a gradient.
-    pub fn graph(unet: &Unet, call: &Call, checkpointing: Checkpointing) -> Result<Graph> {
+    pub fn graph(unet: &Unet, call: &Call, more: bool, checkpointing: Checkpointing) -> Result<Graph> {
         let size = UnetSize {
             batch: call.batch,
             height: call.latent[0],
@@ -174,6 +176,7 @@ impl Diffusion {
         // f32 whatever the UNet computes in, as all that goes in and out of it.
         let ty = graph.ty(prediction).clone();
         let g = &mut graph;
+        let more = if more { Some(g.input("more", ty.clone(), Rate::Step)?) } else { None };
         let target = g.input("target", ty, Rate::Step)?;
         let factor = g.input("factor", TensorType::f32([1, 1, 1, 1]), Rate::Step)?;
         let (loss, upstream) = g.scoped("loss", |g| {
@@ -182,6 +185,10 @@ impl Diffusion {
             let loss = g.apply(Reduce { keep_dims: false, ..Reduce::mean([0, 1, 2, 3]) }, &[square])?;
             let loss = g.reshape(loss, [1])?;
             let upstream = g.apply(Binary::mul(), &[lack, factor])?;
+            let upstream = match more {
+                Some(more) => g.apply(Binary::add(), &[upstream, more])?,
+                None => upstream,
+            };
             Ok::<_, Error>((loss, upstream))
         })?;
         let gradients = differentiate(g, &[(prediction, upstream)], &nodes, checkpointing)?;
@@ -201,6 +208,7 @@ impl Diffusion {
         runtime: &Runtime,
         unet: &Unet,
         call: &Call,
+        more: bool,
         checkpointing: Checkpointing,
         observer: &dyn Observer,
     ) -> Result<Diffusion> {
@@ -212,6 +220,7 @@ impl Diffusion {
             call: *call,
             checkpointing,
             outputs,
+            more,
             loaded: None,
             graphs: BTreeMap::new(),
         };
@@ -231,7 +240,7 @@ impl Diffusion {
         self.loaded = None;
         self.call.latent = latent;
         if !self.graphs.contains_key(&latent) {
-            self.graphs.insert(latent, Diffusion::graph(&self.unet, &self.call, self.checkpointing)?);
+            self.graphs.insert(latent, Diffusion::graph(&self.unet, &self.call, self.more, self.checkpointing)?);
         }
         let Some(graph) = self.graphs.get(&latent) else { return Ok(()) };
         let mut loaded = self.runtime.load(graph, observer).await?;
@@ -240,17 +249,13 @@ impl Diffusion {
         Ok(())
     }
 
-    /// The loss of a batch, and its gradients times `factor`.
-    ///
-    /// # Errors
-    /// A lost device or cancellation.
-    pub async fn run(
-        &mut self,
+    /// The network of a batch's size, which is given the batch.
+    async fn given<'a>(
+        &'a mut self,
         batch: &Batch,
         keys_values: &HashMap<String, Tensor>,
-        factor: f64,
         observer: &dyn Observer,
-    ) -> Result<Answer> {
+    ) -> Result<(&'a mut Loaded, &'a [String])> {
         let &[_, height, width, _] = batch.sample.shape().extents() else {
             return Err(Error::invalid("cache", format!("holds latents {}", batch.sample.shape())));
         };
@@ -259,10 +264,45 @@ impl Diffusion {
         for (name, tensor) in batch.for_unet() {
             unet.write(name, tensor)?;
         }
+        unet.write_tensors(keys_values).await?;
+        Ok((unet, &self.outputs))
+    }
+
+    /// The prediction alone, [B, H, W, C].
+    ///
+    /// # Errors
+    /// A lost device or cancellation.
+    pub(crate) async fn predict(
+        &mut self,
+        batch: &Batch,
+        keys_values: &HashMap<String, Tensor>,
+        observer: &dyn Observer,
+    ) -> Result<HostTensor> {
+        let (unet, _) = self.given(batch, keys_values, observer).await?;
+        read(&mut unet.run_to(&["sample"], observer).await?, "sample").await
+    }
+
+    /// The loss of a batch, and its gradients times `factor`, with those of `more`, a gradient in the prediction.
+    ///
+    /// # Errors
+    /// A lost device or cancellation; `more` where the network was loaded without.
+    pub async fn run(
+        &mut self,
+        batch: &Batch,
+        keys_values: &HashMap<String, Tensor>,
+        factor: f64,
+        more: Option<HostTensor>,
+        observer: &dyn Observer,
+    ) -> Result<Answer> {
+        let with_more = self.more;
+        let (unet, outputs) = self.given(batch, keys_values, observer).await?;
         let factor = (2.0 * factor / batch.target.shape().count() as f64) as f32;
         unet.write("factor", &HostTensor::from_fn([1, 1, 1, 1], |_| factor))?;
-        unet.write_tensors(keys_values).await?;
-        let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
+        if with_more || more.is_some() {
+            let more = more.unwrap_or_else(|| HostTensor::zeros(batch.sample.shape().clone()));
+            unet.write("more", &more)?;
+        }
+        let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
         let mut gradients = unet.run_to(&names, observer).await?;
         let loss = numbers(&mut gradients, "loss").await?.first().copied().unwrap_or(f64::NAN);
         Ok(Answer { loss, gradients })

@@ -6,20 +6,25 @@
 
 use crate::batch::Batch;
 use crate::branch::{Branch, BranchSetup, Micro, Networks};
+use crate::face::FaceGraphs;
 use crate::losses::LossSums;
-use crate::memory::{Decided, Planner, decide};
-use crate::objective::BranchOptions;
+use crate::memory::{Decided, Part, Planner, decide};
+use crate::objective::{BranchOptions, Weights};
+use crate::one_step::OneStep;
 use crate::options::TrainOptions;
 use crate::terms::{Call, Diffusion, Gradients};
 use pulid::identity::FaceModels;
-use pulid::pipeline::SdxlModel;
+use pulid::pipeline::{SdxlModel, scheduler_config};
 use pulid::runtime::{Quiet, Reporter, Runtime, Tensor};
+use pulid::sampler::PredictionType;
 use pulid_engine::Observer;
 use pulid_models::Precision;
 use pulid_models::pulid::IdentityLayer;
+use pulid_models::sdxl::Unet;
 use pulid_tensor::{Error, HostTensor, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -98,13 +103,29 @@ impl WorkerSetup<'_> {
             faces: self.faces,
             storage: self.options.storage()?,
             options,
-            weights: self.options.weights,
+            weights: self.options.branch_weights(),
             batch: self.options.batch,
             identity: self.call.identity,
             layers: self.layers,
             seed: self.options.seed,
             decided,
         })
+    }
+
+    /// How L_id's networks on one-step estimates are built, where there are any.
+    ///
+    /// # Errors
+    /// A recogniser that is missing or of another kind.
+    pub fn face(&self) -> Result<Option<Arc<FaceGraphs>>> {
+        let Some(one_step) = self.options.needed_one_step() else { return Ok(None) };
+        let vae = self.model.vae(Precision::F32)?;
+        FaceGraphs::new(&vae, &one_step.recogniser, self.options.batch).map(|graphs| Some(Arc::new(graphs)))
+    }
+
+    /// What is there for samples of a call's size alone, in the same order for each size.
+    pub fn parts_of_size<'u>(&self, unet: &'u Unet, face: Option<&Arc<FaceGraphs>>, call: Call) -> Vec<Part<'u>> {
+        let diffusion = self.options.predicts().then(|| Diffusion::part(unet, call, face.is_some()));
+        diffusion.into_iter().chain(face.into_iter().flat_map(|face| OneStep::parts_of_size(face, &call))).collect()
     }
 
     /// What a device's worker takes for samples of the call's size, and what it computes again where that is more than fits beside
@@ -116,17 +137,21 @@ impl WorkerSetup<'_> {
         let options = self.options;
         let (precision, room) = (planner.precision(options.storage()?), planner.room(reserved));
         let unet = self.model.unet(precision)?;
-        let diffusion = || (options.weights.diff > 0.0).then(|| Diffusion::part(&unet, self.call));
+        let face = self.face()?;
+        let of_noise = || {
+            let mut parts = self.parts_of_size(&unet, face.as_ref(), self.call);
+            parts.extend(face.as_ref().map(OneStep::part_of_photos));
+            parts
+        };
         let Some(branch) = options.needed_branch() else {
-            let parts: Vec<_> = diffusion().into_iter().collect();
-            return decide(planner, &parts, options.checkpointing, room, observer).await;
+            return decide(planner, &of_noise(), options.checkpointing, room, observer).await;
         };
         // Graphs are built without a device.
         let (model, undecided, nowhere) = (branch.open_model()?, Decided::default(), Runtime::Reference);
         let setup = self.branch(&nowhere, branch, &model, &undecided)?;
         let (of_branch, vae) = (model.unet(precision)?, model.vae(Precision::F32)?);
         let networks = Networks::new(&setup, &of_branch, &vae, self.call.text_tokens);
-        let parts: Vec<_> = diffusion().into_iter().chain(networks.parts()?).collect();
+        let parts: Vec<_> = of_noise().into_iter().chain(networks.parts()?).collect();
         decide(planner, &parts, options.checkpointing, room, observer).await
     }
 }
@@ -136,9 +161,10 @@ pub(crate) struct DeviceWorker {
     runtime: Runtime,
     local: bool,
     diffusion: Option<Diffusion>,
+    /// L_id, where it does not look at the branch.
+    one_step: Option<OneStep>,
     branch: Option<Branch>,
-    /// Factor of L_diff.
-    weight: f64,
+    weights: Weights,
 }
 
 impl DeviceWorker {
@@ -153,16 +179,25 @@ impl DeviceWorker {
         reserved: usize,
         reporter: &dyn Reporter,
     ) -> Result<DeviceWorker> {
-        let WorkerSetup { model, options, call, .. } = *setup;
+        let WorkerSetup { model, faces, options, call, .. } = *setup;
         reporter.stage("planning");
         let decided = setup.decide(&Planner::Device(runtime), reserved, &Quiet(reporter)).await?;
+        let face = setup.face()?;
         let mut diffusion = None;
-        if options.weights.diff > 0.0 {
+        if options.predicts() {
             reporter.stage("loading the UNet");
             let unet = model.unet(Planner::Device(runtime).precision(options.storage()?))?;
             let checkpointing = decided.checkpointing(&Diffusion::name(&call));
-            diffusion = Some(Diffusion::load(runtime, &unet, &call, checkpointing, reporter).await?);
+            diffusion = Some(Diffusion::load(runtime, &unet, &call, face.is_some(), checkpointing, reporter).await?);
         }
+        let one_step = match face {
+            Some(face) => {
+                reporter.stage("loading the VAE and the recogniser");
+                let predicts_v = scheduler_config(model)?.prediction_type == PredictionType::VPrediction;
+                Some(OneStep::load(runtime, faces, face, &call, predicts_v, &decided, reporter).await?)
+            }
+            None => None,
+        };
         let branch = match options.needed_branch() {
             Some(branch) => {
                 let model = branch.open_model()?;
@@ -170,22 +205,37 @@ impl DeviceWorker {
             }
             None => None,
         };
-        Ok(DeviceWorker { runtime: runtime.clone(), local, diffusion, branch, weight: options.weights.diff })
+        Ok(DeviceWorker { runtime: runtime.clone(), local, diffusion, one_step, branch, weights: options.weights })
     }
 
     async fn answer(&mut self, request: &Request, reporter: &dyn Reporter) -> Result<Response> {
         let Request { at, batch, keys_values } = request;
         let mut response = Response::default();
-        if let Some(diffusion) = &mut self.diffusion {
-            let answer = diffusion.run(batch, keys_values, self.weight * at.factor, reporter).await?;
-            response.losses.diff.add(answer.loss, batch.identified.len());
+        let Weights { diff, id, .. } = self.weights;
+        let mut of_face = None;
+        if let (Some(diffusion), Some(one_step)) = (&mut self.diffusion, &mut self.one_step)
+            && batch.identified.contains(&true)
+        {
+            let prediction = diffusion.predict(batch, keys_values, reporter).await?;
+            let answer = one_step.run(batch, &prediction, id * at.factor, reporter).await?;
+            response.losses.add_face(&answer);
+            response.inputs = answer.inputs;
+            of_face = answer.loss.map(|(_, gradient)| gradient);
+        }
+        if let Some(diffusion) = &mut self.diffusion
+            && (diff > 0.0 || of_face.is_some())
+        {
+            let answer = diffusion.run(batch, keys_values, diff * at.factor, of_face, reporter).await?;
+            if diff > 0.0 {
+                response.losses.diff.add(answer.loss, batch.identified.len());
+            }
             response.gradients = Some(answer.gradients);
         }
         if let Some(branch) = &mut self.branch {
             let answer = branch.run(*at, batch, keys_values, response.gradients.take(), reporter).await?;
             response.losses.add_branch(&answer, batch);
             response.gradients = answer.gradients;
-            response.inputs = answer.inputs;
+            response.inputs.extend(answer.inputs);
         }
         if !self.local
             && let Some(gradients) = &mut response.gradients
@@ -210,8 +260,11 @@ impl Worker for DeviceWorker {
     }
 
     fn load(&mut self, latents: &[[usize; 2]], reporter: &dyn Reporter) -> Result<()> {
-        let Some(diffusion) = &mut self.diffusion else { return Ok(()) };
-        latents.iter().try_for_each(|size| pollster::block_on(diffusion.take(*size, &Quiet(reporter))))
+        let quiet = Quiet(reporter);
+        latents.iter().try_for_each(|size| {
+            self.diffusion.as_mut().map_or(Ok(()), |diffusion| pollster::block_on(diffusion.take(*size, &quiet)))?;
+            self.one_step.as_mut().map_or(Ok(()), |one_step| pollster::block_on(one_step.take(*size, &quiet)))
+        })
     }
 }
 
@@ -357,17 +410,7 @@ mod tests {
     }
 
     fn requests(count: usize) -> Vec<Request> {
-        let empty = || HostTensor::zeros(vec![1]);
-        let batch = Batch {
-            sample: empty(),
-            timestep: empty(),
-            encoder_hidden_states: empty(),
-            text_embeds: empty(),
-            time_ids: empty(),
-            target: empty(),
-            faces: empty(),
-            identified: vec![true],
-        };
+        let batch = Batch { identified: vec![true], ..crate::batch::tests::nothing() };
         let request = |micro| {
             let at = Micro { step: 1, micro, factor: 1.0 };
             Request { at, batch: batch.clone(), keys_values: HashMap::new() }

@@ -87,7 +87,7 @@ enum RecomputeArg {
 }
 
 /// Flags of what run.toml holds, but for the number of steps.
-const SETTINGS: [&str; 48] = [
+const SETTINGS: [&str; 49] = [
     "data",
     "model",
     "models_dir",
@@ -127,6 +127,7 @@ const SETTINGS: [&str; 48] = [
     "id",
     "align_sem",
     "align_layout",
+    "id_from",
     "branch_model",
     "branch_unet",
     "branch_resolution",
@@ -528,6 +529,7 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         ema: args.ema,
         weights: args.losses.weights(),
         branch: args.losses.branch(&args.models, args.model.as_deref(), args.unet.as_deref(), args.resolution)?,
+        one_step: args.losses.one_step(&args.models, args.model.as_deref())?,
     })
 }
 
@@ -540,8 +542,10 @@ fn configured(path: &Path, steps: Option<u64>) -> Result<TrainOptions> {
         Ok::<_, Error>(())
     })?;
     TrainedAdapter::new(&Checkpoint::open(&options.from)?)?;
-    if let Some(branch) = options.branch.as_ref().filter(|_| options.weights.id > 0.0) {
-        open_recogniser(&branch.recogniser)?;
+    let of_branch = options.branch.as_ref().map(|branch| &branch.recogniser);
+    let recogniser = options.one_step.as_ref().map(|one_step| &one_step.recogniser).or(of_branch);
+    if let Some(recogniser) = recogniser.filter(|_| options.weights.id > 0.0) {
+        open_recogniser(recogniser)?;
     }
     Ok(options)
 }

@@ -1,6 +1,7 @@
 //! L_align: what the identity changes in the branch beside the face.
 
-use super::{BranchAnswer, BranchSetup, Micro, Networks, Prompts, Sampler, WEIGHTS, mean, read};
+use super::{BranchAnswer, BranchSetup, Micro, Networks, Prompts, Sampler, WEIGHTS};
+use crate::face::{mean, read};
 use crate::memory::Part;
 use crate::random::Keyed;
 use crate::terms::{Sums, numbers};

@@ -8,8 +8,10 @@ mod euler;
 mod identity;
 
 pub use euler::EulerStep;
+pub(crate) use euler::scaled;
 
 use crate::batch::{Batch, stack};
+use crate::face::read;
 use crate::memory::{Decided, Part};
 use crate::objective::{BranchOptions, Weights};
 use crate::random::Keyed;
@@ -330,16 +332,4 @@ impl Sampler {
         let mut outputs = network.run_to(&["sample"], observer).await?;
         step.advance(x, &read(&mut outputs, "sample").await?)
     }
-}
-
-/// An output of a network, on the host.
-async fn read(outputs: &mut HashMap<String, Tensor>, name: &str) -> Result<HostTensor> {
-    let tensor = outputs.remove(name).ok_or_else(|| Error::invalid("branch", format!("a network gave no {name}")))?;
-    tensor.read().await
-}
-
-/// The mean over those that are present.
-fn mean(values: &[f64], present: &[bool]) -> f64 {
-    let kept: Vec<f64> = values.iter().zip(present).filter(|(_, present)| **present).map(|(value, _)| *value).collect();
-    kept.iter().sum::<f64>() / kept.len() as f64
 }

@@ -2,10 +2,19 @@
 
 use super::{read_prompts, whole};
 use crate::commands::models::ModelsArgs;
+use clap::ValueEnum;
 use pulid::identity::open_recogniser;
 use pulid_tensor::{Error, Result};
-use pulid_train::{BranchOptions, Weights};
+use pulid_train::{BranchOptions, OneStepOptions, Weights};
 use std::path::{Path, PathBuf};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum IdFrom {
+    /// The branch's pictures, as the paper has it
+    Branch,
+    /// What L_diff's own prediction stands for at its timestep: no branch is needed, but at high noise it is a blur
+    OneStep,
+}
 
 /// Flags of the losses and of the branch.
 #[derive(clap::Args)]
@@ -25,6 +34,9 @@ pub(super) struct LossArgs {
     /// Weight of L_align's part of the layout [default: 0.1 in stage 3]
     #[arg(long, value_name = "WEIGHT")]
     align_layout: Option<f64>,
+    /// Which pictures L_id looks at [default: branch]
+    #[arg(long, value_enum)]
+    id_from: Option<IdFrom>,
     /// The base model of the branch of few steps [default: --model]
     #[arg(long, value_name = "PATH")]
     branch_model: Option<PathBuf>,
@@ -65,6 +77,33 @@ impl LossArgs {
         }
     }
 
+    fn is_one_step(&self) -> bool {
+        self.id_from == Some(IdFrom::OneStep)
+    }
+
+    fn recogniser(&self, models: &ModelsArgs, model: Option<&Path>) -> Result<PathBuf> {
+        let recogniser = match &self.recogniser {
+            Some(path) => path.clone(),
+            None => models.open(model, None)?.face_models()?.recogniser()?,
+        };
+        open_recogniser(&recogniser)?;
+        whole(&recogniser)
+    }
+
+    /// L_id on one-step estimates, where it is asked for.
+    ///
+    /// # Errors
+    /// A recogniser that is missing or of another kind; where there is no L_id.
+    pub fn one_step(&self, models: &ModelsArgs, model: Option<&Path>) -> Result<Option<OneStepOptions>> {
+        if self.id_from.is_some() && self.weights().id <= 0.0 {
+            return Err(Error::invalid("--id-from", "is given, but there is no L_id; --stage 2 or --id asks for it"));
+        }
+        if !self.is_one_step() {
+            return Ok(None);
+        }
+        Ok(Some(OneStepOptions { recogniser: self.recogniser(models, model)? }))
+    }
+
     /// The branch, where the weights need one.
     ///
     /// # Errors
@@ -76,14 +115,14 @@ impl LossArgs {
         unet: Option<&Path>,
         resolution: usize,
     ) -> Result<Option<BranchOptions>> {
-        let weights = self.weights();
+        let weights = self.weights().of_branch(self.is_one_step());
         let given = [
             ("--branch-model", self.branch_model.is_some()),
             ("--branch-unet", self.branch_unet.is_some()),
             ("--branch-resolution", self.branch_resolution.is_some()),
             ("--branch-steps", self.branch_steps.is_some()),
             ("--backprop-steps", self.backprop_steps.is_some() && weights.id <= 0.0),
-            ("--recogniser", self.recogniser.is_some() && weights.id <= 0.0),
+            ("--recogniser", self.recogniser.is_some() && self.weights().id <= 0.0),
             ("--align-steps", self.align_steps.is_some() && !weights.aligns()),
             ("--align-norm", self.align_norm.is_some() && !weights.aligns()),
             ("--align-prompts", self.align_prompts.is_some() && !weights.aligns()),
@@ -104,13 +143,8 @@ impl LossArgs {
             None => (model, unet),
         };
         let unet = self.branch_unet.as_deref().or(other);
-        let opened = models.open(model, None)?;
-        let model = opened.open_model(model, None, unet)?;
-        let recogniser = match &self.recogniser {
-            Some(path) => path.clone(),
-            None => opened.face_models()?.recogniser()?,
-        };
-        open_recogniser(&recogniser)?;
+        let recogniser = self.recogniser(models, model)?;
+        let model = models.open(model, None)?.open_model(model, None, unet)?;
         let steps = self.branch_steps.unwrap_or(4);
         let prompts = self.align_prompts.as_deref().map(read_prompts).transpose()?;
         Ok(Some(BranchOptions {
@@ -121,7 +155,7 @@ impl LossArgs {
             backprop_steps: self.backprop_steps.unwrap_or(steps),
             align_steps: self.align_steps.unwrap_or(steps),
             align_norm: self.align_norm.clone().unwrap_or_else(|| "relative".into()),
-            recogniser: whole(&recogniser)?,
+            recogniser,
             id_prompt: BranchOptions::ID_PROMPT.into(),
             align_prompts: prompts.unwrap_or_else(|| BranchOptions::ALIGN_PROMPTS.map(String::from).to_vec()),
         }))
