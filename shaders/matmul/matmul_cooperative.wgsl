@@ -132,6 +132,19 @@ fn columns_of(column: u32, index: u32) -> u32 {
     return Place((g * params.b_batch4) >> 1u, row, row, end, columns_of(column, index));
 }
 
+// The same for the STEP that begins at `step`, after the one before.
+@if(transposed) fn further(p: Place, step: u32, end: u32, index: u32) -> Place {
+    var next = p;
+    next.column8 = left_column(step / 8u + index % RIGHTWIDTH, end / 8u);
+    return next;
+}
+@else fn further(p: Place, step: u32, end: u32, index: u32) -> Place {
+    var next = p;
+    next.row += STEP;
+    next.within += STEP;
+    return next;
+}
+
 // Where two matrices of sums go: the first row and vec4 of columns, the batch, and who stores them.
 struct Target {
     row: u32,
@@ -196,7 +209,7 @@ fn matmul_cooperative(
         put_lefts(lefts, start, row, step / 8u + k8, end / 8u, index);
         put_rights(rights, place, e, index);
         workgroupBarrier();
-        place = place_of(g, step + STEP, end, group.x, index);
+        place = further(place, step + STEP, end, index);
         if step + STEP < end {
             lefts = fetch_left(rows, step / 8u + LEFTWIDTH + k8, end / 8u);
             rights = fetch_right(place, e);

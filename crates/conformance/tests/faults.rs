@@ -117,10 +117,10 @@ const FAULTS: [Fault; 68] = [
     ),
     fault("the last row of a tile is that before it", "matmul_subgroup_tile", "r == 7u", "r == 8u"),
     fault(
-        "rows below the last are stored",
+        "a tile's last row is not stored",
         "matmul_subgroup_tile",
         "let end = min(row + 8u, ",
-        "let end = max(row + 8u, ",
+        "let end = min(row + 7u, ",
     ),
     fault(
         "values are their own gates",

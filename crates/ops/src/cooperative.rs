@@ -169,10 +169,11 @@ impl CooperativeTile {
         [rows * step / 8, columns * step / 8].iter().all(|eights| eights % all == 0)
     }
 
-    /// Both operands in f16, and two matrices of sums for each subgroup; rows are padded by 16 bytes.
+    /// Both operands in f16, the right one by columns, which takes more, and two matrices of sums for each subgroup; rows are padded by
+    /// 16 bytes.
     fn bytes(self) -> u32 {
         let ([rows, columns], step) = (self.extents(), Self::STEP as u32);
-        let operands = rows * (step + 8) + step * (columns + 8);
+        let operands = (rows + columns) * (step + 8);
         2 * operands + 4 * self.subgroups() * self.size * (2 * self.size + 4)
     }
 
