@@ -104,10 +104,10 @@ pub struct StepProfile {
 /// A tensor on a device that belongs to no session: the output of one, the input of others.
 #[derive(Debug)]
 pub struct DeviceTensor {
-    device: Device,
-    ty: TensorType,
-    buffer: wgpu::Buffer,
-    _held: Held,
+    pub(crate) device: Device,
+    pub(crate) ty: TensorType,
+    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) _held: Held,
 }
 
 impl DeviceTensor {
@@ -177,6 +177,29 @@ impl Session {
             zero,
             params,
         })
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn buffer(&self, index: usize) -> &wgpu::Buffer {
+        &self.buffers[index]
+    }
+
+    pub(crate) fn input_port(&self, name: &str) -> Result<&Port> {
+        Ok(&self.plan.inputs[find(&self.plan.inputs, name, "input", &self.plan.network)?])
+    }
+
+    pub(crate) fn output_port(&self, name: &str) -> Result<&Port> {
+        Ok(&self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?])
+    }
+
+    /// An input is changed by something that does not look at it.
+    pub(crate) fn touch(&mut self, input: &str) -> Result<()> {
+        let index = find(&self.plan.inputs, input, "input", &self.plan.network)?;
+        self.dirty |= self.plan.inputs[index].hoisted;
+        self.set_zero(index, false)
     }
 
     /// The plan it runs.

@@ -11,6 +11,7 @@ pub mod face;
 pub mod identity;
 pub mod image;
 pub mod pipeline;
+mod numbers;
 mod pool;
 pub mod preset;
 #[cfg(not(target_arch = "wasm32"))]

@@ -2,6 +2,7 @@
 
 use crate::blame::Suspects;
 use crate::image::RgbImage;
+pub use crate::numbers::Numbers;
 pub use crate::pool::{Keep, Lease, Pool};
 use pulid_engine::{Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Session, TuneBudget, tune};
 use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, fit_bindings, optimize, plan, reference, residency};
@@ -241,7 +242,8 @@ impl Runtime {
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
         let Runtime::Gpu { device, memory, pool, .. } = self else {
             let suspects = Box::new(Suspects::of(graph));
-            return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new(), suspects });
+            let (inputs, outputs) = (HashMap::new(), HashMap::new());
+            return Ok(Loaded::Reference { graph: optimize(graph), inputs, outputs, suspects });
         };
         let fingerprint = graph.fingerprint();
         if let Some(mut kept) = pool.take(fingerprint) {
@@ -333,6 +335,8 @@ pub enum Loaded {
         graph: Graph,
         /// Inputs written so far.
         inputs: HashMap<String, HostTensor>,
+        /// What came out when it ran last.
+        outputs: HashMap<String, HostTensor>,
         /// The weights that it was loaded with.
         #[doc(hidden)]
         suspects: Box<Suspects>,
@@ -419,6 +423,9 @@ impl Loaded {
     pub async fn run_to(&mut self, names: &[&str], observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
         let Loaded::Session(session) = self else {
             let mut all = self.run(observer).await?;
+            if let Loaded::Reference { outputs, .. } = self {
+                outputs.clone_from(&all);
+            }
             let host = |name: &&str| Ok(((*name).to_owned(), Tensor::Host(crate::pipeline::take(&mut all, name)?)));
             return names.iter().map(host).collect();
         };

@@ -6,7 +6,7 @@ use crate::batch::Batches;
 use crate::buckets::Size;
 use crate::cache::Cache;
 use crate::memory::{Memory, Part, Planner, decide, working};
-use crate::optimizer::{self, Rule};
+use crate::optimizer;
 use crate::options::{Recompute, TrainOptions};
 use crate::terms::{Call, Diffusion};
 use crate::worker::WorkerSetup;
@@ -144,14 +144,13 @@ pub(crate) async fn plan(
     let part = Part::forward("adapter: parameters, values and gradients", "adapter: constants", || Ok(build()?.0));
     let mut own = decide(planner, &[part], Recompute::Off, None, &quiet).await?.memory;
     let of = |numbers: usize| numbers * size_of::<f32>();
-    own.push(("gradients on their way to the optimiser".to_owned(), of(numbers)));
-    let states = shapes.iter().map(|shape| optimizer::state_numbers(options.optimizer, shape)).sum();
-    own.push(("the optimiser's parameters and moments".to_owned(), of(states)));
-    let rule = |shape: &Shape| -> Rule { options.optimizer.of(shape) };
-    let steps = working(planner, shapes.clone(), |shape| optimizer::graph(rule(shape), shape), &quiet).await?;
+    let moments: usize = shapes.iter().map(|shape| optimizer::moment_numbers(options.optimizer, shape)).sum();
+    own.push(("the optimiser's moments".to_owned(), of(moments)));
+    let steps = working(planner, optimizer::extents(options.optimizer, &shapes), optimizer::graph, &quiet).await?;
     own.push(("the optimiser's steps".to_owned(), steps));
     if options.ema > 0.0 {
-        let steps = working(planner, shapes.clone(), average::graph, &quiet).await?;
+        let chunk = Shape::new([optimizer::chunk(shapes.iter())]);
+        let steps = working(planner, [chunk], average::graph, &quiet).await?;
         own.push(("moving averages".to_owned(), of(numbers) + steps));
     }
 

@@ -142,7 +142,7 @@ pub(crate) struct DeviceWorker {
 }
 
 impl DeviceWorker {
-    /// Loads the networks of the losses. `reserved` bytes of the device are for what is not on it yet.
+    /// Loads the networks of the losses.
     ///
     /// # Errors
     /// As [`Trainer::open`](crate::Trainer::open).
@@ -150,12 +150,11 @@ impl DeviceWorker {
         runtime: &Runtime,
         setup: &WorkerSetup<'_>,
         local: bool,
-        reserved: usize,
         reporter: &dyn Reporter,
     ) -> Result<DeviceWorker> {
         let WorkerSetup { model, options, call, .. } = *setup;
         reporter.stage("planning");
-        let decided = setup.decide(&Planner::Device(runtime), reserved, &Quiet(reporter)).await?;
+        let decided = setup.decide(&Planner::Device(runtime), 0, &Quiet(reporter)).await?;
         let mut diffusion = None;
         if options.weights.diff > 0.0 {
             reporter.stage("loading the UNet");
