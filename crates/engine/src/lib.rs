@@ -18,6 +18,7 @@ mod portion;
 mod precompile;
 mod region;
 mod report;
+mod scratch;
 mod session;
 mod single;
 #[cfg(not(target_arch = "wasm32"))]
@@ -33,6 +34,7 @@ pub use peaks::{Peaks, peaks};
 pub use pulid_ops::DeviceKind;
 pub use region::Region;
 pub use report::{AdapterReport, CooperativeMatrices, adapter_reports};
+pub use scratch::Scratch;
 pub use session::{DeviceTensor, Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
 #[cfg(not(target_arch = "wasm32"))]

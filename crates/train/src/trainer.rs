@@ -10,6 +10,7 @@ use crate::losses::LossSums;
 use crate::memory::Planner;
 use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
 use crate::options::TrainOptions;
+use crate::plan::Own;
 use crate::run::{Metrics, Resumed, Saved, State};
 use crate::terms::Call;
 use crate::worker::{DeviceWorker, Request, Worker, WorkerSetup, named, on_host, together};
@@ -89,8 +90,22 @@ impl Trainer {
         let in_half = |runtime: &Runtime| runtime.precision(dtype, None).activations == DType::F16;
         let half = in_half(runtime) || others.iter().any(in_half);
 
-        reporter.stage("loading the adapter");
         let vision = first.hidden.first().map_or(0, |h| h.shape()[1]);
+        let own = Own::plan(&Planner::Device(runtime), &trained, &layers, vision, options, reporter).await?;
+        let setup = WorkerSetup { model, faces, options, call, layers: &layers };
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        let (sharing, nothing) = (runtime.sharing_scratch(), Own::default());
+        let mut runtimes = vec![sharing.clone()];
+        runtimes.extend(others.iter().map(Runtime::sharing_scratch));
+        for (place, runtime) in runtimes.iter().enumerate() {
+            let own = if place == 0 { &own } else { &nothing };
+            let loaded = DeviceWorker::load(runtime, &setup, place == 0, own, reporter).await;
+            let worker =
+                loaded.map_err(|error| if others.is_empty() { error } else { named(&runtime.name(), error) })?;
+            workers.push(Box::new(worker));
+        }
+        let runtime = &sharing;
+        reporter.stage("loading the adapter");
         let accumulates = options.accumulate > 1;
         let extents = [options.batch, vision];
         let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
@@ -127,14 +142,6 @@ impl Trainer {
             }
         };
 
-        let setup = WorkerSetup { model, faces, options, call, layers: &layers };
-        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
-        for (place, runtime) in std::iter::once(runtime).chain(others).enumerate() {
-            let loaded = DeviceWorker::load(runtime, &setup, place == 0, reporter).await;
-            let worker =
-                loaded.map_err(|error| if others.is_empty() { error } else { named(&runtime.name(), error) })?;
-            workers.push(Box::new(worker));
-        }
         let state = match resumed {
             Some(resumed) => resumed.state,
             None => State { step: 0, updates: 0, scale: LossScale::new(half) },

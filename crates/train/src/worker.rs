@@ -10,6 +10,7 @@ use crate::losses::LossSums;
 use crate::memory::{Decided, Planner, decide};
 use crate::objective::BranchOptions;
 use crate::options::TrainOptions;
+use crate::plan::Own;
 use crate::terms::{Call, Diffusion, Gradients};
 use pulid::identity::FaceModels;
 use pulid::pipeline::SdxlModel;
@@ -108,18 +109,18 @@ impl WorkerSetup<'_> {
     }
 
     /// What a device's worker takes for samples of the call's size, and what it computes again where that is more than fits beside
-    /// `reserved` bytes.
+    /// what is trained, if that is there.
     ///
     /// # Errors
     /// Weights that are missing or mismatched, a device that cannot run a network.
-    pub async fn decide(&self, planner: &Planner<'_>, reserved: usize, observer: &dyn Observer) -> Result<Decided> {
+    pub async fn decide(&self, planner: &Planner<'_>, own: &Own, observer: &dyn Observer) -> Result<Decided> {
         let options = self.options;
-        let (precision, room) = (planner.precision(options.storage()?), planner.room(reserved));
+        let (precision, room) = (planner.precision(options.storage()?), planner.room(own.bytes()));
         let unet = self.model.unet(precision)?;
         let diffusion = || (options.weights.diff > 0.0).then(|| Diffusion::part(&unet, self.call));
         let Some(branch) = options.needed_branch() else {
             let parts: Vec<_> = diffusion().into_iter().collect();
-            return decide(planner, &parts, options.checkpointing, room, observer).await;
+            return decide(planner, &parts, options.checkpointing, room, &own.scratch, observer).await;
         };
         // Graphs are built without a device.
         let (model, undecided, nowhere) = (branch.open_model()?, Decided::default(), Runtime::Reference);
@@ -127,7 +128,7 @@ impl WorkerSetup<'_> {
         let (of_branch, vae) = (model.unet(precision)?, model.vae(Precision::F32)?);
         let networks = Networks::new(&setup, &of_branch, &vae, self.call.text_tokens);
         let parts: Vec<_> = diffusion().into_iter().chain(networks.parts()?).collect();
-        decide(planner, &parts, options.checkpointing, room, observer).await
+        decide(planner, &parts, options.checkpointing, room, &own.scratch, observer).await
     }
 }
 
@@ -142,7 +143,7 @@ pub(crate) struct DeviceWorker {
 }
 
 impl DeviceWorker {
-    /// Loads the networks of the losses.
+    /// Loads the networks of the losses. What is trained is `own`, if it comes to the same device afterwards.
     ///
     /// # Errors
     /// As [`Trainer::open`](crate::Trainer::open).
@@ -150,11 +151,13 @@ impl DeviceWorker {
         runtime: &Runtime,
         setup: &WorkerSetup<'_>,
         local: bool,
+        own: &Own,
         reporter: &dyn Reporter,
     ) -> Result<DeviceWorker> {
         let WorkerSetup { model, options, call, .. } = *setup;
         reporter.stage("planning");
-        let decided = setup.decide(&Planner::Device(runtime), 0, &Quiet(reporter)).await?;
+        let decided = setup.decide(&Planner::Device(runtime), own, &Quiet(reporter)).await?;
+        runtime.reserve(&decided.scratch).await?;
         let mut diffusion = None;
         if options.weights.diff > 0.0 {
             reporter.stage("loading the UNet");
