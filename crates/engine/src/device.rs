@@ -547,7 +547,12 @@ impl Device {
 
     /// Reads the first `bytes` of a buffer back.
     pub(crate) async fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
-        let size = (bytes as u64).div_ceil(16) * 16;
+        self.read_buffer_at(buffer, 0, bytes).await
+    }
+
+    /// Reads bytes of a buffer back, from an offset that is a multiple of four.
+    pub(crate) async fn read_buffer_at(&self, buffer: &wgpu::Buffer, offset: u64, bytes: usize) -> Result<Vec<u8>> {
+        let size = (bytes as u64).next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
         let copied = self.scoped(|| {
             let staging = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("read back"),
@@ -556,7 +561,7 @@ impl Device {
                 mapped_at_creation: false,
             });
             let mut encoder = self.inner.device.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
+            encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, size);
             self.inner.queue.submit([encoder.finish()]);
             Ok(staging)
         });

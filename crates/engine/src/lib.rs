@@ -16,7 +16,9 @@ mod pipeline_cache;
 mod poller;
 mod portion;
 mod precompile;
+mod region;
 mod report;
+mod scratch;
 mod session;
 mod single;
 #[cfg(not(target_arch = "wasm32"))]
@@ -30,7 +32,9 @@ pub use memory::DeviceMemory;
 pub use observer::{Observer, Silent};
 pub use peaks::{Peaks, peaks};
 pub use pulid_ops::DeviceKind;
+pub use region::Region;
 pub use report::{AdapterReport, CooperativeMatrices, adapter_reports};
+pub use scratch::Scratch;
 pub use session::{DeviceTensor, Session, StepProfile};
 pub use single::{GUARD, SENTINEL, SingleRun, run_single, run_single_edited};
 #[cfg(not(target_arch = "wasm32"))]

@@ -3,6 +3,7 @@ use crate::kernel::{Kernel, KernelKey};
 use crate::loader::Loader;
 use crate::memory::{DeviceWeight, Held};
 use crate::observer::{Observer, check};
+use crate::scratch::{Scratch, ScratchBuffer};
 use crate::time::Instant;
 use crate::timing::Clock;
 use crate::{Device, Silent};
@@ -25,6 +26,8 @@ pub struct Session {
     _weights: Vec<Arc<DeviceWeight>>,
     /// The session's own buffers.
     _held: [Held; 2],
+    /// Those that it shares, by turns.
+    scratch: Option<(Scratch, Vec<Arc<ScratchBuffer>>)>,
     prologue: Vec<Recorded>,
     steps: Vec<Recorded>,
     /// Weights that stream, in main memory, by their place in the plan.
@@ -104,10 +107,10 @@ pub struct StepProfile {
 /// A tensor on a device that belongs to no session: the output of one, the input of others.
 #[derive(Debug)]
 pub struct DeviceTensor {
-    device: Device,
-    ty: TensorType,
-    buffer: wgpu::Buffer,
-    _held: Held,
+    pub(crate) device: Device,
+    pub(crate) ty: TensorType,
+    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) _held: Held,
 }
 
 impl DeviceTensor {
@@ -134,17 +137,47 @@ impl Session {
     /// # Errors
     /// An unreadable weight, a device out of memory, or cancellation. The device stays usable, unless it is lost.
     pub async fn new(device: &Device, planned: &PlannedGraph, observer: &dyn Observer) -> Result<Session> {
+        Session::create(device, planned, None, observer).await
+    }
+
+    /// [`Session::new`], whose values between operators lie in buffers that other sessions use while this one does not run.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn sharing(
+        device: &Device,
+        planned: &PlannedGraph,
+        scratch: &Scratch,
+        observer: &dyn Observer,
+    ) -> Result<Session> {
+        let created = Session::create(device, planned, Some(scratch), observer).await;
+        if created.is_err() {
+            scratch.release();
+        }
+        created
+    }
+
+    async fn create(
+        device: &Device,
+        planned: &PlannedGraph,
+        scratch: Option<&Scratch>,
+        observer: &dyn Observer,
+    ) -> Result<Session> {
         let plan = planned.plan.clone();
         let weights = upload_weights(device, planned, observer).await?;
         let zero = vec![true; plan.inputs.len()];
         let dispatches = plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches);
         device.compile_together(dispatches.map(kernel_key)).await?;
         let recorded = device.scoped(|| {
+            let shared = scratch.map(|scratch| scratch.take(device, plan.scratch().each())).unwrap_or_default();
+            let places = scratch.map(|_| plan.scratch_buffers()).unwrap_or_default();
+            let shared_at: HashMap<usize, &Arc<ScratchBuffer>> = places.into_iter().zip(&shared).collect();
             let mut buffers = Vec::with_capacity(plan.buffers.len());
             for (i, b) in plan.buffers.iter().enumerate() {
-                buffers.push(match weights.resident.get(&i) {
-                    Some(weight) => weight.buffer.clone(),
-                    None => device.create_buffer(&format!("{}.{i}", plan.network), b.bytes),
+                buffers.push(match (weights.resident.get(&i), shared_at.get(&i)) {
+                    (Some(weight), _) => weight.buffer.clone(),
+                    (None, Some(shared)) => shared.buffer.clone(),
+                    (None, None) => device.create_buffer(&format!("{}.{i}", plan.network), b.bytes),
                 });
             }
             let params = Params::new(device, &plan);
@@ -155,12 +188,13 @@ impl Session {
             let prologue = record(&plan.prologue)?;
             let steps = record(&plan.steps)?;
             device.inner.queue.submit([]);
-            Ok((buffers, params, prologue, steps))
+            Ok((buffers, shared, params, prologue, steps))
         });
-        let (buffers, params, prologue, steps) = recorded.await?;
+        let (buffers, shared, params, prologue, steps) = recorded.await?;
         device.finished().await?;
         let bytes = |slots: bool| -> u64 {
             let own = plan.buffers.iter().enumerate().filter(|(i, _)| !weights.resident.contains_key(i));
+            let own = own.filter(|(_, b)| scratch.is_none() || b.kind != BufferKind::Scratch);
             own.filter(|(_, b)| (b.kind == BufferKind::Slot) == slots).map(|(i, _)| buffers[i].size()).sum()
         };
         let held = [Held::weights(device, bytes(true)), Held::working(device, bytes(false))];
@@ -170,6 +204,7 @@ impl Session {
             buffers,
             _weights: weights.resident.into_values().collect(),
             _held: held,
+            scratch: scratch.map(|scratch| (scratch.clone(), shared)),
             prologue,
             steps,
             streamed: weights.streamed,
@@ -177,6 +212,29 @@ impl Session {
             zero,
             params,
         })
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn buffer(&self, index: usize) -> &wgpu::Buffer {
+        &self.buffers[index]
+    }
+
+    pub(crate) fn input_port(&self, name: &str) -> Result<&Port> {
+        Ok(&self.plan.inputs[find(&self.plan.inputs, name, "input", &self.plan.network)?])
+    }
+
+    pub(crate) fn output_port(&self, name: &str) -> Result<&Port> {
+        Ok(&self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?])
+    }
+
+    /// An input is changed by something that does not look at it.
+    pub(crate) fn touch(&mut self, input: &str) -> Result<()> {
+        let index = find(&self.plan.inputs, input, "input", &self.plan.network)?;
+        self.dirty |= self.plan.inputs[index].hoisted;
+        self.set_zero(index, false)
     }
 
     /// The plan it runs.
@@ -356,6 +414,8 @@ impl Session {
     /// # Errors
     /// A lost device or cancellation (between submissions; the session stays usable).
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<()> {
+        let scratch = self.scratch.as_ref().map(|(scratch, _)| scratch.clone());
+        let _running = scratch.as_ref().map(Scratch::run).transpose()?;
         let result = self.run_units(observer).await;
         if result.is_err() && self.device.check().is_ok() {
             // What is under way still uses what the caller may want to free.

@@ -166,7 +166,42 @@ pub struct PlanSummary {
     pub step_flops: u64,
 }
 
+/// Sizes of buffers for values between operators, the largest first, in which a plan finds room, or each of several plans on its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScratchSizes(Vec<usize>);
+
+impl ScratchSizes {
+    /// The size of each buffer.
+    pub fn each(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// Bytes of all.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().sum()
+    }
+
+    /// Makes room for what `other` has room for.
+    pub fn fit(&mut self, other: &ScratchSizes) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        self.0.iter_mut().zip(&other.0).for_each(|(own, other)| *own = (*own).max(*other));
+    }
+}
+
 impl Plan {
+    /// Sizes of its buffers for values between operators.
+    pub fn scratch(&self) -> ScratchSizes {
+        ScratchSizes(self.scratch_buffers().iter().map(|&i| self.buffers[i].bytes).collect())
+    }
+
+    /// Its buffers for values between operators, in the order of [`Plan::scratch`].
+    pub fn scratch_buffers(&self) -> Vec<usize> {
+        let is_scratch = |i: &usize| self.buffers[*i].kind == BufferKind::Scratch;
+        let mut places: Vec<usize> = (0..self.buffers.len()).filter(is_scratch).collect();
+        places.sort_by_key(|&i| std::cmp::Reverse(self.buffers[i].bytes));
+        places
+    }
+
     /// Sizes and counts.
     pub fn summary(&self) -> PlanSummary {
         let bytes = |weights: bool| {

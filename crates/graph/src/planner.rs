@@ -1,6 +1,7 @@
 //! From a graph and a device's capabilities to a [`Plan`].
 
 use crate::bypass::Bypasses;
+use crate::pack::{Span, pack};
 use crate::plan::{Alternative, BufferKind, BufferPlan, Plan, PlannedDispatch, Port, Step};
 use crate::{Graph, NodeId, NodeKind, Rate, Traffic, Weight};
 use pulid_ops::{Capabilities, Dispatch, LowerContext, Operator, Slot, Variant};
@@ -43,7 +44,11 @@ pub struct PlannedGraph {
 /// # Errors
 /// When a tensor does not fit one binding of the device, or an operator cannot be lowered.
 pub fn plan(graph: &Graph, capabilities: &Capabilities, chooser: &dyn Chooser) -> Result<PlannedGraph> {
-    Planner::new(graph, capabilities, chooser).run()
+    let planned = Planner::new(graph, capabilities, chooser).run()?;
+    let packed = Planner { spans: Some(Vec::new()), ..Planner::new(graph, capabilities, chooser) }.run()?;
+    // Where values come and go as they are made, little is to be gained, and plans stay short to read.
+    let [before, after] = [&planned, &packed].map(|planned| planned.plan.summary().working_bytes);
+    Ok(if after < before - before / 10 { packed } else { planned })
 }
 
 struct Planner<'a> {
@@ -59,6 +64,8 @@ struct Planner<'a> {
     /// Position of each input in [`Plan::inputs`].
     input_of: HashMap<NodeId, usize>,
     free: Vec<usize>,
+    /// When each scratch buffer holds its value, if every value is to have a buffer of its own at first.
+    spans: Option<Vec<Option<Span>>>,
     plan: Plan,
     weights: Vec<Weight>,
 }
@@ -100,6 +107,7 @@ impl<'a> Planner<'a> {
             buffer_of: HashMap::new(),
             input_of: HashMap::new(),
             free: Vec::new(),
+            spans: None,
             plan,
             weights: Vec::new(),
         }
@@ -119,6 +127,9 @@ impl<'a> Planner<'a> {
             let ty = self.graph.ty(*id).clone();
             let hoisted = self.constant[id.index()];
             self.plan.outputs.push(Port { name: name.clone(), ty, buffer, hoisted });
+        }
+        if let Some(spans) = &self.spans {
+            pack(&mut self.plan, spans);
         }
         Ok(PlannedGraph { plan: self.plan, weights: self.weights })
     }
@@ -218,16 +229,16 @@ impl<'a> Planner<'a> {
             unless_zero: self.bypasses.unless_zero(index).map(|input| self.input_of[&input]),
             dispatches,
         };
+        scratch.into_iter().for_each(|buffer| self.free_buffer(buffer));
+        self.release(inputs, index);
+        if self.last_use[index] == 0 {
+            // Nobody reads it (an unused result): its buffer is free at once.
+            self.free_buffer(output);
+        }
         if self.constant[index] {
             self.plan.prologue.push(step)
         } else {
             self.plan.steps.push(step)
-        }
-        self.free.extend(scratch);
-        self.release(inputs, index);
-        if self.last_use[index] == 0 {
-            // Nobody reads it (an unused result): its buffer is free at once.
-            self.free.push(output);
         }
         Ok(())
     }
@@ -247,8 +258,26 @@ impl<'a> Planner<'a> {
         for id in stored {
             let reusable = matches!(self.graph.nodes[id.index()].kind, NodeKind::Apply { .. });
             if reusable && self.last_use[id.index()] == index {
-                self.free.push(self.buffer_of[&id]);
+                self.free_buffer(self.buffer_of[&id]);
             }
+        }
+    }
+
+    /// The step that is planned at present.
+    fn now(&self) -> usize {
+        self.plan.prologue.len() + self.plan.steps.len()
+    }
+
+    /// Nothing reads a scratch buffer's value after this step.
+    fn free_buffer(&mut self, buffer: usize) {
+        let now = self.now();
+        match &mut self.spans {
+            Some(spans) => {
+                if let Some(Some([_, last])) = spans.get_mut(buffer) {
+                    *last = now;
+                }
+            }
+            None => self.free.push(buffer),
         }
     }
 
@@ -276,8 +305,13 @@ impl<'a> Planner<'a> {
                 Ok(buffer)
             }
             None => {
+                let (buffer, now) = (self.plan.buffers.len(), self.now());
                 self.plan.buffers.push(BufferPlan { bytes, kind: BufferKind::Scratch });
-                Ok(self.plan.buffers.len() - 1)
+                if let Some(spans) = &mut self.spans {
+                    spans.resize(buffer + 1, None);
+                    spans[buffer] = Some([now, usize::MAX]);
+                }
+                Ok(buffer)
             }
         }
     }

@@ -6,7 +6,7 @@ mod liveness;
 use liveness::follow;
 use pulid_graph::{FirstVariant, Graph, NodeId, Plan, Rate, optimize, plan};
 use pulid_ops::{
-    Activation, Binary, Capabilities, DeviceKind, GroupNorm, IdentityProjection, MatMul, Ortho, Unary, shader,
+    Activation, Binary, Capabilities, DeviceKind, GroupNorm, IdentityProjection, MatMul, Ortho, Reduce, Unary, shader,
 };
 use pulid_tensor::{HostTensor, TensorType};
 
@@ -63,6 +63,33 @@ fn live_values_never_share_a_buffer() {
             follow(&graph, &plan, &capabilities, zero)
                 .unwrap_or_else(|e| panic!("{kind:?}, zero {zero:?}: {e}\n{}", plan.dump()));
         }
+    }
+}
+
+/// Sums that stay until the end, each of something large that is needed no longer and whose buffer a buffer at hand would be.
+#[test]
+fn small_values_that_stay_do_not_keep_large_buffers() {
+    let (rows, rounds) = (512, 6);
+    let mut g = Graph::new("sums");
+    let mut x = g.input("x", TensorType::f32([rows, 64]), Rate::Step).unwrap();
+    let mut sums = Vec::new();
+    for i in 0..rounds {
+        let large = g.scoped(format!("large.{i}"), |g| g.apply(Unary(Activation::Silu), &[x])).unwrap();
+        x = g.scoped(format!("next.{i}"), |g| g.apply(Binary::mul(), &[large, large])).unwrap();
+        let sum = g.scoped(format!("sum.{i}"), |g| g.apply(Reduce::mean([0]), &[large])).unwrap();
+        sums.push(g.scoped(format!("kept.{i}"), |g| g.apply(Unary(Activation::Silu), &[sum])).unwrap());
+    }
+    let mut all = g.apply(Reduce::mean([0]), &[x]).unwrap();
+    for sum in sums {
+        all = g.apply(Binary::mul(), &[all, sum]).unwrap();
+    }
+    g.output("all", all).unwrap();
+    for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
+        let capabilities = Capabilities::baseline(kind);
+        let plan = plan(&g, &capabilities, &FirstVariant).unwrap().plan;
+        follow(&g, &plan, &capabilities, &[]).unwrap_or_else(|e| panic!("{kind:?}: {e}\n{}", plan.dump()));
+        let large = plan.scratch().each().iter().filter(|bytes| **bytes >= rows * 64 * 4).count();
+        assert!((2..=3).contains(&large), "{kind:?}: {:?}", plan.scratch());
     }
 }
 

@@ -10,6 +10,7 @@ mod blame;
 pub mod face;
 pub mod identity;
 pub mod image;
+mod numbers;
 pub mod pipeline;
 mod pool;
 pub mod preset;

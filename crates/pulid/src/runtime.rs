@@ -2,9 +2,14 @@
 
 use crate::blame::Suspects;
 use crate::image::RgbImage;
+pub use crate::numbers::Numbers;
 pub use crate::pool::{Keep, Lease, Pool};
-use pulid_engine::{Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Session, TuneBudget, tune};
-use pulid_graph::{Chooser, FirstVariant, Graph, PlannedGraph, fit_bindings, optimize, plan, reference, residency};
+use pulid_engine::{
+    Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Scratch, Session, TuneBudget, tune,
+};
+use pulid_graph::{
+    Chooser, FirstVariant, Graph, PlannedGraph, ScratchSizes, fit_bindings, optimize, plan, reference, residency,
+};
 use pulid_models::Precision;
 use pulid_ops::{DeviceKind, Operator, Variant};
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
@@ -68,6 +73,8 @@ pub enum Runtime {
         memory: Option<u64>,
         /// Networks that stay on the device between uses.
         pool: Arc<Pool>,
+        /// What networks share for the values between their operators, where they never run at the same time.
+        scratch: Option<Scratch>,
     },
     /// Plain Rust with f64 accumulation: slow, precise, needs no driver.
     Reference,
@@ -87,7 +94,15 @@ impl Runtime {
         // Software devices profit little and would take long; GPUs are worth a few seconds once.
         let seconds = if device.capabilities().kind == DeviceKind::Cpu { 1.0 } else { 15.0 };
         let budget = Arc::new(Mutex::new(TuneBudget { seconds }));
-        Ok(Runtime::Gpu { device, choices, tuning: Tuning::Off, budget, memory: None, pool: Arc::default() })
+        Ok(Runtime::Gpu {
+            device,
+            choices,
+            tuning: Tuning::Off,
+            budget,
+            memory: None,
+            pool: Arc::default(),
+            scratch: None,
+        })
     }
 
     /// Measures kernel variants from now on, starting from choices made earlier (ignored when they belong to another
@@ -129,6 +144,26 @@ impl Runtime {
             *pool = Arc::new(Pool::new(keep));
         }
         self
+    }
+
+    /// A runtime whose networks, which must never run at the same time, use the same memory for the values between their operators.
+    pub fn sharing_scratch(&self) -> Runtime {
+        let mut sharing = self.clone();
+        if let Runtime::Gpu { scratch, .. } = &mut sharing {
+            *scratch = Some(Scratch::default());
+        }
+        sharing
+    }
+
+    /// Makes room for the values of plans of these sizes, where networks share it: whichever is loaded first.
+    ///
+    /// # Errors
+    /// A device out of memory.
+    pub async fn reserve(&self, sizes: &ScratchSizes) -> Result<()> {
+        match self {
+            Runtime::Gpu { device, scratch: Some(scratch), .. } => scratch.reserve(device, sizes).await,
+            _ => Ok(()),
+        }
     }
 
     /// Lets go what stays on the device between uses.
@@ -239,9 +274,10 @@ impl Runtime {
     /// # Errors
     /// An unreadable weight, a device out of memory, or cancellation.
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
-        let Runtime::Gpu { device, memory, pool, .. } = self else {
+        let Runtime::Gpu { device, memory, pool, scratch, .. } = self else {
             let suspects = Box::new(Suspects::of(graph));
-            return Ok(Loaded::Reference { graph: optimize(graph), inputs: HashMap::new(), suspects });
+            let (inputs, outputs) = (HashMap::new(), HashMap::new());
+            return Ok(Loaded::Reference { graph: Box::new(optimize(graph)), inputs, outputs, suspects });
         };
         let fingerprint = graph.fingerprint();
         if let Some(mut kept) = pool.take(fingerprint) {
@@ -251,9 +287,14 @@ impl Runtime {
         let Some(planned) = self.plan(graph, observer).await? else {
             return Err(Error::Device(format!("{} has no plan", graph.name())));
         };
-        pool.make_room(device, &planned, memory.or(device.memory_bytes()));
-        let session = match Session::new(device, &planned, observer).await {
-            Err(Error::OutOfMemory(_)) if pool.clear() => Session::new(device, &planned, observer).await,
+        let shared = scratch.as_ref().map_or(0, |scratch| scratch.present(&planned.plan.scratch()));
+        pool.make_room(device, &planned, memory.or(device.memory_bytes()).map(|all| all + shared));
+        let create = async || match scratch {
+            Some(scratch) => Session::sharing(device, &planned, scratch, observer).await,
+            None => Session::new(device, &planned, observer).await,
+        };
+        let session = match create().await {
+            Err(Error::OutOfMemory(_)) if pool.clear() => create().await,
             other => other,
         };
         let mut lease = pool.lease(fingerprint, session?);
@@ -330,9 +371,11 @@ pub enum Loaded {
     /// On the CPU.
     Reference {
         /// The optimized graph.
-        graph: Graph,
+        graph: Box<Graph>,
         /// Inputs written so far.
         inputs: HashMap<String, HostTensor>,
+        /// What came out when it ran last.
+        outputs: HashMap<String, HostTensor>,
         /// The weights that it was loaded with.
         #[doc(hidden)]
         suspects: Box<Suspects>,
@@ -419,6 +462,9 @@ impl Loaded {
     pub async fn run_to(&mut self, names: &[&str], observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
         let Loaded::Session(session) = self else {
             let mut all = self.run(observer).await?;
+            if let Loaded::Reference { outputs, .. } = self {
+                outputs.clone_from(&all);
+            }
             let host = |name: &&str| Ok(((*name).to_owned(), Tensor::Host(crate::pipeline::take(&mut all, name)?)));
             return names.iter().map(host).collect();
         };

@@ -2,7 +2,7 @@
 
 use crate::batch::People;
 use crate::terms::Gradients;
-use pulid::runtime::{Loaded, Runtime, Tensor};
+use pulid::runtime::{Loaded, Numbers, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::autodiff::differentiate;
 use pulid_graph::{Checkpointing, Graph, NodeId, Rate, replace_wide_attention};
@@ -11,7 +11,7 @@ use pulid_ops::{Binary, Concat, Reduce, Reduction};
 use pulid_tensor::{Error, HostTensor, Result, Shape};
 use std::collections::HashMap;
 
-/// The adapter on the device, its parameters inputs.
+/// The adapter on the device. Its inputs are the only copy of the parameters there, its outputs the only one of their gradients.
 #[derive(Debug)]
 pub struct Adapter {
     network: Loaded,
@@ -19,7 +19,6 @@ pub struct Adapter {
     pub parameters: Vec<(TrainedParameter, Shape)>,
     condition: Vec<usize>,
     keys_values: Vec<String>,
-    gradients: Vec<String>,
     accumulates: bool,
 }
 
@@ -94,8 +93,6 @@ impl Adapter {
         let (graph, parameters) = Adapter::graph(adapter, layers, batch, tokens, accumulates)?;
         let keys_values = graph.outputs().iter().filter(|(name, _)| name.starts_with("k.") || name.starts_with("v."));
         let keys_values = keys_values.map(|(name, _)| name.clone()).collect();
-        let mut gradients: Vec<String> = parameters.iter().map(|p| format!("d.{}", p.name)).collect();
-        gradients.push("norms".into());
         let mut network = runtime.load(&graph, observer).await?;
         // Nothing is known of gradients while keys and values are computed for the first time.
         for (name, ty) in graph.inputs().filter(|(name, _)| name.starts_with("upstream.") || name.starts_with("sum.")) {
@@ -110,9 +107,14 @@ impl Adapter {
             parameters: parameters.into_iter().map(shaped).collect(),
             condition: adapter.condition_shape(batch),
             keys_values,
-            gradients,
             accumulates,
         })
+    }
+
+    /// A network that holds parameters and gradients by their names.
+    #[cfg(test)]
+    pub(crate) fn of(network: Loaded) -> Adapter {
+        Adapter { network, parameters: Vec::new(), condition: Vec::new(), keys_values: Vec::new(), accumulates: false }
     }
 
     /// Sets a parameter.
@@ -123,12 +125,31 @@ impl Adapter {
         self.network.write(name, value)
     }
 
-    /// Sets a parameter to what the optimiser made of it.
+    /// A parameter's value, [N].
     ///
     /// # Errors
-    /// When there is none of that name and shape, or the device is lost.
-    pub async fn write_tensor(&mut self, name: &str, value: Tensor) -> Result<()> {
-        self.network.write_tensors(&HashMap::from([(name.to_owned(), value)])).await
+    /// When there is none of that name.
+    pub fn value(&self, name: &str) -> Result<Numbers> {
+        self.network.input(name)
+    }
+
+    /// Changes a parameter from place `first` on.
+    ///
+    /// # Errors
+    /// When there is none of that name with so many numbers, or the device is lost.
+    pub async fn set(&mut self, name: &str, first: usize, value: &Numbers) -> Result<()> {
+        self.network.set(name, first, value).await
+    }
+
+    /// A parameter's gradient, [N], as [`Adapter::gradients`] left it.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn gradient(&self, name: &str) -> Result<Numbers> {
+        match self.accumulates {
+            true => self.network.input(&format!("sum.{name}")),
+            false => self.network.output(&format!("d.{name}")),
+        }
     }
 
     fn give(&mut self, people: &People) -> Result<()> {
@@ -149,8 +170,8 @@ impl Adapter {
         self.network.run_to(&names, observer).await
     }
 
-    /// Gradients `d.PARAMETER` of people whose keys and values have the gradients `upstream`, summed onto `before` where gradients are
-    /// accumulated; and the squared norm of each.
+    /// Gradients of people whose keys and values have the gradients `upstream`, which stay here for [`Adapter::gradient`]. Where they are
+    /// accumulated, they are added to those `before`, if there are any. Gives the squared norm of each.
     ///
     /// # Errors
     /// A lost device or cancellation.
@@ -158,29 +179,27 @@ impl Adapter {
         &mut self,
         people: &People,
         upstream: Gradients,
-        before: Option<HashMap<String, Tensor>>,
+        before: bool,
         observer: &dyn Observer,
-    ) -> Result<(HashMap<String, Tensor>, Vec<f64>)> {
+    ) -> Result<Vec<f64>> {
         self.give(people)?;
         let renamed = |(name, tensor): (String, Tensor)| (name.replacen("d.", "upstream.", 1), tensor);
         self.network.write_tensors(&upstream.into_iter().map(renamed).collect()).await?;
-        match before {
-            Some(before) => {
-                let renamed = |(name, tensor): (String, Tensor)| (name.replacen("d.", "sum.", 1), tensor);
-                self.network.write_tensors(&before.into_iter().map(renamed).collect()).await?;
+        if self.accumulates && !before {
+            for (parameter, shape) in &self.parameters {
+                self.network.write(&format!("sum.{}", parameter.name), &HostTensor::zeros(shape.clone()))?;
             }
-            None if self.accumulates => {
-                for (parameter, shape) in &self.parameters {
-                    self.network.write(&format!("sum.{}", parameter.name), &HostTensor::zeros(shape.clone()))?;
-                }
-            }
-            None => {}
         }
-        let names: Vec<&str> = self.gradients.iter().map(String::as_str).collect();
-        let mut found = self.network.run_to(&names, observer).await?;
+        let mut found = self.network.run_to(&["norms"], observer).await?;
+        if self.accumulates {
+            // The next call for keys and values makes gradients of no use.
+            for (parameter, _) in &self.parameters {
+                let sum = self.network.output(&format!("d.{}", parameter.name))?;
+                self.network.set(&format!("sum.{}", parameter.name), 0, &sum).await?;
+            }
+        }
         let norms = found.remove("norms").ok_or_else(|| Error::invalid("adapter", "gave no norms"))?;
-        let norms = norms.read().await?.to_f32_vec().into_iter().map(f64::from).collect();
-        Ok((found, norms))
+        Ok(norms.read().await?.to_f32_vec().into_iter().map(f64::from).collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The moving average of the parameters, on the device.
 
-use pulid::runtime::{Loaded, Runtime, Tensor};
+use crate::optimizer::{chunk, pieces};
+use pulid::runtime::{Loaded, Numbers, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::{Graph, Rate};
 use pulid_ops::WeightedSum;
@@ -11,10 +12,10 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub struct Average {
     decay: f64,
-    /// A step's network for parameters of each shape.
-    networks: HashMap<Shape, Loaded>,
-    /// Of each parameter its `average`, as its network takes it.
-    values: HashMap<String, HashMap<String, Tensor>>,
+    /// A step's network for as many numbers as [`chunk`] says.
+    network: Loaded,
+    chunk: usize,
+    values: HashMap<String, Tensor>,
 }
 
 /// The decay after an update, counted from 1: it grows from 0 towards `most`, so that the first values are soon forgotten (diffusers'
@@ -40,51 +41,32 @@ impl Average {
         values: Vec<(String, HostTensor)>,
         observer: &dyn Observer,
     ) -> Result<Average> {
-        let mut networks = HashMap::new();
-        for (_, value) in &values {
-            if !networks.contains_key(value.shape()) {
-                let loaded = runtime.load(&graph(value.shape())?, observer).await?;
-                networks.insert(value.shape().clone(), loaded);
-            }
+        let chunk = chunk(values.iter().map(|(_, value)| value.shape()));
+        let network = runtime.load(&graph(&Shape::new([chunk]))?, observer).await?;
+        let mut averages = HashMap::new();
+        for (name, value) in values {
+            let value = runtime.tensor("average", value).await?;
+            averages.insert(name, value);
         }
-        // They come to the device with the first step.
-        let input = |value| HashMap::from([("average".to_owned(), Tensor::Host(value))]);
-        let values = values.into_iter().map(|(name, value)| (name, input(value))).collect();
-        Ok(Average { decay, networks, values })
+        Ok(Average { decay, network, chunk, values: averages })
     }
 
-    /// Bytes of the averages.
-    pub fn bytes(&self) -> usize {
-        self.values.values().flat_map(HashMap::values).map(Tensor::bytes).sum()
-    }
-
-    /// Follows a parameter's new value after update `update`, counted from 1; gives the value back.
+    /// Follows a parameter's new value after update `update`, counted from 1.
     ///
     /// # Errors
     /// A parameter that is not averaged, a lost device.
-    pub async fn follow(
-        &mut self,
-        name: &str,
-        shape: &Shape,
-        value: Tensor,
-        update: u32,
-        observer: &dyn Observer,
-    ) -> Result<Tensor> {
-        let none = || Error::invalid(name, "has no average");
-        let network = self.networks.get_mut(shape).ok_or_else(none)?;
-        // It stays until the next one is there, for a checkpoint.
-        let average = self.values.get(name).ok_or_else(none)?;
+    pub async fn follow(&mut self, name: &str, value: &Numbers, update: u32, observer: &dyn Observer) -> Result<()> {
+        let average = self.values.get_mut(name).ok_or_else(|| Error::invalid(name, "has no average"))?;
         let decay = decay_at(update, self.decay);
-        network.write(
-            "weights",
-            &HostTensor::from_fn([2], |i| if i == 0 { decay as f32 } else { (1.0 - decay) as f32 }),
-        )?;
-        network.write_tensors(average).await?;
-        let mut given = HashMap::from([("value".to_owned(), value)]);
-        network.write_tensors(&given).await?;
-        let next = network.run_to(&["average"], observer).await?;
-        self.values.insert(name.to_owned(), next);
-        given.remove("value").ok_or_else(none)
+        let weights = [decay, 1.0 - decay];
+        self.network.write("weights", &HostTensor::from_fn([2], |i| weights[i] as f32))?;
+        for range in pieces(value.count(), self.chunk) {
+            self.network.set("average", 0, &average.numbers()?.part(range.clone())?).await?;
+            self.network.set("value", 0, &value.part(range.clone())?).await?;
+            self.network.run_in_place(observer).await?;
+            average.set(range.start, &self.network.output("average")?.part(0..range.len())?).await?;
+        }
+        Ok(())
     }
 
     /// A parameter's average.
@@ -92,8 +74,7 @@ impl Average {
     /// # Errors
     /// A parameter that is not averaged, a lost device.
     pub async fn read(&self, name: &str, shape: &Shape) -> Result<HostTensor> {
-        let value = self.values.get(name).and_then(|held| held.get("average"));
-        let value = value.ok_or_else(|| Error::invalid(name, "has no average"))?;
+        let value = self.values.get(name).ok_or_else(|| Error::invalid(name, "has no average"))?;
         value.read().await?.reshape(shape.clone())
     }
 }
@@ -133,9 +114,7 @@ mod tests {
             let mut average = Average::load(&Runtime::Reference, 0.9, start, &pulid_engine::Silent).await.unwrap();
             let (mut expected, mut observed) = (0.0, Vec::new());
             for (update, v) in [(1, 2.0), (2, 4.0), (3, -1.0)] {
-                let given = Tensor::Host(value(v));
-                let back = average.follow("p", &shape, given, update, &pulid_engine::Silent).await.unwrap();
-                assert_eq!(back.read().await.unwrap(), value(v));
+                average.follow("p", &Numbers::Host(value(v)), update, &pulid_engine::Silent).await.unwrap();
                 let decay = decay_at(update, 0.9);
                 expected = decay * expected + (1.0 - decay) * f64::from(v);
                 observed = average.read("p", &shape).await.unwrap().to_f32_vec();
@@ -143,7 +122,7 @@ mod tests {
             for (i, found) in observed.into_iter().enumerate() {
                 assert!((f64::from(found) - expected - i as f64).abs() < 1e-5, "{found} {expected}");
             }
-            let other = average.follow("q", &shape, Tensor::Host(value(0.0)), 1, &pulid_engine::Silent).await;
+            let other = average.follow("q", &Numbers::Host(value(0.0)), 1, &pulid_engine::Silent).await;
             assert!(other.unwrap_err().to_string().contains("no average"));
         });
     }

@@ -4,7 +4,9 @@ use crate::options::Recompute;
 use pulid::pipeline::Storage;
 use pulid::runtime::Runtime;
 use pulid_engine::Observer;
-use pulid_graph::{Checkpointing, FirstVariant, Graph, PlannedGraph, WeightKey, fit_bindings, optimize, plan};
+use pulid_graph::{
+    Checkpointing, FirstVariant, Graph, PlannedGraph, ScratchSizes, WeightKey, fit_bindings, optimize, plan,
+};
 use pulid_models::Precision;
 use pulid_models::run::block;
 use pulid_ops::Capabilities;
@@ -93,8 +95,10 @@ impl<'a> Part<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Decided {
     recomputed: HashSet<String>,
-    /// Weights that several networks share are there once; none where there is no device.
+    /// Without what lies in `scratch`. Weights that several networks share are there once; none where there is no device.
     pub memory: Memory,
+    /// For the values between operators, by turns.
+    pub scratch: ScratchSizes,
 }
 
 impl Decided {
@@ -120,9 +124,20 @@ impl PlannedPart {
     fn working(&self) -> usize {
         self.planned.as_ref().map_or(0, |planned| planned.plan.summary().working_bytes)
     }
+
+    /// Of them those between operators.
+    fn scratch(&self) -> ScratchSizes {
+        self.planned.as_ref().map(|planned| planned.plan.scratch()).unwrap_or_default()
+    }
+
+    /// Bytes of the others, which stay.
+    fn kept(&self) -> usize {
+        self.working() - self.scratch().bytes()
+    }
 }
 
-/// Plans the parts of a run, all of which are on the device at once. With [`Recompute::Auto`], where they are more than `room` bytes,
+/// Plans the parts of a run, all of which are on the device at once; they run one at a time, and their values between operators lie where
+/// those of others lie, of which `scratch` are known. With [`Recompute::Auto`], where they are more than `room` bytes,
 /// the blocks of one after another are computed again, of the part with the largest values first.
 ///
 /// # Errors
@@ -132,6 +147,7 @@ pub(crate) async fn decide(
     parts: &[Part<'_>],
     recompute: Recompute,
     room: Option<u64>,
+    scratch: &ScratchSizes,
     observer: &dyn Observer,
 ) -> Result<Decided> {
     let planned = async |part: &Part<'_>, recomputed: bool| {
@@ -144,18 +160,24 @@ pub(crate) async fn decide(
     }
     let weights = weights(parts, &all);
     let of_weights: usize = weights.iter().map(|(_, bytes)| bytes).sum();
+    let shared = |all: &[PlannedPart]| {
+        let mut shared = scratch.clone();
+        all.iter().for_each(|part| shared.fit(&part.scratch()));
+        shared
+    };
     while let (Recompute::Auto, Some(room)) = (recompute, room)
-        && (of_weights + all.iter().map(PlannedPart::working).sum::<usize>()) as u64 > room
+        && (of_weights + shared(&all).bytes() + all.iter().map(PlannedPart::kept).sum::<usize>()) as u64 > room
     {
         let may = (0..parts.len()).filter(|&i| parts[i].backward && !all[i].recomputed);
         let Some(largest) = may.max_by_key(|&i| all[i].working()) else { break };
         all[largest] = planned(&parts[largest], true).await?;
     }
     let mut memory: Memory = weights;
-    memory.extend(parts.iter().zip(&all).map(|(part, planned)| (part.name.clone(), planned.working())));
+    memory.extend(parts.iter().zip(&all).map(|(part, planned)| (part.name.clone(), planned.kept())));
     memory.retain(|(_, bytes)| *bytes > 0);
     let recomputed = parts.iter().zip(&all).filter(|(_, planned)| planned.recomputed);
-    Ok(Decided { recomputed: recomputed.map(|(part, _)| part.name.clone()).collect(), memory })
+    let recomputed = recomputed.map(|(part, _)| part.name.clone()).collect();
+    Ok(Decided { recomputed, memory, scratch: shared(&all) })
 }
 
 /// Bytes of the parts' weights by name, of which equal ones are there once. What streams counts by the slots that it passes through.
@@ -179,24 +201,23 @@ fn weights(parts: &[Part<'_>], all: &[PlannedPart]) -> Memory {
     bytes
 }
 
-/// Bytes of networks for parameters of different extents, of which each is there once.
+/// Bytes that networks for parameters of different extents keep, of which each is there once; `scratch` grows by what they share.
 ///
 /// # Errors
 /// As their graphs.
-pub(crate) async fn working<K: std::hash::Hash + Eq>(
+pub(crate) async fn kept<K>(
     planner: &Planner<'_>,
     extents: impl IntoIterator<Item = K>,
     build: impl Fn(&K) -> Result<Graph>,
+    scratch: &mut ScratchSizes,
     observer: &dyn Observer,
 ) -> Result<usize> {
-    let mut seen = HashSet::new();
     let mut bytes = 0;
     for extent in extents {
-        let graph = build(&extent)?;
-        if seen.insert(extent) {
-            let planned = planner.plan(&graph, observer).await?;
-            bytes += planned.map_or(0, |planned| planned.plan.summary().working_bytes);
-        }
+        let planned = planner.plan(&build(&extent)?, observer).await?;
+        let part = PlannedPart { planned, recomputed: false };
+        bytes += part.kept();
+        scratch.fit(&part.scratch());
     }
     Ok(bytes)
 }
@@ -230,7 +251,8 @@ mod tests {
         ];
         let capabilities = Capabilities::baseline(DeviceKind::Discrete);
         let planner = Planner::Assumed(&capabilities, room);
-        pollster::block_on(decide(&planner, &parts, recompute, planner.room(0), &Silent)).unwrap()
+        let none = ScratchSizes::default();
+        pollster::block_on(decide(&planner, &parts, recompute, planner.room(0), &none, &Silent)).unwrap()
     }
 
     #[test]
@@ -243,14 +265,18 @@ mod tests {
         let bytes = |decided: &Decided, name: &str| decided.memory.iter().find(|(part, _)| part == name).unwrap().1;
         let all = decided(None, Recompute::Auto);
         assert_eq!((bytes(&all, "weights"), bytes(&all, "other weights")), (64 * 64 * 4, 64 * 64 * 4));
-        assert!(bytes(&all, "large") >= 2 * 1024 * 64 * 4 && !all.recomputes());
-        let total = all.memory.iter().map(|(_, bytes)| *bytes as u64).sum::<u64>();
+        assert!(bytes(&all, "large") == 2 * 1024 * 64 * 4 && !all.recomputes());
+        // The product is what all of them share memory for.
+        let product = 1024 * 64 * 4;
+        assert_eq!(all.scratch.bytes(), product);
+        let total = (product + all.memory.iter().map(|(_, bytes)| bytes).sum::<usize>()) as u64;
         // With the shared weights counted twice it would not fit.
         assert!(!decided(Some(total), Recompute::Auto).recomputes());
         let less = decided(Some(total - 1), Recompute::Auto);
         assert_eq!(names(&less), ["large"]);
         assert_eq!(4 * bytes(&less, "large"), bytes(&all, "large"));
-        let left = total - bytes(&all, "large") as u64 * 3 / 4;
+        assert_eq!(4 * less.scratch.bytes(), product);
+        let left = total - (bytes(&all, "large") + product) as u64 * 3 / 4;
         assert_eq!(names(&decided(Some(left - 1), Recompute::Auto)), ["large", "small"]);
         assert!(!decided(Some(1), Recompute::Off).recomputes());
         assert_eq!(names(&decided(None, Recompute::Block)), ["large", "small"]);

@@ -1,14 +1,15 @@
-//! Parameters and what the optimiser remembers of them, on the device.
+//! What the optimiser remembers of the parameters, on the device, and how it changes them.
 
+use crate::adapter::Adapter;
 use pulid::runtime::{Loaded, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::{Graph, Rate};
-use pulid_models::pulid::TrainedParameter;
 use pulid_models::training::{MuonStep, muon_graph};
-use pulid_ops::{AdamW, AdamWStep, Slice};
+use pulid_ops::{AdamW, AdamWStep};
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// How parameters are changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,14 +32,31 @@ impl Rule {
     }
 }
 
-/// Parameters and what the optimiser remembers of each.
+/// What the optimiser remembers of each parameter. The parameters themselves are the adapter's.
 #[derive(Debug)]
 pub struct Optimizer {
     runtime: Runtime,
     rule: Rule,
-    /// A step's network for parameters of each shape.
-    networks: HashMap<Shape, Loaded>,
-    states: HashMap<String, HashMap<String, Tensor>>,
+    /// A step of AdamW for as many numbers as [`chunk`] says, which all parameters go through one after another.
+    adamw: Option<(Loaded, usize)>,
+    /// A step of Muon for matrices of each shape.
+    muon: HashMap<Shape, Loaded>,
+    /// Of each parameter by [`Moments::names`].
+    moments: HashMap<String, Vec<Tensor>>,
+}
+
+/// Numbers that a network which changes each on its own takes at a time: more do not make it faster, and its values stand beside what is
+/// trained.
+const CHUNK: usize = 1 << 20;
+
+/// How many numbers of parameters of these shapes go through such a network at a time.
+pub(crate) fn chunk<'a>(shapes: impl Iterator<Item = &'a Shape>) -> usize {
+    shapes.map(Shape::count).max().unwrap_or(1).clamp(1, CHUNK)
+}
+
+/// So many numbers in pieces.
+pub(crate) fn pieces(count: usize, chunk: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..count).step_by(chunk).map(move |first| first..count.min(first + chunk))
 }
 
 /// A parameter on the host: value and moments in the graph's layout.
@@ -98,156 +116,160 @@ pub struct Settings {
 }
 
 impl Optimizer {
-    /// No parameters yet.
-    pub fn new(runtime: &Runtime, rule: Rule) -> Optimizer {
-        Optimizer { runtime: runtime.clone(), rule, networks: HashMap::new(), states: HashMap::new() }
-    }
-
-    /// Sets a parameter.
-    ///
-    /// # Errors
-    /// When value and moments differ in shape, or the moments are another rule's.
-    pub fn set(&mut self, name: &str, state: &ParameterState) -> Result<()> {
-        let ParameterState { value, moments } = state;
-        if let Some((moment, tensor)) = moments.each().iter().find(|(_, moment)| moment.shape() != value.shape()) {
-            let detail = format!("is {}, its {moment} {}", value.shape(), tensor.shape());
-            return Err(Error::invalid(name, detail));
-        }
-        let held = match (moments, self.rule.of(value.shape())) {
-            (Moments::AdamW([first, second]), Rule::AdamW) => {
-                let rows = [value, first, second].map(HostTensor::as_f32);
-                let [a, b, c] = rows;
-                let tensor = HostTensor::from_f32([3, value.shape().count()], [a?, b?, c?].concat())?;
-                vec![("state", tensor)]
-            }
-            (Moments::Muon(momentum), Rule::Muon) => vec![("parameter", value.clone()), ("momentum", momentum.clone())],
-            _ => return Err(Error::invalid(name, "has moments of another optimiser")),
-        };
-        // They come to the device with the first step.
-        let held = held.into_iter().map(|(name, tensor)| (name.to_owned(), Tensor::Host(tensor))).collect();
-        self.states.insert(name.to_owned(), held);
-        Ok(())
-    }
-
-    /// Loads the networks of all shapes.
+    /// Loads the steps of parameters of these shapes, of which nothing is remembered yet.
     ///
     /// # Errors
     /// A device out of memory.
-    pub async fn load(&mut self, parameters: &[(Shape, String)], observer: &dyn Observer) -> Result<()> {
-        for (shape, _) in parameters {
-            if !self.networks.contains_key(shape) {
-                let loaded = self.runtime.load(&graph(self.rule.of(shape), shape)?, observer).await?;
-                self.networks.insert(shape.clone(), loaded);
+    pub async fn load(runtime: &Runtime, rule: Rule, shapes: &[Shape], observer: &dyn Observer) -> Result<Optimizer> {
+        let mut loaded =
+            Optimizer { runtime: runtime.clone(), rule, adamw: None, muon: HashMap::new(), moments: HashMap::new() };
+        for extent in extents(rule, shapes) {
+            let network = runtime.load(&graph(&extent)?, observer).await?;
+            match extent {
+                Extent::AdamW(chunk) => loaded.adamw = Some((network, chunk)),
+                Extent::Muon(shape) => drop(loaded.muon.insert(shape, network)),
             }
         }
+        Ok(loaded)
+    }
+
+    /// Sets what it remembers of a parameter.
+    ///
+    /// # Errors
+    /// When moments differ in shape from the parameter or are another rule's, a device out of memory.
+    pub async fn set(&mut self, name: &str, shape: &Shape, moments: &Moments) -> Result<()> {
+        if let Some((moment, tensor)) = moments.each().iter().find(|(_, moment)| moment.shape() != shape) {
+            return Err(Error::invalid(name, format!("is {shape}, its {moment} {}", tensor.shape())));
+        }
+        match (moments, self.rule.of(shape)) {
+            (Moments::AdamW(_), Rule::AdamW) | (Moments::Muon(_), Rule::Muon) => {}
+            _ => return Err(Error::invalid(name, "has moments of another optimiser")),
+        }
+        let mut held = Vec::new();
+        for (moment, tensor) in moments.each() {
+            held.push(self.runtime.tensor(moment, tensor.clone()).await?);
+        }
+        self.moments.insert(name.to_owned(), held);
         Ok(())
     }
 
-    /// Bytes of the states.
-    pub fn bytes(&self) -> usize {
-        self.states.values().flat_map(HashMap::values).map(Tensor::bytes).sum()
-    }
-
-    /// One step of a parameter; gives its new value in the graph's shape. `adapter` gets it as an input.
+    /// One step of a parameter, which changes where it lies, as does what is remembered of it.
     ///
     /// # Errors
-    /// A parameter without a state, a lost device.
+    /// A parameter of which nothing is remembered, a lost device.
     pub async fn step(
         &mut self,
         name: &str,
         shape: &Shape,
-        gradient: Tensor,
+        adapter: &mut Adapter,
         settings: Settings,
         observer: &dyn Observer,
-    ) -> Result<Tensor> {
+    ) -> Result<()> {
         let none = || Error::invalid(name, "has no state of the optimiser");
-        let network = self.networks.get_mut(shape).ok_or_else(none)?;
-        // What was before stays until what comes next is there, for a checkpoint.
-        let held = self.states.get(name).ok_or_else(none)?;
-        let wanted: &[&str] = match self.rule.of(shape) {
-            Rule::AdamW => {
+        let moments = self.moments.get_mut(name).ok_or_else(none)?;
+        let (value, gradient) = (adapter.value(name)?, adapter.gradient(name)?);
+        if [value.count(), gradient.count()] != [shape.count(); 2] {
+            return Err(Error::invalid(name, format!("is {shape}, its gradient has {} numbers", gradient.count())));
+        }
+        match (self.rule.of(shape), &mut moments[..]) {
+            (Rule::AdamW, [first, second]) => {
+                let (network, chunk) = self.adamw.as_mut().ok_or_else(none)?;
+                let chunk = *chunk;
                 network.write("settings", &settings.adamw.settings())?;
-                &["state", "value"]
+                for range in pieces(shape.count(), chunk) {
+                    let rows = [value.clone(), first.numbers()?, second.numbers()?];
+                    for (row, numbers) in rows.iter().enumerate() {
+                        network.set("state", row * chunk, &numbers.part(range.clone())?).await?;
+                    }
+                    network.set("gradient", 0, &gradient.part(range.clone())?).await?;
+                    network.run_in_place(observer).await?;
+                    let next = network.output("state")?;
+                    let row = |row: usize| next.part(row * chunk..row * chunk + range.len());
+                    adapter.set(name, range.start, &row(0)?).await?;
+                    first.set(range.start, &row(1)?).await?;
+                    second.set(range.start, &row(2)?).await?;
+                }
             }
-            Rule::Muon => {
+            (Rule::Muon, [momentum]) => {
+                let network = self.muon.get_mut(shape).ok_or_else(none)?;
                 for (input, value) in settings.muon.inputs([shape[0], shape[1]]) {
                     network.write(input, &value)?;
                 }
-                &["parameter", "momentum", "value"]
+                let given = [("parameter", value), ("momentum", momentum.numbers()?), ("gradient", gradient)];
+                for (input, numbers) in &given {
+                    network.set(input, 0, numbers).await?;
+                }
+                network.run_in_place(observer).await?;
+                adapter.set(name, 0, &network.output("parameter")?).await?;
+                momentum.set(0, &network.output("momentum")?).await?;
             }
-        };
-        network.write_tensors(held).await?;
-        network.write_tensors(&HashMap::from([("gradient".to_owned(), gradient)])).await?;
-        let mut outputs = network.run_to(wanted, observer).await?;
-        let value = outputs.remove("value").ok_or_else(none)?;
-        self.states.insert(name.to_owned(), outputs);
-        Ok(value)
+            _ => return Err(none()),
+        }
+        Ok(())
     }
 
-    /// A parameter's value and moments.
+    /// What it remembers of a parameter.
     ///
     /// # Errors
     /// A lost device.
-    pub async fn read(&self, parameter: &TrainedParameter, shape: &Shape) -> Result<ParameterState> {
-        let none = || Error::invalid(&parameter.name, "has no state of the optimiser");
-        let held = self.states.get(&parameter.name).ok_or_else(none)?;
-        let mut tensors = HashMap::new();
-        for (name, tensor) in held {
-            tensors.insert(name.as_str(), tensor.read().await?);
+    pub async fn read(&self, name: &str, shape: &Shape) -> Result<Moments> {
+        let none = || Error::invalid(name, "has no state of the optimiser");
+        let rule = self.rule.of(shape);
+        let mut read = HashMap::new();
+        for (moment, tensor) in Moments::names(rule).iter().zip(self.moments.get(name).ok_or_else(none)?) {
+            read.insert(*moment, tensor.read().await?);
         }
-        let mut take = |name: &str| tensors.remove(name).ok_or_else(none);
-        if self.rule.of(shape) == Rule::Muon {
-            let (value, momentum) = (take("parameter")?, take("momentum")?);
-            return Ok(ParameterState { value, moments: Moments::Muon(momentum) });
-        }
-        let state = take("state")?;
-        let count = shape.count();
-        let values = state.as_f32()?;
-        if values.len() != 3 * count {
-            return Err(none());
-        }
-        let row = |i: usize| HostTensor::from_f32(shape.clone(), values[i * count..(i + 1) * count].to_vec());
-        Ok(ParameterState { value: row(0)?, moments: Moments::AdamW([row(1)?, row(2)?]) })
+        Moments::read(rule, |moment| read.get(moment).cloned().ok_or_else(none))
     }
 }
 
-/// Numbers that are kept of a parameter of a shape: itself and what the optimiser remembers of it.
-pub(crate) fn state_numbers(rule: Rule, shape: &Shape) -> usize {
-    (1 + Moments::names(rule.of(shape)).len()) * shape.count()
+/// What a network of the optimiser takes at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Extent {
+    /// AdamW: so many numbers.
+    AdamW(usize),
+    /// Muon: a matrix.
+    Muon(Shape),
 }
 
-/// A step of a parameter of a shape.
-pub(crate) fn graph(rule: Rule, shape: &Shape) -> Result<Graph> {
-    match rule {
-        Rule::AdamW => network(shape),
-        Rule::Muon => muon_network(shape),
+/// The networks for parameters of these shapes.
+pub(crate) fn extents(rule: Rule, shapes: &[Shape]) -> Vec<Extent> {
+    let (muon, adamw): (Vec<_>, Vec<_>) = shapes.iter().partition(|shape| rule.of(shape) == Rule::Muon);
+    let mut extents: Vec<_> = adamw.first().map(|_| Extent::AdamW(chunk(adamw.iter().copied()))).into_iter().collect();
+    for shape in muon {
+        let extent = Extent::Muon(shape.clone());
+        if !extents.contains(&extent) {
+            extents.push(extent);
+        }
+    }
+    extents
+}
+
+/// Numbers that the optimiser remembers of a parameter of a shape.
+pub(crate) fn moment_numbers(rule: Rule, shape: &Shape) -> usize {
+    Moments::names(rule.of(shape)).len() * shape.count()
+}
+
+/// A step's network.
+///
+/// # Errors
+/// When an extent is 0.
+pub(crate) fn graph(extent: &Extent) -> Result<Graph> {
+    match extent {
+        Extent::AdamW(count) => adamw_graph(*count),
+        Extent::Muon(shape) => muon_graph([shape[0], shape[1]]),
     }
 }
 
-/// A step of Muon for a matrix: [`muon_graph`], whose parameter also comes as `value`, for the adapter.
-fn muon_network(shape: &Shape) -> Result<Graph> {
-    let mut graph = muon_graph([shape[0], shape[1]])?;
-    let found = graph.outputs().iter().find(|(name, _)| name == "parameter").map(|(_, id)| *id);
-    let id = found.ok_or_else(|| Error::invalid("muon", "gives no parameter"))?;
-    graph.output("value", id)?;
-    Ok(graph)
-}
-
-/// A step of AdamW for a parameter of a shape. Inputs: `state` [3, N], `gradient` of the shape, `settings` [8]. Outputs: `state` and
-/// `value`, of the shape.
-fn network(shape: &Shape) -> Result<Graph> {
-    let count = shape.count();
+/// A step of AdamW for so many numbers. Inputs: `state` [3, N], `gradient` [N], `settings` [8]. Output: the next `state`.
+fn adamw_graph(count: usize) -> Result<Graph> {
     let mut graph = Graph::new("adamw");
     let g = &mut graph;
     let state = g.input("state", TensorType::f32([3, count]), Rate::Step)?;
-    let gradient = g.input("gradient", TensorType::f32(shape.clone()), Rate::Step)?;
+    let gradient = g.input("gradient", TensorType::f32([count]), Rate::Step)?;
     let settings = g.input("settings", TensorType::f32([8]), Rate::Step)?;
-    let gradient = g.reshape(gradient, [count])?;
     let next = g.apply(AdamW, &[state, gradient, settings])?;
-    let value = g.apply(Slice::along(&[3, count], 0, 0, 1), &[next])?;
-    let value = g.reshape(value, shape.clone())?;
     g.output("state", next)?;
-    g.output("value", value)?;
     Ok(graph)
 }
 
@@ -296,31 +318,96 @@ impl LossScale {
 mod tests {
     use super::*;
     use pulid_engine::{DeviceOptions, Silent};
+    use pulid_ops::{Binary, Operator};
+
+    /// An adapter of a parameter `p` whose gradient has so many numbers, all 1.
+    async fn adapter(runtime: &Runtime, value: &HostTensor, gradients: usize) -> Adapter {
+        let mut graph = Graph::new("adapter");
+        let g = &mut graph;
+        let p = g.input("p", TensorType::f32(value.shape().clone()), Rate::Step).unwrap();
+        let given = g.input("given", TensorType::f32([gradients]), Rate::Step).unwrap();
+        let gradient = g.apply(Binary::mul(), &[given, given]).unwrap();
+        let used = g.apply(Binary::mul(), &[p, p]).unwrap();
+        g.output("d.p", gradient).unwrap();
+        g.output("used", used).unwrap();
+        let mut network = runtime.load(&graph, &Silent).await.unwrap();
+        network.write("p", value).unwrap();
+        network.write("given", &HostTensor::from_fn([gradients], |_| 1.0)).unwrap();
+        network.run_in_place(&Silent).await.unwrap();
+        Adapter::of(network)
+    }
+
+    fn settings() -> Settings {
+        let factor = 1.0;
+        let adamw = AdamWStep { rate: 0.1, decay: 0.0, betas: [0.9, 0.999], epsilon: 1e-8, step: 1, factor };
+        let adjust = pulid_models::training::MuonRate::MatchRmsAdamW;
+        Settings { adamw, muon: MuonStep { rate: 0.1, adjust, decay: 0.0, momentum: 0.95, factor } }
+    }
+
+    async fn runtime() -> Runtime {
+        let selector = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+        Runtime::open(&selector, DeviceOptions::default()).await.unwrap()
+    }
 
     #[test]
     fn a_step_that_fails_keeps_what_was_there() {
         pollster::block_on(async {
-            let selector = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
-            let runtime = Runtime::open(&selector, DeviceOptions::default()).await.unwrap();
+            let runtime = runtime().await;
             let shape = Shape::new([2, 3]);
             let value = HostTensor::from_fn(shape.clone(), |i| i as f32);
+            let zeros = HostTensor::zeros(shape.clone());
             for rule in [Rule::AdamW, Rule::Muon] {
-                let mut optimizer = Optimizer::new(&runtime, rule);
-                let moments = Moments::read(rule, |_| Ok(HostTensor::zeros(shape.clone()))).unwrap();
-                optimizer.set("p", &ParameterState { value: value.clone(), moments }).unwrap();
-                optimizer.load(&[(shape.clone(), "p".into())], &Silent).await.unwrap();
-                let factor = 1.0;
-                let adamw = AdamWStep { rate: 0.1, decay: 0.0, betas: [0.9, 0.999], epsilon: 1e-8, step: 1, factor };
-                let adjust = pulid_models::training::MuonRate::MatchRmsAdamW;
-                let muon = MuonStep { rate: 0.1, adjust, decay: 0.0, momentum: 0.95, factor };
-                let settings = Settings { adamw, muon };
-                let wrong = Tensor::Host(HostTensor::zeros([6]));
-                optimizer.step("p", &shape, wrong, settings, &Silent).await.unwrap_err();
-                let held = &optimizer.states["p"];
-                assert!(!held.is_empty());
-                let right = Tensor::Host(HostTensor::from_fn(shape.clone(), |_| 1.0));
-                let changed = optimizer.step("p", &shape, right, settings, &Silent).await.unwrap();
-                assert_ne!(changed.read().await.unwrap(), value, "{rule:?}");
+                let shapes = std::slice::from_ref(&shape);
+                let mut optimizer = Optimizer::load(&runtime, rule, shapes, &Silent).await.unwrap();
+                let moments = Moments::read(rule, |_| Ok(zeros.clone())).unwrap();
+                optimizer.set("p", &shape, &moments).await.unwrap();
+                let mut wrong = adapter(&runtime, &value, 5).await;
+                optimizer.step("p", &shape, &mut wrong, settings(), &Silent).await.unwrap_err();
+                let held = async |optimizer: &Optimizer, adapter: &Adapter| {
+                    let value = adapter.value("p").unwrap().read().await.unwrap().to_f32_vec();
+                    let moments = optimizer.read("p", &shape).await.unwrap();
+                    (value, moments.each().iter().map(|(_, tensor)| tensor.to_f32_vec()).collect::<Vec<_>>())
+                };
+                let (kept, moments) = held(&optimizer, &wrong).await;
+                assert_eq!(kept, value.to_f32_vec(), "{rule:?}");
+                assert!(moments.iter().flatten().all(|v| *v == 0.0), "{rule:?}");
+                let mut right = adapter(&runtime, &value, 6).await;
+                optimizer.step("p", &shape, &mut right, settings(), &Silent).await.unwrap();
+                let (changed, moments) = held(&optimizer, &right).await;
+                assert!(changed.iter().zip(&kept).all(|(after, before)| after < before), "{rule:?}: {changed:?}");
+                assert!(moments.iter().flatten().all(|v| *v > 0.0), "{rule:?}");
+            }
+        });
+    }
+
+    /// Pieces of a parameter, the last of which is not full, come out as the operator makes of the whole.
+    #[test]
+    fn a_parameter_that_goes_through_in_pieces_is_changed_as_in_one() {
+        pollster::block_on(async {
+            let count = CHUNK + 5;
+            let small = Shape::new([3]);
+            let number = |i: usize, by: usize| (i % by) as f32 / by as f32 + 0.1;
+            let value = HostTensor::from_fn([count], |i| number(i, 97));
+            let both =
+                [HostTensor::from_fn([count], |i| number(i, 89)), HostTensor::from_fn([count], |i| number(i, 83))];
+            let shapes = [small, value.shape().clone()];
+            let mut found = Vec::new();
+            for runtime in [runtime().await, Runtime::Reference] {
+                let mut optimizer = Optimizer::load(&runtime, Rule::AdamW, &shapes, &Silent).await.unwrap();
+                optimizer.set("p", &shapes[1], &Moments::AdamW(both.clone())).await.unwrap();
+                let mut adapter = adapter(&runtime, &value, count).await;
+                optimizer.step("p", &shapes[1], &mut adapter, settings(), &Silent).await.unwrap();
+                let Moments::AdamW([first, second]) = optimizer.read("p", &shapes[1]).await.unwrap() else { panic!() };
+                let value = adapter.value("p").unwrap().read().await.unwrap();
+                found.push([value, first, second].map(|tensor| tensor.to_f32_vec()));
+            }
+            let state = [value.to_f32_vec(), both[0].to_f32_vec(), both[1].to_f32_vec()].concat();
+            let state = HostTensor::from_f32([3, count], state).unwrap();
+            let ones = HostTensor::from_fn([count], |_| 1.0);
+            let whole = AdamW.reference(&[&state, &ones, &settings().adamw.settings()]).unwrap().to_f32_vec();
+            assert_eq!(found[1].concat(), whole);
+            for (i, (found, expected)) in found[0].concat().iter().zip(&whole).enumerate() {
+                assert!((found - expected).abs() < 1e-5, "{i}: {found} {expected}");
             }
         });
     }

@@ -5,8 +5,8 @@ use crate::average;
 use crate::batch::Batches;
 use crate::buckets::Size;
 use crate::cache::Cache;
-use crate::memory::{Memory, Part, Planner, decide, working};
-use crate::optimizer::{self, Rule};
+use crate::memory::{Decided, Memory, Part, Planner, decide, kept};
+use crate::optimizer;
 use crate::options::{Recompute, TrainOptions};
 use crate::terms::Call;
 use crate::worker::WorkerSetup;
@@ -14,9 +14,10 @@ use pulid::identity::FaceModels;
 use pulid::pipeline::SdxlModel;
 use pulid::runtime::{Quiet, Reporter};
 use pulid_checkpoint::Checkpoint;
-use pulid_graph::Checkpointing;
+use pulid_engine::Observer;
+use pulid_graph::{Checkpointing, ScratchSizes};
 use pulid_models::Precision;
-use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
+use pulid_models::pulid::{IdentityInputs, IdentityLayer, TrainedAdapter};
 use pulid_ops::Capabilities;
 use pulid_tensor::{Error, Result, Shape};
 use std::collections::BTreeSet;
@@ -40,6 +41,59 @@ pub struct Plan {
     pub memory: Memory,
     /// Bytes in all: of images of different sizes those that take the most.
     pub total: usize,
+}
+
+/// What is trained, on the device that holds it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Own {
+    tensors: usize,
+    /// Numbers in them.
+    numbers: usize,
+    /// Bytes by part, without what lies in `scratch`.
+    memory: Memory,
+    /// For the values between operators.
+    pub scratch: ScratchSizes,
+}
+
+impl Own {
+    /// For photos of so many vision tokens.
+    ///
+    /// # Errors
+    /// As [`Adapter::graph`], and a device that cannot run a network.
+    pub async fn plan(
+        planner: &Planner<'_>,
+        trained: &TrainedAdapter,
+        layers: &[IdentityLayer],
+        vision: usize,
+        options: &TrainOptions,
+        observer: &dyn Observer,
+    ) -> Result<Own> {
+        let build = || Adapter::graph(trained, layers, options.batch, vision, options.accumulate > 1);
+        let (graph, parameters) = build()?;
+        let shapes: Vec<Shape> = parameters.iter().map(|parameter| graph.shape(parameter.node).clone()).collect();
+        let numbers: usize = shapes.iter().map(Shape::count).sum();
+        let part = Part::forward("adapter: parameters and gradients", "adapter: constants", || Ok(build()?.0));
+        let none = ScratchSizes::default();
+        let Decided { mut memory, mut scratch, .. } =
+            decide(planner, &[part], Recompute::Off, None, &none, observer).await?;
+        let of = |numbers: usize| numbers * size_of::<f32>();
+        let moments: usize = shapes.iter().map(|shape| optimizer::moment_numbers(options.optimizer, shape)).sum();
+        memory.push(("the optimiser's moments".to_owned(), of(moments)));
+        let extents = optimizer::extents(options.optimizer, &shapes);
+        let steps = kept(planner, extents, optimizer::graph, &mut scratch, observer).await?;
+        memory.push(("the optimiser's steps".to_owned(), steps));
+        if options.ema > 0.0 {
+            let chunk = Shape::new([optimizer::chunk(shapes.iter())]);
+            let steps = kept(planner, [chunk], average::graph, &mut scratch, observer).await?;
+            memory.push(("moving averages".to_owned(), of(numbers) + steps));
+        }
+        Ok(Own { tensors: shapes.len(), numbers, memory, scratch })
+    }
+
+    /// Bytes of its parts.
+    pub fn bytes(&self) -> usize {
+        self.memory.iter().map(|(_, bytes)| bytes).sum()
+    }
 }
 
 /// Extents that a run's networks are built for.
@@ -133,33 +187,13 @@ pub(crate) async fn plan(
     let call =
         extents.call(IdentityInputs { tokens, num_zero: options.num_zero, ortho: options.ortho()? }, options.batch);
 
-    // What is trained.
-    let build = || {
-        let accumulates = options.accumulate > 1;
-        Adapter::graph(&trained, &layers, options.batch, extents.tokens[1], accumulates)
-    };
-    let (graph, parameters) = build()?;
-    let shapes: Vec<Shape> = parameters.iter().map(|parameter| graph.shape(parameter.node).clone()).collect();
-    let numbers: usize = shapes.iter().map(Shape::count).sum();
-    let part = Part::forward("adapter: parameters, values and gradients", "adapter: constants", || Ok(build()?.0));
-    let mut own = decide(planner, &[part], Recompute::Off, None, &quiet).await?.memory;
-    let of = |numbers: usize| numbers * size_of::<f32>();
-    own.push(("gradients on their way to the optimiser".to_owned(), of(numbers)));
-    let states = shapes.iter().map(|shape| optimizer::state_numbers(options.optimizer, shape)).sum();
-    own.push(("the optimiser's parameters and moments".to_owned(), of(states)));
-    let rule = |shape: &Shape| -> Rule { options.optimizer.of(shape) };
-    let steps = working(planner, shapes.clone(), |shape| optimizer::graph(rule(shape), shape), &quiet).await?;
-    own.push(("the optimiser's steps".to_owned(), steps));
-    if options.ema > 0.0 {
-        let steps = working(planner, shapes.clone(), average::graph, &quiet).await?;
-        own.push(("moving averages".to_owned(), of(numbers) + steps));
-    }
+    let own = Own::plan(planner, &trained, &layers, extents.tokens[1], options, &quiet).await?;
 
     // The frozen networks.
     let sum = |memory: &Memory| memory.iter().map(|(_, bytes)| bytes).sum::<usize>();
     let setup = WorkerSetup { model, faces, options, call, layers: &layers };
-    let decided = setup.decide(planner, sum(&own), &quiet).await?;
-    let mut memory = decided.memory.clone();
+    let decided = setup.decide(planner, &own, &quiet).await?;
+    let (mut memory, mut scratch) = (decided.memory.clone(), decided.scratch.clone());
     // Those for images of other sizes take turns with these, and are built as they are.
     let at = call.at();
     let mut most: usize = memory.iter().filter(|(part, _)| part.ends_with(&at)).map(|(_, bytes)| bytes).sum();
@@ -176,21 +210,24 @@ pub(crate) async fn plan(
                 Checkpointing::Blocks(_) => Recompute::Block,
             };
             let name = part.name.clone();
-            let other = decide(planner, &[part], recompute, None, &quiet).await?.memory;
+            let none = ScratchSizes::default();
+            let other = decide(planner, &[part], recompute, None, &none, &quiet).await?;
+            scratch.fit(&other.scratch);
             let after = memory.iter().position(|(part, _)| *part == first.name).map_or(0, |first| first + 1);
-            for part in other.into_iter().filter(|(part, _)| *part == name) {
+            for part in other.memory.into_iter().filter(|(part, _)| *part == name) {
                 all += part.1;
                 memory.insert(after, part);
             }
         }
         (most, of_all) = (most.max(all), of_all + all);
     }
-    memory.extend(own);
+    memory.extend(own.memory);
+    memory.push(("values between operators, of one network after another".to_owned(), scratch.bytes()));
     memory.retain(|(_, bytes)| *bytes > 0);
     Ok(Plan {
         adapter: trained.version().to_string(),
-        tensors: shapes.len(),
-        parameters: numbers,
+        tensors: own.tensors,
+        parameters: own.numbers,
         images: extents.sizes.iter().map(|(_, images)| images).sum(),
         sizes: extents.sizes,
         recomputed: decided.recomputes(),

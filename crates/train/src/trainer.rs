@@ -10,19 +10,20 @@ use crate::losses::LossSums;
 use crate::memory::Planner;
 use crate::optimizer::{LossScale, Moments, Optimizer, ParameterState, Settings};
 use crate::options::TrainOptions;
+use crate::plan::Own;
 use crate::run::{Metrics, Resumed, Saved, State};
 use crate::terms::Call;
 use crate::worker::{DeviceWorker, Request, Worker, WorkerSetup, named, on_host, together};
 use pulid::identity::FaceModels;
 use pulid::pipeline::SdxlModel;
-use pulid::runtime::{Reporter, Runtime, Tensor};
+use pulid::runtime::{Reporter, Runtime};
 use pulid_checkpoint::Checkpoint;
 use pulid_models::pulid::{IdentityInputs, TrainedAdapter};
 use pulid_models::sdxl::Unet;
 use pulid_models::training::{MuonRate, MuonStep};
 use pulid_ops::AdamWStep;
 use pulid_tensor::{DType, Error, HostTensor, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -89,12 +90,27 @@ impl Trainer {
         let in_half = |runtime: &Runtime| runtime.precision(dtype, None).activations == DType::F16;
         let half = in_half(runtime) || others.iter().any(in_half);
 
-        reporter.stage("loading the adapter");
         let vision = first.hidden.first().map_or(0, |h| h.shape()[1]);
+        let own = Own::plan(&Planner::Device(runtime), &trained, &layers, vision, options, reporter).await?;
+        let setup = WorkerSetup { model, faces, options, call, layers: &layers };
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        let (sharing, nothing) = (runtime.sharing_scratch(), Own::default());
+        let mut runtimes = vec![sharing.clone()];
+        runtimes.extend(others.iter().map(Runtime::sharing_scratch));
+        for (place, runtime) in runtimes.iter().enumerate() {
+            let own = if place == 0 { &own } else { &nothing };
+            let loaded = DeviceWorker::load(runtime, &setup, place == 0, own, reporter).await;
+            let worker =
+                loaded.map_err(|error| if others.is_empty() { error } else { named(&runtime.name(), error) })?;
+            workers.push(Box::new(worker));
+        }
+        let runtime = &sharing;
+        reporter.stage("loading the adapter");
         let accumulates = options.accumulate > 1;
         let extents = [options.batch, vision];
         let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
-        let mut optimizer = Optimizer::new(runtime, options.optimizer);
+        let shapes: Vec<_> = adapter.parameters.iter().map(|(_, shape)| shape.clone()).collect();
+        let mut optimizer = Optimizer::load(runtime, options.optimizer, &shapes, reporter).await?;
         let initial: Vec<_> =
             adapter.parameters.iter().map(|(p, _)| Ok((p.name.clone(), p.load()?))).collect::<Result<_>>()?;
         for ((parameter, shape), (_, value)) in adapter.parameters.iter().zip(&initial) {
@@ -110,10 +126,8 @@ impl Trainer {
                 Some(resumed) => resumed.moments(rule, parameter, shape)?,
                 None => Moments::read(rule, |_| Ok(HostTensor::zeros(shape.clone())))?,
             };
-            optimizer.set(&parameter.name, &ParameterState { value: value.clone(), moments })?;
+            optimizer.set(&parameter.name, shape, &moments).await?;
         }
-        let shapes: Vec<_> = adapter.parameters.iter().map(|(p, shape)| (shape.clone(), p.name.clone())).collect();
-        optimizer.load(&shapes, reporter).await?;
         for (name, value) in &initial {
             adapter.write(name, value)?;
         }
@@ -128,16 +142,6 @@ impl Trainer {
             }
         };
 
-        let reserved = optimizer.bytes() + average.as_ref().map_or(0, Average::bytes);
-        let setup = WorkerSetup { model, faces, options, call, layers: &layers };
-        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
-        for (place, runtime) in std::iter::once(runtime).chain(others).enumerate() {
-            let reserved = if place == 0 { reserved } else { 0 };
-            let loaded = DeviceWorker::load(runtime, &setup, place == 0, reserved, reporter).await;
-            let worker =
-                loaded.map_err(|error| if others.is_empty() { error } else { named(&runtime.name(), error) })?;
-            workers.push(Box::new(worker));
-        }
         let state = match resumed {
             Some(resumed) => resumed.state,
             None => State { step: 0, updates: 0, scale: LossScale::new(half) },
@@ -194,7 +198,7 @@ impl Trainer {
         let micros = self.options.accumulate;
         let factor = self.state.scale.factor;
         let mut exported = export.then(BTreeMap::new);
-        let (mut sum, mut sums, mut norms) = (LossSums::default(), None, Vec::new());
+        let (mut sum, mut norms) = (LossSums::default(), None);
         for first in (0..micros).step_by(self.workers.len()) {
             let round = first..micros.min(first + self.workers.len());
             let (mut requests, mut people) = (Vec::new(), Vec::new());
@@ -219,26 +223,25 @@ impl Trainer {
                 }
                 // Where no loss has anything to say, there is nothing to learn.
                 let Some(upstream) = response.gradients else { continue };
-                let before = sums.take();
-                let (gradients, squares) = self.adapter.gradients(whose, upstream, before, reporter).await?;
-                (sums, norms) = (Some(gradients), squares);
+                let before = norms.is_some();
+                norms = Some(self.adapter.gradients(whose, upstream, before, reporter).await?);
             }
         }
         let losses = sum.means();
         let loss = losses.weighted(&self.options.weights);
-        let norm = norms.iter().sum::<f64>().sqrt() / factor;
+        let norm = norms.iter().flatten().sum::<f64>().sqrt() / factor;
         let finite = norm.is_finite() && loss.is_finite();
         let lr = self.options.rate(step);
-        let learns = sums.is_some();
-        if let Some(gradients) = sums.filter(|_| finite) {
+        let learns = norms.is_some();
+        if learns && finite {
             if let Some(exported) = &mut exported {
-                self.export_parameters(Some(&gradients), "before", factor, exported).await?;
+                self.export_parameters(true, "before", factor, exported).await?;
             }
             self.torn = true;
-            self.update(gradients, norm, lr, reporter).await?;
+            self.update(norm, lr, reporter).await?;
             self.torn = false;
             if let Some(exported) = &mut exported {
-                self.export_parameters(None, "after", factor, exported).await?;
+                self.export_parameters(false, "after", factor, exported).await?;
                 for (name, loss) in losses.each() {
                     exported.insert(format!("loss.{name}"), HostTensor::from_f32([1], vec![loss as f32])?);
                 }
@@ -275,13 +278,7 @@ impl Trainer {
     }
 
     /// Changes every parameter by its gradient.
-    async fn update(
-        &mut self,
-        mut gradients: HashMap<String, Tensor>,
-        norm: f64,
-        lr: f64,
-        reporter: &dyn Reporter,
-    ) -> Result<()> {
+    async fn update(&mut self, norm: f64, lr: f64, reporter: &dyn Reporter) -> Result<()> {
         // As `torch.nn.utils.clip_grad_norm_` has it.
         let clipped = match self.options.clip {
             0.0 => 1.0,
@@ -297,14 +294,11 @@ impl Trainer {
         let unstoppable = Unstoppable;
         for index in 0..self.adapter.parameters.len() {
             let (parameter, shape) = &self.adapter.parameters[index];
-            let name = parameter.name.clone();
-            let none = || Error::invalid(&name, "has no gradient");
-            let gradient = gradients.remove(&format!("d.{name}")).ok_or_else(none)?;
-            let mut value = self.optimizer.step(&name, shape, gradient, settings, &unstoppable).await?;
+            let (name, shape) = (parameter.name.clone(), shape.clone());
+            self.optimizer.step(&name, &shape, &mut self.adapter, settings, &unstoppable).await?;
             if let Some(average) = &mut self.average {
-                value = average.follow(&name, shape, value, update, &unstoppable).await?;
+                average.follow(&name, &self.adapter.value(&name)?, update, &unstoppable).await?;
             }
-            self.adapter.write_tensor(&name, value).await?;
             reporter.progress(index as u64 + 1, self.adapter.parameters.len() as u64);
         }
         Ok(())
@@ -312,17 +306,19 @@ impl Trainer {
 
     async fn export_parameters(
         &self,
-        gradients: Option<&HashMap<String, Tensor>>,
+        gradients: bool,
         prefix: &str,
         factor: f64,
         exported: &mut Exported,
     ) -> Result<()> {
         for (parameter, shape) in &self.adapter.parameters {
             let name = &parameter.name;
-            let value = self.optimizer.read(parameter, shape).await?.value;
+            let value = self.adapter.value(name)?.read().await?.reshape(shape.clone())?;
             exported.insert(format!("{prefix}.{name}"), parameter.to_stored(value)?);
-            let Some(gradient) = gradients.and_then(|all| all.get(&format!("d.{name}"))) else { continue };
-            let scaled = gradient.read().await?.to_f32_vec();
+            if !gradients {
+                continue;
+            }
+            let scaled = self.adapter.gradient(name)?.read().await?.to_f32_vec();
             let plain = HostTensor::from_fn(shape.clone(), |i| (f64::from(scaled[i]) / factor) as f32);
             exported.insert(format!("d.{name}"), parameter.to_stored(plain)?);
         }
@@ -340,7 +336,9 @@ impl Trainer {
                 Some(average) => Some(average.read(&parameter.name, shape).await?),
                 None => None,
             };
-            all.push(Saved { parameter, state: self.optimizer.read(parameter, shape).await?, average });
+            let value = self.adapter.value(&parameter.name)?.read().await?.reshape(shape.clone())?;
+            let state = ParameterState { value, moments: self.optimizer.read(&parameter.name, shape).await? };
+            all.push(Saved { parameter, state, average });
         }
         Ok(all)
     }

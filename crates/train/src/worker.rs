@@ -12,6 +12,7 @@ use crate::memory::{Decided, Part, Planner, decide};
 use crate::objective::{BranchOptions, Weights};
 use crate::one_step::OneStep;
 use crate::options::TrainOptions;
+use crate::plan::Own;
 use crate::terms::{Call, Diffusion, Gradients};
 use pulid::identity::FaceModels;
 use pulid::pipeline::{SdxlModel, scheduler_config};
@@ -129,13 +130,13 @@ impl WorkerSetup<'_> {
     }
 
     /// What a device's worker takes for samples of the call's size, and what it computes again where that is more than fits beside
-    /// `reserved` bytes.
+    /// what is trained, if that is there.
     ///
     /// # Errors
     /// Weights that are missing or mismatched, a device that cannot run a network.
-    pub async fn decide(&self, planner: &Planner<'_>, reserved: usize, observer: &dyn Observer) -> Result<Decided> {
+    pub async fn decide(&self, planner: &Planner<'_>, own: &Own, observer: &dyn Observer) -> Result<Decided> {
         let options = self.options;
-        let (precision, room) = (planner.precision(options.storage()?), planner.room(reserved));
+        let (precision, room) = (planner.precision(options.storage()?), planner.room(own.bytes()));
         let unet = self.model.unet(precision)?;
         let face = self.face()?;
         let of_noise = || {
@@ -144,7 +145,7 @@ impl WorkerSetup<'_> {
             parts
         };
         let Some(branch) = options.needed_branch() else {
-            return decide(planner, &of_noise(), options.checkpointing, room, observer).await;
+            return decide(planner, &of_noise(), options.checkpointing, room, &own.scratch, observer).await;
         };
         // Graphs are built without a device.
         let (model, undecided, nowhere) = (branch.open_model()?, Decided::default(), Runtime::Reference);
@@ -152,7 +153,7 @@ impl WorkerSetup<'_> {
         let (of_branch, vae) = (model.unet(precision)?, model.vae(Precision::F32)?);
         let networks = Networks::new(&setup, &of_branch, &vae, self.call.text_tokens);
         let parts: Vec<_> = of_noise().into_iter().chain(networks.parts()?).collect();
-        decide(planner, &parts, options.checkpointing, room, observer).await
+        decide(planner, &parts, options.checkpointing, room, &own.scratch, observer).await
     }
 }
 
@@ -168,7 +169,7 @@ pub(crate) struct DeviceWorker {
 }
 
 impl DeviceWorker {
-    /// Loads the networks of the losses. `reserved` bytes of the device are for what is not on it yet.
+    /// Loads the networks of the losses. What is trained is `own`, if it comes to the same device afterwards.
     ///
     /// # Errors
     /// As [`Trainer::open`](crate::Trainer::open).
@@ -176,12 +177,13 @@ impl DeviceWorker {
         runtime: &Runtime,
         setup: &WorkerSetup<'_>,
         local: bool,
-        reserved: usize,
+        own: &Own,
         reporter: &dyn Reporter,
     ) -> Result<DeviceWorker> {
         let WorkerSetup { model, faces, options, call, .. } = *setup;
         reporter.stage("planning");
-        let decided = setup.decide(&Planner::Device(runtime), reserved, &Quiet(reporter)).await?;
+        let decided = setup.decide(&Planner::Device(runtime), own, &Quiet(reporter)).await?;
+        runtime.reserve(&decided.scratch).await?;
         let face = setup.face()?;
         let mut diffusion = None;
         if options.predicts() {

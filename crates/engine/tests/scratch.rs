@@ -1,0 +1,102 @@
+//! Networks that use the same memory for the values between their operators, one after another, and numbers that go from one to another.
+
+use pulid_engine::{Device, DeviceOptions, DeviceTensor, Scratch, Session, Silent};
+use pulid_graph::{FirstVariant, Graph, PlannedGraph, Rate, ScratchSizes, plan};
+use pulid_ops::{Activation, Binary, Unary};
+use pulid_tensor::{HostTensor, TensorType};
+
+async fn device() -> Device {
+    let selector = std::env::var("PULID_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    Device::open(&selector, DeviceOptions::default()).await.unwrap()
+}
+
+/// y = silu(silu(x) x) silu(x), whose values between lie in several buffers; not optimised, so that none are fused away.
+fn network(device: &Device, count: usize) -> PlannedGraph {
+    let mut g = Graph::new("network");
+    let x = g.input("x", TensorType::f32([count]), Rate::Step).unwrap();
+    let first = g.apply(Unary(Activation::Silu), &[x]).unwrap();
+    let second = g.apply(Binary::mul(), &[first, x]).unwrap();
+    let third = g.apply(Unary(Activation::Silu), &[second]).unwrap();
+    let y = g.apply(Binary::mul(), &[third, first]).unwrap();
+    g.output("y", y).unwrap();
+    plan(&g, device.capabilities(), &FirstVariant).unwrap()
+}
+
+fn values(count: usize, round: usize) -> HostTensor {
+    HostTensor::from_fn([count], |i| ((i * 7 + round * 3) % 23) as f32 * 0.25 - 2.0)
+}
+
+#[test]
+fn networks_that_share_memory_by_turns_compute_what_they_compute_alone() {
+    pollster::block_on(async {
+        let device = device().await;
+        let counts = [4099, 260, 9000];
+        let plans = counts.map(|count| network(&device, count));
+        let mut sizes = ScratchSizes::default();
+        plans.iter().for_each(|planned| sizes.fit(&planned.plan.scratch()));
+        assert!(sizes.each().len() > 1 && sizes == plans[2].plan.scratch());
+
+        let before = device.memory().held();
+        let scratch = Scratch::default();
+        scratch.reserve(&device, &sizes).await.unwrap();
+        let reserved = device.memory().held();
+        assert_eq!(reserved - before, sizes.bytes() as u64);
+        assert_eq!(scratch.present(&plans[0].plan.scratch()), plans[0].plan.scratch().bytes() as u64);
+        let (mut alone, mut sharing) = (Vec::new(), Vec::new());
+        for planned in &plans {
+            sharing.push(Session::sharing(&device, planned, &scratch, &Silent).await.unwrap());
+        }
+        let ports: usize = counts.iter().map(|count| 2 * (count * 4usize).next_multiple_of(16)).sum();
+        assert_eq!(device.memory().held() - reserved, ports as u64, "more than inputs and outputs");
+        for planned in &plans {
+            alone.push(Session::new(&device, planned, &Silent).await.unwrap());
+        }
+        for round in 0..3 {
+            for (place, count) in counts.into_iter().enumerate() {
+                for session in [&mut alone[place], &mut sharing[place]] {
+                    session.write("x", &values(count, round)).unwrap();
+                    session.run(&Silent).await.unwrap();
+                }
+                let [alone, sharing] = [&alone[place], &sharing[place]].map(|session| session.read("y"));
+                assert_eq!(alone.await.unwrap(), sharing.await.unwrap(), "{count} in round {round}");
+            }
+        }
+        drop((sharing, alone, scratch));
+        assert_eq!(device.memory().held(), before);
+    });
+}
+
+#[test]
+fn numbers_go_where_they_are_wanted_and_nowhere_else() {
+    pollster::block_on(async {
+        let device = device().await;
+        let mut session = Session::new(&device, &network(&device, 12), &Silent).await.unwrap();
+        session.write("x", &values(12, 0)).unwrap();
+        session.run(&Silent).await.unwrap();
+        let y = session.read("y").await.unwrap().to_f32_vec();
+        let tensor = DeviceTensor::new(&device, "tensor", &values(9, 1)).await.unwrap();
+        let part = session.output("y").unwrap().part(3..8).unwrap();
+        part.copy_to(&tensor.region().unwrap().part(1..6).unwrap()).await.unwrap();
+        let mut expected = values(9, 1).to_f32_vec();
+        expected[1..6].copy_from_slice(&y[3..8]);
+        assert_eq!(tensor.read().await.unwrap().to_f32_vec(), expected);
+        assert_eq!(part.part(1..3).unwrap().read().await.unwrap().to_f32_vec(), y[4..6]);
+        tensor
+            .region()
+            .unwrap()
+            .part(0..2)
+            .unwrap()
+            .copy_to(&session.input_mut("x").unwrap().part(10..12).unwrap())
+            .await
+            .unwrap();
+        let mut x = values(12, 0).to_f32_vec();
+        x[10..].copy_from_slice(&expected[..2]);
+        assert_eq!(session.input("x").unwrap().read().await.unwrap().to_f32_vec(), x);
+
+        assert!(part.part(3..6).unwrap_err().to_string().contains("not among 5"));
+        let other = tensor.region().unwrap();
+        assert!(part.copy_to(&other).await.unwrap_err().to_string().contains("5 numbers"));
+        assert!(other.copy_to(&other).await.is_err());
+        assert!(session.output("z").is_err() && session.input_mut("y").is_err());
+    });
+}
