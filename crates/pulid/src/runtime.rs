@@ -276,8 +276,8 @@ impl Runtime {
     pub async fn load(&self, graph: &Graph, observer: &dyn Observer) -> Result<Loaded> {
         let Runtime::Gpu { device, memory, pool, scratch, .. } = self else {
             let suspects = Box::new(Suspects::of(graph));
-            let (inputs, outputs) = (HashMap::new(), HashMap::new());
-            return Ok(Loaded::Reference { graph: Box::new(optimize(graph)), inputs, outputs, suspects });
+            let (inputs, outputs) = (HashMap::new(), Box::default());
+            return Ok(Loaded::Reference { graph: optimize(graph), inputs, outputs, suspects });
         };
         let fingerprint = graph.fingerprint();
         if let Some(mut kept) = pool.take(fingerprint) {
@@ -371,11 +371,11 @@ pub enum Loaded {
     /// On the CPU.
     Reference {
         /// The optimized graph.
-        graph: Box<Graph>,
+        graph: Graph,
         /// Inputs written so far.
         inputs: HashMap<String, HostTensor>,
         /// What came out when it ran last.
-        outputs: HashMap<String, HostTensor>,
+        outputs: Box<HashMap<String, HostTensor>>,
         /// The weights that it was loaded with.
         #[doc(hidden)]
         suspects: Box<Suspects>,
@@ -463,7 +463,7 @@ impl Loaded {
         let Loaded::Session(session) = self else {
             let mut all = self.run(observer).await?;
             if let Loaded::Reference { outputs, .. } = self {
-                outputs.clone_from(&all);
+                outputs.as_mut().clone_from(&all);
             }
             let host = |name: &&str| Ok(((*name).to_owned(), Tensor::Host(crate::pipeline::take(&mut all, name)?)));
             return names.iter().map(host).collect();

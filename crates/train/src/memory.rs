@@ -230,12 +230,13 @@ mod tests {
     use pulid_ops::{Binary, DeviceKind, MatMul};
     use pulid_tensor::HostTensor;
 
-    /// A product with a weight of `content`, over so many rows.
+    /// Products with a weight of `content`, one after another, over so many rows.
     fn network(content: f32, rows: usize) -> Result<Graph> {
         let mut g = Graph::new("network");
         let x = g.input("x", TensorType::f32([rows, 64]), Rate::Step)?;
         let weight = g.constant("weight", HostTensor::from_fn([64, 64], |i| content + i as f32));
-        let y = g.apply(MatMul::default(), &[x, weight])?;
+        let between = g.apply(MatMul::default(), &[x, weight])?;
+        let y = g.apply(MatMul::default(), &[between, weight])?;
         let y = g.apply(Binary::add(), &[y, x])?;
         g.output("y", y)?;
         Ok(g)
@@ -266,7 +267,7 @@ mod tests {
         let all = decided(None, Recompute::Auto);
         assert_eq!((bytes(&all, "weights"), bytes(&all, "other weights")), (64 * 64 * 4, 64 * 64 * 4));
         assert!(bytes(&all, "large") == 2 * 1024 * 64 * 4 && !all.recomputes());
-        // The product is what all of them share memory for.
+        // The first product is what all of them share memory for.
         let product = 1024 * 64 * 4;
         assert_eq!(all.scratch.bytes(), product);
         let total = (product + all.memory.iter().map(|(_, bytes)| bytes).sum::<usize>()) as u64;
