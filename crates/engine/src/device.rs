@@ -2,6 +2,7 @@ use crate::kernel::{Kernel, KernelKey};
 use crate::memory::{Counters, Weights};
 use crate::poller::Poller;
 use crate::portion::Portion;
+use crate::profiler::Profiler;
 use crate::time::Instant;
 use futures_channel::oneshot;
 use pulid_ops::{Capabilities, DeviceClass, DeviceKind, LARGEST_BINDING};
@@ -99,6 +100,7 @@ pub(crate) struct Inner {
     pub(crate) weights: Weights,
     pub(crate) counters: Arc<Counters>,
     pub(crate) portion: Portion,
+    pub(crate) profiler: Profiler,
     failure: Arc<Mutex<Option<String>>>,
     poller: Poller,
 }
@@ -473,6 +475,7 @@ impl Device {
                 adapter_info: info,
                 weights: Weights::default(),
                 counters: Arc::default(),
+                profiler: Profiler::default(),
                 portion,
                 failure,
                 poller,

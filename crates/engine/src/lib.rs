@@ -16,6 +16,7 @@ mod pipeline_cache;
 mod poller;
 mod portion;
 mod precompile;
+mod profiler;
 mod region;
 mod report;
 mod scratch;

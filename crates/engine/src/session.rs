@@ -423,6 +423,10 @@ impl Session {
         }
         result?;
         self.dirty = false;
+        if self.device.inner.profiler.is_on() {
+            let steps = self.profile_once(1).await?;
+            self.device.inner.profiler.add(&self.plan.network, steps);
+        }
         Ok(())
     }
 
@@ -560,6 +564,11 @@ impl Session {
     /// A lost device.
     pub async fn profile(&mut self, repeats: usize) -> Result<Vec<StepProfile>> {
         self.run(&Silent).await?;
+        self.profile_once(repeats).await
+    }
+
+    /// [`Session::profile`] without the warm-up.
+    async fn profile_once(&self, repeats: usize) -> Result<Vec<StepProfile>> {
         let needed: Vec<usize> = (0..self.steps.len()).filter(|&i| self.is_needed(&self.plan.steps[i])).collect();
         let clocked = self.device.capabilities().kind != DeviceKind::Cpu && self.plan.stages.is_empty();
         let clock = if clocked { Clock::new(&self.device, Clock::MOST).await? } else { None };

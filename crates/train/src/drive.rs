@@ -14,6 +14,7 @@ use crate::write_untrained;
 use pulid::identity::FaceModels;
 use pulid::pipeline::{Pipeline, SdxlModel, Storage};
 use pulid::runtime::{Reporter, Runtime};
+use pulid_engine::StepProfile;
 use pulid_models::Precision;
 use pulid_tensor::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,17 @@ pub struct Finished {
     pub adapter: PathBuf,
     /// Metrics of the last step, if one was done.
     pub last: Option<Metrics>,
+}
+
+/// What a run would take.
+#[derive(Clone, Debug)]
+pub struct Dry {
+    /// Memory.
+    pub plan: Plan,
+    /// Time.
+    pub seconds_a_step: f64,
+    /// Where it goes, by the name of a network: none unless asked for.
+    pub operators: Vec<(String, StepProfile)>,
 }
 
 /// A run that is not finished: what it needs besides its settings.
@@ -131,11 +143,12 @@ impl Run<'_> {
         Trainer::open(runtime, self.others, model, self.faces, &adapter, cache, self.options, resumed, reporter).await
     }
 
-    /// What the run takes, with the seconds of a step: measured on three after one that compiles. Nothing is kept of them.
+    /// What the run takes, with the seconds of a step: measured on three after one that compiles. With `profile` the operators of one more on the
+    /// first device, each with its network's name. Nothing is kept of them.
     ///
     /// # Errors
     /// As [`Run::train`].
-    pub async fn dry(&self, watcher: &dyn Watcher) -> Result<(Plan, f64)> {
+    pub async fn dry(&self, profile: bool, watcher: &dyn Watcher) -> Result<Dry> {
         let cache = self.cache(false, watcher).await?;
         let (runtime, model) = (self.pipeline.runtime(), self.pipeline.model());
         let batches = Batches::of_model(cache.clone(), model, self.options)?;
@@ -149,7 +162,16 @@ impl Run<'_> {
         for _ in 0..3 {
             trainer.step(false, watcher).await?;
         }
-        Ok((plan, begun.elapsed().as_secs_f64() / 3.0))
+        let seconds_a_step = begun.elapsed().as_secs_f64() / 3.0;
+        let mut operators = Vec::new();
+        if let (true, Runtime::Gpu { device, .. }) = (profile, runtime) {
+            watcher.stage("timing each operator of a step");
+            device.start_profile();
+            let stepped = trainer.step(false, watcher).await;
+            operators = device.finish_profile();
+            stepped?;
+        }
+        Ok(Dry { plan, seconds_a_step, operators })
     }
 
     /// Trains to the last step.

@@ -33,7 +33,7 @@ mod worker;
 pub use batch::{Batch, People};
 pub use branch::{EulerStep, Micro};
 pub use buckets::{Size, buckets, nearest};
-pub use drive::{Finished, Progress, Run, Stopped, Watcher, check_branch, check_data, reopen};
+pub use drive::{Dry, Finished, Progress, Run, Stopped, Watcher, check_branch, check_data, reopen};
 pub use initial::write_untrained;
 pub use losses::{LossSums, Mean};
 pub use objective::{BranchOptions, OneStepOptions, Weights};

@@ -12,6 +12,7 @@ pub mod generate;
 mod identity;
 pub mod inspect;
 mod models;
+mod profile;
 pub mod pull;
 pub mod quantize;
 pub mod run;

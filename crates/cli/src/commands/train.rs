@@ -2,6 +2,7 @@ mod branch;
 
 use super::identity::{check_no_folder, read_photo};
 use super::models::ModelsArgs;
+use super::profile::{by_network, say_shares};
 use super::{DeviceArgs, remember_choices};
 use crate::progress::{Terminal, keep_word};
 use branch::LossArgs;
@@ -15,7 +16,7 @@ use pulid_engine::DeviceOptions;
 use pulid_models::pulid::{IdentitySettings, TrainedAdapter};
 use pulid_tensor::{DType, Error, Result};
 use pulid_train::{
-    Pair, Preparing, Progress, Recompute, Rule, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch,
+    Dry, Pair, Preparing, Progress, Recompute, Rule, Run, Sampling, Schedule, TrainOptions, Watcher, check_branch,
     check_data, check_devices, plan_on, prepare, reopen,
 };
 use std::path::{Path, PathBuf};
@@ -259,6 +260,9 @@ struct TrainArgs {
     /// Print what the run would take and how long a step does, and write nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// With --dry-run: also where a step's time goes, by network and operator, on the first device
+    #[arg(long, requires = "dry_run")]
+    profile: bool,
     /// Print what the run would take of a discrete GPU's memory, by plans alone: no device is opened, no weight loaded, and --data may be
     /// left out. The GPU computes in half precision and binds what --max-binding says; --memory is all that it has
     #[arg(long, conflicts_with_all = ["resume", "dry_run", "out"])]
@@ -424,10 +428,10 @@ fn run_train(args: &TrainArgs) -> Result<()> {
         };
         let remember = || std::iter::once(&runtime).chain(&others).for_each(remember_choices);
         if args.dry_run {
-            let (plan, seconds) = run.dry(&screen).await?;
+            let dry = run.dry(args.profile, &screen).await?;
             terminal.finish();
             remember();
-            return say_plan(&plan, Some((seconds, runtime.device_memory().held())), args.json);
+            return say_plan(&dry.plan, Some((&dry, runtime.device_memory().held())), args.json);
         }
         let begun = resumed.as_ref().map(|resumed| resumed.state.step);
         let finished = run.train(resumed, &screen).await;
@@ -607,10 +611,18 @@ fn sampling(model: &SdxlModel, options: &TrainOptions) -> Result<Sampling> {
 }
 
 /// Tells a plan and, where steps were measured, the seconds of one and the bytes that the device held.
-fn say_plan(plan: &pulid_train::Plan, measured: Option<(f64, u64)>, json: bool) -> Result<()> {
+fn say_plan(plan: &pulid_train::Plan, measured: Option<(&Dry, u64)>, json: bool) -> Result<()> {
     if json {
-        let (seconds, held) = measured.unzip();
-        let report = serde_json::json!({"plan": plan, "seconds_a_step": seconds, "memory": held});
+        let (dry, held) = measured.unzip();
+        let mut report =
+            serde_json::json!({"plan": plan, "seconds_a_step": dry.map(|dry| dry.seconds_a_step), "memory": held});
+        if let Some(dry) = dry.filter(|dry| !dry.operators.is_empty()) {
+            let networks = by_network(&dry.operators).into_iter();
+            let networks = networks.map(|(network, milliseconds, operators)| {
+                serde_json::json!({"network": network, "milliseconds": milliseconds, "operators": operators})
+            });
+            report["profile"] = networks.collect();
+        }
         say!("{report}");
         return Ok(());
     }
@@ -630,8 +642,11 @@ fn say_plan(plan: &pulid_train::Plan, measured: Option<(f64, u64)>, json: bool) 
     if plan.recomputed {
         say!("blocks are computed again in the backward pass");
     }
-    if let Some((seconds, _)) = measured {
-        say!("{seconds:.3} s a step");
+    let Some((dry, _)) = measured else { return Ok(()) };
+    say!("{:.3} s a step", dry.seconds_a_step);
+    for (network, milliseconds, operators) in by_network(&dry.operators) {
+        say!("\n{milliseconds:>10.3} ms a step in {network}");
+        say_shares(&operators);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! One call of a model's UNet: its plan's sizes, its time, and where that goes.
 
+use super::super::profile::{Share, say_shares, shares};
 use super::{Args, median};
 use pulid::runtime::{Loaded, Runtime};
 use pulid::settings::ModelDefaults;
@@ -10,7 +11,6 @@ use pulid_models::pulid::IdentitySettings;
 use pulid_models::sdxl::{SdxlModel, UnetSize};
 use pulid_ops::Storage;
 use pulid_tensor::{DType, Error, HostTensor, Result};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -39,16 +39,6 @@ pub(super) struct Figures {
     working_bytes: usize,
     /// Time by operator and variant: by the device's clock, or where it has none each operator waited for by itself.
     operators: Vec<Share>,
-}
-
-/// The steps of a plan that share operator and variant.
-#[derive(Default, serde::Serialize)]
-struct Share {
-    operator: String,
-    variant: &'static str,
-    count: usize,
-    milliseconds: f64,
-    gflops: f64,
 }
 
 /// Measures the UNet of an SDXL model, or its VAE's decoder.
@@ -100,19 +90,7 @@ pub(super) async fn measure(runtime: &Runtime, model: &Path, args: &Args) -> Res
         seconds.push(start.elapsed().as_secs_f64());
     }
     let call = median(seconds);
-    let mut shares: BTreeMap<(String, &str), (Share, u64)> = BTreeMap::new();
-    for step in session.profile(args.repeats).await? {
-        let operator = step.operator.split('(').next().unwrap_or_default().to_owned();
-        let (share, flops) = shares.entry((operator.clone(), step.variant)).or_default();
-        share.operator = operator;
-        share.variant = step.variant;
-        share.count += 1;
-        share.milliseconds += step.seconds * 1e3;
-        *flops += step.cost.flops;
-        share.gflops = *flops as f64 / share.milliseconds / 1e6;
-    }
-    let mut operators: Vec<_> = shares.into_values().map(|(share, _)| share).collect();
-    operators.sort_by(|a, b| b.milliseconds.total_cmp(&a.milliseconds));
+    let operators = shares(&session.profile(args.repeats).await?);
     let summary = session.plan().summary();
     let figures = Figures {
         batch,
@@ -153,8 +131,5 @@ fn print(f: &Figures) {
         mib(f.weight_bytes),
         mib(f.working_bytes)
     );
-    say!("{:>10} {:>9} {:>6}  operator", "ms", "GFLOP/s", "count");
-    for s in &f.operators {
-        say!("{:>10.3} {:>9.2} {:>6}  {} {}", s.milliseconds, s.gflops, s.count, s.operator, s.variant);
-    }
+    say_shares(&f.operators);
 }
