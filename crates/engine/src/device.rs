@@ -448,6 +448,7 @@ impl Device {
             class: class(&info),
             shader_f16,
             max_binding_bytes: binding,
+            max_buffer_bytes: limits.max_buffer_size,
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,

@@ -13,6 +13,7 @@ mod observer;
 mod packed;
 mod peaks;
 mod pipeline_cache;
+mod place;
 mod poller;
 mod portion;
 mod precompile;

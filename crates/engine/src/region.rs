@@ -1,6 +1,8 @@
 //! Numbers on a device that are copied from where they are to where they are wanted, without a tensor in between.
 
 use crate::memory::Held;
+use crate::place::Place;
+use crate::scratch::Turn;
 use crate::session::DeviceTensor;
 use crate::{Device, Session};
 use pulid_graph::plan::Port;
@@ -9,20 +11,26 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Consecutive numbers in f32 of a session's input or output, or of a tensor. It shows what lies there at present: a run or a write may
-/// change it.
+/// change it. What was only kept until another network runs is an error then.
 #[derive(Clone, Debug)]
 pub struct Region {
     device: Device,
+    name: String,
     buffer: wgpu::Buffer,
+    /// From the buffer's first number on.
     range: Range<usize>,
+    /// The run that it is of, where that is all that keeps it.
+    turn: Option<Turn>,
 }
 
 impl Region {
-    fn new(device: &Device, name: &str, ty: &TensorType, buffer: &wgpu::Buffer) -> Result<Region> {
+    fn new(device: &Device, name: &str, ty: &TensorType, place: &Place, turn: Option<Turn>) -> Result<Region> {
         if ty.dtype != DType::F32 {
             return Err(Error::invalid(name, format!("is {ty}; only numbers in f32 are copied in part")));
         }
-        Ok(Region { device: device.clone(), buffer: buffer.clone(), range: 0..ty.shape.count() })
+        let first = place.offset as usize / size_of::<f32>();
+        let range = first..first + ty.shape.count();
+        Ok(Region { device: device.clone(), name: name.to_owned(), buffer: place.buffer.clone(), range, turn })
     }
 
     /// How many numbers there are.
@@ -43,11 +51,16 @@ impl Region {
         Ok(Region { range: first + range.start..first + range.end, ..self.clone() })
     }
 
+    fn check(&self) -> Result<()> {
+        self.turn.as_ref().map_or(Ok(()), |turn| turn.check(&self.name))
+    }
+
     /// The numbers in main memory, [N].
     ///
     /// # Errors
-    /// A lost device.
+    /// A lost device, numbers that are no longer there.
     pub async fn read(&self) -> Result<HostTensor> {
+        self.check()?;
         let [first, bytes] = [self.range.start, self.range.len()].map(|numbers| numbers * size_of::<f32>());
         let ty = TensorType::f32([self.count()]);
         HostTensor::from_bytes(&ty, &self.device.read_buffer_at(&self.buffer, first as u64, bytes).await?)
@@ -56,8 +69,9 @@ impl Region {
     /// Copies the numbers to another region of as many.
     ///
     /// # Errors
-    /// When it has another count, lies on another device or in the same buffer, or the device is lost.
+    /// When it has another count, lies on another device or in the same buffer, the numbers are no longer there, or the device is lost.
     pub async fn copy_to(&self, to: &Region) -> Result<()> {
+        self.check()?;
         if self.count() != to.count() {
             let detail = format!("{} numbers do not go where {} are", self.count(), to.count());
             return Err(Error::invalid("region", detail));
@@ -79,7 +93,7 @@ impl Region {
 
 impl Session {
     fn region(&self, port: &Port) -> Result<Region> {
-        Region::new(self.device(), &port.name, &port.ty, self.buffer(port.buffer))
+        Region::new(self.device(), &port.name, &port.ty, self.place(port), self.turn(port))
     }
 
     /// What an input holds.
@@ -132,6 +146,6 @@ impl DeviceTensor {
     /// # Errors
     /// When they are not in f32.
     pub fn region(&self) -> Result<Region> {
-        Region::new(&self.device, "tensor", &self.ty, &self.buffer)
+        Region::new(&self.device, "tensor", &self.ty, &Place::whole(self.buffer.clone()), None)
     }
 }

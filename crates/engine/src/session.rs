@@ -3,7 +3,8 @@ use crate::kernel::{Kernel, KernelKey};
 use crate::loader::Loader;
 use crate::memory::{DeviceWeight, Held};
 use crate::observer::{Observer, check};
-use crate::scratch::{Scratch, ScratchBuffer};
+use crate::place::Place;
+use crate::scratch::{Scratch, Share, Turn};
 use crate::time::Instant;
 use crate::timing::Clock;
 use crate::{Device, Silent};
@@ -21,13 +22,14 @@ use std::sync::atomic::Ordering::Relaxed;
 pub struct Session {
     device: Device,
     plan: Plan,
-    buffers: Vec<wgpu::Buffer>,
+    /// Where each planned buffer lies.
+    places: Vec<Place>,
     /// Weights that stay, which other sessions may use too.
     _weights: Vec<Arc<DeviceWeight>>,
     /// The session's own buffers.
     _held: [Held; 2],
-    /// Those that it shares, by turns.
-    scratch: Option<(Scratch, Vec<Arc<ScratchBuffer>>)>,
+    /// What it shares with others, by turns.
+    share: Option<Share>,
     prologue: Vec<Recorded>,
     steps: Vec<Recorded>,
     /// Weights that stream, in main memory, by their place in the plan.
@@ -140,7 +142,7 @@ impl Session {
         Session::create(device, planned, None, observer).await
     }
 
-    /// [`Session::new`], whose values between operators lie in buffers that other sessions use while this one does not run.
+    /// [`Session::new`], whose values between operators lie in arenas that other sessions use while this one does not run.
     ///
     /// # Errors
     /// As there.
@@ -169,42 +171,41 @@ impl Session {
         let dispatches = plan.prologue.iter().chain(&plan.steps).flat_map(|s| &s.dispatches);
         device.compile_together(dispatches.map(kernel_key)).await?;
         let recorded = device.scoped(|| {
-            let shared = scratch.map(|scratch| scratch.take(device, plan.scratch().each())).unwrap_or_default();
-            let places = scratch.map(|_| plan.scratch_buffers()).unwrap_or_default();
-            let shared_at: HashMap<usize, &Arc<ScratchBuffer>> = places.into_iter().zip(&shared).collect();
-            let mut buffers = Vec::with_capacity(plan.buffers.len());
+            let (share, shared) = scratch.map(|scratch| scratch.take(device, &plan)).unzip();
+            let mut shared = shared.unwrap_or_default();
+            let mut places = Vec::with_capacity(plan.buffers.len());
             for (i, b) in plan.buffers.iter().enumerate() {
-                buffers.push(match (weights.resident.get(&i), shared_at.get(&i)) {
-                    (Some(weight), _) => weight.buffer.clone(),
-                    (None, Some(shared)) => shared.buffer.clone(),
-                    (None, None) => device.create_buffer(&format!("{}.{i}", plan.network), b.bytes),
+                places.push(match (weights.resident.get(&i), shared.remove(&i)) {
+                    (Some(weight), _) => Place::whole(weight.buffer.clone()),
+                    (None, Some(shared)) => shared,
+                    (None, None) => Place::whole(device.create_buffer(&format!("{}.{i}", plan.network), b.bytes)),
                 });
             }
             let params = Params::new(device, &plan);
             let mut offset = 0;
             let mut record = |steps: &[Step]| -> Result<Vec<Recorded>> {
-                steps.iter().map(|step| record_step(device, step, &buffers, &zero, &params, &mut offset)).collect()
+                steps.iter().map(|step| record_step(device, step, &places, &zero, &params, &mut offset)).collect()
             };
             let prologue = record(&plan.prologue)?;
             let steps = record(&plan.steps)?;
             device.inner.queue.submit([]);
-            Ok((buffers, shared, params, prologue, steps))
+            Ok((places, share, params, prologue, steps))
         });
-        let (buffers, shared, params, prologue, steps) = recorded.await?;
+        let (places, share, params, prologue, steps) = recorded.await?;
         device.finished().await?;
         let bytes = |slots: bool| -> u64 {
             let own = plan.buffers.iter().enumerate().filter(|(i, _)| !weights.resident.contains_key(i));
             let own = own.filter(|(_, b)| scratch.is_none() || b.kind != BufferKind::Scratch);
-            own.filter(|(_, b)| (b.kind == BufferKind::Slot) == slots).map(|(i, _)| buffers[i].size()).sum()
+            own.filter(|(_, b)| (b.kind == BufferKind::Slot) == slots).map(|(i, _)| places[i].bytes).sum()
         };
         let held = [Held::weights(device, bytes(true)), Held::working(device, bytes(false))];
         Ok(Session {
             device: device.clone(),
             plan,
-            buffers,
+            places,
             _weights: weights.resident.into_values().collect(),
             _held: held,
-            scratch: scratch.map(|scratch| (scratch.clone(), shared)),
+            share,
             prologue,
             steps,
             streamed: weights.streamed,
@@ -218,16 +219,25 @@ impl Session {
         &self.device
     }
 
-    pub(crate) fn buffer(&self, index: usize) -> &wgpu::Buffer {
-        &self.buffers[index]
+    pub(crate) fn place(&self, port: &Port) -> &Place {
+        &self.places[port.buffer]
+    }
+
+    /// The run that an output is of, where that is all that keeps it.
+    pub(crate) fn turn(&self, port: &Port) -> Option<Turn> {
+        let transient = self.plan.buffers[port.buffer].kind == BufferKind::Scratch;
+        self.share.as_ref().filter(|_| transient).map(Share::turn)
     }
 
     pub(crate) fn input_port(&self, name: &str) -> Result<&Port> {
         Ok(&self.plan.inputs[find(&self.plan.inputs, name, "input", &self.plan.network)?])
     }
 
+    /// An output that can be read.
     pub(crate) fn output_port(&self, name: &str) -> Result<&Port> {
-        Ok(&self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?])
+        let port = &self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?];
+        self.turn(port).map_or(Ok(()), |turn| turn.check(name))?;
+        Ok(port)
     }
 
     /// An input is changed by something that does not look at it.
@@ -254,7 +264,7 @@ impl Session {
             return Err(Error::invalid("input", detail));
         }
         let stored = tensor.cast(port.ty.dtype);
-        self.device.write_buffer(&self.buffers[port.buffer], stored.bytes());
+        self.device.write_buffer(&self.places[port.buffer].buffer, stored.bytes());
         self.dirty |= port.hoisted;
         // Zeros of floats may have a sign.
         let zero = self.is_bypass(index) && stored.to_f32_vec().iter().all(|v| *v == 0.0);
@@ -272,11 +282,11 @@ impl Session {
             return Ok(());
         }
         self.zero[input] = zero;
-        let Session { device, plan, buffers, steps, zero, params, .. } = self;
+        let Session { device, plan, places, steps, zero, params, .. } = self;
         for (planned, recorded) in plan.steps.iter().zip(steps) {
             for (d, r) in planned.dispatches.iter().zip(&mut recorded.dispatches) {
                 if d.alternatives.iter().any(|a| a.input == input) {
-                    r.group = bind(device, d, &r.kernel, buffers, zero, params, r.offset);
+                    r.group = bind(device, d, &r.kernel, places, zero, params, r.offset);
                 }
             }
         }
@@ -305,13 +315,12 @@ impl Session {
     /// # Errors
     /// When there is no such output, or the device is lost or out of memory.
     pub async fn tensors(&self, outputs: &[&str]) -> Result<Vec<DeviceTensor>> {
-        let places = outputs.iter().map(|output| find(&self.plan.outputs, output, "output", &self.plan.network));
-        let ports = places.map(|place| Ok(&self.plan.outputs[place?])).collect::<Result<Vec<_>>>()?;
+        let ports = outputs.iter().map(|output| self.output_port(output)).collect::<Result<Vec<_>>>()?;
         let buffers = self.device.scoped(|| {
             let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
             let copied = ports.iter().map(|port| {
                 let buffer = self.device.create_buffer(&port.name, port.ty.bytes());
-                copy(&mut encoder, &self.buffers[port.buffer], &buffer);
+                self.place(port).copy_to(&mut encoder, &Place::whole(buffer.clone()));
                 buffer
             });
             let buffers = copied.collect::<Vec<_>>();
@@ -336,7 +345,7 @@ impl Session {
     ) -> Result<()> {
         let mut copies = Vec::new();
         for (name, tensor) in outputs {
-            let port = &self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?];
+            let port = self.output_port(name)?;
             if tensor.ty != port.ty {
                 let detail = format!("{} gives `{name}` {}, not {}", self.plan.network, port.ty, tensor.ty);
                 return Err(Error::invalid("output", detail));
@@ -345,12 +354,12 @@ impl Session {
                 let detail = format!("`{name}` of {} goes to another device", self.plan.network);
                 return Err(Error::invalid("output", detail));
             }
-            copies.push((port.buffer, tensor));
+            copies.push((self.place(port), tensor));
         }
         let submitted = self.device.scoped(|| {
             let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
-            for (buffer, tensor) in &copies {
-                copy(&mut encoder, &self.buffers[*buffer], &tensor.buffer);
+            for (place, tensor) in &copies {
+                place.copy_to(&mut encoder, &Place::whole(tensor.buffer.clone()));
             }
             self.device.inner.queue.submit([encoder.finish()]);
             Ok(())
@@ -391,7 +400,7 @@ impl Session {
         let submitted = self.device.scoped(|| {
             let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
             for (index, tensor) in &copies {
-                copy(&mut encoder, &tensor.buffer, &self.buffers[self.plan.inputs[*index].buffer]);
+                Place::whole(tensor.buffer.clone()).copy_to(&mut encoder, self.place(&self.plan.inputs[*index]));
             }
             self.device.inner.queue.submit([encoder.finish()]);
             Ok(())
@@ -414,8 +423,7 @@ impl Session {
     /// # Errors
     /// A lost device or cancellation (between submissions; the session stays usable).
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<()> {
-        let scratch = self.scratch.as_ref().map(|(scratch, _)| scratch.clone());
-        let _running = scratch.as_ref().map(Scratch::run).transpose()?;
+        let _running = self.share.as_mut().map(Share::run).transpose()?;
         let result = self.run_units(observer).await;
         if result.is_err() && self.device.check().is_ok() {
             // What is under way still uses what the caller may want to free.
@@ -501,7 +509,7 @@ impl Session {
     fn upload(&self, weights: &[usize]) {
         for w in weights {
             if let Some(tensor) = self.streamed.get(w) {
-                self.device.write_buffer(&self.buffers[self.plan.weights[*w].buffer], tensor.bytes());
+                self.device.write_buffer(&self.place(&self.plan.weights[*w]).buffer, tensor.bytes());
                 self.device.inner.counters.uploaded.fetch_add(tensor.bytes().len() as u64, Relaxed);
             }
         }
@@ -519,8 +527,9 @@ impl Session {
     /// # Errors
     /// When there is no such output or the device is lost.
     pub async fn read(&self, name: &str) -> Result<HostTensor> {
-        let port = &self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?];
-        let bytes = self.device.read_buffer(&self.buffers[port.buffer], port.ty.bytes()).await?;
+        let port = self.output_port(name)?;
+        let Place { buffer, offset, .. } = self.place(port);
+        let bytes = self.device.read_buffer_at(buffer, *offset, port.ty.bytes()).await?;
         HostTensor::from_bytes(&port.ty, &bytes)
     }
 
@@ -529,6 +538,7 @@ impl Session {
     /// # Errors
     /// [`Error::NotFinite`] naming the operator; other errors of the device.
     pub async fn locate_non_finite(&mut self) -> Result<()> {
+        let _running = self.share.as_mut().map(Share::run).transpose()?;
         let plan = &self.plan;
         let prologue = plan.prologue.iter().zip(&self.prologue).enumerate().map(|s| (&plan.prologue_stages, s));
         let steps = plan.steps.iter().zip(&self.steps).enumerate().map(|s| (&plan.stages, s));
@@ -538,7 +548,8 @@ impl Session {
                 continue;
             }
             self.submit(recorded).await?;
-            let bytes = self.device.read_buffer(&self.buffers[step.output_buffer], step.output.bytes()).await?;
+            let Place { buffer, offset, .. } = &self.places[step.output_buffer];
+            let bytes = self.device.read_buffer_at(buffer, *offset, step.output.bytes()).await?;
             let values = HostTensor::from_bytes(&step.output, &bytes)?.to_f32_vec();
             let bad = values.iter().filter(|v| !v.is_finite()).count();
             if bad > 0 {
@@ -692,7 +703,7 @@ impl Params {
 fn record_step(
     device: &Device,
     step: &Step,
-    buffers: &[wgpu::Buffer],
+    places: &[Place],
     zero: &[bool],
     params: &Params,
     offset: &mut u64,
@@ -700,7 +711,7 @@ fn record_step(
     let mut dispatches = Vec::with_capacity(step.dispatches.len());
     for d in &step.dispatches {
         let kernel = device.kernel(kernel_key(d))?;
-        let group = bind(device, d, &kernel, buffers, zero, params, *offset);
+        let group = bind(device, d, &kernel, places, zero, params, *offset);
         dispatches.push(RecordedDispatch { kernel, group, grid: d.grid, offset: *offset });
         *offset += (d.params.len() as u64).next_multiple_of(params.alignment);
     }
@@ -709,11 +720,6 @@ fn record_step(
 
 fn kernel_key(d: &PlannedDispatch) -> KernelKey {
     KernelKey::new(d.shader, &d.features, &d.constants)
-}
-
-/// All of one buffer into another of the same size.
-fn copy(encoder: &mut wgpu::CommandEncoder, from: &wgpu::Buffer, to: &wgpu::Buffer) {
-    encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size().min(to.size()));
 }
 
 /// A plan's weights.
@@ -792,7 +798,7 @@ fn bind(
     device: &Device,
     d: &PlannedDispatch,
     kernel: &Kernel,
-    buffers: &[wgpu::Buffer],
+    places: &[Place],
     zero: &[bool],
     params: &Params,
     offset: u64,
@@ -800,8 +806,8 @@ fn bind(
     let size = std::num::NonZeroU64::new(u64::from(kernel.params_size));
     let uniform = wgpu::BufferBinding { buffer: &params.buffer, offset, size };
     let bound = d.bound(|input| zero[input]);
-    let resources = std::iter::once(wgpu::BindingResource::Buffer(uniform))
-        .chain(bound.iter().map(|&b| buffers[b].as_entire_binding()));
+    let resources =
+        std::iter::once(wgpu::BindingResource::Buffer(uniform)).chain(bound.iter().map(|&b| places[b].binding()));
     let entries: Vec<_> = resources
         .enumerate()
         .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })

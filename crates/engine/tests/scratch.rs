@@ -1,7 +1,7 @@
 //! Networks that use the same memory for the values between their operators, one after another, and numbers that go from one to another.
 
 use pulid_engine::{Device, DeviceOptions, DeviceTensor, Scratch, Session, Silent};
-use pulid_graph::{FirstVariant, Graph, PlannedGraph, Rate, ScratchSizes, plan};
+use pulid_graph::{Arenas, FirstVariant, Graph, PlannedGraph, Rate, largest_arena, plan, plan_sharing};
 use pulid_ops::{Activation, Binary, Unary};
 use pulid_tensor::{HostTensor, TensorType};
 
@@ -10,8 +10,9 @@ async fn device() -> Device {
     Device::open(&selector, DeviceOptions::default()).await.unwrap()
 }
 
-/// y = silu(silu(x) x) silu(x), whose values between lie in several buffers; not optimised, so that none are fused away.
-fn network(device: &Device, count: usize) -> PlannedGraph {
+/// y = silu(silu(x) x) silu(x), whose values between lie in several places; not optimised, so that none are fused away. `first`, silu(x), is
+/// there until the next run.
+fn network(device: &Device, count: usize, shares: bool) -> PlannedGraph {
     let mut g = Graph::new("network");
     let x = g.input("x", TensorType::f32([count]), Rate::Step).unwrap();
     let first = g.apply(Unary(Activation::Silu), &[x]).unwrap();
@@ -19,6 +20,8 @@ fn network(device: &Device, count: usize) -> PlannedGraph {
     let third = g.apply(Unary(Activation::Silu), &[second]).unwrap();
     let y = g.apply(Binary::mul(), &[third, first]).unwrap();
     g.output("y", y).unwrap();
+    g.transient_output("first", first).unwrap();
+    let plan = if shares { plan_sharing } else { plan };
     plan(&g, device.capabilities(), &FirstVariant).unwrap()
 }
 
@@ -31,25 +34,25 @@ fn networks_that_share_memory_by_turns_compute_what_they_compute_alone() {
     pollster::block_on(async {
         let device = device().await;
         let counts = [4099, 260, 9000];
-        let plans = counts.map(|count| network(&device, count));
-        let mut sizes = ScratchSizes::default();
-        plans.iter().for_each(|planned| sizes.fit(&planned.plan.scratch()));
-        assert!(sizes.each().len() > 1 && sizes == plans[2].plan.scratch());
+        let plans = counts.map(|count| network(&device, count, true));
+        let values_of = plans.each_ref().map(|planned| planned.plan.scratch());
+        let arenas = Arenas::for_all(&values_of, largest_arena(device.capabilities().max_buffer_bytes));
+        assert!(arenas.each().len() > 1 && arenas.bytes() < plans.iter().map(|p| p.plan.scratch_bytes()).sum());
 
         let before = device.memory().held();
         let scratch = Scratch::default();
-        scratch.reserve(&device, &sizes).await.unwrap();
+        scratch.reserve(&device, &arenas).await.unwrap();
         let reserved = device.memory().held();
-        assert_eq!(reserved - before, sizes.bytes() as u64);
-        assert_eq!(scratch.present(&plans[0].plan.scratch()), plans[0].plan.scratch().bytes() as u64);
+        assert_eq!(reserved - before, arenas.bytes() as u64);
+        assert_eq!(scratch.present(&plans[0].plan, &device), plans[0].plan.scratch_bytes() as u64);
         let (mut alone, mut sharing) = (Vec::new(), Vec::new());
         for planned in &plans {
             sharing.push(Session::sharing(&device, planned, &scratch, &Silent).await.unwrap());
         }
         let ports: usize = counts.iter().map(|count| 2 * (count * 4usize).next_multiple_of(16)).sum();
         assert_eq!(device.memory().held() - reserved, ports as u64, "more than inputs and outputs");
-        for planned in &plans {
-            alone.push(Session::new(&device, planned, &Silent).await.unwrap());
+        for count in counts {
+            alone.push(Session::new(&device, &network(&device, count, false), &Silent).await.unwrap());
         }
         for round in 0..3 {
             for (place, count) in counts.into_iter().enumerate() {
@@ -57,10 +60,21 @@ fn networks_that_share_memory_by_turns_compute_what_they_compute_alone() {
                     session.write("x", &values(count, round)).unwrap();
                     session.run(&Silent).await.unwrap();
                 }
-                let [alone, sharing] = [&alone[place], &sharing[place]].map(|session| session.read("y"));
-                assert_eq!(alone.await.unwrap(), sharing.await.unwrap(), "{count} in round {round}");
+                for output in ["y", "first"] {
+                    let [alone, sharing] = [&alone[place], &sharing[place]].map(|session| session.read(output));
+                    assert_eq!(alone.await.unwrap(), sharing.await.unwrap(), "{output} of {count} in round {round}");
+                }
             }
         }
+        // A network larger than all that was reserved finds room of its own.
+        let mut large = Session::sharing(&device, &network(&device, 50_000, true), &scratch, &Silent).await.unwrap();
+        assert!(device.memory().held() - reserved > ports as u64 + 2 * 200_000);
+        large.write("x", &values(50_000, 0)).unwrap();
+        large.run(&Silent).await.unwrap();
+        let x = values(50_000, 0).to_f32_vec();
+        let first = large.read("first").await.unwrap().to_f32_vec();
+        assert!(first.iter().zip(&x).all(|(first, x)| (first - x / (1.0 + (-x).exp())).abs() < 1e-5));
+        drop(large);
         drop((sharing, alone, scratch));
         assert_eq!(device.memory().held(), before);
     });
@@ -70,7 +84,7 @@ fn networks_that_share_memory_by_turns_compute_what_they_compute_alone() {
 fn numbers_go_where_they_are_wanted_and_nowhere_else() {
     pollster::block_on(async {
         let device = device().await;
-        let mut session = Session::new(&device, &network(&device, 12), &Silent).await.unwrap();
+        let mut session = Session::new(&device, &network(&device, 12, false), &Silent).await.unwrap();
         session.write("x", &values(12, 0)).unwrap();
         session.run(&Silent).await.unwrap();
         let y = session.read("y").await.unwrap().to_f32_vec();
@@ -98,5 +112,37 @@ fn numbers_go_where_they_are_wanted_and_nowhere_else() {
         assert!(part.copy_to(&other).await.unwrap_err().to_string().contains("5 numbers"));
         assert!(other.copy_to(&other).await.is_err());
         assert!(session.output("z").is_err() && session.input_mut("y").is_err());
+    });
+}
+
+#[test]
+fn what_is_kept_until_the_next_run_is_an_error_afterwards() {
+    pollster::block_on(async {
+        let device = device().await;
+        let scratch = Scratch::default();
+        let planned = [12, 300].map(|count| network(&device, count, true));
+        let mut one = Session::sharing(&device, &planned[0], &scratch, &Silent).await.unwrap();
+        let mut other = Session::sharing(&device, &planned[1], &scratch, &Silent).await.unwrap();
+        assert!(one.read("first").await.is_err(), "it never ran");
+        one.write("x", &values(12, 0)).unwrap();
+        one.run(&Silent).await.unwrap();
+        let first = one.output("first").unwrap();
+        let before = first.read().await.unwrap();
+        assert_eq!(one.tensor("first").await.unwrap().read().await.unwrap(), before);
+        let mut tensor = DeviceTensor::new(&device, "tensor", &values(12, 1)).await.unwrap();
+        let copy = tensor.region().unwrap();
+        first.copy_to(&copy).await.unwrap();
+        other.run(&Silent).await.unwrap();
+        let mut failed = vec![one.read("first").await.unwrap_err(), one.output("first").unwrap_err()];
+        failed.extend([first.read().await.unwrap_err(), first.copy_to(&copy).await.unwrap_err()]);
+        failed.push(one.tensor("first").await.unwrap_err());
+        failed.push(one.read_into([("first", &mut tensor)]).await.unwrap_err());
+        for error in failed {
+            assert!(error.to_string().starts_with("first: is read after another run"), "{error}");
+        }
+        assert_eq!(tensor.read().await.unwrap(), before, "what was copied in time");
+        one.read("y").await.unwrap();
+        one.run(&Silent).await.unwrap();
+        assert!(first.read().await.is_err() && one.read("first").await.unwrap() == before);
     });
 }

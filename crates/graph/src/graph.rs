@@ -2,7 +2,7 @@ use crate::{Weight, WeightKey};
 use pulid_ops::Operator;
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -80,6 +80,8 @@ pub struct Graph {
     pub(crate) name: String,
     pub(crate) nodes: Vec<Node>,
     pub(crate) outputs: Vec<(String, NodeId)>,
+    /// Names of the outputs that need not outlast the next run of another network.
+    pub(crate) transient: BTreeSet<String>,
     /// The node of each weight.
     weights: HashMap<(Arc<WeightKey>, TensorType), NodeId>,
     scope: Vec<String>,
@@ -88,8 +90,8 @@ pub struct Graph {
 impl Graph {
     /// An empty graph of a network.
     pub fn new(name: impl Into<String>) -> Self {
-        let (nodes, outputs) = (Vec::new(), Vec::new());
-        Graph { name: name.into(), nodes, outputs, weights: HashMap::new(), scope: Vec::new() }
+        let (nodes, outputs, transient) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Graph { name: name.into(), nodes, outputs, transient, weights: HashMap::new(), scope: Vec::new() }
     }
 
     /// Name of the network.
@@ -248,6 +250,17 @@ impl Graph {
         Ok(())
     }
 
+    /// [`Graph::output`] for what is read before any other network runs: it may lie in memory that networks share by turns.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn transient_output(&mut self, name: impl Into<String>, id: NodeId) -> Result<()> {
+        let name = name.into();
+        self.output(name.clone(), id)?;
+        self.transient.insert(name);
+        Ok(())
+    }
+
     /// Turns a weight into an input of its name and type, for whoever changes its values between runs. It has rate [`Rate::Step`], so
     /// that nothing that depends on it is computed once and kept. Gives what it was, which can still load its first value.
     ///
@@ -322,6 +335,9 @@ impl Graph {
             }
         }
         add(&self.outputs);
+        if !self.transient.is_empty() {
+            add(&self.transient);
+        }
         hash.finalize().into()
     }
 

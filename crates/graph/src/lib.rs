@@ -5,6 +5,7 @@
 //! between steps, chooses kernel variants and assigns buffers by liveness. [`reference`] runs the same graph in plain
 //! Rust on the CPU.
 
+mod arena;
 pub mod autodiff;
 mod bypass;
 mod graph;
@@ -18,10 +19,11 @@ pub mod residency;
 mod traffic;
 mod weight;
 
+pub use arena::{Arenas, Place, ScratchValues, largest_arena};
 pub use autodiff::Checkpointing;
 pub use graph::{Graph, Node, NodeId, NodeKind, Rate};
 pub use passes::{fit_bindings, optimize, replace_wide_attention};
-pub use plan::{Alternative, Plan, ScratchSizes, Stage};
-pub use planner::{Chooser, FirstVariant, PlannedGraph, plan};
+pub use plan::{Alternative, Plan, Stage};
+pub use planner::{Chooser, FirstVariant, PlannedGraph, plan, plan_sharing};
 pub use traffic::{OperatorTraffic, Traffic};
 pub use weight::{LoadWeight, Weight, WeightKey};

@@ -1,6 +1,6 @@
 //! The plan: plain data that an engine runs without knowing any operator.
 
-use crate::Traffic;
+use crate::{Arenas, ScratchValues, Traffic};
 use pulid_ops::Cost;
 use pulid_tensor::TensorType;
 use serde::Serialize;
@@ -57,6 +57,9 @@ pub struct PlannedDispatch {
     pub constants: Vec<(&'static str, f64)>,
     /// Buffer of each storage binding 1, 2, ...
     pub buffers: Vec<usize>,
+    /// Whether each is written.
+    #[serde(skip)]
+    pub written: &'static [bool],
     /// Other buffers for bindings that read what may be left out, in the order of [`PlannedDispatch::bound`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Alternative>,
@@ -133,6 +136,9 @@ pub struct Plan {
     pub network: String,
     /// Buffers to allocate.
     pub buffers: Vec<BufferPlan>,
+    /// Where scratch buffers are parts of larger ones, which other plans use too: what they take alone. Empty where each is its own.
+    #[serde(skip)]
+    pub arenas: Arenas,
     /// What the caller writes.
     pub inputs: Vec<Port>,
     /// What the caller reads.
@@ -166,36 +172,22 @@ pub struct PlanSummary {
     pub step_flops: u64,
 }
 
-/// Sizes of buffers for values between operators, the largest first, in which a plan finds room, or each of several plans on its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScratchSizes(Vec<usize>);
-
-impl ScratchSizes {
-    /// The size of each buffer.
-    pub fn each(&self) -> &[usize] {
-        &self.0
-    }
-
-    /// Bytes of all.
-    pub fn bytes(&self) -> usize {
-        self.0.iter().sum()
-    }
-
-    /// Makes room for what `other` has room for.
-    pub fn fit(&mut self, other: &ScratchSizes) {
-        self.0.resize(self.0.len().max(other.0.len()), 0);
-        self.0.iter_mut().zip(&other.0).for_each(|(own, other)| *own = (*own).max(*other));
-    }
-}
-
 impl Plan {
-    /// Sizes of its buffers for values between operators.
-    pub fn scratch(&self) -> ScratchSizes {
-        ScratchSizes(self.scratch_buffers().iter().map(|&i| self.buffers[i].bytes).collect())
+    /// What it holds between its operators, for places in arenas.
+    pub fn scratch(&self) -> ScratchValues {
+        ScratchValues::of(self)
     }
 
-    /// Its buffers for values between operators, in the order of [`Plan::scratch`].
-    pub fn scratch_buffers(&self) -> Vec<usize> {
+    /// Bytes for its values between operators.
+    pub fn scratch_bytes(&self) -> usize {
+        match self.arenas.bytes() {
+            0 => self.scratch_buffers().iter().map(|&i| self.buffers[i].bytes).sum(),
+            bytes => bytes,
+        }
+    }
+
+    /// Its buffers for values between operators, the largest first.
+    pub(crate) fn scratch_buffers(&self) -> Vec<usize> {
         let is_scratch = |i: &usize| self.buffers[*i].kind == BufferKind::Scratch;
         let mut places: Vec<usize> = (0..self.buffers.len()).filter(is_scratch).collect();
         places.sort_by_key(|&i| std::cmp::Reverse(self.buffers[i].bytes));
@@ -204,14 +196,15 @@ impl Plan {
 
     /// Sizes and counts.
     pub fn summary(&self) -> PlanSummary {
-        let bytes = |weights: bool| {
+        let bytes = |weights: bool| -> usize {
             let of_kind = |b: &&BufferPlan| matches!(b.kind, BufferKind::Weight | BufferKind::Slot) == weights;
-            self.buffers.iter().filter(of_kind).map(|b| b.bytes).sum()
+            let stay = self.buffers.iter().filter(|b| b.kind != BufferKind::Scratch);
+            stay.filter(of_kind).map(|b| b.bytes).sum()
         };
         PlanSummary {
             weight_bytes: bytes(true),
             streamed_bytes: self.streamed().map(|w| self.weights[w].ty.bytes()).sum(),
-            working_bytes: bytes(false),
+            working_bytes: bytes(false) + self.scratch_bytes(),
             prologue_dispatches: self.prologue.iter().map(|s| s.dispatches.len()).sum(),
             step_dispatches: self.steps.iter().map(|s| s.dispatches.len()).sum(),
             step_flops: self.steps.iter().map(|s| s.cost.flops).sum(),

@@ -3,7 +3,7 @@
 use crate::bypass::Bypasses;
 use crate::pack::{Span, pack};
 use crate::plan::{Alternative, BufferKind, BufferPlan, Plan, PlannedDispatch, Port, Step};
-use crate::{Graph, NodeId, NodeKind, Rate, Traffic, Weight};
+use crate::{Arenas, Graph, NodeId, NodeKind, Rate, Traffic, Weight, largest_arena};
 use pulid_ops::{Capabilities, Dispatch, LowerContext, Operator, Slot, Variant};
 use pulid_tensor::{Error, Result, TensorType};
 use std::collections::HashMap;
@@ -51,6 +51,22 @@ pub fn plan(graph: &Graph, capabilities: &Capabilities, chooser: &dyn Chooser) -
     Ok(if after < before - before / 10 { packed } else { planned })
 }
 
+/// [`plan`] for a device that runs several by turns and has one memory for the values between their operators: each has a buffer
+/// of its own in the plan, which is to become a place in [`Plan::arenas`] or in those of all plans.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_sharing(graph: &Graph, capabilities: &Capabilities, chooser: &dyn Chooser) -> Result<PlannedGraph> {
+    let planner = Planner { spans: Some(Vec::new()), shares: true, ..Planner::new(graph, capabilities, chooser) };
+    let mut planned = planner.run()?;
+    let scratch = planned.plan.scratch();
+    planned.plan.arenas = Arenas::for_all([&scratch], largest_arena(capabilities.max_buffer_bytes));
+    Ok(planned)
+}
+
+/// The last use of what stays in a scratch buffer until the run is over.
+const UNTIL_THE_END: usize = usize::MAX - 1;
+
 struct Planner<'a> {
     graph: &'a Graph,
     capabilities: &'a Capabilities,
@@ -58,7 +74,7 @@ struct Planner<'a> {
     /// Whether each node is the same for all steps of a run.
     constant: Vec<bool>,
     bypasses: Bypasses,
-    /// For storage nodes: index of the last node that reads the value; `usize::MAX` when it must stay.
+    /// For storage nodes: index of the last node that reads the value; [`UNTIL_THE_END`], or `usize::MAX` when it must stay.
     last_use: Vec<usize>,
     buffer_of: HashMap<NodeId, usize>,
     /// Position of each input in [`Plan::inputs`].
@@ -66,6 +82,8 @@ struct Planner<'a> {
     free: Vec<usize>,
     /// When each scratch buffer holds its value, if every value is to have a buffer of its own at first.
     spans: Option<Vec<Option<Span>>>,
+    /// Whether they keep them.
+    shares: bool,
     plan: Plan,
     weights: Vec<Weight>,
 }
@@ -83,12 +101,16 @@ impl<'a> Planner<'a> {
                 last_use[stored] = if crosses { usize::MAX } else { last_use[stored].max(index) };
             }
         }
-        for (_, id) in &graph.outputs {
-            last_use[graph.storage(*id).index()] = usize::MAX;
+        for (name, id) in &graph.outputs {
+            let stored = graph.storage(*id).index();
+            // What the prologue computes is not there again after the next step.
+            let transient = graph.transient.contains(name) && !constant[stored];
+            last_use[stored] = last_use[stored].max(if transient { UNTIL_THE_END } else { usize::MAX });
         }
         let plan = Plan {
             network: graph.name.clone(),
             buffers: Vec::new(),
+            arenas: Arenas::default(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             weights: Vec::new(),
@@ -108,6 +130,7 @@ impl<'a> Planner<'a> {
             input_of: HashMap::new(),
             free: Vec::new(),
             spans: None,
+            shares: false,
             plan,
             weights: Vec::new(),
         }
@@ -128,7 +151,7 @@ impl<'a> Planner<'a> {
             let hoisted = self.constant[id.index()];
             self.plan.outputs.push(Port { name: name.clone(), ty, buffer, hoisted });
         }
-        if let Some(spans) = &self.spans {
+        if let Some(spans) = self.spans.as_ref().filter(|_| !self.shares) {
             pack(&mut self.plan, spans);
         }
         Ok(PlannedGraph { plan: self.plan, weights: self.weights })
@@ -190,11 +213,12 @@ impl<'a> Planner<'a> {
             Slot::Unused => 0,
         };
         let traffic: Vec<_> = variant.dispatches.iter().map(|d| traffic(d, bytes)).collect::<Result<_>>()?;
+        let infos: Vec<_> = variant.dispatches.iter().map(Dispatch::shader_info).collect::<Result<_>>()?;
         let dispatches = variant
             .dispatches
             .into_iter()
-            .zip(traffic)
-            .map(|(d, traffic)| {
+            .zip(traffic.into_iter().zip(infos))
+            .map(|(d, (traffic, info))| {
                 let resolve = |slot: &Slot| match *slot {
                     Slot::Input(i) => operands[i],
                     Slot::Output => output,
@@ -210,6 +234,7 @@ impl<'a> Planner<'a> {
                     shader: d.shader,
                     alternatives: alternatives.collect(),
                     buffers: d.bindings.iter().map(resolve).collect(),
+                    written: info.writable,
                     features: d.features,
                     constants: d.constants,
                     params: d.params,

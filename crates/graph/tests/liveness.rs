@@ -3,8 +3,11 @@
 #[path = "support/liveness.rs"]
 mod liveness;
 
-use liveness::follow;
-use pulid_graph::{FirstVariant, Graph, NodeId, Plan, Rate, optimize, plan};
+use liveness::{follow, follow_in};
+use pulid_graph::plan::BufferKind;
+use pulid_graph::{
+    Arenas, FirstVariant, Graph, NodeId, Place, Plan, PlannedGraph, Rate, largest_arena, optimize, plan, plan_sharing,
+};
 use pulid_ops::{
     Activation, Binary, Capabilities, DeviceKind, GroupNorm, IdentityProjection, MatMul, Ortho, Reduce, Unary, shader,
 };
@@ -67,9 +70,8 @@ fn live_values_never_share_a_buffer() {
 }
 
 /// Sums that stay until the end, each of something large that is needed no longer and whose buffer a buffer at hand would be.
-#[test]
-fn small_values_that_stay_do_not_keep_large_buffers() {
-    let (rows, rounds) = (512, 6);
+fn sums(rows: usize) -> Graph {
+    let rounds = 6;
     let mut g = Graph::new("sums");
     let mut x = g.input("x", TensorType::f32([rows, 64]), Rate::Step).unwrap();
     let mut sums = Vec::new();
@@ -84,12 +86,20 @@ fn small_values_that_stay_do_not_keep_large_buffers() {
         all = g.apply(Binary::mul(), &[all, sum]).unwrap();
     }
     g.output("all", all).unwrap();
+    g
+}
+
+#[test]
+fn small_values_that_stay_do_not_keep_large_buffers() {
+    let rows = 512;
+    let g = sums(rows);
     for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
         let capabilities = Capabilities::baseline(kind);
         let plan = plan(&g, &capabilities, &FirstVariant).unwrap().plan;
         follow(&g, &plan, &capabilities, &[]).unwrap_or_else(|e| panic!("{kind:?}: {e}\n{}", plan.dump()));
-        let large = plan.scratch().each().iter().filter(|bytes| **bytes >= rows * 64 * 4).count();
-        assert!((2..=3).contains(&large), "{kind:?}: {:?}", plan.scratch());
+        let scratch = plan.buffers.iter().filter(|b| b.kind == BufferKind::Scratch);
+        let large = scratch.filter(|b| b.bytes >= rows * 64 * 4).count();
+        assert!((2..=3).contains(&large), "{kind:?}: {:?}", plan.buffers);
     }
 }
 
@@ -175,4 +185,89 @@ fn a_value_that_is_overwritten_before_its_last_reader_is_noticed() {
     }
     let error = follow(&graph, &plan, &capabilities, &[]).unwrap_err();
     assert!(error.contains("reads") || error.contains("holds"), "{error}");
+}
+
+/// The network above with an output that stays in the memory of the values, as a plan for arenas.
+fn sharing(kind: DeviceKind) -> (Graph, Plan, Capabilities) {
+    let capabilities = Capabilities::baseline(kind);
+    let mut graph = network();
+    let norm = graph.nodes().iter().rposition(|node| node.label == "norm").unwrap();
+    graph.transient_output("norm", graph.id(norm)).unwrap();
+    let graph = optimize(&graph);
+    let PlannedGraph { plan, .. } = plan_sharing(&graph, &capabilities, &FirstVariant).unwrap();
+    let output = plan.outputs.iter().find(|port| port.name == "norm").unwrap().buffer;
+    assert_eq!(plan.buffers[output].kind, BufferKind::Scratch);
+    (graph, plan, capabilities)
+}
+
+#[test]
+fn values_of_several_plans_find_places_in_the_same_arenas() {
+    for kind in [DeviceKind::Cpu, DeviceKind::Discrete] {
+        let (graph, plan, capabilities) = sharing(kind);
+        let other = sums(64);
+        let of_other = plan_sharing(&other, &capabilities, &FirstVariant).unwrap().plan;
+        let largest = largest_arena(capabilities.max_buffer_bytes);
+        let both = [plan.scratch(), of_other.scratch()];
+        let arenas = Arenas::for_all(&both, largest);
+        let alone = [&plan, &of_other].map(Plan::scratch_bytes);
+        assert!(arenas.bytes() < alone[0] + alone[1], "{arenas:?} for {alone:?}");
+        let whole: usize = plan.buffers.iter().filter(|b| b.kind == BufferKind::Scratch).map(|b| b.bytes).sum();
+        assert!(2 * alone[0] < whole, "{} of {whole}", alone[0]);
+        for ((graph, plan), values) in [(&graph, &plan), (&other, &of_other)].into_iter().zip(&both) {
+            let mut taken = arenas.clone();
+            let places = taken.take(values, largest);
+            assert_eq!(taken, arenas, "what was reserved is not enough");
+            for (buffer, place) in &places {
+                let end = place.offset + plan.buffers[*buffer].bytes;
+                assert!(place.offset % 256 == 0 && end <= arenas.each()[place.arena], "{place:?}");
+            }
+            for zero in ZEROS {
+                follow_in(graph, plan, &capabilities, zero, &places).unwrap_or_else(|e| panic!("{kind:?}: {e}"));
+            }
+            // Without room in what is there, all lies behind it, in arenas as small as asked for.
+            let mut full: Arenas = [256].into_iter().collect();
+            let places = full.take(values, 4096);
+            follow_in(graph, plan, &capabilities, &[], &places).unwrap_or_else(|e| panic!("{kind:?}: {e}"));
+            assert_eq!(full.each()[0], 256);
+            let largest = plan.buffers.iter().map(|b| b.bytes).max().unwrap().max(4096);
+            assert!(full.each().len() > arenas.each().len() && full.each().iter().all(|bytes| *bytes <= largest));
+        }
+    }
+}
+
+/// Two values in one arena are a mistake where they overlap while both are needed, and where a dispatch reads one and writes the other.
+#[test]
+fn values_that_may_not_lie_in_one_arena_are_noticed() {
+    let (graph, plan, capabilities) = sharing(DeviceKind::Cpu);
+    let lives = lives(&plan);
+    let scratch: Vec<usize> =
+        (0..plan.buffers.len()).filter(|&buffer| plan.buffers[buffer].kind == BufferKind::Scratch).collect();
+    let in_one = |from: usize, to: usize, offset: usize| -> Vec<(usize, Place)> {
+        let place = |&buffer: &usize| match buffer == from {
+            true => (buffer, Place { arena: to, offset }),
+            false => (buffer, Place { arena: buffer, offset: 0 }),
+        };
+        scratch.iter().map(place).collect()
+    };
+    let mut noticed = [0, 0];
+    for &from in &scratch {
+        for &to in scratch.iter().filter(|&&to| to != from) {
+            let (a, b) = (lives[from][0], lives[to][0]);
+            let overlap = follow_in(&graph, &plan, &capabilities, &[], &in_one(from, to, 0));
+            assert_eq!(overlap.is_err(), a.0 <= b.1 && b.0 <= a.1, "{from} over {to}: {overlap:?}");
+            let dispatches = || plan.prologue.iter().chain(&plan.steps).flat_map(|step| &step.dispatches);
+            let binds = |buffer: usize, writes: bool| {
+                move |d: &pulid_graph::plan::PlannedDispatch| {
+                    d.buffers.iter().zip(d.written).any(|(b, written)| *b == buffer && *written == writes)
+                }
+            };
+            let mixed = dispatches().any(|d| binds(from, true)(d) && binds(to, false)(d))
+                || dispatches().any(|d| binds(to, true)(d) && binds(from, false)(d));
+            let beside = follow_in(&graph, &plan, &capabilities, &[], &in_one(from, to, 1 << 20));
+            assert_eq!(beside.is_err(), mixed, "{from} beside {to}: {beside:?}");
+            noticed[0] += usize::from(overlap.is_err());
+            noticed[1] += usize::from(mixed);
+        }
+    }
+    assert!(noticed[0] > noticed[1] && noticed[1] > 10, "{noticed:?}");
 }

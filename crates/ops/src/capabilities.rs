@@ -29,6 +29,9 @@ pub struct Capabilities {
     pub shader_f16: bool,
     /// Largest storage buffer binding in bytes. WebGPU guarantees 128 MiB.
     pub max_binding_bytes: u64,
+    /// Largest buffer in bytes, of which bindings are parts. WebGPU guarantees 256 MiB.
+    #[serde(default)]
+    pub max_buffer_bytes: u64,
     /// Workgroups per dispatch dimension. WebGPU guarantees 65,535.
     pub max_workgroups: u32,
     /// Workgroup memory in bytes. WebGPU guarantees 16 KiB.
@@ -83,6 +86,7 @@ impl Capabilities {
             class: if matches!(kind, DeviceKind::Cpu) { DeviceClass::Cpu } else { DeviceClass::Unknown },
             shader_f16: false,
             max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
             max_workgroups: MAX_WORKGROUPS,
             max_workgroup_bytes: 16 << 10,
             max_invocations: 256,

@@ -8,7 +8,8 @@ use pulid_engine::{
     Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Scratch, Session, TuneBudget, tune,
 };
 use pulid_graph::{
-    Chooser, FirstVariant, Graph, PlannedGraph, ScratchSizes, fit_bindings, optimize, plan, reference, residency,
+    Arenas, Chooser, FirstVariant, Graph, PlannedGraph, fit_bindings, optimize, plan, plan_sharing, reference,
+    residency,
 };
 use pulid_models::Precision;
 use pulid_ops::{DeviceKind, Operator, Variant};
@@ -155,11 +156,11 @@ impl Runtime {
         sharing
     }
 
-    /// Makes room for the values of plans of these sizes, where networks share it: whichever is loaded first.
+    /// Makes arenas for the values between operators, where networks share them.
     ///
     /// # Errors
     /// A device out of memory.
-    pub async fn reserve(&self, sizes: &ScratchSizes) -> Result<()> {
+    pub async fn reserve(&self, sizes: &Arenas) -> Result<()> {
         match self {
             Runtime::Gpu { device, scratch: Some(scratch), .. } => scratch.reserve(device, sizes).await,
             _ => Ok(()),
@@ -224,7 +225,11 @@ impl Runtime {
     /// # Errors
     /// When the device cannot run it.
     pub async fn plan(&self, graph: &Graph, observer: &dyn Observer) -> Result<Option<PlannedGraph>> {
-        let Runtime::Gpu { device, choices, tuning, budget, memory, .. } = self else { return Ok(None) };
+        let Runtime::Gpu { device, choices, tuning, budget, memory, scratch, .. } = self else { return Ok(None) };
+        let plan = |graph: &Graph, chooser: &dyn Chooser| match scratch {
+            Some(_) => plan_sharing(graph, device.capabilities(), chooser),
+            None => plan(graph, device.capabilities(), chooser),
+        };
         let within = |planned: PlannedGraph| match memory {
             Some(bytes) => residency::fit(planned, *bytes),
             None => Ok(planned),
@@ -232,13 +237,13 @@ impl Runtime {
         let limit = usize::try_from(device.capabilities().max_binding_bytes).unwrap_or(usize::MAX);
         let graph = optimize(&fit_bindings(graph, limit)?);
         if *tuning == Tuning::Off {
-            return plan(&graph, device.capabilities(), &FirstVariant).and_then(within).map(Some);
+            return plan(&graph, &FirstVariant).and_then(within).map(Some);
         }
         let mut known = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut left = *budget.lock().unwrap_or_else(PoisonError::into_inner);
         let tuned = tune(device, &graph, &mut known, &mut left, observer).await;
         *budget.lock().unwrap_or_else(PoisonError::into_inner) = left;
-        let planned = plan(&graph, device.capabilities(), &known).and_then(within).map(Some);
+        let planned = plan(&graph, &known).and_then(within).map(Some);
         *choices.lock().unwrap_or_else(PoisonError::into_inner) = known;
         tuned.and(planned)
     }
@@ -287,7 +292,7 @@ impl Runtime {
         let Some(planned) = self.plan(graph, observer).await? else {
             return Err(Error::Device(format!("{} has no plan", graph.name())));
         };
-        let shared = scratch.as_ref().map_or(0, |scratch| scratch.present(&planned.plan.scratch()));
+        let shared = scratch.as_ref().map_or(0, |scratch| scratch.present(&planned.plan, device));
         pool.make_room(device, &planned, memory.or(device.memory_bytes()).map(|all| all + shared));
         let create = async || match scratch {
             Some(scratch) => Session::sharing(device, &planned, scratch, observer).await,

@@ -11,7 +11,8 @@ use pulid_ops::{Binary, Concat, Reduce, Reduction};
 use pulid_tensor::{Error, HostTensor, Result, Shape};
 use std::collections::HashMap;
 
-/// The adapter on the device. Its inputs are the only copy of the parameters there, its outputs the only one of their gradients.
+/// The adapter on the device. Its inputs are the only copy of the parameters there. Gradients lie where other networks have their values: they
+/// are there until the next one runs.
 #[derive(Debug)]
 pub struct Adapter {
     network: Loaded,
@@ -66,7 +67,7 @@ impl Adapter {
                 }
                 squared_norm(g, gradient)
             })?;
-            g.output(format!("d.{name}"), gradient)?;
+            g.transient_output(format!("d.{name}"), gradient)?;
             // One after the other: a number that waits for all others would keep a buffer as large as its parameter.
             norms = Some(match norms {
                 None => norm,

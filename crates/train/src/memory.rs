@@ -5,7 +5,8 @@ use pulid::pipeline::Storage;
 use pulid::runtime::Runtime;
 use pulid_engine::Observer;
 use pulid_graph::{
-    Checkpointing, FirstVariant, Graph, PlannedGraph, ScratchSizes, WeightKey, fit_bindings, optimize, plan,
+    Arenas, Checkpointing, FirstVariant, Graph, PlannedGraph, ScratchValues, WeightKey, fit_bindings, largest_arena,
+    optimize, plan_sharing,
 };
 use pulid_models::Precision;
 use pulid_models::run::block;
@@ -35,9 +36,19 @@ impl Planner<'_> {
             Planner::Device(runtime) => runtime.plan(graph, observer).await,
             Planner::Assumed(capabilities, _) => {
                 let limit = usize::try_from(capabilities.max_binding_bytes).unwrap_or(usize::MAX);
-                plan(&optimize(&fit_bindings(graph, limit)?), capabilities, &FirstVariant).map(Some)
+                plan_sharing(&optimize(&fit_bindings(graph, limit)?), capabilities, &FirstVariant).map(Some)
             }
         }
+    }
+
+    /// The memory in which networks find places for the values between their operators, by turns.
+    pub fn arenas<'v>(&self, values: impl IntoIterator<Item = &'v ScratchValues>) -> Arenas {
+        let largest = match self {
+            Planner::Device(Runtime::Gpu { device, .. }) => device.capabilities().max_buffer_bytes,
+            Planner::Device(Runtime::Reference) => 0,
+            Planner::Assumed(capabilities, _) => capabilities.max_buffer_bytes,
+        };
+        Arenas::for_all(values, largest_arena(largest))
     }
 
     /// In what the frozen networks are stored and computed.
@@ -97,8 +108,8 @@ pub(crate) struct Decided {
     recomputed: HashSet<String>,
     /// Without what lies in `scratch`. Weights that several networks share are there once; none where there is no device.
     pub memory: Memory,
-    /// For the values between operators, by turns.
-    pub scratch: ScratchSizes,
+    /// The values between operators, by turns.
+    pub scratch: Vec<ScratchValues>,
 }
 
 impl Decided {
@@ -116,23 +127,25 @@ impl Decided {
 /// A part's plan.
 struct PlannedPart {
     planned: Option<PlannedGraph>,
+    /// What lies between operators.
+    scratch: ScratchValues,
     recomputed: bool,
 }
 
 impl PlannedPart {
-    /// Bytes of values.
+    fn new(planned: Option<PlannedGraph>, recomputed: bool) -> PlannedPart {
+        let scratch = planned.as_ref().map(|planned| planned.plan.scratch()).unwrap_or_default();
+        PlannedPart { planned, scratch, recomputed }
+    }
+
+    /// Bytes of values, alone.
     fn working(&self) -> usize {
         self.planned.as_ref().map_or(0, |planned| planned.plan.summary().working_bytes)
     }
 
-    /// Of them those between operators.
-    fn scratch(&self) -> ScratchSizes {
-        self.planned.as_ref().map(|planned| planned.plan.scratch()).unwrap_or_default()
-    }
-
-    /// Bytes of the others, which stay.
+    /// Bytes of those that stay.
     fn kept(&self) -> usize {
-        self.working() - self.scratch().bytes()
+        self.working() - self.planned.as_ref().map_or(0, |planned| planned.plan.scratch_bytes())
     }
 }
 
@@ -147,12 +160,12 @@ pub(crate) async fn decide(
     parts: &[Part<'_>],
     recompute: Recompute,
     room: Option<u64>,
-    scratch: &ScratchSizes,
+    scratch: &[ScratchValues],
     observer: &dyn Observer,
 ) -> Result<Decided> {
     let planned = async |part: &Part<'_>, recomputed: bool| {
         let graph = (part.build)(if recomputed { Checkpointing::Blocks(block) } else { Checkpointing::Off })?;
-        Ok(PlannedPart { planned: planner.plan(&graph, observer).await?, recomputed })
+        Ok(PlannedPart::new(planner.plan(&graph, observer).await?, recomputed))
     };
     let mut all = Vec::with_capacity(parts.len());
     for part in parts {
@@ -160,13 +173,10 @@ pub(crate) async fn decide(
     }
     let weights = weights(parts, &all);
     let of_weights: usize = weights.iter().map(|(_, bytes)| bytes).sum();
-    let shared = |all: &[PlannedPart]| {
-        let mut shared = scratch.clone();
-        all.iter().for_each(|part| shared.fit(&part.scratch()));
-        shared
-    };
+    let shared =
+        |all: &[PlannedPart]| planner.arenas(scratch.iter().chain(all.iter().map(|part| &part.scratch))).bytes();
     while let (Recompute::Auto, Some(room)) = (recompute, room)
-        && (of_weights + shared(&all).bytes() + all.iter().map(PlannedPart::kept).sum::<usize>()) as u64 > room
+        && (of_weights + shared(&all) + all.iter().map(PlannedPart::kept).sum::<usize>()) as u64 > room
     {
         let may = (0..parts.len()).filter(|&i| parts[i].backward && !all[i].recomputed);
         let Some(largest) = may.max_by_key(|&i| all[i].working()) else { break };
@@ -177,7 +187,8 @@ pub(crate) async fn decide(
     memory.retain(|(_, bytes)| *bytes > 0);
     let recomputed = parts.iter().zip(&all).filter(|(_, planned)| planned.recomputed);
     let recomputed = recomputed.map(|(part, _)| part.name.clone()).collect();
-    Ok(Decided { recomputed, memory, scratch: shared(&all) })
+    let scratch = scratch.iter().cloned().chain(all.into_iter().map(|part| part.scratch)).collect();
+    Ok(Decided { recomputed, memory, scratch })
 }
 
 /// Bytes of the parts' weights by name, of which equal ones are there once. What streams counts by the slots that it passes through.
@@ -201,7 +212,8 @@ fn weights(parts: &[Part<'_>], all: &[PlannedPart]) -> Memory {
     bytes
 }
 
-/// Bytes that networks for parameters of different extents keep, of which each is there once; `scratch` grows by what they share.
+/// Bytes that networks for parameters of different extents take, of which each is there once; the values between their operators are added
+/// to `scratch`.
 ///
 /// # Errors
 /// As their graphs.
@@ -209,15 +221,15 @@ pub(crate) async fn kept<K>(
     planner: &Planner<'_>,
     extents: impl IntoIterator<Item = K>,
     build: impl Fn(&K) -> Result<Graph>,
-    scratch: &mut ScratchSizes,
+    scratch: &mut Vec<ScratchValues>,
     observer: &dyn Observer,
 ) -> Result<usize> {
     let mut bytes = 0;
     for extent in extents {
         let planned = planner.plan(&build(&extent)?, observer).await?;
-        let part = PlannedPart { planned, recomputed: false };
+        let part = PlannedPart::new(planned, false);
         bytes += part.kept();
-        scratch.fit(&part.scratch());
+        scratch.push(part.scratch);
     }
     Ok(bytes)
 }
@@ -242,7 +254,8 @@ mod tests {
         Ok(g)
     }
 
-    fn decided(room: Option<u64>, recompute: Recompute) -> Decided {
+    /// With the bytes of the arenas.
+    fn decided(room: Option<u64>, recompute: Recompute) -> (Decided, usize) {
         // What is computed again takes a fourth.
         let rows = |checkpointing, rows| if matches!(checkpointing, Checkpointing::Off) { rows } else { rows / 4 };
         let parts = [
@@ -252,8 +265,10 @@ mod tests {
         ];
         let capabilities = Capabilities::baseline(DeviceKind::Discrete);
         let planner = Planner::Assumed(&capabilities, room);
-        let none = ScratchSizes::default();
-        pollster::block_on(decide(&planner, &parts, recompute, planner.room(0), &none, &Silent)).unwrap()
+        let decided = decide(&planner, &parts, recompute, planner.room(0), &[], &Silent);
+        let decided = pollster::block_on(decided).unwrap();
+        let shared = planner.arenas(&decided.scratch).bytes();
+        (decided, shared)
     }
 
     #[test]
@@ -264,22 +279,22 @@ mod tests {
             names
         };
         let bytes = |decided: &Decided, name: &str| decided.memory.iter().find(|(part, _)| part == name).unwrap().1;
-        let all = decided(None, Recompute::Auto);
+        let (all, shared) = decided(None, Recompute::Auto);
         assert_eq!((bytes(&all, "weights"), bytes(&all, "other weights")), (64 * 64 * 4, 64 * 64 * 4));
         assert!(bytes(&all, "large") == 2 * 1024 * 64 * 4 && !all.recomputes());
         // The first product is what all of them share memory for.
         let product = 1024 * 64 * 4;
-        assert_eq!(all.scratch.bytes(), product);
+        assert_eq!(shared, product);
         let total = (product + all.memory.iter().map(|(_, bytes)| bytes).sum::<usize>()) as u64;
         // With the shared weights counted twice it would not fit.
-        assert!(!decided(Some(total), Recompute::Auto).recomputes());
-        let less = decided(Some(total - 1), Recompute::Auto);
+        assert!(!decided(Some(total), Recompute::Auto).0.recomputes());
+        let (less, shared) = decided(Some(total - 1), Recompute::Auto);
         assert_eq!(names(&less), ["large"]);
         assert_eq!(4 * bytes(&less, "large"), bytes(&all, "large"));
-        assert_eq!(4 * less.scratch.bytes(), product);
+        assert_eq!(4 * shared, product);
         let left = total - (bytes(&all, "large") + product) as u64 * 3 / 4;
-        assert_eq!(names(&decided(Some(left - 1), Recompute::Auto)), ["large", "small"]);
-        assert!(!decided(Some(1), Recompute::Off).recomputes());
-        assert_eq!(names(&decided(None, Recompute::Block)), ["large", "small"]);
+        assert_eq!(names(&decided(Some(left - 1), Recompute::Auto).0), ["large", "small"]);
+        assert!(!decided(Some(1), Recompute::Off).0.recomputes());
+        assert_eq!(names(&decided(None, Recompute::Block).0), ["large", "small"]);
     }
 }

@@ -15,7 +15,7 @@ use pulid::pipeline::SdxlModel;
 use pulid::runtime::{Quiet, Reporter};
 use pulid_checkpoint::Checkpoint;
 use pulid_engine::Observer;
-use pulid_graph::{Checkpointing, ScratchSizes};
+use pulid_graph::{Checkpointing, ScratchValues};
 use pulid_models::Precision;
 use pulid_models::pulid::{IdentityInputs, IdentityLayer, TrainedAdapter};
 use pulid_ops::Capabilities;
@@ -51,8 +51,8 @@ pub(crate) struct Own {
     numbers: usize,
     /// Bytes by part, without what lies in `scratch`.
     memory: Memory,
-    /// For the values between operators.
-    pub scratch: ScratchSizes,
+    /// Those of the adapter between its operators, with its gradients.
+    pub scratch: Vec<ScratchValues>,
 }
 
 impl Own {
@@ -72,21 +72,22 @@ impl Own {
         let (graph, parameters) = build()?;
         let shapes: Vec<Shape> = parameters.iter().map(|parameter| graph.shape(parameter.node).clone()).collect();
         let numbers: usize = shapes.iter().map(Shape::count).sum();
-        let part = Part::forward("adapter: parameters and gradients", "adapter: constants", || Ok(build()?.0));
-        let none = ScratchSizes::default();
-        let Decided { mut memory, mut scratch, .. } =
-            decide(planner, &[part], Recompute::Off, None, &none, observer).await?;
+        let part = Part::forward("adapter: parameters", "adapter: constants", || Ok(build()?.0));
+        let Decided { mut memory, scratch, .. } = decide(planner, &[part], Recompute::Off, None, &[], observer).await?;
         let of = |numbers: usize| numbers * size_of::<f32>();
         let moments: usize = shapes.iter().map(|shape| optimizer::moment_numbers(options.optimizer, shape)).sum();
         memory.push(("the optimiser's moments".to_owned(), of(moments)));
         let extents = optimizer::extents(options.optimizer, &shapes);
-        let steps = kept(planner, extents, optimizer::graph, &mut scratch, observer).await?;
-        memory.push(("the optimiser's steps".to_owned(), steps));
+        // What lies in the adapter's arenas must survive them.
+        let mut between = Vec::new();
+        let mut steps = kept(planner, extents, optimizer::graph, &mut between, observer).await?;
         if options.ema > 0.0 {
             let chunk = Shape::new([optimizer::chunk(shapes.iter())]);
-            let steps = kept(planner, [chunk], average::graph, &mut scratch, observer).await?;
-            memory.push(("moving averages".to_owned(), of(numbers) + steps));
+            let averages = kept(planner, [chunk], average::graph, &mut between, observer).await?;
+            memory.push(("moving averages".to_owned(), of(numbers) + averages));
         }
+        steps += planner.arenas(&between).bytes();
+        memory.push(("the optimiser's steps".to_owned(), steps));
         Ok(Own { tensors: shapes.len(), numbers, memory, scratch })
     }
 
@@ -210,9 +211,8 @@ pub(crate) async fn plan(
                 Checkpointing::Blocks(_) => Recompute::Block,
             };
             let name = part.name.clone();
-            let none = ScratchSizes::default();
-            let other = decide(planner, &[part], recompute, None, &none, &quiet).await?;
-            scratch.fit(&other.scratch);
+            let other = decide(planner, &[part], recompute, None, &[], &quiet).await?;
+            scratch.extend(other.scratch);
             let after = memory.iter().position(|(part, _)| *part == first.name).map_or(0, |first| first + 1);
             for part in other.memory.into_iter().filter(|(part, _)| *part == name) {
                 all += part.1;
@@ -222,7 +222,8 @@ pub(crate) async fn plan(
         (most, of_all) = (most.max(all), of_all + all);
     }
     memory.extend(own.memory);
-    memory.push(("values between operators, of one network after another".to_owned(), scratch.bytes()));
+    let values = planner.arenas(&scratch).bytes();
+    memory.push(("values between operators and gradients, of one network after another".to_owned(), values));
     memory.retain(|(_, bytes)| *bytes > 0);
     Ok(Plan {
         adapter: trained.version().to_string(),

@@ -105,12 +105,14 @@ impl Trainer {
             workers.push(Box::new(worker));
         }
         let runtime = &sharing;
+        // Gradients are in the shared memory while these run.
+        let of_updates = sharing.sharing_scratch();
         reporter.stage("loading the adapter");
         let accumulates = options.accumulate > 1;
         let extents = [options.batch, vision];
         let mut adapter = Adapter::load(runtime, &trained, &layers, extents, accumulates, reporter).await?;
         let shapes: Vec<_> = adapter.parameters.iter().map(|(_, shape)| shape.clone()).collect();
-        let mut optimizer = Optimizer::load(runtime, options.optimizer, &shapes, reporter).await?;
+        let mut optimizer = Optimizer::load(&of_updates, options.optimizer, &shapes, reporter).await?;
         let initial: Vec<_> =
             adapter.parameters.iter().map(|(p, _)| Ok((p.name.clone(), p.load()?))).collect::<Result<_>>()?;
         for ((parameter, shape), (_, value)) in adapter.parameters.iter().zip(&initial) {
@@ -138,7 +140,7 @@ impl Trainer {
                     Some(resumed) => resumed.averages(&adapter.parameters)?,
                     None => initial,
                 };
-                Some(Average::load(runtime, decay, values, reporter).await?)
+                Some(Average::load(&of_updates, decay, values, reporter).await?)
             }
         };
 

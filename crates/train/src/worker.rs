@@ -183,7 +183,7 @@ impl DeviceWorker {
         let WorkerSetup { model, faces, options, call, .. } = *setup;
         reporter.stage("planning");
         let decided = setup.decide(&Planner::Device(runtime), own, &Quiet(reporter)).await?;
-        runtime.reserve(&decided.scratch).await?;
+        runtime.reserve(&Planner::Device(runtime).arenas(&decided.scratch)).await?;
         let face = setup.face()?;
         let mut diffusion = None;
         if options.predicts() {

@@ -101,11 +101,12 @@ impl DeviceArgs {
         }
     }
 
-    /// A discrete GPU that need not be there: WebGPU's guarantees, half precision, and bindings as large as the flags say.
+    /// A discrete GPU that need not be there: WebGPU's guarantees, half precision, bindings as large as the flags say, and buffers of 2 GiB.
     pub fn discrete(&self) -> Capabilities {
         Capabilities {
             shader_f16: true,
             max_binding_bytes: self.max_binding << 20,
+            max_buffer_bytes: 2 << 30,
             ..Capabilities::baseline(DeviceKind::Discrete)
         }
     }

@@ -40,6 +40,7 @@ impl<'a> Copy<'a> {
 
     /// The copy, whose outputs are these nodes.
     pub fn finish(mut self, outputs: impl IntoIterator<Item = NodeId>) -> Graph {
+        self.new.transient.clone_from(&self.old.transient);
         self.new.outputs = self.old.outputs.iter().map(|(name, _)| name.clone()).zip(outputs).collect();
         self.new
     }

@@ -104,6 +104,7 @@ fn remove_dead_nodes(graph: &Graph) -> Graph {
         renamed[index] = result.add(kind, ty, label);
         result.nodes[renamed[index].index()].unfused = unfused;
     }
+    result.transient = graph.transient.clone();
     result.outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), renamed[id.index()])).collect();
     result
 }

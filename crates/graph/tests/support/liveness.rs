@@ -1,8 +1,9 @@
 //! Follows what every buffer of a plan holds while its dispatches run, and holds their reads against the graph.
 
 use pulid_graph::plan::Step;
-use pulid_graph::{Graph, NodeKind, Plan, Rate};
+use pulid_graph::{Graph, NodeKind, Place, Plan, Rate};
 use pulid_ops::{Capabilities, LowerContext, Slot, Variant};
+use std::collections::HashMap;
 
 /// What a buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,11 +21,26 @@ enum Held {
 /// Says where a dispatch reads something else than its operator's variant wants there, where one binds a buffer that it writes
 /// twice, where one writes an input or a weight, and where an output does not hold its value in the end.
 pub fn follow(graph: &Graph, plan: &Plan, capabilities: &Capabilities, zero: &[&str]) -> Result<(), String> {
+    follow_in(graph, plan, capabilities, zero, &[])
+}
+
+/// [`follow`] where some buffers are parts of arenas: what is written into one is lost from those that it overlaps.
+///
+/// # Errors
+/// As there, and where a dispatch writes an arena that it reads or writes elsewhere too.
+pub fn follow_in(
+    graph: &Graph,
+    plan: &Plan,
+    capabilities: &Capabilities,
+    zero: &[&str],
+    places: &[(usize, Place)],
+) -> Result<(), String> {
     let mut run = Run {
         graph,
         plan,
         capabilities,
         zero,
+        places: places.iter().copied().collect(),
         held: vec![None; plan.buffers.len()],
         left_out: vec![None; graph.nodes().len()],
     };
@@ -77,6 +93,7 @@ struct Run<'a> {
     plan: &'a Plan,
     capabilities: &'a Capabilities,
     zero: &'a [&'a str],
+    places: HashMap<usize, Place>,
     held: Vec<Option<Held>>,
     /// Of each node the input whose zeros leave it out.
     left_out: Vec<Option<usize>>,
@@ -130,12 +147,28 @@ impl Run<'_> {
         variants.find(|v| v.name == name).ok_or_else(|| format!("{} has no variant {name}", node.label))
     }
 
+    /// Whether two buffers lie in one arena, and whether they overlap there.
+    fn together(&self, a: usize, b: usize) -> (bool, bool) {
+        let (Some(first), Some(second)) = (self.places.get(&a), self.places.get(&b)) else { return (false, false) };
+        let end = |buffer: usize, place: &Place| place.offset + self.plan.buffers[buffer].bytes;
+        let one = a != b && first.arena == second.arena;
+        (one, one && first.offset < end(b, second) && second.offset < end(a, first))
+    }
+
     fn step(&mut self, node: usize, step: &Step) -> Result<(), String> {
         let operands: Vec<usize> =
             self.graph.nodes()[node].operands().iter().map(|id| self.place(id.index())).collect();
         for (dispatch, lowered) in step.dispatches.iter().zip(self.variant(node, step.variant)?.dispatches) {
             let bound = dispatch.bound(|input| self.is_zero(input));
             let writable = lowered.shader_info().map_err(|e| e.to_string())?.writable;
+            for (&written, _) in bound.iter().zip(writable).filter(|(_, writes)| **writes) {
+                for (&other, &writes) in bound.iter().zip(writable) {
+                    let (one, overlap) = self.together(written, other);
+                    if overlap || (one && !writes) {
+                        return Err(format!("{} writes {written} and binds {other} in the same arena", step.label));
+                    }
+                }
+            }
             for ((&buffer, slot), &writes) in bound.iter().zip(&lowered.bindings).zip(writable) {
                 let wanted = match *slot {
                     Slot::Input(i) => Held::Node(operands[i]),
@@ -156,6 +189,9 @@ impl Run<'_> {
                 let mut ports = self.plan.inputs.iter().chain(&self.plan.weights);
                 if ports.any(|port| port.buffer == buffer) {
                     return Err(format!("{} writes buffer {buffer}, which is an input's or a weight's", step.label));
+                }
+                for other in (0..self.held.len()).filter(|&other| self.together(buffer, other).1).collect::<Vec<_>>() {
+                    self.held[other] = None;
                 }
                 self.held[buffer] = Some(match *slot {
                     Slot::Scratch(i) => Held::Scratch(node, i),
