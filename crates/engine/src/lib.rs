@@ -16,7 +16,6 @@ mod pipeline_cache;
 mod poller;
 mod portion;
 mod precompile;
-mod profiler;
 mod region;
 mod report;
 mod scratch;

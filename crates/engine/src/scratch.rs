@@ -4,7 +4,7 @@ use crate::Device;
 use crate::memory::Held;
 use pulid_graph::ScratchSizes;
 use pulid_tensor::{Error, Result};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Buffers for the values between operators of sessions of one device that never run at the same time. Each finds in them what another
@@ -16,6 +16,8 @@ pub struct Scratch(Arc<Inner>);
 struct Inner {
     buffers: Mutex<Vec<Arc<ScratchBuffer>>>,
     running: AtomicBool,
+    /// How many runs there were.
+    turns: AtomicU64,
 }
 
 /// A buffer of [`Scratch`].
@@ -83,18 +85,33 @@ impl Scratch {
     pub(crate) fn run(&self) -> Result<Running<'_>> {
         match self.0.running.swap(true, Ordering::Acquire) {
             true => Err(Error::Device("two networks that share their values' memory run at the same time".into())),
-            false => Ok(Running(&self.0.running)),
+            false => {
+                self.0.turns.fetch_add(1, Ordering::Relaxed);
+                Ok(Running(&self.0))
+            }
         }
+    }
+
+    /// Which run was the last one.
+    pub(crate) fn turn(&self) -> u64 {
+        self.0.turns.load(Ordering::Relaxed)
     }
 }
 
 /// A session that runs.
 #[derive(Debug)]
-pub(crate) struct Running<'a>(&'a AtomicBool);
+pub(crate) struct Running<'a>(&'a Inner);
+
+impl Running<'_> {
+    /// Which run it is.
+    pub fn turn(&self) -> u64 {
+        self.0.turns.load(Ordering::Relaxed)
+    }
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.running.store(false, Ordering::Release);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::cache::Cache;
 use crate::memory::{Decided, Memory, Part, Planner, decide, kept};
 use crate::optimizer;
 use crate::options::{Recompute, TrainOptions};
+use crate::packs;
 use crate::terms::Call;
 use crate::worker::WorkerSetup;
 use pulid::identity::FaceModels;
@@ -83,8 +84,8 @@ impl Own {
         let steps = kept(planner, extents, optimizer::graph, &mut scratch, observer).await?;
         memory.push(("the optimiser's steps".to_owned(), steps));
         if options.ema > 0.0 {
-            let chunk = Shape::new([optimizer::chunk(shapes.iter())]);
-            let steps = kept(planner, [chunk], average::graph, &mut scratch, observer).await?;
+            let pack = Shape::new([packs::size(shapes.iter().map(Shape::count))]);
+            let steps = kept(planner, [pack], average::graph, &mut scratch, observer).await?;
             memory.push(("moving averages".to_owned(), of(numbers) + steps));
         }
         Ok(Own { tensors: shapes.len(), numbers, memory, scratch })
