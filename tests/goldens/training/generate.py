@@ -42,23 +42,25 @@ STAGES = {
 
 
 class Step:
-    """A step's networks, in one precision; the branch has so many `steps`, or L_id looks at one-step estimates."""
+    """A step's networks, in one precision, of a folder of models; the branch has so many `steps`, or L_id looks at one-step estimates."""
 
-    def __init__(self, inputs: dict, dtype: torch.dtype, steps: int = STEPS, one_step: bool = False):
+    def __init__(
+        self, inputs: dict, dtype: torch.dtype, steps: int = STEPS, one_step: bool = False, models: pathlib.Path = MINI
+    ):
         self.dtype, self.one_step = dtype, one_step
         self.take(inputs)
-        adapter = load_file(MINI / "pulid_v1.1.safetensors")
+        adapter = load_file(models / "pulid_v1.1.safetensors")
         state = {key.removeprefix("id_adapter."): value for key, value in adapter.items() if key.startswith("id_adapter.")}
         self.encoder = IDFormer.from_state_dict(state).to(dtype)
-        self.unet = UNet2DConditionModel.from_pretrained(MINI / "sdxl" / "unet").eval().requires_grad_(False)
+        self.unet = UNet2DConditionModel.from_pretrained(models / "sdxl" / "unet").eval().requires_grad_(False)
         install_id_attention(self.unet, IdSettings(**SETTINGS))
         load_adapter_layers(self.unet, adapter)
         self.unet.to(dtype)
         layers = id_attention_layers(self.unet).requires_grad_(True)
         self.parameters = {f"id_adapter.{key}": value for key, value in self.encoder.named_parameters()}
         self.parameters |= {f"id_adapter_attn_layers.{key}": value for key, value in layers.named_parameters()}
-        self.vae = AutoencoderKL.from_pretrained(MINI / "sdxl" / "vae").eval().requires_grad_(False).to(dtype)
-        self.recogniser = onnx.load(MINI / "antelopev2" / "glintr100.onnx")
+        self.vae = AutoencoderKL.from_pretrained(models / "sdxl" / "vae").eval().requires_grad_(False).to(dtype)
+        self.recogniser = onnx.load(models / "antelopev2" / "glintr100.onnx")
         self.kept, self.heads = {}, {}
         for name in self.unet.attn_processors:
             if "attn2" not in name:
@@ -67,7 +69,7 @@ class Step:
             self.heads[name] = attention.heads
             for key, module in (("q", attention.to_q), ("k", attention.to_k)):
                 module.register_forward_hook(lambda _, __, y, key=(name, key): self.kept.__setitem__(key, y))
-        scheduler = EulerDiscreteScheduler.from_pretrained(MINI / "sdxl" / "scheduler", timestep_spacing="trailing")
+        scheduler = EulerDiscreteScheduler.from_pretrained(models / "sdxl" / "scheduler", timestep_spacing="trailing")
         scheduler.set_timesteps(steps)
         self.cumulated = scheduler.alphas_cumprod.to(dtype)
         self.sigmas, self.timesteps = scheduler.sigmas.to(dtype), scheduler.timesteps.to(dtype)
