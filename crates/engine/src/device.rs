@@ -2,7 +2,7 @@ use crate::kernel::{Kernel, KernelKey};
 use crate::memory::{Counters, Weights};
 use crate::poller::Poller;
 use crate::portion::Portion;
-use crate::profiler::Profiler;
+use crate::session::Profiler;
 use crate::time::Instant;
 use futures_channel::oneshot;
 use pulid_ops::{Capabilities, DeviceClass, DeviceKind, LARGEST_BINDING};

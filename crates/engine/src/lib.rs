@@ -17,7 +17,6 @@ mod place;
 mod poller;
 mod portion;
 mod precompile;
-mod profiler;
 mod region;
 mod report;
 mod scratch;

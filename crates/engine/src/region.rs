@@ -71,20 +71,34 @@ impl Region {
     /// # Errors
     /// When it has another count, lies on another device or in the same buffer, the numbers are no longer there, or the device is lost.
     pub async fn copy_to(&self, to: &Region) -> Result<()> {
-        self.check()?;
-        if self.count() != to.count() {
-            let detail = format!("{} numbers do not go where {} are", self.count(), to.count());
-            return Err(Error::invalid("region", detail));
-        }
-        if !Arc::ptr_eq(&self.device.inner, &to.device.inner) || self.buffer == to.buffer {
-            return Err(Error::invalid("region", "is copied between two buffers of one device"));
+        Region::copy_all(&[(self.clone(), to.clone())]).await
+    }
+
+    /// Copies the numbers of each first region to the second one, in this order and in one submission.
+    ///
+    /// # Errors
+    /// As [`Region::copy_to`], and where not all lie on one device; nothing is copied then.
+    pub async fn copy_all(pairs: &[(Region, Region)]) -> Result<()> {
+        let Some((Region { device, .. }, _)) = pairs.first() else { return Ok(()) };
+        for (from, to) in pairs {
+            from.check()?;
+            if from.count() != to.count() {
+                let detail = format!("{} numbers do not go where {} are", from.count(), to.count());
+                return Err(Error::invalid("region", detail));
+            }
+            let here = [from, to].iter().all(|region| Arc::ptr_eq(&region.device.inner, &device.inner));
+            if !here || from.buffer == to.buffer {
+                return Err(Error::invalid("region", "is copied between two buffers of one device"));
+            }
         }
         let bytes = |numbers: usize| (numbers * size_of::<f32>()) as u64;
-        let submitted = self.device.scoped(|| {
-            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
-            let [from, into] = [self, to].map(|region| bytes(region.range.start));
-            encoder.copy_buffer_to_buffer(&self.buffer, from, &to.buffer, into, bytes(self.count()));
-            self.device.inner.queue.submit([encoder.finish()]);
+        let submitted = device.scoped(|| {
+            let mut encoder = device.inner.device.create_command_encoder(&Default::default());
+            for (from, to) in pairs {
+                let [first, into] = [from, to].map(|region| bytes(region.range.start));
+                encoder.copy_buffer_to_buffer(&from.buffer, first, &to.buffer, into, bytes(from.count()));
+            }
+            device.inner.queue.submit([encoder.finish()]);
             Ok(())
         });
         submitted.await
@@ -118,7 +132,7 @@ impl Session {
     /// # Errors
     /// When there is no such output, or it is not in f32.
     pub fn output(&self, name: &str) -> Result<Region> {
-        self.region(self.output_port(name)?)
+        self.region(self.readable(name)?)
     }
 }
 

@@ -132,23 +132,36 @@ impl Share {
         }
     }
 
+    /// Whether the session's run was the last one.
+    pub fn is_current(&self) -> bool {
+        self.turn().is_current()
+    }
+
     /// The session's last run.
     pub fn turn(&self) -> Turn {
         Turn { scratch: self.scratch.clone(), turn: self.turn }
     }
+
+    /// What no run made.
+    pub fn never(&self) -> Turn {
+        Turn { turn: None, ..self.turn() }
+    }
 }
 
 impl Turn {
+    fn is_current(&self) -> bool {
+        self.turn == Some(self.scratch.0.turns.load(Ordering::Relaxed))
+    }
+
     /// Refuses values that are no longer there.
     ///
     /// # Errors
-    /// When another session has run since, or this one again.
+    /// When another session has run since, or this one again, or it never ran as far.
     pub fn check(&self, name: &str) -> Result<()> {
-        if self.turn == Some(self.scratch.0.turns.load(Ordering::Relaxed)) {
+        if self.is_current() {
             return Ok(());
         }
-        let detail =
-            "is read after another run took its memory: it is there from one run of its network until the next of any";
+        let detail = "is not there: it is kept from the run that makes it until the next one of any network that shares its memory";
         Err(Error::invalid(name, detail))
     }
 }

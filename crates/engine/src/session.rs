@@ -1,3 +1,9 @@
+mod profile;
+
+pub(crate) use profile::Profiler;
+pub use profile::StepProfile;
+
+use crate::Device;
 use crate::device::Submission;
 use crate::kernel::{Kernel, KernelKey};
 use crate::loader::Loader;
@@ -6,13 +12,11 @@ use crate::observer::{Observer, check};
 use crate::place::Place;
 use crate::scratch::{Scratch, Share, Turn};
 use crate::time::Instant;
-use crate::timing::Clock;
-use crate::{Device, Silent};
 use pulid_graph::PlannedGraph;
 use pulid_graph::plan::{BufferKind, Plan, PlannedDispatch, Port, Stage, Step};
-use pulid_ops::DeviceKind;
 use pulid_tensor::{DType, Error, HostTensor, Result, TensorType};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -36,6 +40,10 @@ pub struct Session {
     streamed: HashMap<usize, Arc<HostTensor>>,
     /// An input of the prologue changed since it last ran.
     dirty: bool,
+    /// How many of the steps a run for some outputs made last, where their values are still there: the next one may go on behind them.
+    reached: usize,
+    /// How many of the steps the last run made, and runs before it that it went on behind.
+    made: usize,
     /// Of each input, whether it holds nothing but zeros, as buffers do before they are written.
     zero: Vec<bool>,
     params: Params,
@@ -89,21 +97,6 @@ struct RecordedDispatch {
     grid: [u32; 3],
     /// Of its parameters in the buffer of all.
     offset: u64,
-}
-
-/// Time of one operator of a plan.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct StepProfile {
-    /// Place in the network.
-    pub label: String,
-    /// Operator and attributes.
-    pub operator: String,
-    /// Kernel variant.
-    pub variant: &'static str,
-    /// Median time in seconds; submission included where the device's clock does not tell.
-    pub seconds: f64,
-    /// Work.
-    pub cost: pulid_ops::Cost,
 }
 
 /// A tensor on a device that belongs to no session: the output of one, the input of others.
@@ -210,6 +203,8 @@ impl Session {
             steps,
             streamed: weights.streamed,
             dirty: true,
+            reached: 0,
+            made: 0,
             zero,
             params,
         })
@@ -226,16 +221,21 @@ impl Session {
     /// The run that an output is of, where that is all that keeps it.
     pub(crate) fn turn(&self, port: &Port) -> Option<Turn> {
         let transient = self.plan.buffers[port.buffer].kind == BufferKind::Scratch;
-        self.share.as_ref().filter(|_| transient).map(Share::turn)
+        let made = || self.plan.steps[..self.made].iter().any(|step| step.output_buffer == port.buffer);
+        self.share.as_ref().filter(|_| transient).map(|share| if made() { share.turn() } else { share.never() })
     }
 
     pub(crate) fn input_port(&self, name: &str) -> Result<&Port> {
         Ok(&self.plan.inputs[find(&self.plan.inputs, name, "input", &self.plan.network)?])
     }
 
-    /// An output that can be read.
-    pub(crate) fn output_port(&self, name: &str) -> Result<&Port> {
-        let port = &self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?];
+    fn output_port(&self, name: &str) -> Result<&Port> {
+        Ok(&self.plan.outputs[find(&self.plan.outputs, name, "output", &self.plan.network)?])
+    }
+
+    /// An output that is there to be read.
+    pub(crate) fn readable(&self, name: &str) -> Result<&Port> {
+        let port = self.output_port(name)?;
         self.turn(port).map_or(Ok(()), |turn| turn.check(name))?;
         Ok(port)
     }
@@ -243,8 +243,18 @@ impl Session {
     /// An input is changed by something that does not look at it.
     pub(crate) fn touch(&mut self, input: &str) -> Result<()> {
         let index = find(&self.plan.inputs, input, "input", &self.plan.network)?;
-        self.dirty |= self.plan.inputs[index].hoisted;
+        self.changed(index);
         self.set_zero(index, false)
+    }
+
+    /// Steps that read an input run again from here on.
+    fn changed(&mut self, input: usize) {
+        let Port { hoisted, buffer, .. } = self.plan.inputs[input];
+        self.dirty |= hoisted;
+        let mut made = self.plan.steps[..self.reached].iter().flat_map(|step| &step.dispatches);
+        if hoisted || made.any(|d| d.buffers.contains(&buffer)) {
+            self.reached = 0;
+        }
     }
 
     /// The plan it runs.
@@ -265,7 +275,7 @@ impl Session {
         }
         let stored = tensor.cast(port.ty.dtype);
         self.device.write_buffer(&self.places[port.buffer].buffer, stored.bytes());
-        self.dirty |= port.hoisted;
+        self.changed(index);
         // Zeros of floats may have a sign.
         let zero = self.is_bypass(index) && stored.to_f32_vec().iter().all(|v| *v == 0.0);
         self.set_zero(index, zero)
@@ -281,7 +291,7 @@ impl Session {
         if self.zero[input] == zero {
             return Ok(());
         }
-        self.zero[input] = zero;
+        (self.zero[input], self.reached) = (zero, 0);
         let Session { device, plan, places, steps, zero, params, .. } = self;
         for (planned, recorded) in plan.steps.iter().zip(steps) {
             for (d, r) in planned.dispatches.iter().zip(&mut recorded.dispatches) {
@@ -315,7 +325,7 @@ impl Session {
     /// # Errors
     /// When there is no such output, or the device is lost or out of memory.
     pub async fn tensors(&self, outputs: &[&str]) -> Result<Vec<DeviceTensor>> {
-        let ports = outputs.iter().map(|output| self.output_port(output)).collect::<Result<Vec<_>>>()?;
+        let ports = outputs.iter().map(|output| self.readable(output)).collect::<Result<Vec<_>>>()?;
         let buffers = self.device.scoped(|| {
             let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
             let copied = ports.iter().map(|port| {
@@ -345,7 +355,7 @@ impl Session {
     ) -> Result<()> {
         let mut copies = Vec::new();
         for (name, tensor) in outputs {
-            let port = self.output_port(name)?;
+            let port = self.readable(name)?;
             if tensor.ty != port.ty {
                 let detail = format!("{} gives `{name}` {}, not {}", self.plan.network, port.ty, tensor.ty);
                 return Err(Error::invalid("output", detail));
@@ -407,7 +417,7 @@ impl Session {
         });
         submitted.await?;
         for (index, _) in copies {
-            self.dirty |= self.plan.inputs[index].hoisted;
+            self.changed(index);
             self.set_zero(index, false)?;
         }
         Ok(())
@@ -423,28 +433,69 @@ impl Session {
     /// # Errors
     /// A lost device or cancellation (between submissions; the session stays usable).
     pub async fn run(&mut self, observer: &dyn Observer) -> Result<()> {
+        self.run_steps(0..self.steps.len(), observer).await
+    }
+
+    /// [`Session::run`] up to the last step that one of these outputs needs. Outputs of later steps hold nothing of use then.
+    ///
+    /// # Errors
+    /// As there, and when there is no such output.
+    pub async fn run_to(&mut self, outputs: &[&str], observer: &dyn Observer) -> Result<()> {
+        self.run_steps(0..self.needed_for(outputs)?, observer).await
+    }
+
+    /// [`Session::run_to`], without the steps that the one before made, where their values are still there: since then no input was set that
+    /// they read, and no other session ran that shares their memory. Else they are made again.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn continue_to(&mut self, outputs: &[&str], observer: &dyn Observer) -> Result<()> {
+        let count = self.needed_for(outputs)?;
+        let there = !self.dirty && self.share.as_ref().is_none_or(Share::is_current);
+        let first = if there { self.reached } else { 0 };
+        self.run_steps(first..count.max(first), observer).await
+    }
+
+    /// How many of the steps these outputs need.
+    fn needed_for(&self, outputs: &[&str]) -> Result<usize> {
+        let mut count = 0;
+        for output in outputs {
+            let buffer = self.output_port(output)?.buffer;
+            let last = self.plan.steps.iter().rposition(|step| step.output_buffer == buffer);
+            count = count.max(last.map_or(0, |last| last + 1));
+        }
+        Ok(count)
+    }
+
+    async fn run_steps(&mut self, range: Range<usize>, observer: &dyn Observer) -> Result<()> {
         let _running = self.share.as_mut().map(Share::run).transpose()?;
-        let result = self.run_units(observer).await;
+        (self.reached, self.made) = (0, 0);
+        let profiles = self.device.inner.profiler.is_on();
+        let mut result = self.run_units(if profiles { 0..0 } else { range.clone() }, observer).await;
+        if profiles && result.is_ok() {
+            let steps = self.profile_steps(range.clone(), 1).await;
+            result = steps.map(|steps| self.device.inner.profiler.add(&self.plan.network, steps));
+        }
         if result.is_err() && self.device.check().is_ok() {
             // What is under way still uses what the caller may want to free.
             let _ = self.device.finished().await;
         }
         result?;
         self.dirty = false;
-        if self.device.inner.profiler.is_on() {
-            let steps = self.profile_once(1).await?;
-            self.device.inner.profiler.add(&self.plan.network, steps);
-        }
+        // Whoever goes on behind the last step begins anew.
+        self.reached = if range.end < self.steps.len() { range.end } else { 0 };
+        self.made = range.end;
         Ok(())
     }
 
-    /// Submits portions, some ahead of the one that is waited for, so that the device has work while the next is encoded.
-    async fn run_units(&self, observer: &dyn Observer) -> Result<()> {
+    /// Submits these steps by portions, some ahead of the one that is waited for, so that the device has work while the next is encoded.
+    async fn run_units(&self, range: Range<usize>, observer: &dyn Observer) -> Result<()> {
         let mut units = Vec::new();
         if self.dirty {
-            units.extend(self.units(&self.plan.prologue, &self.prologue, &self.plan.prologue_stages));
+            let all = 0..self.prologue.len();
+            units.extend(self.units(&self.plan.prologue, &self.prologue, &self.plan.prologue_stages, all));
         }
-        units.extend(self.units(&self.plan.steps, &self.steps, &self.plan.stages));
+        units.extend(self.units(&self.plan.steps, &self.steps, &self.plan.stages, range));
         // A unit's weights are uploaded while the one before computes, so each needs some steps.
         units.retain(|u| !u.recorded.is_empty());
         let portion = &self.device.inner.portion;
@@ -491,18 +542,26 @@ impl Session {
         ahead.wait_until(0).await
     }
 
-    /// Recorded steps that are needed, by stage; one without weights where none stream.
-    fn units<'a>(&'a self, steps: &'a [Step], recorded: &'a [Recorded], stages: &'a [Stage]) -> Vec<Unit<'a>> {
-        let needed = |range: std::ops::Range<usize>| {
-            let both = steps[range.clone()].iter().zip(&recorded[range]);
+    /// Recorded steps of a range that are needed, by stage; one without weights where none stream.
+    fn units<'a>(
+        &'a self,
+        steps: &'a [Step],
+        recorded: &'a [Recorded],
+        stages: &'a [Stage],
+        range: Range<usize>,
+    ) -> Vec<Unit<'a>> {
+        let needed = |part: Range<usize>| {
+            let both = steps[part.clone()].iter().zip(&recorded[part]);
             both.filter(|(step, _)| self.is_needed(step)).map(|(_, recorded)| recorded).collect()
         };
         if stages.is_empty() {
-            return vec![Unit { weights: &[], recorded: needed(0..recorded.len()) }];
+            return vec![Unit { weights: &[], recorded: needed(range) }];
         }
         let end = |i: usize| stages.get(i + 1).map_or(recorded.len(), |next| next.first);
-        let unit = |(i, s): (usize, &'a Stage)| Unit { weights: &s.weights, recorded: needed(s.first..end(i)) };
-        stages.iter().enumerate().map(unit).collect()
+        let of_range = |i: usize, stage: &Stage| stage.first.max(range.start)..end(i).min(range.end);
+        let units = stages.iter().enumerate().map(|(i, stage)| (stage, of_range(i, stage)));
+        let units = units.filter(|(_, part)| !part.is_empty());
+        units.map(|(stage, part)| Unit { weights: &stage.weights, recorded: needed(part) }).collect()
     }
 
     /// Hands streamed weights to the queue, which copies them before what is submitted next.
@@ -527,7 +586,7 @@ impl Session {
     /// # Errors
     /// When there is no such output or the device is lost.
     pub async fn read(&self, name: &str) -> Result<HostTensor> {
-        let port = self.output_port(name)?;
+        let port = self.readable(name)?;
         let Place { buffer, offset, .. } = self.place(port);
         let bytes = self.device.read_buffer_at(buffer, *offset, port.ty.bytes()).await?;
         HostTensor::from_bytes(&port.ty, &bytes)
@@ -539,6 +598,7 @@ impl Session {
     /// [`Error::NotFinite`] naming the operator; other errors of the device.
     pub async fn locate_non_finite(&mut self) -> Result<()> {
         let _running = self.share.as_mut().map(Share::run).transpose()?;
+        (self.reached, self.made) = (0, 0);
         let plan = &self.plan;
         let prologue = plan.prologue.iter().zip(&self.prologue).enumerate().map(|s| (&plan.prologue_stages, s));
         let steps = plan.steps.iter().zip(&self.steps).enumerate().map(|s| (&plan.stages, s));
@@ -565,80 +625,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// Times each operator, `repeats` times after one warm-up: by the device's own clock, in the order and company of a call, where
-    /// it was opened for that ([`DeviceOptions::timestamps`](crate::DeviceOptions)) and no weights stream; else alone, each waited for.
-    /// Inputs hold whatever was written last.
-    ///
-    /// # Errors
-    /// A lost device.
-    pub async fn profile(&mut self, repeats: usize) -> Result<Vec<StepProfile>> {
-        self.run(&Silent).await?;
-        self.profile_once(repeats).await
-    }
-
-    /// [`Session::profile`] without the warm-up.
-    async fn profile_once(&self, repeats: usize) -> Result<Vec<StepProfile>> {
-        let needed: Vec<usize> = (0..self.steps.len()).filter(|&i| self.is_needed(&self.plan.steps[i])).collect();
-        let clocked = self.device.capabilities().kind != DeviceKind::Cpu && self.plan.stages.is_empty();
-        let clock = if clocked { Clock::new(&self.device, Clock::MOST).await? } else { None };
-        let mut seconds = vec![Vec::with_capacity(repeats); needed.len()];
-        if let Some(clock) = clock {
-            for _ in 0..repeats.max(1) {
-                let mut done = 0;
-                while done < needed.len() {
-                    let times = self.clocked(&needed[done..], &clock).await?;
-                    times.iter().zip(&mut seconds[done..]).for_each(|(time, all)| all.push(*time));
-                    done += times.len();
-                }
-            }
-        } else {
-            for (&i, seconds) in needed.iter().zip(&mut seconds) {
-                self.upload_at(&self.plan.stages, i);
-                for _ in 0..repeats.max(1) {
-                    let start = Instant::now();
-                    self.submit(&self.steps[i]).await?;
-                    seconds.push(start.elapsed().as_secs_f64());
-                }
-            }
-        }
-        let profile = |(&i, mut seconds): (&usize, Vec<f64>)| {
-            let step = &self.plan.steps[i];
-            seconds.sort_by(f64::total_cmp);
-            StepProfile {
-                label: step.label.clone(),
-                operator: step.operator.clone(),
-                variant: step.variant,
-                seconds: seconds[seconds.len() / 2],
-                cost: step.cost,
-            }
-        };
-        Ok(needed.iter().zip(seconds).map(profile).collect())
-    }
-
-    /// Runs the first of these steps, as many as make a submission, each in a pass of its own; their seconds by the device's clock.
-    async fn clocked(&self, steps: &[usize], clock: &Clock) -> Result<Vec<f64>> {
-        let mut flops = 0;
-        let mut count = 0;
-        while count < steps.len().min(Clock::MOST) && flops < self.device.inner.portion.flops() {
-            flops += self.steps[steps[count]].flops;
-            count += 1;
-        }
-        let submission = self.device.scoped(|| {
-            let mut encoder = self.device.inner.device.create_command_encoder(&Default::default());
-            for (pass, &i) in steps[..count].iter().enumerate() {
-                let timestamp_writes = Some(clock.around(pass));
-                let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-                encode(&mut encoder.begin_compute_pass(&descriptor), &self.steps[i]);
-            }
-            clock.resolve(&mut encoder, count);
-            self.device.inner.queue.submit([encoder.finish()]);
-            Ok(())
-        });
-        submission.await?;
-        self.device.finished().await?;
-        clock.read(&self.device, count).await
     }
 
     /// Bytes allocated on the device for everything but weights.

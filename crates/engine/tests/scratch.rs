@@ -138,11 +138,72 @@ fn what_is_kept_until_the_next_run_is_an_error_afterwards() {
         failed.push(one.tensor("first").await.unwrap_err());
         failed.push(one.read_into([("first", &mut tensor)]).await.unwrap_err());
         for error in failed {
-            assert!(error.to_string().starts_with("first: is read after another run"), "{error}");
+            assert!(error.to_string().starts_with("first: is not there"), "{error}");
         }
         assert_eq!(tensor.read().await.unwrap(), before, "what was copied in time");
         one.read("y").await.unwrap();
         one.run(&Silent).await.unwrap();
         assert!(first.read().await.is_err() && one.read("first").await.unwrap() == before);
+    });
+}
+
+/// first = silu(silu(x)) and last = silu(first silu(x) - z): a value between operators is read on both sides of the first output.
+fn two_stages(device: &Device) -> PlannedGraph {
+    let mut g = Graph::new("stages");
+    let [x, z] = ["x", "z"].map(|name| g.input(name, TensorType::f32([8]), Rate::Step).unwrap());
+    let hidden = g.apply(Unary(Activation::Silu), &[x]).unwrap();
+    let first = g.apply(Unary(Activation::Silu), &[hidden]).unwrap();
+    g.output("first", first).unwrap();
+    let product = g.apply(Binary::mul(), &[first, hidden]).unwrap();
+    let difference = g.apply(Binary::sub(), &[product, z]).unwrap();
+    let last = g.apply(Unary(Activation::Silu), &[difference]).unwrap();
+    g.output("last", last).unwrap();
+    plan_sharing(&g, device.capabilities(), &FirstVariant).unwrap()
+}
+
+/// A run goes as far as it is asked, and on from there unless what it was made of is no more: then it is made again.
+#[test]
+fn a_run_stops_where_it_is_asked_and_goes_on_there() {
+    pollster::block_on(async {
+        let device = device().await;
+        let scratch = Scratch::default();
+        let planned = two_stages(&device);
+        let mut session = Session::sharing(&device, &planned, &scratch, &Silent).await.unwrap();
+        let mut other = Session::sharing(&device, &network(&device, 64, true), &scratch, &Silent).await.unwrap();
+        let mut whole = Session::new(&device, &planned, &Silent).await.unwrap();
+        let read = async |session: &Session, name: &str| session.read(name).await.unwrap().to_f32_vec();
+        for (round, interrupted) in [(0, false), (1, true), (2, false)] {
+            for session in [&mut session, &mut whole] {
+                session.write("x", &values(8, round)).unwrap();
+            }
+            session.write("z", &values(8, 7)).unwrap();
+            let before = read(&session, "last").await;
+            session.run_to(&["first"], &Silent).await.unwrap();
+            assert_eq!(read(&session, "last").await, before, "ran too far");
+            if interrupted {
+                other.write("x", &values(64, round)).unwrap();
+                other.run(&Silent).await.unwrap();
+            }
+            for session in [&mut session, &mut whole] {
+                session.write("z", &values(8, round + 3)).unwrap();
+            }
+            device.start_profile();
+            session.continue_to(&["last"], &Silent).await.unwrap();
+            let made = device.finish_profile().len();
+            assert_eq!(made, if interrupted { 5 } else { 3 });
+            whole.run(&Silent).await.unwrap();
+            for name in ["first", "last"] {
+                assert_eq!(read(&session, name).await, read(&whole, name).await, "{name} in round {round}");
+            }
+        }
+        // What was read already is another now.
+        session.run_to(&["first"], &Silent).await.unwrap();
+        for session in [&mut session, &mut whole] {
+            session.write("x", &values(8, 9)).unwrap();
+        }
+        session.continue_to(&["last"], &Silent).await.unwrap();
+        whole.run(&Silent).await.unwrap();
+        assert_eq!(read(&session, "last").await, read(&whole, "last").await);
+        assert!(session.run_to(&["middle"], &Silent).await.unwrap_err().to_string().contains("middle"));
     });
 }

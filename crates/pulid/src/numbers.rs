@@ -60,11 +60,60 @@ fn replace(tensor: &mut HostTensor, first: usize, numbers: &HostTensor) -> Resul
     Ok(())
 }
 
-/// Copies between places that are both on a device.
-async fn copy(from: &Numbers, to: &Region, first: usize) -> Result<()> {
-    match from {
-        Numbers::Device(region) => region.copy_to(&to.part(first..first + region.count())?).await,
-        Numbers::Host(_) => Err(Error::invalid("numbers", "in main memory do not go to a device this way")),
+/// Copies between places on a device, which are made together: each submission takes its time. What lies in main memory is copied at once.
+#[derive(Debug, Default)]
+#[must_use = "copies are made by `finish`"]
+pub struct Copies(Vec<(Region, Region)>);
+
+impl Copies {
+    /// Puts numbers over those of a tensor from place `first` on.
+    ///
+    /// # Errors
+    /// When they do not fit or are elsewhere.
+    pub async fn into_tensor(&mut self, tensor: &mut Tensor, first: usize, numbers: &Numbers) -> Result<()> {
+        match tensor {
+            Tensor::Device(tensor) => self.add(numbers, &tensor.region()?, first),
+            Tensor::Host(tensor) => replace(tensor, first, &numbers.read().await?),
+        }
+    }
+
+    /// Puts numbers over those of a network's input from place `first` on.
+    ///
+    /// # Errors
+    /// When there is no such input, or they do not fit or are elsewhere.
+    pub async fn into_input(
+        &mut self,
+        network: &mut Loaded,
+        input: &str,
+        first: usize,
+        numbers: &Numbers,
+    ) -> Result<()> {
+        match network {
+            Loaded::Session(session) => self.add(numbers, &session.input_mut(input)?, first),
+            Loaded::Reference { graph, inputs, .. } => {
+                let node = graph.input_named(input).ok_or_else(|| none(input))?;
+                let zeros = || HostTensor::zeros(graph.shape(node).clone());
+                replace(inputs.entry(input.to_owned()).or_insert_with(zeros), first, &numbers.read().await?)
+            }
+        }
+    }
+
+    fn add(&mut self, from: &Numbers, to: &Region, first: usize) -> Result<()> {
+        match from {
+            Numbers::Device(region) => {
+                self.0.push((region.clone(), to.part(first..first + region.count())?));
+                Ok(())
+            }
+            Numbers::Host(_) => Err(Error::invalid("numbers", "in main memory do not go to a device this way")),
+        }
+    }
+
+    /// Makes them, in their order.
+    ///
+    /// # Errors
+    /// As [`Region::copy_all`].
+    pub async fn finish(self) -> Result<()> {
+        Region::copy_all(&self.0).await
     }
 }
 
@@ -78,17 +127,6 @@ impl Tensor {
             Tensor::Device(tensor) => Numbers::Device(tensor.region()?),
             Tensor::Host(tensor) => Numbers::Host(tensor.clone()),
         })
-    }
-
-    /// Puts numbers over its own from place `first` on.
-    ///
-    /// # Errors
-    /// When they do not fit or are elsewhere, or the device is lost.
-    pub async fn set(&mut self, first: usize, numbers: &Numbers) -> Result<()> {
-        match self {
-            Tensor::Device(tensor) => copy(numbers, &tensor.region()?, first).await,
-            Tensor::Host(tensor) => replace(tensor, first, &numbers.read().await?),
-        }
     }
 }
 
@@ -133,21 +171,6 @@ impl Loaded {
         match self {
             Loaded::Session(session) => session.output(name).map(Numbers::Device),
             Loaded::Reference { outputs, .. } => host(outputs.get(name), name),
-        }
-    }
-
-    /// Puts numbers over those of an input from place `first` on.
-    ///
-    /// # Errors
-    /// When there is no such input, they do not fit or are elsewhere, or the device is lost.
-    pub async fn set(&mut self, input: &str, first: usize, numbers: &Numbers) -> Result<()> {
-        match self {
-            Loaded::Session(session) => copy(numbers, &session.input_mut(input)?, first).await,
-            Loaded::Reference { graph, inputs, .. } => {
-                let node = graph.input_named(input).ok_or_else(|| none(input))?;
-                let zeros = || HostTensor::zeros(graph.shape(node).clone());
-                replace(inputs.entry(input.to_owned()).or_insert_with(zeros), first, &numbers.read().await?)
-            }
         }
     }
 }

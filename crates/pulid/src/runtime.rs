@@ -2,7 +2,7 @@
 
 use crate::blame::Suspects;
 use crate::image::RgbImage;
-pub use crate::numbers::Numbers;
+pub use crate::numbers::{Copies, Numbers};
 pub use crate::pool::{Keep, Lease, Pool};
 use pulid_engine::{
     Autotune, Device, DeviceMemory, DeviceOptions, DeviceTensor, Observer, Scratch, Session, TuneBudget, tune,
@@ -154,6 +154,15 @@ impl Runtime {
             *scratch = Some(Scratch::default());
         }
         sharing
+    }
+
+    /// The same runtime, whose networks have memory of their own for the values between their operators.
+    pub fn with_own_scratch(&self) -> Runtime {
+        let mut own = self.clone();
+        if let Runtime::Gpu { scratch, .. } = &mut own {
+            *scratch = None;
+        }
+        own
     }
 
     /// Makes arenas for the values between operators, where networks share them.
@@ -460,11 +469,28 @@ impl Loaded {
         self.run_to(&names.iter().map(String::as_str).collect::<Vec<_>>(), observer).await
     }
 
-    /// [`Loaded::run_to_tensors`] for some of the outputs. NaN is an error in the reference alone.
+    /// [`Loaded::run_to_tensors`] for some of the outputs, as far as these need it ([`Session::run_to`]). NaN is an error in the reference alone.
     ///
     /// # Errors
     /// A lost device, cancellation, or no such output.
     pub async fn run_to(&mut self, names: &[&str], observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
+        self.run_from(false, names, observer).await
+    }
+
+    /// [`Loaded::run_to`] behind what the one before computed, where that is still there ([`Session::continue_to`]).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn continue_to(&mut self, names: &[&str], observer: &dyn Observer) -> Result<HashMap<String, Tensor>> {
+        self.run_from(true, names, observer).await
+    }
+
+    async fn run_from(
+        &mut self,
+        continues: bool,
+        names: &[&str],
+        observer: &dyn Observer,
+    ) -> Result<HashMap<String, Tensor>> {
         let Loaded::Session(session) = self else {
             let mut all = self.run(observer).await?;
             if let Loaded::Reference { outputs, .. } = self {
@@ -473,7 +499,12 @@ impl Loaded {
             let host = |name: &&str| Ok(((*name).to_owned(), Tensor::Host(crate::pipeline::take(&mut all, name)?)));
             return names.iter().map(host).collect();
         };
-        run_session(session, observer).await?;
+        let ran = match names {
+            [] => session.run(observer).await,
+            _ if continues => session.continue_to(names, observer).await,
+            _ => session.run_to(names, observer).await,
+        };
+        usable(session, ran)?;
         let tensors = session.tensors(names).await?;
         Ok(names.iter().map(|name| (*name).to_owned()).zip(tensors.into_iter().map(Tensor::Device)).collect())
     }
@@ -492,7 +523,8 @@ impl Loaded {
     pub(crate) async fn run_outputs(&mut self, observer: &dyn Observer) -> Result<HashMap<String, HostTensor>> {
         match self {
             Loaded::Session(session) => {
-                run_session(session, observer).await?;
+                let ran = session.run(observer).await;
+                usable(session, ran)?;
                 let mut outputs = HashMap::new();
                 let names: Vec<_> = session.plan().outputs.iter().map(|p| p.name.clone()).collect();
                 for name in names {
@@ -517,9 +549,8 @@ impl Loaded {
     }
 }
 
-/// Runs a session, which is not used again after an error of its own.
-async fn run_session(session: &mut Lease, observer: &dyn Observer) -> Result<()> {
-    let ran = session.run(observer).await;
+/// A session is not used again after an error of its own.
+fn usable(session: &mut Lease, ran: Result<()>) -> Result<()> {
     if !matches!(ran, Ok(()) | Err(Error::Cancelled)) {
         session.abandon();
     }

@@ -2,12 +2,12 @@
 
 use crate::batch::People;
 use crate::terms::Gradients;
-use pulid::runtime::{Loaded, Numbers, Runtime, Tensor};
+use pulid::runtime::{Copies, Loaded, Numbers, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::autodiff::differentiate;
-use pulid_graph::{Checkpointing, Graph, NodeId, Rate, replace_wide_attention};
+use pulid_graph::{Checkpointing, Graph, Rate, replace_wide_attention};
 use pulid_models::pulid::{IdentityLayer, TrainedAdapter, TrainedParameter};
-use pulid_ops::{Binary, Concat, Reduce, Reduction};
+use pulid_ops::{Binary, SumOfSquares};
 use pulid_tensor::{Error, HostTensor, Result, Shape};
 use std::collections::HashMap;
 
@@ -18,18 +18,19 @@ pub struct Adapter {
     network: Loaded,
     /// What is trained, with shapes in the graph.
     pub parameters: Vec<(TrainedParameter, Shape)>,
+    shapes: Vec<(String, Shape)>,
     condition: Vec<usize>,
     keys_values: Vec<String>,
     accumulates: bool,
 }
 
 impl Adapter {
-    /// Forward and backward pass in one network, which runs once for keys and values and once for gradients: so there is one copy of
-    /// the parameters, and what is computed twice is small beside the UNet.
+    /// Forward and backward pass in one network, which runs as far as keys and values, and later once more for gradients: so there is one copy
+    /// of the parameters, and the forward pass, which is computed twice, is small beside the UNet.
     ///
     /// Inputs beside those of [`TrainedAdapter::graph`]: `upstream.k.N` and `upstream.v.N`, of their type; where gradients are summed over
-    /// micro-batches, `sum.PARAMETER`. Outputs: keys and values, `d.PARAMETER` (with the sum), and `norms` [P], the sum of squares of
-    /// each parameter's.
+    /// micro-batches, `sum.PARAMETER`. Outputs: keys and values, `d.PARAMETER` (with the sum), and `squares` [2], the sum of squares of
+    /// all gradients and whether one is not finite ([`SumOfSquares`]).
     ///
     /// # Errors
     /// Weights that are missing or mismatched.
@@ -55,27 +56,22 @@ impl Adapter {
         }
         let nodes: Vec<_> = parameters.iter().map(|p| p.node).collect();
         let gradients = differentiate(g, &upstream, &nodes, Checkpointing::Off)?;
-        let mut norms: Option<NodeId> = None;
+        let mut all = Vec::with_capacity(nodes.len());
         for (parameter, gradient) in parameters.iter().zip(gradients) {
             let name = &parameter.name;
             let detail = "reaches no layer of the UNet; does the file belong to this model?";
             let mut gradient = gradient.ok_or_else(|| Error::invalid(name, detail))?;
-            let norm = g.scoped(format!("norm of {name}"), |g| {
-                if accumulates {
+            if accumulates {
+                gradient = g.scoped(format!("sum of {name}"), |g| {
                     let sum = g.input(format!("sum.{name}"), g.ty(gradient).clone(), Rate::Step)?;
-                    gradient = g.apply(Binary::add(), &[sum, gradient])?;
-                }
-                squared_norm(g, gradient)
-            })?;
+                    g.apply(Binary::add(), &[sum, gradient])
+                })?;
+            }
             g.transient_output(format!("d.{name}"), gradient)?;
-            // One after the other: a number that waits for all others would keep a buffer as large as its parameter.
-            norms = Some(match norms {
-                None => norm,
-                Some(before) => g.scoped("norms", |g| g.apply(Concat::new(0), &[before, norm]))?,
-            });
+            all.push(gradient);
         }
-        let norms = norms.ok_or_else(|| Error::invalid("adapter", "holds no parameter"))?;
-        g.output("norms", norms)?;
+        let squares = g.scoped("norm", |g| g.apply(SumOfSquares, &all))?;
+        g.output("squares", squares)?;
         Ok((graph, parameters))
     }
 
@@ -103,19 +99,27 @@ impl Adapter {
             let shape = graph.shape(p.node).clone();
             (p, shape)
         };
+        let parameters: Vec<_> = parameters.into_iter().map(shaped).collect();
         Ok(Adapter {
             network,
-            parameters: parameters.into_iter().map(shaped).collect(),
+            shapes: parameters.iter().map(|(p, shape)| (p.name.clone(), shape.clone())).collect(),
+            parameters,
             condition: adapter.condition_shape(batch),
             keys_values,
             accumulates,
         })
     }
 
-    /// A network that holds parameters and gradients by their names.
+    /// A network that holds these parameters, and their gradients.
     #[cfg(test)]
-    pub(crate) fn of(network: Loaded) -> Adapter {
-        Adapter { network, parameters: Vec::new(), condition: Vec::new(), keys_values: Vec::new(), accumulates: false }
+    pub(crate) fn of(network: Loaded, shapes: Vec<(String, Shape)>) -> Adapter {
+        let (condition, keys_values) = (Vec::new(), Vec::new());
+        Adapter { network, parameters: Vec::new(), shapes, condition, keys_values, accumulates: false }
+    }
+
+    /// The parameters' names and shapes.
+    pub fn shapes(&self) -> &[(String, Shape)] {
+        &self.shapes
     }
 
     /// Sets a parameter.
@@ -134,12 +138,12 @@ impl Adapter {
         self.network.input(name)
     }
 
-    /// Changes a parameter from place `first` on.
+    /// Changes a parameter from place `first` on, with other copies.
     ///
     /// # Errors
-    /// When there is none of that name with so many numbers, or the device is lost.
-    pub async fn set(&mut self, name: &str, first: usize, value: &Numbers) -> Result<()> {
-        self.network.set(name, first, value).await
+    /// When there is none of that name with so many numbers.
+    pub async fn set(&mut self, name: &str, first: usize, value: &Numbers, copies: &mut Copies) -> Result<()> {
+        copies.into_input(&mut self.network, name, first, value).await
     }
 
     /// A parameter's gradient, [N], as [`Adapter::gradients`] left it.
@@ -172,7 +176,7 @@ impl Adapter {
     }
 
     /// Gradients of people whose keys and values have the gradients `upstream`, which stay here for [`Adapter::gradient`]. Where they are
-    /// accumulated, they are added to those `before`, if there are any. Gives the squared norm of each.
+    /// accumulated, they are added to those `before`, if there are any. Gives the square of their norm, NaN where one is not finite.
     ///
     /// # Errors
     /// A lost device or cancellation.
@@ -182,7 +186,7 @@ impl Adapter {
         upstream: Gradients,
         before: bool,
         observer: &dyn Observer,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<f64> {
         self.give(people)?;
         let renamed = |(name, tensor): (String, Tensor)| (name.replacen("d.", "upstream.", 1), tensor);
         self.network.write_tensors(&upstream.into_iter().map(renamed).collect()).await?;
@@ -191,27 +195,20 @@ impl Adapter {
                 self.network.write(&format!("sum.{}", parameter.name), &HostTensor::zeros(shape.clone()))?;
             }
         }
-        let mut found = self.network.run_to(&["norms"], observer).await?;
+        let mut found = self.network.run_to(&["squares"], observer).await?;
         if self.accumulates {
-            // The next call for keys and values makes gradients of no use.
+            // The next call for keys and values needs their room.
+            let mut copies = Copies::default();
             for (parameter, _) in &self.parameters {
                 let sum = self.network.output(&format!("d.{}", parameter.name))?;
-                self.network.set(&format!("sum.{}", parameter.name), 0, &sum).await?;
+                copies.into_input(&mut self.network, &format!("sum.{}", parameter.name), 0, &sum).await?;
             }
+            copies.finish().await?;
         }
-        let norms = found.remove("norms").ok_or_else(|| Error::invalid("adapter", "gave no norms"))?;
-        Ok(norms.read().await?.to_f32_vec().into_iter().map(f64::from).collect())
+        let squares = found.remove("squares").ok_or_else(|| Error::invalid("adapter", "gave no norm"))?;
+        match squares.read().await?.as_f32()? {
+            [sum, 0.0] => Ok(f64::from(*sum)),
+            _ => Ok(f64::NAN),
+        }
     }
-}
-
-/// The sum of squares [1] of a tensor, by its last axis first.
-fn squared_norm(g: &mut Graph, x: NodeId) -> Result<NodeId> {
-    let sum = |axes: Vec<usize>| Reduce { reduction: Reduction::Sum, axes, keep_dims: false };
-    let shape = g.shape(x).clone();
-    let (rows, width) = (shape.count() / shape.last().max(1), shape.last());
-    let x = g.reshape(x, [rows, width])?;
-    let square = g.apply(Binary::mul(), &[x, x])?;
-    let of_rows = g.apply(sum(vec![1]), &[square])?;
-    let all = g.apply(sum(vec![0]), &[of_rows])?;
-    g.reshape(all, [1])
 }

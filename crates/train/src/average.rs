@@ -1,7 +1,8 @@
 //! The moving average of the parameters, on the device.
 
-use crate::optimizer::{chunk, pieces};
-use pulid::runtime::{Loaded, Numbers, Runtime, Tensor};
+use crate::adapter::Adapter;
+use crate::packs::{self, Piece, Unstoppable, packs};
+use pulid::runtime::{Copies, Loaded, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::{Graph, Rate};
 use pulid_ops::WeightedSum;
@@ -12,9 +13,9 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub struct Average {
     decay: f64,
-    /// A step's network for as many numbers as [`chunk`] says.
+    /// A step's network, for packs of so many numbers.
     network: Loaded,
-    chunk: usize,
+    size: usize,
     values: HashMap<String, Tensor>,
 }
 
@@ -41,30 +42,47 @@ impl Average {
         values: Vec<(String, HostTensor)>,
         observer: &dyn Observer,
     ) -> Result<Average> {
-        let chunk = chunk(values.iter().map(|(_, value)| value.shape()));
-        let network = runtime.load(&graph(&Shape::new([chunk]))?, observer).await?;
+        let size = packs::size(values.iter().map(|(_, value)| value.shape().count()));
+        let network = runtime.load(&graph(&Shape::new([size]))?, observer).await?;
         let mut averages = HashMap::new();
         for (name, value) in values {
             let value = runtime.tensor("average", value).await?;
             averages.insert(name, value);
         }
-        Ok(Average { decay, network, chunk, values: averages })
+        Ok(Average { decay, network, size, values: averages })
     }
 
-    /// Follows a parameter's new value after update `update`, counted from 1.
+    /// Follows the parameters' new values after update `update`, counted from 1.
     ///
     /// # Errors
     /// A parameter that is not averaged, a lost device.
-    pub async fn follow(&mut self, name: &str, value: &Numbers, update: u32, observer: &dyn Observer) -> Result<()> {
-        let average = self.values.get_mut(name).ok_or_else(|| Error::invalid(name, "has no average"))?;
+    pub async fn follow(&mut self, adapter: &Adapter, update: u32, reporter: &dyn Reporter) -> Result<()> {
+        let parameters = adapter.shapes();
+        if let Some((name, _)) = parameters.iter().find(|(name, _)| !self.values.contains_key(name)) {
+            return Err(no_average(name));
+        }
         let decay = decay_at(update, self.decay);
         let weights = [decay, 1.0 - decay];
         self.network.write("weights", &HostTensor::from_fn([2], |i| weights[i] as f32))?;
-        for range in pieces(value.count(), self.chunk) {
-            self.network.set("average", 0, &average.numbers()?.part(range.clone())?).await?;
-            self.network.set("value", 0, &value.part(range.clone())?).await?;
-            self.network.run_in_place(observer).await?;
-            average.set(range.start, &self.network.output("average")?.part(0..range.len())?).await?;
+        for pack in packs(parameters.iter().map(|(_, shape)| shape.count()), self.size) {
+            let network = &mut self.network;
+            let mut copies = Copies::default();
+            for Piece { parameter, range, at } in &pack {
+                let (name, _) = &parameters[*parameter];
+                let average = self.values.get(name).ok_or_else(|| no_average(name))?;
+                copies.into_input(network, "average", *at, &average.numbers()?.part(range.clone())?).await?;
+                copies.into_input(network, "value", *at, &adapter.value(name)?.part(range.clone())?).await?;
+            }
+            copies.finish().await?;
+            network.run_in_place(&Unstoppable(reporter)).await?;
+            let next = network.output("average")?;
+            let mut copies = Copies::default();
+            for Piece { parameter, range, at } in pack {
+                let (name, _) = &parameters[parameter];
+                let average = self.values.get_mut(name).ok_or_else(|| no_average(name))?;
+                copies.into_tensor(average, range.start, &next.part(at..at + range.len())?).await?;
+            }
+            copies.finish().await?;
         }
         Ok(())
     }
@@ -74,9 +92,13 @@ impl Average {
     /// # Errors
     /// A parameter that is not averaged, a lost device.
     pub async fn read(&self, name: &str, shape: &Shape) -> Result<HostTensor> {
-        let value = self.values.get(name).ok_or_else(|| Error::invalid(name, "has no average"))?;
+        let value = self.values.get(name).ok_or_else(|| no_average(name))?;
         value.read().await?.reshape(shape.clone())
     }
+}
+
+fn no_average(name: &str) -> Error {
+    Error::invalid(name, "has no average")
 }
 
 /// Inputs: `average` and `value` of a shape, `weights` [2]. Output: the next `average`.
@@ -95,6 +117,8 @@ pub(crate) fn graph(shape: &Shape) -> Result<Graph> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::tests::adapter;
+    use pulid_engine::Silent;
 
     /// diffusers 0.25's `EMAModel(decay=0.5).get_decay(step)` for step 1, 2, 3, 8, 100 (`update_after_step` 0).
     #[test]
@@ -111,10 +135,11 @@ mod tests {
             let shape = Shape::new([2, 3]);
             let value = |v: f32| HostTensor::from_fn(shape.clone(), |i| v + i as f32);
             let start = vec![("p".to_owned(), value(1.0))];
-            let mut average = Average::load(&Runtime::Reference, 0.9, start, &pulid_engine::Silent).await.unwrap();
+            let mut average = Average::load(&Runtime::Reference, 0.9, start, &Silent).await.unwrap();
             let (mut expected, mut observed) = (0.0, Vec::new());
             for (update, v) in [(1, 2.0), (2, 4.0), (3, -1.0)] {
-                average.follow("p", &Numbers::Host(value(v)), update, &pulid_engine::Silent).await.unwrap();
+                let adapter = adapter(&Runtime::Reference, &value(v), 6).await;
+                average.follow(&adapter, update, &Silent).await.unwrap();
                 let decay = decay_at(update, 0.9);
                 expected = decay * expected + (1.0 - decay) * f64::from(v);
                 observed = average.read("p", &shape).await.unwrap().to_f32_vec();
@@ -122,8 +147,9 @@ mod tests {
             for (i, found) in observed.into_iter().enumerate() {
                 assert!((f64::from(found) - expected - i as f64).abs() < 1e-5, "{found} {expected}");
             }
-            let other = average.follow("q", &Numbers::Host(value(0.0)), 1, &pulid_engine::Silent).await;
-            assert!(other.unwrap_err().to_string().contains("no average"));
+            let mut other = Average::load(&Runtime::Reference, 0.9, Vec::new(), &Silent).await.unwrap();
+            let adapter = adapter(&Runtime::Reference, &value(0.0), 6).await;
+            assert!(other.follow(&adapter, 1, &Silent).await.unwrap_err().to_string().contains("no average"));
         });
     }
 }

@@ -1,7 +1,6 @@
 //! Whose face latents show: L_id of pictures, wherever they came from.
 
 use crate::batch::Batch;
-use crate::branch::scaled;
 use crate::memory::Part;
 use crate::terms::numbers;
 use pulid::face::arcface_transform;
@@ -52,12 +51,7 @@ impl FaceGraphs {
         self.recogniser.build(&shapes, Precision::F32)
     }
 
-    /// From latents to pictures.
-    fn decoder(&self, [height, width]: [usize; 2]) -> Result<Graph> {
-        self.vae.decoder(self.batch, height, width)
-    }
-
-    /// From latents to the loss, and back.
+    /// From latents to pictures, on to the loss, and back.
     fn loss(&self, [height, width]: [usize; 2], checkpointing: Checkpointing) -> Result<Graph> {
         let size = IdentityLossSize { batch: self.batch, height, width };
         let graph = identity_graph(&self.vae, &self.recogniser, size, Precision::F32)?;
@@ -70,15 +64,10 @@ impl FaceGraphs {
     }
 
     /// What it takes for latents of these rows and columns, but for the detector, which is small.
-    pub fn parts_of_size(self: &Arc<Self>, whose: &str, at: &str, latent: [usize; 2]) -> [Part<'static>; 2] {
-        let (loss, decoder) = (self.clone(), self.clone());
-        let of_decoder = format!("{whose}: values of the decoder for the detector{at}");
-        [
-            Part::backward(FaceGraphs::loss_name(whose, at), WEIGHTS, move |checkpointing| {
-                loss.loss(latent, checkpointing)
-            }),
-            Part::forward(of_decoder, WEIGHTS, move || decoder.decoder(latent)),
-        ]
+    pub fn part_of_size(self: &Arc<Self>, whose: &str, at: &str, latent: [usize; 2]) -> Part<'static> {
+        let graphs = self.clone();
+        let build = move |checkpointing| graphs.loss(latent, checkpointing);
+        Part::backward(FaceGraphs::loss_name(whose, at), WEIGHTS, build)
     }
 
     /// What it takes for photos.
@@ -97,19 +86,11 @@ pub(crate) struct FaceLoss {
     /// Embeds the photos' faces.
     recogniser: Loaded,
     recogniser_output: String,
-    /// The networks for latents of these rows and columns. Those of other sizes are the runtime's meanwhile, which lets them go where there is
-    /// no room.
-    sized: Option<([usize; 2], OfSize)>,
+    /// The network for latents of these rows and columns: to the pictures, which the detector looks at, and on to the loss. Those of other
+    /// sizes are the runtime's meanwhile, which lets them go where there is no room.
+    sized: Option<([usize; 2], Loaded)>,
     /// Their graphs of each size so far.
-    built: BTreeMap<[usize; 2], [Graph; 2]>,
-}
-
-/// The networks for latents of one size.
-struct OfSize {
-    /// Shows the pictures to the detector.
-    decoder: Loaded,
-    /// From the latents to the loss, and back.
-    loss: Loaded,
+    built: BTreeMap<[usize; 2], Graph>,
 }
 
 /// What it answers.
@@ -141,7 +122,7 @@ impl FaceLoss {
             runtime: runtime.clone(),
             graphs,
             checkpointing,
-            finder: FaceFinder::load(runtime, faces, reporter).await?,
+            finder: FaceFinder::load(&runtime.with_own_scratch(), faces, reporter).await?,
             recogniser: runtime.load(&embeddings, reporter).await?,
             recogniser_output: embeddings.outputs().first().map(|(name, _)| name.clone()).unwrap_or_default(),
             sized: None,
@@ -151,7 +132,7 @@ impl FaceLoss {
         Ok(face)
     }
 
-    /// Takes the networks for latents of these rows and columns, of which blocks are computed again as of the first ones'.
+    /// Takes the network for latents of these rows and columns, of which blocks are computed again as of the first one's.
     ///
     /// # Errors
     /// A device out of memory, cancellation.
@@ -159,21 +140,18 @@ impl FaceLoss {
         if matches!(&self.sized, Some((loaded, _)) if *loaded == latent) {
             return Ok(());
         }
-        // They go back to the runtime before the next ones look for room.
+        // It goes back to the runtime before the next one looks for room.
         self.sized = None;
         if !self.built.contains_key(&latent) {
-            let graphs = [self.graphs.decoder(latent)?, self.graphs.loss(latent, self.checkpointing)?];
-            self.built.insert(latent, graphs);
+            self.built.insert(latent, self.graphs.loss(latent, self.checkpointing)?);
         }
-        let Some([decoder, loss]) = self.built.get(&latent) else { return Ok(()) };
-        let loss = self.runtime.load(loss, observer).await?;
-        let decoder = self.runtime.load(decoder, observer).await?;
-        self.sized = Some((latent, OfSize { decoder, loss }));
+        let Some(graph) = self.built.get(&latent) else { return Ok(()) };
+        self.sized = Some((latent, self.runtime.load(graph, observer).await?));
         Ok(())
     }
 
-    /// The networks for such latents.
-    async fn of_size(&mut self, latent: &HostTensor, observer: &dyn Observer) -> Result<&mut OfSize> {
+    /// The network for such latents.
+    async fn of_size(&mut self, latent: &HostTensor, observer: &dyn Observer) -> Result<&mut Loaded> {
         let &[_, height, width, _] = latent.shape().extents() else {
             return Err(Error::invalid("latents", format!("are {}", latent.shape())));
         };
@@ -196,9 +174,13 @@ impl FaceLoss {
         weight: f64,
         observer: &Quiet<'_>,
     ) -> Result<FaceAnswer> {
-        let (crop, found) = self.crops(latent, observer).await?;
-        let present: Vec<bool> = found.iter().zip(&batch.identified).map(|(face, whose)| *face && *whose).collect();
         let target = self.embeddings(&batch.faces, observer).await?;
+        let network = self.of_size(latent, observer).await?;
+        network.write("latent", latent)?;
+        network.write("target", &target)?;
+        let picture = read(&mut network.run_to(&["picture"], observer).await?, "picture").await?;
+        let (crop, found) = self.crops(&picture, observer).await?;
+        let present: Vec<bool> = found.iter().zip(&batch.identified).map(|(face, whose)| *face && *whose).collect();
         let count = |flags: &[bool]| flags.iter().filter(|flag| **flag).count();
         let mut answer = FaceAnswer {
             loss: None,
@@ -211,28 +193,22 @@ impl FaceLoss {
         };
         if present.contains(&true) {
             let crop = beside(&crop, &found)?;
-            let OfSize { loss, .. } = self.of_size(latent, observer).await?;
-            for (name, value) in [("latent", latent), ("crop", &crop), ("target", &target)] {
-                loss.write(name, value)?;
-            }
-            loss.write("upstream.identity", &sample_weights(&present, 1.0, weight as f32))?;
-            let mut outputs = loss.run_to(&["identity", "d.latent"], observer).await?;
+            let network = self.of_size(latent, observer).await?;
+            network.write("crop", &crop)?;
+            network.write("upstream.identity", &sample_weights(&present, 1.0, weight as f32))?;
+            let mut outputs = network.continue_to(&["identity", "d.latent"], observer).await?;
             let loss = mean(&numbers(&mut outputs, "identity").await?, &present);
             answer.loss = Some((loss, read(&mut outputs, "d.latent").await?));
         }
         Ok(answer)
     }
 
-    /// For each picture the map of ArcFace's crop to it, [B, 2, 3], and whether it shows a face.
-    async fn crops(&mut self, latent: &HostTensor, observer: &Quiet<'_>) -> Result<(HostTensor, Vec<bool>)> {
-        let scaling = f64::from(self.graphs.vae.config().scaling_factor);
-        let OfSize { decoder, .. } = self.of_size(latent, observer).await?;
-        decoder.write("latent", &scaled(latent, 1.0 / scaling)?)?;
-        let mut decoded = decoder.run_to(&["sample"], observer).await?;
-        let pictures = match rgb_from_tensor(&read(&mut decoded, "sample").await?) {
+    /// For each picture [B, H, W, 3] the map of ArcFace's crop to it, [B, 2, 3], and whether it shows a face.
+    async fn crops(&mut self, pictures: &HostTensor, observer: &Quiet<'_>) -> Result<(HostTensor, Vec<bool>)> {
+        let pictures = match rgb_from_tensor(pictures) {
             // In half precision a step may overflow: nobody's face, as of a picture of anything else.
             Err(Error::NotFinite { .. }) => {
-                let count = latent.shape()[0];
+                let count = pictures.shape()[0];
                 return Ok((HostTensor::zeros([count, 2, 3]), vec![false; count]));
             }
             pictures => pictures?,

@@ -20,6 +20,7 @@ mod objective;
 mod one_step;
 mod optimizer;
 mod options;
+mod packs;
 mod plan;
 mod prepare;
 mod random;

@@ -42,8 +42,8 @@ impl OneStep {
     }
 
     /// What it takes for latents of a call's size.
-    pub fn parts_of_size(graphs: &Arc<FaceGraphs>, call: &Call) -> [Part<'static>; 2] {
-        graphs.parts_of_size(WHOSE, &call.at(), call.latent)
+    pub fn part_of_size(graphs: &Arc<FaceGraphs>, call: &Call) -> Part<'static> {
+        graphs.part_of_size(WHOSE, &call.at(), call.latent)
     }
 
     /// What it takes for latents of any size.

@@ -1,7 +1,8 @@
 //! What the optimiser remembers of the parameters, on the device, and how it changes them.
 
 use crate::adapter::Adapter;
-use pulid::runtime::{Loaded, Runtime, Tensor};
+use crate::packs::{self, Piece, Unstoppable, packs};
+use pulid::runtime::{Copies, Loaded, Reporter, Runtime, Tensor};
 use pulid_engine::Observer;
 use pulid_graph::{Graph, Rate};
 use pulid_models::training::{MuonStep, muon_graph};
@@ -9,7 +10,6 @@ use pulid_ops::{AdamW, AdamWStep};
 use pulid_tensor::{Error, HostTensor, Result, Shape, TensorType};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::ops::Range;
 
 /// How parameters are changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,26 +37,12 @@ impl Rule {
 pub struct Optimizer {
     runtime: Runtime,
     rule: Rule,
-    /// A step of AdamW for as many numbers as [`chunk`] says, which all parameters go through one after another.
+    /// A step of AdamW for a pack of so many numbers.
     adamw: Option<(Loaded, usize)>,
     /// A step of Muon for matrices of each shape.
     muon: HashMap<Shape, Loaded>,
     /// Of each parameter by [`Moments::names`].
     moments: HashMap<String, Vec<Tensor>>,
-}
-
-/// Numbers that a network which changes each on its own takes at a time: more do not make it faster, and its values stand beside what is
-/// trained.
-const CHUNK: usize = 1 << 20;
-
-/// How many numbers of parameters of these shapes go through such a network at a time.
-pub(crate) fn chunk<'a>(shapes: impl Iterator<Item = &'a Shape>) -> usize {
-    shapes.map(Shape::count).max().unwrap_or(1).clamp(1, CHUNK)
-}
-
-/// So many numbers in pieces.
-pub(crate) fn pieces(count: usize, chunk: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..count).step_by(chunk).map(move |first| first..count.min(first + chunk))
 }
 
 /// A parameter on the host: value and moments in the graph's layout.
@@ -153,59 +139,70 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One step of a parameter, which changes where it lies, as does what is remembered of it.
+    /// One step of all parameters, which change where they lie, as does what is remembered of them.
     ///
     /// # Errors
-    /// A parameter of which nothing is remembered, a lost device.
-    pub async fn step(
+    /// A parameter of which nothing is remembered or whose gradient has another size: nothing is changed then. A lost device.
+    pub async fn step(&mut self, adapter: &mut Adapter, settings: Settings, reporter: &dyn Reporter) -> Result<()> {
+        let parameters = adapter.shapes().to_vec();
+        for (name, shape) in &parameters {
+            let counts = [adapter.value(name)?.count(), adapter.gradient(name)?.count()];
+            if counts != [shape.count(); 2] {
+                return Err(Error::invalid(name, format!("is {shape}, its gradient has {} numbers", counts[1])));
+            }
+            if self.moments.get(name).map(Vec::len) != Some(Moments::names(self.rule.of(shape)).len()) {
+                return Err(no_state(name));
+            }
+        }
+        let observer = Unstoppable(reporter);
+        let (muon, adamw): (Vec<_>, Vec<_>) =
+            parameters.into_iter().partition(|(_, shape)| self.rule.of(shape) == Rule::Muon);
+        let all: usize = muon.iter().chain(&adamw).map(|(_, shape)| shape.count()).sum();
+        let mut done = 0;
+        if let Some((network, size)) = &mut self.adamw {
+            network.write("settings", &settings.adamw.settings())?;
+            for pack in packs(adamw.iter().map(|(_, shape)| shape.count()), *size) {
+                done +=
+                    AdamWPack { network, size: *size, parameters: &adamw, pieces: &pack, moments: &mut self.moments }
+                        .step(adapter, &observer)
+                        .await?;
+                observer.done(done, all);
+            }
+        }
+        for (name, shape) in &muon {
+            self.muon_step(name, shape, adapter, settings.muon, &observer).await?;
+            done += shape.count();
+            observer.done(done, all);
+        }
+        Ok(())
+    }
+
+    async fn muon_step(
         &mut self,
         name: &str,
         shape: &Shape,
         adapter: &mut Adapter,
-        settings: Settings,
+        settings: MuonStep,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let none = || Error::invalid(name, "has no state of the optimiser");
-        let moments = self.moments.get_mut(name).ok_or_else(none)?;
+        let network = self.muon.get_mut(shape).ok_or_else(|| no_state(name))?;
+        let Some([momentum]) = self.moments.get_mut(name).map(|moments| &mut moments[..]) else {
+            return Err(no_state(name));
+        };
+        for (input, value) in settings.inputs([shape[0], shape[1]]) {
+            network.write(input, &value)?;
+        }
         let (value, gradient) = (adapter.value(name)?, adapter.gradient(name)?);
-        if [value.count(), gradient.count()] != [shape.count(); 2] {
-            return Err(Error::invalid(name, format!("is {shape}, its gradient has {} numbers", gradient.count())));
+        let mut copies = Copies::default();
+        for (input, numbers) in [("parameter", value), ("momentum", momentum.numbers()?), ("gradient", gradient)] {
+            copies.into_input(network, input, 0, &numbers).await?;
         }
-        match (self.rule.of(shape), &mut moments[..]) {
-            (Rule::AdamW, [first, second]) => {
-                let (network, chunk) = self.adamw.as_mut().ok_or_else(none)?;
-                let chunk = *chunk;
-                network.write("settings", &settings.adamw.settings())?;
-                for range in pieces(shape.count(), chunk) {
-                    let rows = [value.clone(), first.numbers()?, second.numbers()?];
-                    for (row, numbers) in rows.iter().enumerate() {
-                        network.set("state", row * chunk, &numbers.part(range.clone())?).await?;
-                    }
-                    network.set("gradient", 0, &gradient.part(range.clone())?).await?;
-                    network.run_in_place(observer).await?;
-                    let next = network.output("state")?;
-                    let row = |row: usize| next.part(row * chunk..row * chunk + range.len());
-                    adapter.set(name, range.start, &row(0)?).await?;
-                    first.set(range.start, &row(1)?).await?;
-                    second.set(range.start, &row(2)?).await?;
-                }
-            }
-            (Rule::Muon, [momentum]) => {
-                let network = self.muon.get_mut(shape).ok_or_else(none)?;
-                for (input, value) in settings.muon.inputs([shape[0], shape[1]]) {
-                    network.write(input, &value)?;
-                }
-                let given = [("parameter", value), ("momentum", momentum.numbers()?), ("gradient", gradient)];
-                for (input, numbers) in &given {
-                    network.set(input, 0, numbers).await?;
-                }
-                network.run_in_place(observer).await?;
-                adapter.set(name, 0, &network.output("parameter")?).await?;
-                momentum.set(0, &network.output("momentum")?).await?;
-            }
-            _ => return Err(none()),
-        }
-        Ok(())
+        copies.finish().await?;
+        network.run_in_place(observer).await?;
+        let mut copies = Copies::default();
+        adapter.set(name, 0, &network.output("parameter")?, &mut copies).await?;
+        copies.into_tensor(momentum, 0, &network.output("momentum")?).await?;
+        copies.finish().await
     }
 
     /// What it remembers of a parameter.
@@ -213,7 +210,7 @@ impl Optimizer {
     /// # Errors
     /// A lost device.
     pub async fn read(&self, name: &str, shape: &Shape) -> Result<Moments> {
-        let none = || Error::invalid(name, "has no state of the optimiser");
+        let none = || no_state(name);
         let rule = self.rule.of(shape);
         let mut read = HashMap::new();
         for (moment, tensor) in Moments::names(rule).iter().zip(self.moments.get(name).ok_or_else(none)?) {
@@ -223,10 +220,57 @@ impl Optimizer {
     }
 }
 
+fn no_state(name: &str) -> Error {
+    Error::invalid(name, "has no state of the optimiser")
+}
+
+/// Parameters that go through AdamW together.
+struct AdamWPack<'a> {
+    network: &'a mut Loaded,
+    /// Numbers in a row of its state.
+    size: usize,
+    parameters: &'a [(String, Shape)],
+    pieces: &'a [Piece],
+    moments: &'a mut HashMap<String, Vec<Tensor>>,
+}
+
+impl AdamWPack<'_> {
+    /// Their step; gives how many numbers they are.
+    async fn step(self, adapter: &mut Adapter, observer: &dyn Observer) -> Result<usize> {
+        let AdamWPack { network, size, parameters, pieces, moments } = self;
+        let mut copies = Copies::default();
+        for Piece { parameter, range, at } in pieces {
+            let (name, _) = &parameters[*parameter];
+            let Some([first, second]) = moments.get(name).map(|moments| &moments[..]) else {
+                return Err(no_state(name));
+            };
+            let rows = [adapter.value(name)?, first.numbers()?, second.numbers()?];
+            for (row, numbers) in rows.iter().enumerate() {
+                copies.into_input(network, "state", row * size + at, &numbers.part(range.clone())?).await?;
+            }
+            copies.into_input(network, "gradient", *at, &adapter.gradient(name)?.part(range.clone())?).await?;
+        }
+        copies.finish().await?;
+        network.run_in_place(observer).await?;
+        let next = network.output("state")?;
+        let mut copies = Copies::default();
+        for Piece { parameter, range, at } in pieces {
+            let (name, _) = &parameters[*parameter];
+            let row = |row: usize| next.part(row * size + at..row * size + at + range.len());
+            adapter.set(name, range.start, &row(0)?, &mut copies).await?;
+            for (moment, i) in moments.get_mut(name).into_iter().flatten().zip(1..) {
+                copies.into_tensor(moment, range.start, &row(i)?).await?;
+            }
+        }
+        copies.finish().await?;
+        Ok(pieces.iter().map(|piece| piece.range.len()).sum())
+    }
+}
+
 /// What a network of the optimiser takes at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Extent {
-    /// AdamW: so many numbers.
+    /// AdamW: a pack of so many numbers.
     AdamW(usize),
     /// Muon: a matrix.
     Muon(Shape),
@@ -235,7 +279,8 @@ pub(crate) enum Extent {
 /// The networks for parameters of these shapes.
 pub(crate) fn extents(rule: Rule, shapes: &[Shape]) -> Vec<Extent> {
     let (muon, adamw): (Vec<_>, Vec<_>) = shapes.iter().partition(|shape| rule.of(shape) == Rule::Muon);
-    let mut extents: Vec<_> = adamw.first().map(|_| Extent::AdamW(chunk(adamw.iter().copied()))).into_iter().collect();
+    let pack = || Extent::AdamW(packs::size(adamw.iter().map(|shape| shape.count())));
+    let mut extents: Vec<_> = adamw.first().map(|_| pack()).into_iter().collect();
     for shape in muon {
         let extent = Extent::Muon(shape.clone());
         if !extents.contains(&extent) {
@@ -315,13 +360,13 @@ impl LossScale {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use pulid_engine::{DeviceOptions, Silent};
     use pulid_ops::{Binary, Operator};
 
     /// An adapter of a parameter `p` whose gradient has so many numbers, all 1.
-    async fn adapter(runtime: &Runtime, value: &HostTensor, gradients: usize) -> Adapter {
+    pub(crate) async fn adapter(runtime: &Runtime, value: &HostTensor, gradients: usize) -> Adapter {
         let mut graph = Graph::new("adapter");
         let g = &mut graph;
         let p = g.input("p", TensorType::f32(value.shape().clone()), Rate::Step).unwrap();
@@ -334,7 +379,7 @@ mod tests {
         network.write("p", value).unwrap();
         network.write("given", &HostTensor::from_fn([gradients], |_| 1.0)).unwrap();
         network.run_in_place(&Silent).await.unwrap();
-        Adapter::of(network)
+        Adapter::of(network, vec![("p".to_owned(), value.shape().clone())])
     }
 
     fn settings() -> Settings {
@@ -362,7 +407,7 @@ mod tests {
                 let moments = Moments::read(rule, |_| Ok(zeros.clone())).unwrap();
                 optimizer.set("p", &shape, &moments).await.unwrap();
                 let mut wrong = adapter(&runtime, &value, 5).await;
-                optimizer.step("p", &shape, &mut wrong, settings(), &Silent).await.unwrap_err();
+                optimizer.step(&mut wrong, settings(), &Silent).await.unwrap_err();
                 let held = async |optimizer: &Optimizer, adapter: &Adapter| {
                     let value = adapter.value("p").unwrap().read().await.unwrap().to_f32_vec();
                     let moments = optimizer.read("p", &shape).await.unwrap();
@@ -372,7 +417,7 @@ mod tests {
                 assert_eq!(kept, value.to_f32_vec(), "{rule:?}");
                 assert!(moments.iter().flatten().all(|v| *v == 0.0), "{rule:?}");
                 let mut right = adapter(&runtime, &value, 6).await;
-                optimizer.step("p", &shape, &mut right, settings(), &Silent).await.unwrap();
+                optimizer.step(&mut right, settings(), &Silent).await.unwrap();
                 let (changed, moments) = held(&optimizer, &right).await;
                 assert!(changed.iter().zip(&kept).all(|(after, before)| after < before), "{rule:?}: {changed:?}");
                 assert!(moments.iter().flatten().all(|v| *v > 0.0), "{rule:?}");
@@ -384,7 +429,7 @@ mod tests {
     #[test]
     fn a_parameter_that_goes_through_in_pieces_is_changed_as_in_one() {
         pollster::block_on(async {
-            let count = CHUNK + 5;
+            let count = (1 << 20) + 5;
             let small = Shape::new([3]);
             let number = |i: usize, by: usize| (i % by) as f32 / by as f32 + 0.1;
             let value = HostTensor::from_fn([count], |i| number(i, 97));
@@ -396,7 +441,7 @@ mod tests {
                 let mut optimizer = Optimizer::load(&runtime, Rule::AdamW, &shapes, &Silent).await.unwrap();
                 optimizer.set("p", &shapes[1], &Moments::AdamW(both.clone())).await.unwrap();
                 let mut adapter = adapter(&runtime, &value, count).await;
-                optimizer.step("p", &shapes[1], &mut adapter, settings(), &Silent).await.unwrap();
+                optimizer.step(&mut adapter, settings(), &Silent).await.unwrap();
                 let Moments::AdamW([first, second]) = optimizer.read("p", &shapes[1]).await.unwrap() else { panic!() };
                 let value = adapter.value("p").unwrap().read().await.unwrap();
                 found.push([value, first, second].map(|tensor| tensor.to_f32_vec()));

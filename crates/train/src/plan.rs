@@ -8,6 +8,7 @@ use crate::cache::Cache;
 use crate::memory::{Decided, Memory, Part, Planner, decide, kept};
 use crate::optimizer;
 use crate::options::{Recompute, TrainOptions};
+use crate::packs;
 use crate::terms::Call;
 use crate::worker::WorkerSetup;
 use pulid::identity::FaceModels;
@@ -82,8 +83,8 @@ impl Own {
         let mut between = Vec::new();
         let mut steps = kept(planner, extents, optimizer::graph, &mut between, observer).await?;
         if options.ema > 0.0 {
-            let chunk = Shape::new([optimizer::chunk(shapes.iter())]);
-            let averages = kept(planner, [chunk], average::graph, &mut between, observer).await?;
+            let pack = Shape::new([packs::size(shapes.iter().map(Shape::count))]);
+            let averages = kept(planner, [pack], average::graph, &mut between, observer).await?;
             memory.push(("moving averages".to_owned(), of(numbers) + averages));
         }
         steps += planner.arenas(&between).bytes();

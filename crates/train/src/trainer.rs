@@ -200,7 +200,7 @@ impl Trainer {
         let micros = self.options.accumulate;
         let factor = self.state.scale.factor;
         let mut exported = export.then(BTreeMap::new);
-        let (mut sum, mut norms) = (LossSums::default(), None);
+        let (mut sum, mut squares) = (LossSums::default(), None);
         for first in (0..micros).step_by(self.workers.len()) {
             let round = first..micros.min(first + self.workers.len());
             let (mut requests, mut people) = (Vec::new(), Vec::new());
@@ -225,16 +225,16 @@ impl Trainer {
                 }
                 // Where no loss has anything to say, there is nothing to learn.
                 let Some(upstream) = response.gradients else { continue };
-                let before = norms.is_some();
-                norms = Some(self.adapter.gradients(whose, upstream, before, reporter).await?);
+                let before = squares.is_some();
+                squares = Some(self.adapter.gradients(whose, upstream, before, reporter).await?);
             }
         }
         let losses = sum.means();
         let loss = losses.weighted(&self.options.weights);
-        let norm = norms.iter().flatten().sum::<f64>().sqrt() / factor;
+        let norm = squares.map_or(0.0, f64::sqrt) / factor;
         let finite = norm.is_finite() && loss.is_finite();
         let lr = self.options.rate(step);
-        let learns = norms.is_some();
+        let learns = squares.is_some();
         if learns && finite {
             if let Some(exported) = &mut exported {
                 self.export_parameters(true, "before", factor, exported).await?;
@@ -293,15 +293,9 @@ impl Trainer {
             adamw: AdamWStep { rate, decay, betas: BETAS, epsilon: EPSILON, step: update, factor },
             muon: MuonStep { rate, adjust: MuonRate::MatchRmsAdamW, decay, momentum: MOMENTUM, factor },
         };
-        let unstoppable = Unstoppable;
-        for index in 0..self.adapter.parameters.len() {
-            let (parameter, shape) = &self.adapter.parameters[index];
-            let (name, shape) = (parameter.name.clone(), shape.clone());
-            self.optimizer.step(&name, &shape, &mut self.adapter, settings, &unstoppable).await?;
-            if let Some(average) = &mut self.average {
-                average.follow(&name, &self.adapter.value(&name)?, update, &unstoppable).await?;
-            }
-            reporter.progress(index as u64 + 1, self.adapter.parameters.len() as u64);
+        self.optimizer.step(&mut self.adapter, settings, reporter).await?;
+        if let Some(average) = &mut self.average {
+            average.follow(&self.adapter, update, reporter).await?;
         }
         Ok(())
     }
@@ -345,11 +339,6 @@ impl Trainer {
         Ok(all)
     }
 }
-
-/// An update is done whole or, where the device fails, told: Ctrl-C waits for it.
-struct Unstoppable;
-
-impl pulid_engine::Observer for Unstoppable {}
 
 /// Sizes of the UNet's calls, checked against each other.
 fn call(unet: &Unet, adapter: &TrainedAdapter, size: Size, first: &Sample, options: &TrainOptions) -> Result<Call> {

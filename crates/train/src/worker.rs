@@ -126,7 +126,7 @@ impl WorkerSetup<'_> {
     /// What is there for samples of a call's size alone, in the same order for each size.
     pub fn parts_of_size<'u>(&self, unet: &'u Unet, face: Option<&Arc<FaceGraphs>>, call: Call) -> Vec<Part<'u>> {
         let diffusion = self.options.predicts().then(|| Diffusion::part(unet, call, face.is_some()));
-        diffusion.into_iter().chain(face.into_iter().flat_map(|face| OneStep::parts_of_size(face, &call))).collect()
+        diffusion.into_iter().chain(face.map(|face| OneStep::part_of_size(face, &call))).collect()
     }
 
     /// What a device's worker takes for samples of the call's size, and what it computes again where that is more than fits beside

@@ -31,7 +31,7 @@ const CROP: usize = 112;
 ///
 /// Inputs, f32: `latent` [B, h, w, C] as the UNet has it, before the scaling factor is undone; `crop` [B, 2, 3], for each sample the map of
 /// the crop's pixels (u, v, 1) to the picture's, which has no gradient; `target` [B, D], the embedding of the photo, of any length.
-/// Output: `identity` [B], 0 to 2. A sample without a face takes any matrix and an upstream gradient of zero
+/// Outputs: `picture` [B, H, W, 3], the decoded latent, and `identity` [B], 0 to 2. A sample without a face takes any matrix and an upstream gradient of zero
 /// ([`sample_weights`](super::sample_weights)).
 ///
 /// # Errors
@@ -65,6 +65,7 @@ pub fn identity_graph(
     let unscaled = g.scoped("latent", |g| affine(g, latent, 1.0 / vae.config().scaling_factor, 0.0))?;
     let decoded = g.inline(&vae.decoder(batch, height, width)?, &[("latent", unscaled)])?;
     let decoded = part(&decoded, "sample")?;
+    g.output("picture", decoded)?;
     let face = g.scoped("crop", |g| {
         // Zero outside becomes black.
         let shifted = affine(g, decoded, 1.0, 1.0)?;

@@ -62,7 +62,7 @@ impl EulerStep {
 }
 
 /// a x.
-pub fn scaled(x: &HostTensor, a: f64) -> Result<HostTensor> {
+pub(super) fn scaled(x: &HostTensor, a: f64) -> Result<HostTensor> {
     let x_values = x.as_f32()?;
     Ok(HostTensor::from_fn(x.shape().clone(), |i| (a * f64::from(x_values[i])) as f32))
 }

@@ -70,12 +70,12 @@ impl IdentityLoss {
         Ok(IdentityLoss { prompts, face, step, sums, backprop_steps: options.backprop_steps })
     }
 
-    /// What it takes, but for the detector, which is small and made for each size of picture.
+    /// What it takes, but for the detector, which is small.
     pub fn parts<'a>(networks: &'a Networks<'_>) -> Result<Vec<Part<'a>>> {
         let graphs = face_graphs(networks)?;
         let step = |checkpointing| step_graph(networks, checkpointing).map(|(graph, _)| graph);
         let mut parts = vec![Part::backward(STEP, WEIGHTS, step)];
-        parts.extend(graphs.parts_of_size(WHOSE, "", [networks.size.height, networks.size.width]));
+        parts.push(graphs.part_of_size(WHOSE, "", [networks.size.height, networks.size.width]));
         parts.push(graphs.part_of_photos(WHOSE));
         Ok(parts)
     }

@@ -8,7 +8,6 @@ mod euler;
 mod identity;
 
 pub use euler::EulerStep;
-pub(crate) use euler::scaled;
 
 use crate::batch::{Batch, stack};
 use crate::face::read;
