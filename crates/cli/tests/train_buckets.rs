@@ -105,12 +105,9 @@ fn images_keep_their_shapes_and_a_resumed_run_its_bits() {
         bytes.unwrap_or_else(|| panic!("{name}: {plan}")).as_u64().unwrap()
     };
     let of_size = ["192 x 64", "128 x 128", "64 x 192"].map(|size| {
-        let of_face =
-            ["L_id: VAE's and recogniser's values and gradients", "L_id: values of the decoder for the detector"];
-        of_face
-            .into_iter()
-            .chain(["UNet, values and their gradients"])
+        ["L_id: VAE's and recogniser's values and gradients", "UNet, values and their gradients"]
             .map(|name| part(&format!("{name} at {size}")))
+            .iter()
             .sum::<u64>()
     });
     let all: u64 = plan["memory"].as_array().unwrap().iter().map(|part| part[1].as_u64().unwrap()).sum();

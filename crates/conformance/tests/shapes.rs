@@ -140,6 +140,23 @@ fn attention() {
     }));
 }
 
+/// A software driver makes 65,535 turns of a loop at most: sums over more are shared by a workgroup.
+#[test]
+fn reductions_are_longer_than_a_loop_may_be() {
+    for axes in [vec![1], vec![0, 1]] {
+        let operator = Reduce { reduction: Reduction::Mean, axes, keep_dims: false };
+        let case = Case::new("long", operator, vec![Operand::activation([3, 70_001])], Tolerance::Sum(210_003));
+        let found = variants(&case, Storage::F32, device().capabilities()).unwrap();
+        assert!(!found.is_empty());
+        for variant in found {
+            let (id, storage) = (variant.name.to_owned(), Storage::F32);
+            let check = Check { id: id.clone(), case: case.clone(), storage, variant, skipped: None };
+            let result = pollster::block_on(check.run(device())).unwrap();
+            assert!(result.passed(), "{id}: {result}");
+        }
+    }
+}
+
 #[test]
 fn norms_and_softmax() {
     let sizes = (1..3usize, 1..9usize, 1..9usize, 1..6usize, 1..12usize);

@@ -90,6 +90,9 @@ const WORTH_SHARING: usize = 256;
 /// Results that do not occupy a GPU by one invocation each: large ones keep tens of thousands in flight.
 const FEW_RESULTS: usize = 16_384;
 
+/// Turns of a loop that Mesa's llvmpipe makes at most: it ends longer ones there without a word.
+const LONGEST_LOOP: usize = 65_535;
+
 impl Operator for Reduce {
     fn name(&self) -> &'static str {
         "reduce"
@@ -155,6 +158,9 @@ impl Operator for Reduce {
         // Products are rare and short.
         if self.reduction == Reduction::Product {
             return Ok(variants);
+        }
+        if inner.extents.iter().any(|extent| *extent > LONGEST_LOOP) {
+            variants.clear();
         }
         variants.push(Variant::single("workgroup", dispatch("reduce_workgroup").groups(walk.count())));
         if cx.capabilities.kind != DeviceKind::Cpu && length >= WORTH_SHARING && walk.count() < FEW_RESULTS {
