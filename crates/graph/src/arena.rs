@@ -160,9 +160,12 @@ impl FromIterator<usize> for Arenas {
     }
 }
 
+/// Where each value lies, by its buffer.
+type Places = Vec<(usize, Place)>;
+
 /// Arenas with places for all values, by the order that makes them grow least. The first `fixed` do not grow.
-fn place(plan: &ScratchValues, arenas: &[usize], fixed: usize, largest: usize) -> (Vec<usize>, Vec<(usize, Place)>) {
-    let mut best: Option<(Vec<usize>, Vec<(usize, Place)>)> = None;
+fn place(plan: &ScratchValues, arenas: &[usize], fixed: usize, largest: usize) -> (Vec<usize>, Places) {
+    let mut best: Option<(Vec<usize>, Places)> = None;
     let bytes = |arenas: &[usize]| arenas.iter().sum::<usize>();
     for order in ORDERS {
         let mut values: Vec<&Value> = plan.values.iter().collect();
@@ -180,7 +183,7 @@ fn place(plan: &ScratchValues, arenas: &[usize], fixed: usize, largest: usize) -
 }
 
 /// Puts one value after another into the first gap that holds it while it is needed, or else where the arenas grow least.
-fn place_in_turn(values: &[&Value], arenas: &mut Vec<usize>, fixed: usize, largest: usize) -> Vec<(usize, Place)> {
+fn place_in_turn(values: &[&Value], arenas: &mut Vec<usize>, fixed: usize, largest: usize) -> Places {
     let mut placed: HashMap<usize, usize> = HashMap::new();
     // What is taken of each arena, by offset.
     let mut taken: Vec<Vec<Taken>> = arenas.iter().map(|_| Vec::new()).collect();

@@ -81,7 +81,7 @@ pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) outputs: Vec<(String, NodeId)>,
     /// Names of the outputs that need not outlast the next run of another network.
-    pub(crate) transient: BTreeSet<String>,
+    pub(crate) transient: Arc<BTreeSet<String>>,
     /// The node of each weight.
     weights: HashMap<(Arc<WeightKey>, TensorType), NodeId>,
     scope: Vec<String>,
@@ -90,7 +90,7 @@ pub struct Graph {
 impl Graph {
     /// An empty graph of a network.
     pub fn new(name: impl Into<String>) -> Self {
-        let (nodes, outputs, transient) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (nodes, outputs, transient) = (Vec::new(), Vec::new(), Arc::default());
         Graph { name: name.into(), nodes, outputs, transient, weights: HashMap::new(), scope: Vec::new() }
     }
 
@@ -257,7 +257,7 @@ impl Graph {
     pub fn transient_output(&mut self, name: impl Into<String>, id: NodeId) -> Result<()> {
         let name = name.into();
         self.output(name.clone(), id)?;
-        self.transient.insert(name);
+        Arc::make_mut(&mut self.transient).insert(name);
         Ok(())
     }
 

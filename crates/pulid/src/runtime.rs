@@ -379,6 +379,10 @@ impl Tensor {
 
 /// A network ready to run again and again.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the reference computes for seconds: a larger value that is moved is nothing beside"
+)]
 pub enum Loaded {
     /// On a device.
     Session(Box<Lease>),
