@@ -379,7 +379,7 @@ impl Tensor {
 
 /// A network ready to run again and again.
 #[derive(Debug)]
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "the reference computes for seconds: a larger value that is moved is nothing beside"
 )]
