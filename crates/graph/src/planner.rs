@@ -212,13 +212,13 @@ impl<'a> Planner<'a> {
             Slot::Scratch(i) => variant.scratch[i],
             Slot::Unused => 0,
         };
-        let traffic: Vec<_> = variant.dispatches.iter().map(|d| traffic(d, bytes)).collect::<Result<_>>()?;
         let infos: Vec<_> = variant.dispatches.iter().map(Dispatch::shader_info).collect::<Result<_>>()?;
         let dispatches = variant
             .dispatches
             .into_iter()
-            .zip(traffic.into_iter().zip(infos))
-            .map(|(d, (traffic, info))| {
+            .zip(infos)
+            .map(|(d, info)| {
+                let traffic = traffic(&d.bindings, info.writable, bytes);
                 let resolve = |slot: &Slot| match *slot {
                     Slot::Input(i) => operands[i],
                     Slot::Output => output,
@@ -361,12 +361,12 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// What a dispatch reads and writes, given the bytes of what it binds.
-fn traffic(dispatch: &Dispatch, bytes: impl Fn(&Slot) -> usize) -> Result<Traffic> {
+/// What a dispatch reads and writes, given its bindings, which of them it writes, and their bytes.
+fn traffic(bindings: &[Slot], written: &[bool], bytes: impl Fn(&Slot) -> usize) -> Traffic {
     let mut sum = Traffic::default();
-    for (slot, &written) in dispatch.bindings.iter().zip(dispatch.shader_info()?.writable) {
+    for (slot, &written) in bindings.iter().zip(written) {
         let part = if written { &mut sum.written } else { &mut sum.read };
         *part += bytes(slot) as u64;
     }
-    Ok(sum)
+    sum
 }

@@ -149,20 +149,20 @@ impl Runtime {
 
     /// A runtime whose networks, which must never run at the same time, use the same memory for the values between their operators.
     pub fn sharing_scratch(&self) -> Runtime {
-        let mut sharing = self.clone();
-        if let Runtime::Gpu { scratch, .. } = &mut sharing {
-            *scratch = Some(Scratch::default());
-        }
-        sharing
+        self.with_scratch(Some(Scratch::default()))
     }
 
     /// The same runtime, whose networks have memory of their own for the values between their operators.
     pub fn with_own_scratch(&self) -> Runtime {
-        let mut own = self.clone();
-        if let Runtime::Gpu { scratch, .. } = &mut own {
-            *scratch = None;
+        self.with_scratch(None)
+    }
+
+    fn with_scratch(&self, shared: Option<Scratch>) -> Runtime {
+        let mut other = self.clone();
+        if let Runtime::Gpu { scratch, .. } = &mut other {
+            *scratch = shared;
         }
-        own
+        other
     }
 
     /// Makes arenas for the values between operators, where networks share them.

@@ -90,8 +90,9 @@ const WORTH_SHARING: usize = 256;
 /// Results that do not occupy a GPU by one invocation each: large ones keep tens of thousands in flight.
 const FEW_RESULTS: usize = 16_384;
 
-/// Turns of a loop that Mesa's llvmpipe makes at most: it ends longer ones there without a word.
-const LONGEST_LOOP: usize = 65_535;
+/// Elements of a result that one invocation may sum up. Mesa's llvmpipe makes at most 65,535 turns of all loops of an invocation together, and
+/// ends them there without a word; those around the innermost loop together make no more turns than it.
+const MOST_ELEMENTS: usize = 65_535 / 2;
 
 impl Operator for Reduce {
     fn name(&self) -> &'static str {
@@ -159,7 +160,7 @@ impl Operator for Reduce {
         if self.reduction == Reduction::Product {
             return Ok(variants);
         }
-        if inner.extents.iter().any(|extent| *extent > LONGEST_LOOP) {
+        if length > MOST_ELEMENTS {
             variants.clear();
         }
         variants.push(Variant::single("workgroup", dispatch("reduce_workgroup").groups(walk.count())));
