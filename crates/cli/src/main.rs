@@ -65,7 +65,19 @@ const UNUSABLE: u8 = 2;
 /// The work itself failed.
 const FAILED: u8 = 1;
 
+/// Keeps Mesa's layer for desktops out where there is no desktop: it looks for a Wayland display to order the devices by, and
+/// libwayland then says `error: XDG_RUNTIME_DIR is invalid or not set` on the standard error of every command (over ssh, under
+/// sudo, in containers). The engine ranks devices by itself; who chooses by the layer's own variables keeps it.
+fn silence_desktop_layer() {
+    let unset = |name: &&str| std::env::var_os(name).is_none();
+    if ["XDG_RUNTIME_DIR", "MESA_VK_DEVICE_SELECT", "DRI_PRIME", "NODEVICE_SELECT"].iter().all(unset) {
+        // SAFETY: the program has one thread, nothing else reads the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
 fn main() -> ExitCode {
+    silence_desktop_layer();
     let mut command = Cli::command();
     // Flags that are global or made later are known only then.
     command.build();

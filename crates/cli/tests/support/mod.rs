@@ -18,6 +18,8 @@ pub fn program(folder: &Path, arguments: &[&str]) -> Command {
     for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"] {
         command.env_remove(name);
     }
+    // As over ssh, under sudo and in containers: see `silence_desktop_layer`.
+    command.env_remove("XDG_RUNTIME_DIR");
     // Nobody listens there.
     command.env("HF_HOME", folder.join("hf")).env("HF_ENDPOINT", "http://127.0.0.1:9");
     command.env("PULID_GITHUB_ENDPOINT", "http://127.0.0.1:9").env("PULID_CACHE", folder.join("cache"));
