@@ -108,6 +108,12 @@ const FAULTS: [Fault; 68] = [
     fault("a cosine's slope has a sine's sign", "time_embedding_gradient", "- of_cosine", "+ of_cosine"),
     fault("steps are taken for columns", "matmul_transposed_register_tile", "transpose(", "("),
     fault("a row of the left operand is another", "matmul_left_transposed_tile", "x.z * w", "x.y * w"),
+    fault(
+        "steps past the last four are left out",
+        "matmul_left_transposed_subgroup_tile",
+        "; k < params.k;",
+        "; k + 4u < params.k;",
+    ),
     fault("a query does not see its own key", "attention_tile", "key <= vec4(row)", "key < vec4(row)"),
     fault(
         "a lane's row is another's",

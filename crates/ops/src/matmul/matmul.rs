@@ -85,6 +85,7 @@ impl MatMul {
             "matmul_transposed_workgroup_tile",
             "matmul_transposed_subgroup_tile",
             "matmul_transposed_register_tile",
+            "matmul_left_transposed_subgroup_tile",
             "matmul_left_transposed_tile",
         ],
         cases,
@@ -556,7 +557,7 @@ fn cases() -> Vec<Case> {
         let name = format!("transpose_a;m={m};k={k};n={n}");
         cases.push(Case::new(name, operator, operands, Tolerance::Sum(k)).benchmark());
     }
-    for (m, k, n) in [(36, 33, 20), (4, 7, 68)] {
+    for (m, k, n) in [(36, 33, 20), (4, 7, 68), (12, 3, 36), (8, 64, 32)] {
         let operands = vec![Operand::activation([k, m]), Operand::weight([k, n])];
         let operator = MatMul { transpose_a: true, ..MatMul::default() };
         cases.push(Case::new(format!("transpose_a;m={m};k={k};n={n};weight"), operator, operands, Tolerance::Sum(k)));

@@ -39,11 +39,12 @@ pub(super) fn right(
     .collect()
 }
 
-/// The tiled variant of a product with columns of a along K and nothing after it.
-pub(super) fn left(cx: &LowerContext<'_>, s: &Sizes, alpha: f32) -> Option<Variant> {
+/// The tiled variants of a product with columns of a along K and nothing after it, best first.
+pub(super) fn left(cx: &LowerContext<'_>, s: &Sizes, alpha: f32) -> Vec<Variant> {
     if !s.m.is_multiple_of(4) || !s.n.is_multiple_of(4) {
-        return None;
+        return Vec::new();
     }
+    let limits = cx.capabilities;
     let params = LeftParams {
         m4: (s.m / 4) as u32,
         n4: (s.n / 4) as u32,
@@ -52,13 +53,21 @@ pub(super) fn left(cx: &LowerContext<'_>, s: &Sizes, alpha: f32) -> Option<Varia
         b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
         alpha,
     };
+    let kernel = |shader| {
+        Dispatch::new(shader, params).weight_storage(cx.inputs[0].dtype, cx.inputs[1].dtype).bind([
+            Slot::Input(0),
+            Slot::Input(1),
+            Slot::Output,
+        ])
+    };
     // One SIMD width of a CPU device.
-    let lanes: u32 = if cx.capabilities.kind == DeviceKind::Cpu { 8 } else { 64 };
+    let lanes: u32 = if limits.kind == DeviceKind::Cpu { 8 } else { 64 };
     let groups = (s.batch * s.m / 4 * (s.n / 4)).div_ceil(lanes as usize);
-    let dispatch = Dispatch::new("matmul_left_transposed_tile", params)
-        .weight_storage(cx.inputs[0].dtype, cx.inputs[1].dtype)
-        .constant("LANES", lanes)
-        .bind([Slot::Input(0), Slot::Input(1), Slot::Output])
-        .groups(groups);
-    Some(Variant::single("tile", dispatch))
+    let tile = kernel("matmul_left_transposed_tile").constant("LANES", lanes).groups(groups);
+    let [x, y, z] = [s.m.div_ceil(8), s.n.div_ceil(32), s.batch];
+    let lanes = limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
+    let fits = lanes && x.max(y).max(z) <= limits.max_workgroups as usize;
+    let subgroup =
+        fits.then(|| Variant::single("subgroup_tile", kernel("matmul_left_transposed_subgroup_tile").grid(x, y, z)));
+    subgroup.into_iter().chain([Variant::single("tile", tile)]).collect()
 }
