@@ -101,6 +101,24 @@ fn stage_2_has_the_gradients_of_pytorch() {
     hold_to_pytorch("stage-2", &["--stage", "2"]);
 }
 
+/// The values of the branch's last steps stay for their backward passes, or these steps run again.
+#[test]
+fn what_stays_and_what_runs_again_have_the_same_gradients() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let step = |checkpointing: &str| {
+        let flags =
+            ["--stage", "2", "--branch-steps", "3", "--backprop-steps", "2", "--steps", "1", "--export-steps", "1"];
+        let more = ["--seed", "8", "--lr", "1e-4", "--checkpointing", checkpointing, "--out", checkpointing, "--json"];
+        let said: serde_json::Value = serde_json::from_str(&train(at, &[&flags[..], &more].concat())).unwrap();
+        let path = at.join(checkpointing).join("steps/1.safetensors");
+        (tensors(&path), said["device_memory"]["peak"].as_u64())
+    };
+    let ((stays, most), (again, least)) = (step("off"), step("block"));
+    assert!(stays.contains_key("loss.id") && stays == again);
+    println!("{most:?} {least:?}");
+}
+
 #[test]
 fn stage_3_has_the_gradients_of_pytorch() {
     let flags = ["--stage", "3", "--backprop-steps", "2", "--align-steps", "3", "--checkpointing", "block"];
@@ -108,7 +126,8 @@ fn stage_3_has_the_gradients_of_pytorch() {
 }
 
 /// The first twenty steps of a run against a training in PyTorch (`tests/goldens/training/trajectory.py`): every step's losses, and before that
-/// what was drawn, and which crops a face detector found, since PyTorch was given the ones of the run that it was made with.
+/// what was drawn, and which crops a face detector found, since PyTorch was given the ones of the run that it was made with. Where those
+/// are others, L_id is: by up to 0.07 for each pixel (trajectory.py), which its limit allows besides the 1e-4 of all losses.
 fn hold_a_run_to_pytorch(stage: &str) {
     let path = repository("tests/goldens/training").join(format!("trajectory-{stage}.json"));
     let golden: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
@@ -131,11 +150,12 @@ fn hold_a_run_to_pytorch(stage: &str) {
             let off = (found - sum.as_f64().unwrap()).abs();
             assert!(off < 1e-3, "step {}: the sum of {name} is {off:e} off: another step than the golden's", i + 1);
         }
+        let mut moved = 0.0f64;
         if let Some(crop) = wanted["crop_matrix"].as_array() {
             for (found, wanted) in inputs["crop_matrix"].to_f32_vec().into_iter().zip(crop) {
-                let off = (f64::from(found) - wanted.as_f64().unwrap()).abs();
-                assert!(off < 5e-2, "step {}: another crop than the golden's by {off:e}", i + 1);
+                moved = moved.max((f64::from(found) - wanted.as_f64().unwrap()).abs());
             }
+            assert!(moved < 5e-2, "step {}: another crop than the golden's by {moved:e}", i + 1);
         }
         let losses = wanted["losses"].as_object().unwrap();
         let found = logged.as_object().unwrap().keys().filter(|key| key.starts_with("loss_") && *key != "loss_scale");
@@ -143,7 +163,8 @@ fn hold_a_run_to_pytorch(stage: &str) {
         for (name, wanted) in losses {
             let found = logged[&format!("loss_{name}")].as_f64().unwrap();
             let off = (found / wanted.as_f64().unwrap() - 1.0).abs();
-            assert!(off < 1e-4, "step {}, {name}: {found} {wanted}, {off:e}", i + 1);
+            let limit = if name == "id" { 1e-4 + 0.07 * moved } else { 1e-4 };
+            assert!(off < limit, "step {}, {name}: {found} {wanted}, {off:e}, {moved} pixels", i + 1);
             worst = worst.max(off);
             held += 1;
         }
@@ -230,7 +251,7 @@ fn losses_are_mixed_by_their_weights_and_what_does_not_fit_is_refused() {
     let report: serde_json::Value = serde_json::from_str(&said).unwrap();
     let parts: Vec<&str> =
         report["plan"]["memory"].as_array().unwrap().iter().map(|p| p[0].as_str().unwrap()).collect();
-    for part in ["L_id: a step's", "L_id: VAE's", "L_align"] {
+    for part in ["L_id: values and gradients of steps", "L_id: VAE's", "L_align"] {
         assert!(parts.iter().any(|found| found.contains(part)), "{part}: {parts:?}");
     }
     assert_eq!(support::tree(at), before);

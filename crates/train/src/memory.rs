@@ -82,6 +82,9 @@ pub(crate) struct Part<'a> {
     pub weights: &'static str,
     /// Whether it has a backward pass, for which blocks may be computed again.
     pub backward: bool,
+    /// Its calls whose values can stay until their backward passes, each in memory of its own. Where they cannot, each call runs
+    /// again before its backward pass.
+    pub calls: usize,
     /// Its graph.
     pub build: Box<dyn Fn(Checkpointing) -> Result<Graph> + 'a>,
 }
@@ -89,7 +92,7 @@ pub(crate) struct Part<'a> {
 impl<'a> Part<'a> {
     /// A network without a backward pass.
     pub fn forward(name: impl Into<String>, weights: &'static str, build: impl Fn() -> Result<Graph> + 'a) -> Part<'a> {
-        Part { name: name.into(), weights, backward: false, build: Box::new(move |_| build()) }
+        Part { name: name.into(), weights, backward: false, calls: 0, build: Box::new(move |_| build()) }
     }
 
     /// A network with a backward pass.
@@ -98,7 +101,12 @@ impl<'a> Part<'a> {
         weights: &'static str,
         build: impl Fn(Checkpointing) -> Result<Graph> + 'a,
     ) -> Part<'a> {
-        Part { name: name.into(), weights, backward: true, build: Box::new(build) }
+        Part { name: name.into(), weights, backward: true, calls: 0, build: Box::new(build) }
+    }
+
+    /// The same, of which the values of so many calls can stay.
+    pub fn keeping(self, calls: usize) -> Part<'a> {
+        Part { calls, ..self }
     }
 }
 
@@ -106,6 +114,8 @@ impl<'a> Part<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Decided {
     recomputed: HashSet<String>,
+    /// Parts whose calls' values stay.
+    keeping: HashSet<String>,
     /// Without what lies in `scratch`. Weights that several networks share are there once; none where there is no device.
     pub memory: Memory,
     /// The values between operators, by turns.
@@ -116,6 +126,11 @@ impl Decided {
     /// How a part's backward pass is built.
     pub fn checkpointing(&self, part: &str) -> Checkpointing {
         if self.recomputed.contains(part) { Checkpointing::Blocks(block) } else { Checkpointing::Off }
+    }
+
+    /// Whether the values of a part's calls stay until their backward passes.
+    pub fn keeps(&self, part: &str) -> bool {
+        self.keeping.contains(part)
     }
 
     /// Whether blocks of any part are computed again.
@@ -130,12 +145,19 @@ struct PlannedPart {
     /// What lies between operators.
     scratch: ScratchValues,
     recomputed: bool,
+    /// Its calls whose values stay.
+    calls: usize,
 }
 
 impl PlannedPart {
     fn new(planned: Option<PlannedGraph>, recomputed: bool) -> PlannedPart {
         let scratch = planned.as_ref().map(|planned| planned.plan.scratch()).unwrap_or_default();
-        PlannedPart { planned, scratch, recomputed }
+        PlannedPart { planned, scratch, recomputed, calls: 0 }
+    }
+
+    /// The same, with so many calls whose values stay, and none of them in memory that is shared.
+    fn keeping(self, calls: usize) -> PlannedPart {
+        PlannedPart { calls, ..self }
     }
 
     /// Bytes of values, alone.
@@ -145,7 +167,15 @@ impl PlannedPart {
 
     /// Bytes of those that stay.
     fn kept(&self) -> usize {
-        self.working() - self.planned.as_ref().map_or(0, |planned| planned.plan.scratch_bytes())
+        match self.calls {
+            0 => self.working() - self.planned.as_ref().map_or(0, |planned| planned.plan.scratch_bytes()),
+            calls => calls * self.working(),
+        }
+    }
+
+    /// What it shares.
+    fn shared(&self) -> Option<&ScratchValues> {
+        (self.calls == 0).then_some(&self.scratch)
     }
 }
 
@@ -169,15 +199,21 @@ pub(crate) async fn decide(
     };
     let mut all = Vec::with_capacity(parts.len());
     for part in parts {
-        all.push(planned(part, part.backward && recompute == Recompute::Block).await?);
+        let recomputed = part.backward && recompute == Recompute::Block;
+        let calls = if recomputed { 0 } else { part.calls };
+        all.push(planned(part, recomputed).await?.keeping(calls));
     }
     let weights = weights(parts, &all);
     let of_weights: usize = weights.iter().map(|(_, bytes)| bytes).sum();
     let shared =
-        |all: &[PlannedPart]| planner.arenas(scratch.iter().chain(all.iter().map(|part| &part.scratch))).bytes();
+        |all: &[PlannedPart]| planner.arenas(scratch.iter().chain(all.iter().filter_map(PlannedPart::shared))).bytes();
     while let (Recompute::Auto, Some(room)) = (recompute, room)
         && (of_weights + shared(&all) + all.iter().map(PlannedPart::kept).sum::<usize>()) as u64 > room
     {
+        if let Some(keeping) = all.iter_mut().find(|part| part.calls > 0) {
+            keeping.calls = 0;
+            continue;
+        }
         let may = (0..parts.len()).filter(|&i| parts[i].backward && !all[i].recomputed);
         let Some(largest) = may.max_by_key(|&i| all[i].working()) else { break };
         all[largest] = planned(&parts[largest], true).await?;
@@ -185,10 +221,12 @@ pub(crate) async fn decide(
     let mut memory: Memory = weights;
     memory.extend(parts.iter().zip(&all).map(|(part, planned)| (part.name.clone(), planned.kept())));
     memory.retain(|(_, bytes)| *bytes > 0);
-    let recomputed = parts.iter().zip(&all).filter(|(_, planned)| planned.recomputed);
-    let recomputed = recomputed.map(|(part, _)| part.name.clone()).collect();
-    let scratch = scratch.iter().cloned().chain(all.into_iter().map(|part| part.scratch)).collect();
-    Ok(Decided { recomputed, memory, scratch })
+    let names = |which: fn(&PlannedPart) -> bool| {
+        parts.iter().zip(&all).filter(|(_, planned)| which(planned)).map(|(part, _)| part.name.clone()).collect()
+    };
+    let (recomputed, keeping) = (names(|part| part.recomputed), names(|part| part.calls > 0));
+    let scratch = scratch.iter().chain(all.iter().filter_map(PlannedPart::shared)).cloned().collect();
+    Ok(Decided { recomputed, keeping, memory, scratch })
 }
 
 /// Bytes of the parts' weights by name, of which equal ones are there once. What streams counts by the slots that it passes through.
@@ -296,5 +334,29 @@ mod tests {
         assert_eq!(names(&decided(Some(left - 1), Recompute::Auto).0), ["large", "small"]);
         assert!(!decided(Some(1), Recompute::Off).0.recomputes());
         assert_eq!(names(&decided(None, Recompute::Block).0), ["large", "small"]);
+    }
+
+    #[test]
+    fn values_stay_where_there_is_room_and_go_before_anything_is_computed_again() {
+        let capabilities = Capabilities::baseline(DeviceKind::Discrete);
+        let decided = |room: Option<u64>, recompute: Recompute| {
+            let rows = |checkpointing| if matches!(checkpointing, Checkpointing::Off) { 256 } else { 64 };
+            let part = || Part::backward("step", "weights", |checkpointing| network(0.0, rows(checkpointing)));
+            let parts = [part().keeping(3)];
+            let planner = Planner::Assumed(&capabilities, room);
+            let decided = decide(&planner, &parts, recompute, planner.room(0), &[], &Silent);
+            let decided = pollster::block_on(decided).unwrap();
+            let bytes = decided.memory.iter().map(|(_, bytes)| bytes).sum::<usize>();
+            (decided.keeps("step"), decided.recomputes(), bytes + planner.arenas(&decided.scratch).bytes())
+        };
+        // Input, product and output of each call, and the weight.
+        let (value, weight) = (256 * 64 * 4, 64 * 64 * 4);
+        assert_eq!(decided(None, Recompute::Auto), (true, false, 9 * value + weight));
+        assert_eq!(decided(None, Recompute::Off), (true, false, 9 * value + weight));
+        assert_eq!(decided(Some((9 * value + weight) as u64), Recompute::Auto), (true, false, 9 * value + weight));
+        assert_eq!(decided(Some((9 * value + weight - 1) as u64), Recompute::Auto), (false, false, 3 * value + weight));
+        let again = (false, true, 3 * value / 4 + weight);
+        assert_eq!(decided(Some((3 * value + weight - 1) as u64), Recompute::Auto), again);
+        assert_eq!(decided(None, Recompute::Block), again);
     }
 }

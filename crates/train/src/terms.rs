@@ -57,7 +57,8 @@ impl Sums {
         Ok(sums)
     }
 
-    /// Runs the network for the sums with what was there `before`, which is zero where nothing was, and for `more` of its outputs.
+    /// Runs the network, or what is left of its run ([`Loaded::continue_to`]), for the sums with what was there `before`, which is zero
+    /// where nothing was, and for `more` of its outputs.
     ///
     /// # Errors
     /// A lost device or cancellation.
@@ -78,7 +79,7 @@ impl Sums {
         network.write_tensors(&sums).await?;
         let totals: Vec<String> = self.targets.iter().map(|(target, _)| format!("total.{target}")).collect();
         let names: Vec<&str> = totals.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        let mut outputs = network.run_to(&names, observer).await?;
+        let mut outputs = network.continue_to(&names, observer).await?;
         for (target, _) in &self.targets {
             let total = outputs.remove(&format!("total.{target}"));
             let total =

@@ -52,8 +52,8 @@ impl AlignmentLoss {
     ) -> Result<AlignmentLoss> {
         let BranchSetup { runtime, options, decided, .. } = *networks.setup;
         let queries = networks.setup.layers.iter().map(|layer| format!("q.{}", layer.number)).collect();
-        let graph = AlignmentLoss::loss_graph(networks, decided.checkpointing(PART))?;
-        let (loss, sums) = networks.step(graph, reporter).await?;
+        let (graph, sums) = AlignmentLoss::loss_graph(networks, decided.checkpointing(PART))?;
+        let loss = networks.step(runtime, &graph, reporter).await?;
         Ok(AlignmentLoss {
             prompts: prompts.to_vec(),
             reference: runtime.load(&AlignmentLoss::reference_graph(networks)?, reporter).await?,

@@ -17,14 +17,16 @@ use std::sync::Arc;
 pub(super) struct IdentityLoss {
     prompts: Prompts,
     face: FaceLoss,
-    /// A step's call of the UNet with its gradients.
-    step: Loaded,
+    /// Calls of the UNet with their gradients, each with memory of its own: of each of the last steps, which keeps its values until
+    /// the picture's gradient is known; or one for all, which runs their calls again.
+    steps: Vec<Loaded>,
+    keeps: bool,
     sums: Sums,
     backprop_steps: usize,
 }
 
 /// Names in a run's memory.
-const STEP: &str = "branch, L_id: a step's values and gradients";
+const STEP: &str = "branch, L_id: values and gradients of steps";
 const WHOSE: &str = "branch, L_id";
 
 /// How the networks of the picture are built.
@@ -61,20 +63,31 @@ impl IdentityLoss {
         reporter: &dyn Reporter,
     ) -> Result<IdentityLoss> {
         let BranchSetup { runtime, options, batch, faces, decided, .. } = *networks.setup;
+        let (backprop_steps, keeps) = (options.backprop_steps, decided.keeps(STEP));
         let graphs = face_graphs(networks)?;
         let checkpointing = decided.checkpointing(&FaceGraphs::loss_name(WHOSE, ""));
         let latent = [networks.size.height, networks.size.width];
         let face = FaceLoss::load(runtime, faces, graphs, latent, checkpointing, reporter).await?;
-        let (step, sums) = networks.step(step_graph(networks, decided.checkpointing(STEP))?, reporter).await?;
+        let (graph, sums) = step_graph(networks, decided.checkpointing(STEP))?;
+        let mut steps = Vec::new();
+        match keeps {
+            true => {
+                let own = runtime.with_own_scratch();
+                for _ in 0..backprop_steps {
+                    steps.push(networks.step(&own, &graph, reporter).await?);
+                }
+            }
+            false => steps.push(networks.step(runtime, &graph, reporter).await?),
+        }
         let prompts = Prompts::of(&vec![prompt; batch])?;
-        Ok(IdentityLoss { prompts, face, step, sums, backprop_steps: options.backprop_steps })
+        Ok(IdentityLoss { prompts, face, steps, keeps, sums, backprop_steps })
     }
 
     /// What it takes, but for the detector, which is small.
     pub fn parts<'a>(networks: &'a Networks<'_>) -> Result<Vec<Part<'a>>> {
         let graphs = face_graphs(networks)?;
         let step = |checkpointing| step_graph(networks, checkpointing).map(|(graph, _)| graph);
-        let mut parts = vec![Part::backward(STEP, WEIGHTS, step)];
+        let mut parts = vec![Part::backward(STEP, WEIGHTS, step).keeping(networks.setup.options.backprop_steps)];
         parts.push(graphs.part_of_size(WHOSE, "", [networks.size.height, networks.size.width]));
         parts.push(graphs.part_of_photos(WHOSE));
         Ok(parts)
@@ -92,12 +105,21 @@ impl IdentityLoss {
         observer: &Quiet<'_>,
     ) -> Result<()> {
         let Run { sampler, forward, noise, batch, weight } = run;
+        let first = sampler.steps.len() - self.backprop_steps;
         sampler.condition(forward, &self.prompts)?;
+        for step in &mut self.steps {
+            sampler.condition(step, &self.prompts)?;
+            step.write_tensors(keys_values).await?;
+        }
         // Latents before each step.
         let mut states = Vec::with_capacity(sampler.steps.len());
         let mut x = sampler.start(noise)?;
-        for step in &sampler.steps {
-            let next = sampler.step(forward, step, &x, observer).await?;
+        for (i, step) in sampler.steps.iter().enumerate() {
+            let network = match i.checked_sub(first) {
+                Some(of_last) if self.keeps => &mut self.steps[of_last],
+                _ => &mut *forward,
+            };
+            let next = sampler.step(network, step, &x, observer).await?;
             states.push(std::mem::replace(&mut x, next));
         }
 
@@ -108,16 +130,17 @@ impl IdentityLoss {
         let Some((loss, mut gradient)) = seen.loss else { return Ok(()) };
         answer.id = Some(loss);
 
-        sampler.condition(&mut self.step, &self.prompts)?;
-        self.step.write_tensors(keys_values).await?;
-        let first = states.len() - self.backprop_steps;
         let last_steps = sampler.steps.iter().zip(&states).enumerate().skip(first).rev();
         for (i, (step, x)) in last_steps {
-            sampler.write(&mut self.step, step, x)?;
-            self.step.write("upstream.sample", &step.upstream(&gradient)?)?;
+            let network = &mut self.steps[if self.keeps { i - first } else { 0 }];
+            // Where its values are still there, only what follows them runs.
+            if !self.keeps {
+                sampler.write(network, step, x)?;
+            }
+            network.write("upstream.sample", &step.upstream(&gradient)?)?;
             let more: &[&str] = if i > first { &["d.sample"] } else { &[] };
             let before = answer.gradients.take();
-            let (gradients, mut rest) = self.sums.run(&mut self.step, before, more, observer).await?;
+            let (gradients, mut rest) = self.sums.run(network, before, more, observer).await?;
             answer.gradients = Some(gradients);
             if i > first {
                 gradient = step.before(&gradient, &read(&mut rest, "d.sample").await?)?;

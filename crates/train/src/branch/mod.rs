@@ -1,7 +1,8 @@
 //! The branch of few steps without guidance, and the losses that look at it: L_id and L_align (arXiv 2404.16022, section 3).
 //!
 //! A picture is made from pure noise by [`EulerStep`]s, each one call of a network; latents pass through the host, which keeps those of
-//! every step. For gradients the last steps run once more, one at a time and backwards, so that memory does not grow with their number.
+//! every step. For gradients the last steps keep their values until the loss is known, each in memory of its own; where that does not fit,
+//! they run once more, one at a time and backwards, so that memory does not grow with their number.
 
 mod alignment;
 mod euler;
@@ -275,11 +276,11 @@ impl<'a> Networks<'a> {
     }
 
     /// A step's call with the identity at full strength, which adds its gradients to those before.
-    async fn step(&self, (graph, sums): (Graph, Sums), reporter: &dyn Reporter) -> Result<(Loaded, Sums)> {
-        let BranchSetup { runtime, batch, .. } = *self.setup;
-        let mut loaded = runtime.load(&graph, reporter).await?;
+    async fn step(&self, runtime: &Runtime, graph: &Graph, reporter: &dyn Reporter) -> Result<Loaded> {
+        let batch = self.setup.batch;
+        let mut loaded = runtime.load(graph, reporter).await?;
         loaded.write("id_scale", &HostTensor::from_fn([batch], |_| 1.0))?;
-        Ok((loaded, sums))
+        Ok(loaded)
     }
 }
 
