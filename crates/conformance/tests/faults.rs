@@ -46,7 +46,7 @@ const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 const BY_IMAGE: &str = "return p / (package_shared__1conv2d_tile_params.out_height";
 const BY_THE_FIRST: &str = "return 0u * p / (package_shared__1conv2d_tile_params.out_height";
 
-const FAULTS: [Fault; 68] = [
+const FAULTS: [Fault; 69] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
