@@ -81,9 +81,9 @@ enum OptimizerArg {
 enum RecomputeArg {
     /// Where memory asks for it
     Auto,
-    /// Store everything
+    /// Store everything, of the branch's last steps too
     Off,
-    /// Compute blocks again
+    /// Compute blocks again, and the branch's last steps
     Block,
 }
 
