@@ -170,7 +170,10 @@ def report(work: Work, evaluation: dict, rows: list[dict]) -> str:
     cell = lambda value, places=3: "" if value is None else f"{value:.{places}f}"
     hours = json.loads((work.folder / "seconds.json").read_text())
     total = sum(hours.values()) / 3600
-    command = "python tools/training/tables.py --work WORK " + " ".join(sys.argv[1:]).replace(f"--work {args.work}", "").strip()
+    given = " ".join(sys.argv[1:])
+    for flag, path in (("work", args.work), ("pulid", args.pulid), ("report", args.report)):
+        given = given.replace(f"--{flag} {path}", "")
+    command = " ".join(f"python tools/training/tables.py --work WORK {given}".split())
     text = f"""# Tables 2 and 3 of the paper, on the mini models
 
 Written by `{command.strip()}`: {args.people} rendered people with {args.images} images each, {args.steps} steps of {args.batch} at a rate of {args.lr:g}
