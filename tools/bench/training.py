@@ -34,10 +34,11 @@ def pytorch(stage: int, exported: pathlib.Path, steps: int, threads: int) -> Non
 
     torch.set_num_threads(threads)
     torch.set_grad_enabled(True)
-    network = Step(load_file(exported), torch.float32)
+    step = load_file(exported)
+    network = Step(step, torch.float32)
     parameters = list(network.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01)
-    look = faces(len(load_file(exported)["sample"]), threads) if stage > 1 else lambda: None
+    look = faces(len(step["sample"]), threads) if stage > 1 else lambda: None
     times = []
     for _ in range(steps + 1):
         begun = time.perf_counter()

@@ -176,7 +176,7 @@ def report(work: Work, evaluation: dict, rows: list[dict]) -> str:
     command = " ".join(f"python tools/training/tables.py --work WORK {given}".split())
     text = f"""# Tables 2 and 3 of the paper, on the mini models
 
-Written by `{command.strip()}`: {args.people} rendered people with {args.images} images each, {args.steps} steps of {args.batch} at a rate of {args.lr:g}
+Written by `{command}`: {args.people} rendered people with {args.images} images each, {args.steps} steps of {args.batch} at a rate of {args.lr:g}
 from {"`" + str(args.start) + "`" if args.start else "the published mini adapter"}, device {evaluation["device"]} on {platform.machine()},
 {total:.1f} hours in all.
 

@@ -109,14 +109,12 @@ fn what_stays_and_what_runs_again_have_the_same_gradients() {
     let step = |checkpointing: &str| {
         let flags =
             ["--stage", "2", "--branch-steps", "3", "--backprop-steps", "2", "--steps", "1", "--export-steps", "1"];
-        let more = ["--seed", "8", "--lr", "1e-4", "--checkpointing", checkpointing, "--out", checkpointing, "--json"];
-        let said: serde_json::Value = serde_json::from_str(&train(at, &[&flags[..], &more].concat())).unwrap();
-        let path = at.join(checkpointing).join("steps/1.safetensors");
-        (tensors(&path), said["device_memory"]["peak"].as_u64())
+        let more = ["--seed", "8", "--lr", "1e-4", "--checkpointing", checkpointing, "--out", checkpointing];
+        train(at, &[&flags[..], &more].concat());
+        tensors(&at.join(checkpointing).join("steps/1.safetensors"))
     };
-    let ((stays, most), (again, least)) = (step("off"), step("block"));
+    let (stays, again) = (step("off"), step("block"));
     assert!(stays.contains_key("loss.id") && stays == again);
-    println!("{most:?} {least:?}");
 }
 
 #[test]
