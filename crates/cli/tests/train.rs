@@ -131,13 +131,29 @@ fn difference(found: &HostTensor, expected: &HostTensor) -> f64 {
 /// square, the UNet's gradients in its projections and tokens, the encoder's in its parameters. The update is AdamW's, computed here in f64.
 #[test]
 fn an_exported_step_is_the_chain_of_the_networks_gradients() {
+    exported_step_is_the_chain("0");
+}
+
+#[test]
+fn a_step_by_min_snr_weights_is_that_chain_too() {
+    exported_step_is_the_chain("0.05");
+}
+
+/// The share of clean latents in a timestep's variance, for SDXL's schedule (`scaled_linear` from 0.00085 to 0.012).
+fn signal(timestep: f32) -> f64 {
+    let beta = |i: usize| {
+        let [first, last] = [0.00085_f64, 0.012].map(f64::sqrt);
+        (first + (last - first) * i as f64 / 999.0).powi(2)
+    };
+    (0..=timestep as usize).map(|i| 1.0 - beta(i)).product()
+}
+
+fn exported_step_is_the_chain(gamma: &str) {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     cache(at);
-    succeed(
-        at,
-        &flags(&["--out", "run", "--steps", "1", "--export-steps", "1", "--clip", "0.01", "--checkpointing", "block"]),
-    );
+    let run = ["--out", "run", "--steps", "1", "--export-steps", "1", "--snr-gamma", gamma];
+    succeed(at, &flags(&[&run[..], &["--clip", "0.001", "--checkpointing", "block"]].concat()));
     let step = tensors(&at.join("run/steps/1.safetensors"));
     let mini = repository("models/mini");
     let adapter = mini.join("pulid_v1.1.safetensors").display().to_string();
@@ -164,10 +180,19 @@ fn an_exported_step_is_the_chain_of_the_networks_gradients() {
     let (found, wanted) = (predicted.to_f32_vec(), step["target"].to_f32_vec());
     let count = found.len() as f64;
     let lack = |i: usize| f64::from(found[i]) - f64::from(wanted[i]);
-    let loss = (0..found.len()).map(|i| lack(i).powi(2)).sum::<f64>() / count;
+    // As diffusers' `train_text_to_image_sdxl.py` weighs samples for `--snr_gamma`.
+    let gamma: f64 = gamma.parse().unwrap();
+    let of_sample = |timestep: &f32| {
+        let ratio = signal(*timestep) / (1.0 - signal(*timestep));
+        if gamma > 0.0 { ratio.min(gamma) / ratio } else { 1.0 }
+    };
+    let weights: Vec<f64> = step["timestep"].to_f32_vec().iter().map(of_sample).collect();
+    assert!(gamma == 0.0 || weights.iter().any(|weight| *weight < 0.9), "{weights:?}");
+    let weight = |i: usize| weights[i * batch / found.len()];
+    let loss = (0..found.len()).map(|i| weight(i) * lack(i).powi(2)).sum::<f64>() / count;
     let exported = f64::from(step["loss.diff"].to_f32_vec()[0]);
     assert!((exported - loss).abs() < 1e-4 * loss, "{exported} {loss}");
-    let upstream = HostTensor::from_fn(predicted.shape().clone(), |i| (2.0 * lack(i) / count) as f32);
+    let upstream = HostTensor::from_fn(predicted.shape().clone(), |i| (2.0 * weight(i) * lack(i) / count) as f32);
     inputs.insert("upstream.sample".into(), upstream);
     write(&at.join("unet.safetensors"), &inputs);
     let of_unet = run("unet", &unet, "unet.safetensors", "unet-d.safetensors", &[&more[..], &["--gradient"]].concat());
@@ -189,7 +214,7 @@ fn an_exported_step_is_the_chain_of_the_networks_gradients() {
     let norm = squares.sqrt();
     let logged = &metrics(&at.join("run"))[0];
     assert!((logged["gradient_norm"].as_f64().unwrap() / norm - 1.0).abs() < 1e-4, "{logged} {norm}");
-    let clipped = (0.01 / (norm + 1e-6)).min(1.0);
+    let clipped = (0.001 / (norm + 1e-6)).min(1.0);
     assert!(clipped < 1.0, "the test is to clip: {norm}");
     let lr = f64::from(step["lr"].to_f32_vec()[0]);
     assert!((lr - 1e-3).abs() < 1e-9);

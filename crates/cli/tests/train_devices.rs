@@ -32,14 +32,22 @@ fn device() -> String {
 fn a_device_that_stands_there_twice_gives_the_bits_of_one() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let flags = ["--stage", "3", "--branch-steps", "2", "--align-steps", "1"];
-    report(run(at, "one", &[&flags[..], &["--device", &device()]].concat()));
-    let said = report(run(at, "two", &[&flags[..], &["--devices", &device(), &device()]].concat()));
-    assert_eq!(said["further_devices"], serde_json::json!([said["device"]]));
-    for name in ["adapter-2.safetensors", "state-2/optimizer.safetensors", "state-2/state.json", "steps/2.safetensors"]
-    {
-        let bytes = |run: &str| fs::read(at.join(run).join(name)).unwrap();
-        assert!(bytes("one") == bytes("two"), "{name} differs");
+    let branch = ["--stage", "3", "--branch-steps", "2", "--align-steps", "1"];
+    let one_step = ["--stage", "2", "--id-from", "one-step"];
+    for (kind, flags) in [("branch", &branch[..]), ("one-step", &one_step)] {
+        let [one, two] = ["one", "two"].map(|run| format!("{kind}-{run}"));
+        report(run(at, &one, &[flags, &["--device", &device()]].concat()));
+        let said = report(run(at, &two, &[flags, &["--devices", &device(), &device()]].concat()));
+        assert_eq!(said["further_devices"], serde_json::json!([said["device"]]));
+        for name in
+            ["adapter-2.safetensors", "state-2/optimizer.safetensors", "state-2/state.json", "steps/2.safetensors"]
+        {
+            let bytes = |run: &str| fs::read(at.join(run).join(name)).unwrap();
+            assert!(bytes(&one) == bytes(&two), "{kind}: {name} differs");
+        }
+        // L_id looked at a face.
+        let step = tensors(&at.join(&two).join("steps/2.safetensors"));
+        assert!(step.keys().any(|key| key.starts_with("loss.id")), "{kind}");
     }
     // Each device needs a micro-batch.
     let output = run(at, "three", &["--devices", "a", "b", "c"]).output().unwrap();

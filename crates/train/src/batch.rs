@@ -32,6 +32,8 @@ pub struct Batch {
     pub identified: Vec<bool>,
     /// For each sample the shares of clean latents and of noise in it, sqrt(a) and sqrt(1 - a) of its timestep.
     pub levels: Vec<[f64; 2]>,
+    /// [B, 1, 1, 1]: each sample's factor in L_diff.
+    pub weights: HostTensor,
 }
 
 /// What the identity encoder is given of the people of a micro-batch, zeros where the identity is left out.
@@ -66,6 +68,8 @@ pub struct Batches {
     keyed: Keyed,
     /// sqrt(a) and sqrt(1 - a) of each timestep.
     levels: Vec<[f64; 2]>,
+    /// L_diff's factor at each timestep.
+    weights: Vec<f64>,
     /// Whether the network predicts v, else the noise.
     predicts_v: bool,
     scaling_factor: f32,
@@ -137,11 +141,13 @@ impl Batches {
             let root = (1.0 / (1.0 + sigma * sigma)).sqrt();
             [root, sigma * root]
         };
+        let levels: Vec<[f64; 2]> = schedule.sigmas().iter().map(level).collect();
         Ok(Batches {
             empty: cache.empty_prompt()?,
             people,
             keyed: Keyed::new(options.seed),
-            levels: schedule.sigmas().iter().map(level).collect(),
+            weights: levels.iter().map(|level| snr_weight(*level, options.snr_gamma, predicts_v)).collect(),
+            levels,
             predicts_v,
             scaling_factor,
             pair: options.pair,
@@ -241,7 +247,7 @@ impl Batches {
         let mut columns: [Vec<HostTensor>; 6 + HIDDEN_STATES] = Default::default();
         let mut timesteps = Vec::new();
         let mut time_ids = Vec::new();
-        let (mut identified, mut levels) = (Vec::new(), Vec::new());
+        let (mut identified, mut levels, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         for (place, image) in self.images(step, micro).into_iter().enumerate() {
             let number = micro * self.batch + place;
             let sample = self.cache.sample(image)?;
@@ -260,6 +266,7 @@ impl Batches {
             time_ids.extend(self.cache.entries()[image].time_ids);
             identified.push(!dropped.identity);
             levels.push(self.levels[timestep]);
+            weights.push(self.weights[timestep] as f32);
             let face = Normalization::SYMMETRIC.apply(&scaled(&identity.face)?)?.nhwc_to_nchw()?;
             let row = [noisy, target, text.hidden, text.pooled, face, of_identity(identity.id_cond)];
             let row = row.into_iter().chain(identity.hidden.into_iter().map(of_identity));
@@ -280,6 +287,7 @@ impl Batches {
             faces,
             identified,
             levels,
+            weights: HostTensor::from_f32([self.batch, 1, 1, 1], weights)?,
         };
         Ok((batch, People { id_cond, hidden }))
     }
@@ -302,6 +310,21 @@ impl Batches {
             false => HostTensor::from_f32(shape, noise)?,
         };
         Ok((noisy, target))
+    }
+}
+
+/// A sample's factor in L_diff by its shares of clean latents and of noise: min(r, γ) / r with the ratio of signal to noise r = a² / s², or
+/// min(r, γ) / (r + 1) where v is predicted (Min-SNR weighting, Hang et al., arXiv 2303.09556, section 3.4). 1 for γ = 0.
+///
+/// Of noise little depends on the picture where there is little of it, and the mean square of what a network lacks of it is mostly of such
+/// timesteps; with a small γ those count for more in which it is decided whom the picture shows.
+pub fn snr_weight([signal, noise]: [f64; 2], gamma: f64, predicts_v: bool) -> f64 {
+    let ratio = (signal / noise).powi(2);
+    match (gamma > 0.0, predicts_v) {
+        (false, _) => 1.0,
+        (true, false) if ratio <= gamma => 1.0,
+        (true, false) => gamma / ratio,
+        (true, true) => ratio.min(gamma) / (ratio + 1.0),
     }
 }
 
@@ -355,6 +378,7 @@ pub(crate) mod tests {
             faces: none(),
             identified: Vec::new(),
             levels: Vec::new(),
+            weights: none(),
         }
     }
 

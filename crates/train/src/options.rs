@@ -128,6 +128,9 @@ pub struct TrainOptions {
     /// Factors of the losses.
     #[serde(default)]
     pub weights: Weights,
+    /// The most that the ratio of signal to noise counts for in L_diff ([`snr_weight`]); 0 weighs all timesteps alike.
+    #[serde(default)]
+    pub snr_gamma: f64,
     /// The branch of few steps, where a loss looks at it.
     #[serde(default)]
     pub branch: Option<BranchOptions>,
@@ -164,6 +167,9 @@ impl TrainOptions {
         }
         if !(0.0..1.0).contains(&self.ema) {
             return wrong("ema", format!("{} is no decay from 0 to below 1", self.ema));
+        }
+        if !(self.snr_gamma.is_finite() && self.snr_gamma >= 0.0) {
+            return wrong("snr_gamma", format!("{} is no finite number from 0", self.snr_gamma));
         }
         let drops = [("drop_text", self.drop_text), ("drop_id", self.drop_id), ("drop_both", self.drop_both)];
         for (name, share) in drops {
@@ -323,6 +329,7 @@ pub(crate) fn example() -> TrainOptions {
         optimizer: Rule::AdamW,
         ema: 0.0,
         weights: Weights::default(),
+        snr_gamma: 0.0,
         branch: None,
         one_step: None,
     }
@@ -369,6 +376,7 @@ mod tests {
             (TrainOptions { ema: 1.0, ..example() }, "ema"),
             (TrainOptions { dtype: "bf16".into(), ..example() }, "dtype"),
             (TrainOptions { quantize: Some("q5".into()), ..example() }, "quantize"),
+            (TrainOptions { snr_gamma: f64::NAN, ..example() }, "snr_gamma"),
             (TrainOptions { ortho: "v3".into(), ..example() }, "ortho"),
         ] {
             let message = options.check().unwrap_err().to_string();

@@ -99,7 +99,7 @@ pub(crate) async fn numbers(outputs: &mut HashMap<String, Tensor>, name: &str) -
     Ok(tensor.read().await?.to_f32_vec().into_iter().map(f64::from).collect())
 }
 
-/// L_diff: the mean square of what the network's prediction lacks of its target, for images with noise on them.
+/// L_diff: the mean square of what the network's prediction lacks of its target, for images with noise on them, each sample's by its weight.
 ///
 /// The terms of [`branch`](crate::branch) take keys and values likewise, and add their gradients to these.
 pub struct Diffusion {
@@ -154,7 +154,7 @@ impl Diffusion {
 
     /// The UNet with its loss and the gradients in keys and values.
     ///
-    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C] and `factor` [1, 1, 1, 1], of the gradient in the prediction; with `more` also
+    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C], `weights` [B, 1, 1, 1], of the samples in the loss, and `factor` [1, 1, 1, 1], of the gradient in the prediction; with `more` also
     /// `more` [B, H, W, C], which is added to that gradient. Outputs: `loss` [1], `d.k.N` and `d.v.N`.
     ///
     /// # Errors
@@ -179,13 +179,15 @@ impl Diffusion {
         let g = &mut graph;
         let more = if more { Some(g.input("more", ty.clone(), Rate::Step)?) } else { None };
         let target = g.input("target", ty, Rate::Step)?;
+        let weights = g.input("weights", TensorType::f32([call.batch, 1, 1, 1]), Rate::Step)?;
         let factor = g.input("factor", TensorType::f32([1, 1, 1, 1]), Rate::Step)?;
         let (loss, upstream) = g.scoped("loss", |g| {
             let lack = g.apply(Binary::sub(), &[prediction, target])?;
-            let square = g.apply(Binary::mul(), &[lack, lack])?;
+            let weighted = g.apply(Binary::mul(), &[lack, weights])?;
+            let square = g.apply(Binary::mul(), &[lack, weighted])?;
             let loss = g.apply(Reduce { keep_dims: false, ..Reduce::mean([0, 1, 2, 3]) }, &[square])?;
             let loss = g.reshape(loss, [1])?;
-            let upstream = g.apply(Binary::mul(), &[lack, factor])?;
+            let upstream = g.apply(Binary::mul(), &[weighted, factor])?;
             let upstream = match more {
                 Some(more) => g.apply(Binary::add(), &[upstream, more])?,
                 None => upstream,
@@ -265,6 +267,7 @@ impl Diffusion {
         for (name, tensor) in batch.for_unet() {
             unet.write(name, tensor)?;
         }
+        unet.write("weights", &batch.weights)?;
         unet.write_tensors(keys_values).await?;
         Ok((unet, &self.outputs))
     }

@@ -88,7 +88,7 @@ enum RecomputeArg {
 }
 
 /// Flags of what run.toml holds, but for the number of steps.
-const SETTINGS: [&str; 49] = [
+const SETTINGS: [&str; 50] = [
     "data",
     "model",
     "models_dir",
@@ -99,6 +99,7 @@ const SETTINGS: [&str; 49] = [
     "buckets",
     "batch",
     "accumulate",
+    "snr_gamma",
     "optimizer",
     "lr",
     "weight_decay",
@@ -185,6 +186,10 @@ struct TrainArgs {
     /// Such batches whose gradients make a step
     #[arg(long, value_name = "N", default_value = "1")]
     accumulate: usize,
+    /// The most that a timestep's ratio of signal to noise counts for in L_diff (Min-SNR weighting): 5 is usual; the smaller, the more the
+    /// timesteps with much noise count, in which it is decided whom an image shows; 0 weighs all alike
+    #[arg(long, value_name = "GAMMA", default_value = "0")]
+    snr_gamma: f64,
     /// How what is trained is changed
     #[arg(long, value_enum, default_value = "adamw")]
     optimizer: OptimizerArg,
@@ -492,6 +497,7 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         buckets: args.buckets,
         batch: args.batch,
         accumulate: args.accumulate,
+        snr_gamma: args.snr_gamma,
         lr: args.lr,
         weight_decay: args.weight_decay,
         warmup: args.warmup,
