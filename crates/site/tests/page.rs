@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use support::{Browser, Outcome, Server, largest_difference, native_identity, native_image, portrait, site};
 
-const PROMPT: &str = "an oil painting of a person, smiling, in a garden, warm light";
+const PROMPT: &str = "an oil painting of a person, smiling, in a garden, soft light";
 
 /// Levels of 255 by which two devices' images may differ: one where a level lies between two, and one more.
 const LEVELS: u8 = 2;
