@@ -7,7 +7,10 @@ The people are pictures that the mini models make of example portraits, all of o
 only 0.4 to 0.9 through by the same judge, and the mini UNet draws less than that. Each person is trained on and judged as such a picture, which no
 other noise makes. Prints each person's mean similarity without identity, before and after, over `--images` noises; fails below `--goal`.
 
-The goal was not reached: RESULT"""
+The goal was not reached. The same training in PyTorch (12,000 samples by Muon at a rate of 3e-3, AdamW's part at 1e-3, timesteps of a batch spread evenly), judged
+by this program over four noises: 0.56 before, 0.84 after; 28,000 samples at 3e-3 without `--drop-both` 0.82; with L_id of one-step estimates for 1,600 samples more the
+adapter's own recogniser went from 0.87 to 0.93 and the judge from 0.84 to 0.79. Without Min-SNR twice as many samples were needed to come as far. Of the portraits
+themselves, as the VAE shows them, without Min-SNR: 0.35 after 8,000 samples by AdamW, 0.48 by Muon."""
 
 import argparse
 import json
@@ -21,7 +24,8 @@ MINI = ROOT / "models" / "mini"
 # Left out: ada, ben, eva and nils, whose faces the mini models draw least clearly, by eye.
 PEOPLE = ("cleo", "dan", "finn", "gia", "hugo", "jon", "lars", "omar")
 CAPTION = "a photo of a person, smiling, in a studio, soft light"
-SEED = 1003
+# Of the pictures to learn and, far from it, the first of those that are judged.
+SEED, OTHER_SEED = 3, 1000
 
 
 def main() -> None:
@@ -50,7 +54,6 @@ def main() -> None:
     for name in PEOPLE:
         picture, portrait = people / f"{name}.png", ROOT / "examples/faces" / f"{name}.jpg"
         if not picture.exists():
-            # Far from the seeds of `pulid evaluate`, which count from 0.
             drawn = ["--prompt", CAPTION, "--seed", SEED, "--guidance", 1.5, "--output", picture]
             pulid("generate", "--id", portrait, *drawn, *own)
     data.mkdir(exist_ok=True)
@@ -64,16 +67,16 @@ def main() -> None:
             pulid("train", "--resume", run)
         else:
             sizes = ["--resolution", 128, "--batch", args.batch, "--steps", args.steps, "--save-every", 20, "--keep", 1, "--dtype", "f32"]
-            # What decides whom a picture shows is what Min-SNR lets count for more. Pictures are made without guidance, so that nothing is dropped.
+            # What decides whom a picture shows is what Min-SNR lets count for more.
             rates = ["--optimizer", "muon", "--lr", args.lr, "--warmup", 30, "--schedule", "cosine", "--snr-gamma", args.snr_gamma]
-            rates += ["--drop-text", 0, "--drop-id", 0, "--drop-both", 0]
+            rates += ["--drop-text", 0, "--drop-id", 0, "--drop-both", 0.1]
             flags = ["--data", work / "cache", "--out", run, "--stage", args.stage, "--num-zero", 8, *sizes, *rates]
             pulid("train", *flags, *own)
     (work / "prompts.txt").write_text(CAPTION + "\n")
     judge = ["--recogniser", ROOT / "tools/training/judge.onnx"]
     named = ["--adapter", f"before={MINI / 'pulid_v1.1.safetensors'}", "--adapter", f"after={adapter}"]
     out = work / "evaluation"
-    flags = ["--faces", people, "--prompts", work / "prompts.txt", "--images", args.images, "--guidance", 1, *judge, *named, "--output", out, "--json"]
+    flags = ["--faces", people, "--prompts", work / "prompts.txt", "--images", args.images, "--seed", OTHER_SEED, "--guidance", 1, *judge, *named, "--output", out, "--json"]
     pulid("evaluate", *flags, *own, stdout=subprocess.DEVNULL)
     report = json.loads((out / "evaluation.json").read_text())
     before, after = report["adapters"]
