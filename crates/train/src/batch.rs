@@ -316,8 +316,8 @@ impl Batches {
 /// A sample's factor in L_diff by its shares of clean latents and of noise: min(r, γ) / r with the ratio of signal to noise r = a² / s², or
 /// min(r, γ) / (r + 1) where v is predicted (Min-SNR weighting, Hang et al., arXiv 2303.09556, section 3.4). 1 for γ = 0.
 ///
-/// Of noise little depends on the picture where there is little of it, and the mean square of what a network lacks of it is mostly of such
-/// timesteps; with a small γ those count for more in which it is decided whom the picture shows.
+/// Most of the plain mean square comes from timesteps with little noise, which say little of whom a picture shows; the smaller γ, the more
+/// the others count.
 pub fn snr_weight([signal, noise]: [f64; 2], gamma: f64, predicts_v: bool) -> f64 {
     let ratio = (signal / noise).powi(2);
     match (gamma > 0.0, predicts_v) {

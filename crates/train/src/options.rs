@@ -128,7 +128,7 @@ pub struct TrainOptions {
     /// Factors of the losses.
     #[serde(default)]
     pub weights: Weights,
-    /// The most that the ratio of signal to noise counts for in L_diff ([`snr_weight`]); 0 weighs all timesteps alike.
+    /// The most that the ratio of signal to noise counts for in L_diff (Min-SNR weighting); 0 weighs all timesteps alike.
     #[serde(default)]
     pub snr_gamma: f64,
     /// The branch of few steps, where a loss looks at it.
