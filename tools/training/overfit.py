@@ -4,13 +4,13 @@
     python tools/training/overfit.py --work WORK
 
 The people are pictures that the mini models make of example portraits, all of one prompt and one noise: of the portraits themselves the mini VAE lets
-only 0.4 to 0.9 through by the same judge, and the mini UNet draws less than that. Each person is trained on and judged as such a picture, which no
-other noise makes. Prints each person's mean similarity without identity, before and after, over `--images` noises; fails below `--goal`.
+only 0.4 to 0.9 through by the same judge, and the mini UNet draws less than that. Each person is trained on and judged as such a picture.
+Prints each person's mean similarity without identity, before and after, over `--images` other noises; fails below `--goal`.
 
 The goal was not reached. The same training in PyTorch (12,000 samples by Muon at a rate of 3e-3, AdamW's part at 1e-3, timesteps of a batch spread evenly), judged
 by this program over four noises: 0.56 before, 0.84 after; 28,000 samples at 3e-3 without `--drop-both` 0.82; with L_id of one-step estimates for 1,600 samples more the
-adapter's own recogniser went from 0.87 to 0.93 and the judge from 0.84 to 0.79. Without Min-SNR twice as many samples were needed to come as far. Of the portraits
-themselves, as the VAE shows them, without Min-SNR: 0.35 after 8,000 samples by AdamW, 0.48 by Muon."""
+adapter's own recogniser went from 0.87 to 0.93 and the judge from 0.84 to 0.79. Without Min-SNR twice as many samples were needed to come as far (other
+pictures, one noise). Of the portraits themselves, as the VAE shows them, without Min-SNR: 0.35 after 8,000 samples by AdamW, 0.48 by Muon."""
 
 import argparse
 import json

@@ -127,8 +127,6 @@ fn difference(found: &HostTensor, expected: &HostTensor) -> f64 {
     worst / deviation.max(1e-20)
 }
 
-/// `pulid run --gradient`, which goldens hold to PyTorch, gives the same gradients network by network: prediction, upstream of the mean
-/// square, the UNet's gradients in its projections and tokens, the encoder's in its parameters. The update is AdamW's, computed here in f64.
 #[test]
 fn an_exported_step_is_the_chain_of_the_networks_gradients() {
     exported_step_is_the_chain("0");
@@ -148,6 +146,8 @@ fn signal(timestep: f32) -> f64 {
     (0..=timestep as usize).map(|i| 1.0 - beta(i)).product()
 }
 
+/// `pulid run --gradient`, which goldens hold to PyTorch, gives the same gradients network by network: prediction, upstream of the mean
+/// square, the UNet's gradients in its projections and tokens, the encoder's in its parameters. The update is AdamW's, computed here in f64.
 fn exported_step_is_the_chain(gamma: &str) {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

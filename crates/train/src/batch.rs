@@ -68,8 +68,7 @@ pub struct Batches {
     keyed: Keyed,
     /// sqrt(a) and sqrt(1 - a) of each timestep.
     levels: Vec<[f64; 2]>,
-    /// L_diff's factor at each timestep.
-    weights: Vec<f64>,
+    snr_gamma: f64,
     /// Whether the network predicts v, else the noise.
     predicts_v: bool,
     scaling_factor: f32,
@@ -141,13 +140,12 @@ impl Batches {
             let root = (1.0 / (1.0 + sigma * sigma)).sqrt();
             [root, sigma * root]
         };
-        let levels: Vec<[f64; 2]> = schedule.sigmas().iter().map(level).collect();
         Ok(Batches {
             empty: cache.empty_prompt()?,
             people,
             keyed: Keyed::new(options.seed),
-            weights: levels.iter().map(|level| snr_weight(*level, options.snr_gamma, predicts_v)).collect(),
-            levels,
+            levels: schedule.sigmas().iter().map(level).collect(),
+            snr_gamma: options.snr_gamma,
             predicts_v,
             scaling_factor,
             pair: options.pair,
@@ -265,8 +263,9 @@ impl Batches {
             timesteps.push(timestep as f32);
             time_ids.extend(self.cache.entries()[image].time_ids);
             identified.push(!dropped.identity);
-            levels.push(self.levels[timestep]);
-            weights.push(self.weights[timestep] as f32);
+            let level = self.levels[timestep];
+            levels.push(level);
+            weights.push(snr_weight(level, self.snr_gamma, self.predicts_v) as f32);
             let face = Normalization::SYMMETRIC.apply(&scaled(&identity.face)?)?.nhwc_to_nchw()?;
             let row = [noisy, target, text.hidden, text.pooled, face, of_identity(identity.id_cond)];
             let row = row.into_iter().chain(identity.hidden.into_iter().map(of_identity));

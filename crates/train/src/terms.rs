@@ -154,8 +154,8 @@ impl Diffusion {
 
     /// The UNet with its loss and the gradients in keys and values.
     ///
-    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C], `weights` [B, 1, 1, 1], of the samples in the loss, and `factor` [1, 1, 1, 1], of the gradient in the prediction; with `more` also
-    /// `more` [B, H, W, C], which is added to that gradient. Outputs: `loss` [1], `d.k.N` and `d.v.N`.
+    /// Inputs beside those of [`Unet::graph`]: `target` [B, H, W, C]; `weights` [B, 1, 1, 1], of the samples in the loss; `factor`
+    /// [1, 1, 1, 1], of the gradient in the prediction; with `more` also `more` [B, H, W, C], which is added to that gradient. Outputs: `loss` [1], `d.k.N` and `d.v.N`.
     ///
     /// # Errors
     /// Weights that are missing or mismatched, an operator without a gradient.
