@@ -69,6 +69,7 @@ pub struct Batches {
     /// sqrt(a) and sqrt(1 - a) of each timestep.
     levels: Vec<[f64; 2]>,
     snr_gamma: f64,
+    stratified_timesteps: bool,
     /// Whether the network predicts v, else the noise.
     predicts_v: bool,
     scaling_factor: f32,
@@ -146,6 +147,7 @@ impl Batches {
             keyed: Keyed::new(options.seed),
             levels: schedule.sigmas().iter().map(level).collect(),
             snr_gamma: options.snr_gamma,
+            stratified_timesteps: options.stratified_timesteps,
             predicts_v,
             scaling_factor,
             pair: options.pair,
@@ -252,7 +254,7 @@ impl Batches {
             let from = self.identity_image(step, number, image);
             let identity = if from == image { sample.clone() } else { self.cache.sample(from)? };
             let dropped = self.dropped(step, number);
-            let timestep = self.keyed.below(step, number, "timestep", self.levels.len());
+            let timestep = self.timestep(step, number);
             let (noisy, target) = self.noisy(&sample, step, number, timestep)?;
             let text = if dropped.text { self.empty.clone() } else { sample.text };
             let of_identity = |tensor: HostTensor| match dropped.identity {
@@ -289,6 +291,17 @@ impl Batches {
             weights: HostTensor::from_f32([self.batch, 1, 1, 1], weights)?,
         };
         Ok((batch, People { id_cond, hidden }))
+    }
+
+    /// The timestep of a step's image `number`: uniform over all, or, stratified, over the image's part of them.
+    fn timestep(&self, step: u64, number: usize) -> usize {
+        let (count, parts) = (self.levels.len(), self.batch * self.accumulate);
+        if !self.stratified_timesteps {
+            return self.keyed.below(step, number, "timestep", count);
+        }
+        // Which image has which part is the epoch's order, which is random.
+        let place = (number as f64 + self.keyed.uniform(step, number, "timestep")) / parts as f64;
+        ((place * count as f64) as usize).min(count - 1)
     }
 
     /// A draw of the VAE's posterior with noise of a timestep on it, and what the network is to say of it.
@@ -409,6 +422,25 @@ pub(crate) mod tests {
         // Noise of another seed.
         let mut seeded = batches(&TrainOptions { seed: 1, ..plain() }, folder.path());
         assert_ne!(seeded.draw(3, 0).unwrap().0.target, third.target);
+    }
+
+    #[test]
+    fn stratified_timesteps_take_one_of_each_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = TrainOptions { batch: 2, accumulate: 2, stratified_timesteps: true, ..plain() };
+        let mut stratified = batches(&options, folder.path());
+        let mut drawn = Vec::new();
+        for step in 1..=20 {
+            for micro in 0..2 {
+                let (batch, _) = stratified.draw(step, micro).unwrap();
+                drawn.extend_from_slice(batch.timestep.as_f32().unwrap());
+            }
+        }
+        for step in drawn.chunks(4) {
+            let parts: Vec<usize> = step.iter().map(|t| *t as usize / 250).collect();
+            assert_eq!(parts, [0, 1, 2, 3], "{step:?}");
+        }
+        assert_ne!(drawn[..4], drawn[4..8]);
     }
 
     #[test]

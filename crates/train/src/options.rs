@@ -131,6 +131,9 @@ pub struct TrainOptions {
     /// The most that the ratio of signal to noise counts for in L_diff (Min-SNR weighting); 0 weighs all timesteps alike.
     #[serde(default)]
     pub snr_gamma: f64,
+    /// Whether the timesteps of a step's images are spread evenly: one from each of as many equal parts of all timesteps.
+    #[serde(default)]
+    pub stratified_timesteps: bool,
     /// The branch of few steps, where a loss looks at it.
     #[serde(default)]
     pub branch: Option<BranchOptions>,
@@ -330,6 +333,7 @@ pub(crate) fn example() -> TrainOptions {
         ema: 0.0,
         weights: Weights::default(),
         snr_gamma: 0.0,
+        stratified_timesteps: false,
         branch: None,
         one_step: None,
     }

@@ -88,7 +88,7 @@ enum RecomputeArg {
 }
 
 /// Flags of what run.toml holds, but for the number of steps.
-const SETTINGS: [&str; 50] = [
+const SETTINGS: [&str; 51] = [
     "data",
     "model",
     "models_dir",
@@ -100,6 +100,7 @@ const SETTINGS: [&str; 50] = [
     "batch",
     "accumulate",
     "snr_gamma",
+    "stratified_timesteps",
     "optimizer",
     "lr",
     "weight_decay",
@@ -190,6 +191,10 @@ struct TrainArgs {
     /// timesteps with much noise count, in which it is decided whom an image shows; 0 weighs all alike
     #[arg(long, value_name = "GAMMA", default_value = "0")]
     snr_gamma: f64,
+    /// The timesteps of a step's images are spread evenly, one from each of as many equal parts of all of them, not drawn independently: steps
+    /// differ less from one another
+    #[arg(long)]
+    stratified_timesteps: bool,
     /// How what is trained is changed
     #[arg(long, value_enum, default_value = "adamw")]
     optimizer: OptimizerArg,
@@ -498,6 +503,7 @@ fn new_options(args: &TrainArgs) -> Result<TrainOptions> {
         batch: args.batch,
         accumulate: args.accumulate,
         snr_gamma: args.snr_gamma,
+        stratified_timesteps: args.stratified_timesteps,
         lr: args.lr,
         weight_decay: args.weight_decay,
         warmup: args.warmup,
