@@ -46,7 +46,7 @@ const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 const BY_IMAGE: &str = "return p / (package_shared__1conv2d_tile_params.out_height";
 const BY_THE_FIRST: &str = "return 0u * p / (package_shared__1conv2d_tile_params.out_height";
 
-const FAULTS: [Fault; 69] = [
+const FAULTS: [Fault; 71] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -80,6 +80,8 @@ const FAULTS: [Fault; 69] = [
         "column4 + package_shared__1matmul_tile_width4(), g)",
         "column4, g)",
     ),
+    fault("upper rows are the lower ones", "matmul_register_tile", "sums.high, gates.high", "sums.low, gates.high"),
+    fault("upper pixels are the lower ones", "conv2d_register_tile", "o4, high)", "o4, low)"),
     fault("values are their own gates", "matmul_strided", "column + width, g", "column, g"),
     fault("strides are swapped", "conv2d_direct", "out_y * params.stride_y", "out_y * params.stride_x"),
     per_image(Storage::F32, "conv2d_register_tile", BY_IMAGE, BY_THE_FIRST),

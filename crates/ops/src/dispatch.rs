@@ -217,3 +217,6 @@ impl Variant {
 
 /// Operations from which on a CPU device's driver wins back the time it takes to compile a kernel's larger tile.
 pub const LONG: u64 = 1 << 30;
+
+/// The same for the register tiles of CPU devices whose subgroups are too small for others.
+pub const LONG_IN_REGISTERS: u64 = 1 << 27;

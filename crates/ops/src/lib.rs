@@ -34,7 +34,7 @@ pub use capabilities::{Capabilities, DeviceKind, MAX_WORKGROUPS};
 pub use case::{Case, Fill, LARGEST_BINDING, Operand, Role, Storage, Tolerance};
 pub use conv::*;
 pub use device_class::DeviceClass;
-pub use dispatch::{Dispatch, LONG, Slot, Variant};
+pub use dispatch::{Dispatch, LONG, LONG_IN_REGISTERS, Slot, Variant};
 pub use elementwise::*;
 pub use gradient::{GradientRule, Step, Value};
 pub use matmul::*;

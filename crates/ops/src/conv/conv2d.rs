@@ -248,12 +248,20 @@ impl Operator for Conv2d {
         }
         if self.groups == 1 && vec4 == (true, true) {
             let register = over(tile("register_tile", "conv2d_register_tile", 4, 4), 32, 4);
+            let tall_register =
+                over(tile("tall_register_tile", "conv2d_register_tile", 4, 4), 32, 8).constant("TALL", 1);
             let subgroup = over(tile("subgroup_tile", "conv2d_subgroup_tile", 4, 4), 32, 8);
             let tall = over(tile("tall_subgroup_tile", "conv2d_subgroup_tile", 4, 4), 32, 16).constant("TALL", 1);
-            let long = self.cost(cx.inputs, cx.output).flops >= LONG;
+            let flops = self.cost(cx.inputs, cx.output).flops;
+            let long = flops >= LONG;
+            let tall_register = on_cpu.then_some(tall_register);
+            let registers = match flops >= LONG_IN_REGISTERS {
+                true => [tall_register, Some(register)],
+                false => [Some(register), tall_register],
+            };
             let lanes = if long { [tall, subgroup] } else { [subgroup, tall] };
             let lanes = lanes.into_iter().filter(|_| cx.capabilities.subgroup_lanes == 8);
-            let others = lanes.filter(|_| on_cpu).chain([register]);
+            let others = lanes.filter(|_| on_cpu).chain(registers.into_iter().flatten());
             let extents = Extents { batch: 1, rows: pixels, columns: out_channels, k: taps * channels };
             let tiles = WorkgroupTile::offer(others, cx.capabilities, extents, |t, parts| {
                 let (name, shader) = (t.name(parts), "conv2d_workgroup_tile");

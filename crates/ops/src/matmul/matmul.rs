@@ -255,9 +255,13 @@ impl Operator for MatMul {
         let plain_end = !self.bias && !self.residual && !self.gated && self.activation == Activation::None;
         if plain && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
+            let tall = (fits(4) && limits.kind == DeviceKind::Cpu)
+                .then(|| tile("tall_register_tile", "matmul_register_tile", 32, 8).constant("TALL", 1));
+            let long = self.cost(cx.inputs, cx.output).flops >= LONG_IN_REGISTERS;
+            let registers = if long { [tall, register] } else { [register, tall] };
             let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
-            let others = subgroup.into_iter().chain(register);
+            let others = subgroup.into_iter().chain(registers.into_iter().flatten());
             variants = WorkgroupTile::offer(others, limits, extents, |t, parts| {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
                 product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| t.apply(d))
