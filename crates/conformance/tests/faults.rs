@@ -46,7 +46,7 @@ const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 const BY_IMAGE: &str = "return p / (package_shared__1conv2d_tile_params.out_height";
 const BY_THE_FIRST: &str = "return 0u * p / (package_shared__1conv2d_tile_params.out_height";
 
-const FAULTS: [Fault; 71] = [
+const FAULTS: [Fault; 74] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -82,6 +82,9 @@ const FAULTS: [Fault; 71] = [
     ),
     fault("upper rows are the lower ones", "matmul_register_tile", "sums.high, gates.high", "sums.low, gates.high"),
     fault("upper pixels are the lower ones", "conv2d_register_tile", "o4, high)", "o4, low)"),
+    fault("pixels beside the image count", "conv2d_winograd_input", "column < ", "column <= "),
+    fault("the middle taps are left out", "conv2d_winograd_weight", "let inner = 0.5 * r1", "let inner = 0.0 * r1"),
+    fault("pixels past the edge are stored", "conv2d_winograd_output", "column >= ", "column > "),
     fault("values are their own gates", "matmul_strided", "column + width, g", "column, g"),
     fault("strides are swapped", "conv2d_direct", "out_y * params.stride_y", "out_y * params.stride_x"),
     per_image(Storage::F32, "conv2d_register_tile", BY_IMAGE, BY_THE_FIRST),

@@ -94,7 +94,9 @@ fn text_encoder_and_identity_networks() {
 #[test]
 fn working_memory_stays_small() {
     let mebibytes = |plan: &Plan| plan.summary().working_bytes as f64 / f64::from(1 << 20);
-    let unet = mebibytes(&on(DeviceKind::Cpu, false, &unet(Precision::F32)));
-    let decoder = mebibytes(&on(DeviceKind::Cpu, false, &vae_decoder()));
-    assert!(unet < 8.0 && decoder < 16.0, "UNet {unet:.1} MiB, VAE decoder {decoder:.1} MiB");
+    // On CPU devices the largest convolution of the decoder holds two transformed images of 8 MiB beside its own (Winograd's).
+    for (kind, most) in [(DeviceKind::Discrete, [8.0, 16.0]), (DeviceKind::Cpu, [8.0, 24.0])] {
+        let [unet, decoder] = [unet(Precision::F32), vae_decoder()].map(|graph| mebibytes(&on(kind, false, &graph)));
+        assert!(unet < most[0] && decoder < most[1], "{kind:?}: UNet {unet:.1} MiB, VAE decoder {decoder:.1} MiB");
+    }
 }

@@ -1,3 +1,4 @@
+use super::winograd::winograd;
 use super::{Conv2dGradient, over_tiles};
 use crate::cooperative::CooperativeTile;
 use crate::elementwise::per_image;
@@ -56,7 +57,7 @@ params! {
 }
 
 params! {
-    struct TileParams {
+    pub(super) struct TileParams {
         pixels: u32, height: u32, width: u32, in_channels: u32,
         out_height: u32, out_width: u32, out_channels: u32,
         kernel_height: u32, kernel_width: u32,
@@ -83,6 +84,11 @@ impl Conv2d {
             "conv2d_few_inputs",
             "conv2d_few_outputs",
             "conv2d_direct",
+            "conv2d_winograd_input",
+            "conv2d_winograd_weight",
+            "conv2d_winograd_output",
+            "matmul_register_tile",
+            "matmul_subgroup_tile",
             "split_k_reduce",
         ],
         cases,
@@ -178,12 +184,14 @@ impl Operator for Conv2d {
         let bias = if self.bias { Slot::Input(2) } else { Slot::Unused };
         let residual = if self.residual { Slot::Input(cx.inputs.len() - 1) } else { Slot::Unused };
         let by_image = cx.inputs.last().is_some_and(|t| self.is_per_image(t, y));
-        let finish = |d: Dispatch| {
-            d.weight_storage(x.dtype, weight.dtype)
-                .activation(self.activation)
+        let end = |d: Dispatch| {
+            d.activation(self.activation)
                 .constant("BIAS", self.bias as u32)
                 .constant("RESIDUAL", residual_kind(residual, by_image))
-                .bind([Slot::Input(0), Slot::Input(1), bias, residual, Slot::Output])
+        };
+        let finish = |d: Dispatch| {
+            let slots = [Slot::Input(0), Slot::Input(1), bias, residual, Slot::Output];
+            end(d.weight_storage(x.dtype, weight.dtype)).bind(slots)
         };
         let (channels, out_channels) = (x.shape[3], y.shape[3]);
         let pixels = y.shape.count() / out_channels;
@@ -217,7 +225,7 @@ impl Operator for Conv2d {
             let dispatch = over_tiles(dispatch, [pixels, out_channels], [rows, columns], by_channels, limit);
             Variant::single(name, dispatch)
         };
-        let end = Reduction {
+        let reduction = Reduction {
             rows: pixels,
             columns: out_channels,
             alpha: 1.0,
@@ -261,7 +269,9 @@ impl Operator for Conv2d {
             };
             let lanes = if long { [tall, subgroup] } else { [subgroup, tall] };
             let lanes = lanes.into_iter().filter(|_| cx.capabilities.subgroup_lanes == 8);
-            let others = lanes.filter(|_| on_cpu).chain(registers.into_iter().flatten());
+            // Twice as fast as tiles in registers; tiles of subgroups lose by it as often as they gain.
+            let winograd = winograd(self, cx, params(4, 4), end, [bias, residual]);
+            let others = lanes.filter(|_| on_cpu).chain(winograd).chain(registers.into_iter().flatten());
             let extents = Extents { batch: 1, rows: pixels, columns: out_channels, k: taps * channels };
             let tiles = WorkgroupTile::offer(others, cx.capabilities, extents, |t, parts| {
                 let (name, shader) = (t.name(parts), "conv2d_workgroup_tile");
@@ -271,7 +281,7 @@ impl Operator for Conv2d {
                 };
                 let part = n(t.inner(parts.steps) / 4);
                 let kernel = t.apply(Dispatch::new(shader, TileParams { part, ..params(4, 4) }));
-                split(cx, &end, name, kernel, [t.rows(), t.columns()], parts)
+                split(cx, &reduction, name, kernel, [t.rows(), t.columns()], parts)
             });
             variants.extend(tiles);
         }
@@ -284,7 +294,7 @@ impl Operator for Conv2d {
         }
         let eights = channels.is_multiple_of(8) && out_channels.is_multiple_of(8);
         if x.dtype == DType::F16 && self.groups == 1 && eights {
-            variants = cooperative(cx, variants, params(4, 4), &end, false, finish);
+            variants = cooperative(cx, variants, params(4, 4), &reduction, false, finish);
         }
         if weight.dtype.is_quantized() {
             return Ok(variants);
@@ -605,6 +615,8 @@ fn cases() -> Vec<Case> {
         case(all(Activation::Silu), [2, 5, 7, 40], [3, 3], 72),
         case(Conv2d { stride: [2, 2], dilation: [2, 1], ..Conv2d::same(1) }, [1, 19, 23, 64], [3, 3], 136),
         case(Conv2d { bias: false, residual: true, ..Conv2d::default() }, [1, 9, 15, 72], [1, 1], 264),
+        // Winograd's tiles of 2 x 2 pixels beyond the edges, and under padding on one side.
+        case(Conv2d { padding: [2, 0, 1, 3], ..all(Activation::Relu) }, [2, 9, 10, 20], [3, 3], 24),
         // Inner axes that are split into parts, the last of them shorter.
         case(all(Activation::Silu), [2, 5, 7, 40], [3, 3], 68),
         case(Conv2d { stride: [2, 1], dilation: [1, 2], ..Conv2d::same(1) }, [1, 9, 8, 64], [3, 3], 40),

@@ -3,6 +3,7 @@
 mod conv2d;
 mod conv2d_gradient;
 mod window;
+mod winograd;
 
 use crate::Dispatch;
 

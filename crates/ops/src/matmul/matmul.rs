@@ -58,6 +58,28 @@ params! {
     pub(super) struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32, batch: u32, part4: u32 }
 }
 
+/// Products of `batch` pairs of f32 matrices [m, k] and [k, n] on a CPU device, k and n multiples of 4, as one step of another operator's variant,
+/// which binds a, b, nothing, nothing and y. `None` where there are too many.
+pub(crate) fn product_on_cpu(limits: &Capabilities, batch: usize, [m, k, n]: [usize; 3]) -> Option<Dispatch> {
+    let params = TileParams {
+        m: m as u32,
+        n4: (n / 4) as u32,
+        k4: (k / 4) as u32,
+        a_batch4: (m * k / 4) as u32,
+        b_batch4: (k * n / 4) as u32,
+        alpha: 1.0,
+        batch: batch as u32,
+        part4: (k / 4) as u32,
+    };
+    let dispatch = match limits.subgroup_lanes {
+        8 => Dispatch::new("matmul_subgroup_tile", params),
+        _ => Dispatch::new("matmul_register_tile", params).constant("TALL", 1),
+    };
+    let grid = [m.div_ceil(8), n.div_ceil(32), batch];
+    let fits = grid.iter().all(|&groups| groups <= limits.max_workgroups as usize);
+    fits.then(|| dispatch.constant("BIAS", 0).constant("RESIDUAL", 0).grid(grid[0], grid[1], grid[2]))
+}
+
 /// Extents of one product, with a shared b folded into more rows.
 pub(super) struct Sizes {
     pub(super) batch: usize,

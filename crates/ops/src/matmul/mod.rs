@@ -5,6 +5,7 @@ mod matmul;
 mod transposed;
 
 pub use matmul::MatMul;
+pub(crate) use matmul::product_on_cpu;
 
 use pulid_tensor::BLOCK;
 
