@@ -81,7 +81,7 @@ fn whole_visit() -> Outcome {
         browser.state(&["idle"]).await?;
         ensure(server.weights() > 10, format!("only {} requests for weights", server.weights()))?;
 
-        generates_the_native_image(&browser, &native_image(&ada, PROMPT, 12, 0)?).await?;
+        generates_the_native_image(&browser, &native_image(&ada, PROMPT, 8, 0)?).await?;
         cancels(&browser).await?;
         refuses_bad_photos(&browser).await?;
 
