@@ -58,19 +58,26 @@ params! {
     pub(super) struct TileParams { m: u32, n4: u32, k4: u32, a_batch4: u32, b_batch4: u32, alpha: f32, batch: u32, part4: u32 }
 }
 
+impl TileParams {
+    /// Of `batch` products alpha [m, k] [k, n], the inner axis in one part.
+    fn of(batch: usize, [m, k, n]: [usize; 3], b_is_shared: bool, alpha: f32) -> Self {
+        TileParams {
+            m: m as u32,
+            n4: (n / 4) as u32,
+            k4: (k / 4) as u32,
+            a_batch4: (m * k / 4) as u32,
+            b_batch4: if b_is_shared { 0 } else { (k * n / 4) as u32 },
+            alpha,
+            batch: batch as u32,
+            part4: (k / 4) as u32,
+        }
+    }
+}
+
 /// Products of `batch` pairs of f32 matrices [m, k] and [k, n] on a CPU device, k and n multiples of 4, as one step of another operator's variant,
 /// which binds a, b, nothing, nothing and y. `None` where there are too many.
 pub(crate) fn product_on_cpu(limits: &Capabilities, batch: usize, [m, k, n]: [usize; 3]) -> Option<Dispatch> {
-    let params = TileParams {
-        m: m as u32,
-        n4: (n / 4) as u32,
-        k4: (k / 4) as u32,
-        a_batch4: (m * k / 4) as u32,
-        b_batch4: (k * n / 4) as u32,
-        alpha: 1.0,
-        batch: batch as u32,
-        part4: (k / 4) as u32,
-    };
+    let params = TileParams::of(batch, [m, k, n], false, 1.0);
     let dispatch = match limits.subgroup_lanes {
         8 => Dispatch::new("matmul_subgroup_tile", params),
         _ => Dispatch::new("matmul_register_tile", params).constant("TALL", 1),
@@ -223,16 +230,7 @@ impl Operator for MatMul {
             if self.gated { d.constant("GATED", 1) } else { d }
         };
         let mut variants = Vec::new();
-        let params = TileParams {
-            m: s.m as u32,
-            n4: (s.n / 4) as u32,
-            k4: (s.k / 4) as u32,
-            a_batch4: (s.m * s.k / 4) as u32,
-            b_batch4: if s.b_is_shared { 0 } else { (s.k * s.n / 4) as u32 },
-            alpha: self.alpha,
-            batch: s.batch as u32,
-            part4: (s.k / 4) as u32,
-        };
+        let params = TileParams::of(s.batch, [s.m, s.k, s.n], s.b_is_shared, self.alpha);
         let end = Reduction {
             rows: s.batch * s.m,
             columns: s.n,
