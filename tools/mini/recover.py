@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the trainers' checkpoints from the published files, so that training continues where the files stand.
 
-    python tools/mini/recover.py [--only recogniser tower parser vae unet adapter]
+    python tools/mini/recover.py [--only recogniser tower parser judge vae unet adapter]
 
 The published VAE has its latents' mean and deviation folded in already, so the recovered statistics are mean 0 and one
 deviation for all channels. Optimizer moments start at zero; the averaged weights start at the published ones.
@@ -69,6 +69,13 @@ def parser():
     keep(FACE / "parser.pt", {"model": model.state_dict()})
 
 
+def judge():
+    """The recogniser that no training saw, for `evaluate.py`."""
+    from second_recogniser import published
+
+    keep(FACE / "second_recogniser.pt", {"model": published(HERE.parent / "training" / "judge.onnx").state_dict()})
+
+
 def published_vae():
     """The VAE and its scaling factor. Residual blocks that the published one lacks begin as the identity."""
     from networks import build_vae
@@ -128,7 +135,7 @@ def adapter():
 
 
 def main():
-    every = {"recogniser": recogniser, "tower": tower, "parser": parser, "vae": vae, "unet": unet, "adapter": adapter}
+    every = {"recogniser": recogniser, "tower": tower, "parser": parser, "judge": judge, "vae": vae, "unet": unet, "adapter": adapter}
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--only", nargs="+", choices=every, default=list(every))
     args = parse.parse_args()

@@ -12,6 +12,9 @@ use support::{Browser, Outcome, Server, largest_difference, native_identity, nat
 
 const PROMPT: &str = "an oil painting of a person, smiling, in a garden, soft light";
 
+/// `generation_defaults.json` of the models on the page.
+const STEPS: usize = 8;
+
 /// Levels of 255 by which two devices' images may differ: one where a level lies between two, and one more.
 const LEVELS: u8 = 2;
 
@@ -81,7 +84,7 @@ fn whole_visit() -> Outcome {
         browser.state(&["idle"]).await?;
         ensure(server.weights() > 10, format!("only {} requests for weights", server.weights()))?;
 
-        generates_the_native_image(&browser, &native_image(&ada, PROMPT, 8, 0)?).await?;
+        generates_the_native_image(&browser, &native_image(&ada, PROMPT, STEPS, 0)?).await?;
         cancels(&browser).await?;
         refuses_bad_photos(&browser).await?;
 
@@ -113,11 +116,12 @@ async fn generates_the_native_image(browser: &Browser, native: &pulid::image::Rg
     let seen = browser.run("return [window.longest, window.previews, window.pulidPage.lastResult.parameters]").await?;
     // A figure to look at, not to fail by: on two cores the browser's threads wait for the shaders'.
     println!("longest task of the page's thread while generating: {} ms", seen[0]);
-    ensure(seen[1] == json!(8), format!("{} previews for 8 steps", seen[1]))?;
+    ensure(seen[1] == json!(STEPS), format!("{} previews for {STEPS} steps", seen[1]))?;
+    let steps = format!("Steps: {STEPS}");
     let parameters = seen[2].as_str().unwrap_or_default();
-    ensure(parameters.contains("Steps: 8") && parameters.starts_with(PROMPT), format!("parameters: {parameters}"))?;
+    ensure(parameters.contains(&steps) && parameters.starts_with(PROMPT), format!("parameters: {parameters}"))?;
     let text = String::from_utf8_lossy(&png).into_owned();
-    ensure(text.contains("Steps: 8"), "the file lacks its parameters".into())?;
+    ensure(text.contains(&steps), "the file lacks its parameters".into())?;
     let difference = largest_difference(&png, native)?;
     println!("largest difference from the native image: {difference} of 255");
     ensure(difference <= LEVELS, format!("{difference} of 255 from the native image, allowed are {LEVELS}"))?;

@@ -123,13 +123,13 @@ class Branch:
         return (1 - F.cosine_similarity(self.recogniser(crops).float(), wanted, dim=-1)).mean()
 
 
-def aligned(picture, points):
-    """Differentiable similarity crop [1,3,112,112] of a picture in [-1,1] by five points."""
+def aligned(picture, points, template=None, size=112):
+    """Differentiable similarity crop [1,3,size,size] of a picture in [-1,1] that takes five points to `template` (without one ArcFace's)."""
     from data import ARCFACE_112, similarity
 
-    matrix = np.vstack([similarity(points.astype(np.float32), ARCFACE_112), [0, 0, 1]])
+    matrix = np.vstack([similarity(points.astype(np.float32), ARCFACE_112 if template is None else template), [0, 0, 1]])
     inverse = torch.from_numpy(np.linalg.inv(matrix)[:2].astype(np.float32))
-    y, x = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
     source = torch.stack([x, y, torch.ones_like(x)], -1) @ inverse.T
     grid = (source * 2 + 1) / picture.shape[-1] - 1
     return F.grid_sample(picture + 1, grid[None], mode="bilinear", padding_mode="zeros", align_corners=False) - 1

@@ -67,3 +67,44 @@ def supervised_contrastive(features, identity, temperature=0.1):
     same = (identity[:, None] == identity[None, :]) & ~self_mask
     log_probability = logits - torch.logsumexp(logits.masked_fill(self_mask, -1e9), 1, keepdim=True)
     return -(log_probability * same).sum(1).div(same.sum(1).clamp(min=1)).mean()
+
+
+def published(path):
+    """The network inside `tools/training/judge.onnx`, from which the exporter folded the two-dimensional batch norms into the convolutions before them."""
+    import numpy as np
+    import onnx
+
+    graph = onnx.load(path).graph
+    tensors = {t.name: onnx.numpy_helper.to_array(t).astype(np.float32) for t in graph.initializer}
+    for node in graph.node:  # halves are cast before they are used
+        if node.op_type == "Cast" and node.input[0] in tensors:
+            tensors[node.output[0]] = tensors[node.input[0]]
+    model = SecondRecogniser().eval()
+    layers = []  # in the order of execution, as the graph's nodes are
+    hooks = [m.register_forward_hook(lambda m, *_: layers.append(m)) for m in model.modules() if not list(m.children())]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE))
+    for hook in hooks:
+        hook.remove()
+    nodes = iter(n for n in graph.node if n.op_type in ("Conv", "Gemm", "BatchNormalization"))
+    of = lambda node: [torch.from_numpy(tensors[name].copy()) for name in node.input[1:]]
+    folded = None
+    with torch.no_grad():
+        for layer in layers:
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                weight, *bias = of(next(nodes))
+                layer.weight.copy_(weight)
+                if layer.bias is not None:
+                    layer.bias.copy_(bias[0])
+                elif bias:
+                    folded = bias[0]
+            elif isinstance(layer, nn.BatchNorm2d):
+                layer.weight.fill_(1.0)
+                layer.bias.copy_(folded)
+                layer.running_mean.zero_()
+                layer.running_var.fill_(1.0 - layer.eps)
+            elif isinstance(layer, nn.BatchNorm1d):
+                for own, value in zip((layer.weight, layer.bias, layer.running_mean, layer.running_var), of(next(nodes))):
+                    own.copy_(value)
+        model.power.copy_(torch.from_numpy(tensors["network.power"].copy()))
+    return model

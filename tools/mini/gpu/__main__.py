@@ -7,7 +7,7 @@
 
 Renderers run beside the training on all other cores; what they finish is taken in between steps. Parts, each with its share
 of the time and a checkpoint in OUT: the VAE, the recogniser of latents, UNet with text encoders and adapter, the adapter alone
-(L_diff, L_id, L_align), the judge, the evaluation. `export.py` makes the published files of OUT.
+(L_diff, L_id, L_align), the decoder on what the UNet leaves of pictures, the judge, the evaluation. `export.py` makes the published files of OUT.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TEXT = ("text_encoder", "text_encoder_2")
-SHARES = {"vae": 0.19, "watcher": 0.05, "joint": 0.62, "adapter": 0.07, "judge": 0.05, "attributes": 0.02}
+SHARES = {"vae": 0.17, "watcher": 0.05, "joint": 0.55, "adapter": 0.07, "decoder": 0.09, "judge": 0.05, "attributes": 0.02}
 
 
 def main():
@@ -61,6 +61,7 @@ def run(a, renderers, Reader, Store):
     import numpy as np
     import torch
     from common import DEVICE, load, said, save
+    from decoder import train as train_decoder
     from evaluation import TEXTS, evaluate
     from faces import Faces
     from joint import Joint, person_sheet
@@ -163,8 +164,12 @@ def run(a, renderers, Reader, Store):
             renderers.stop()
         joint.train_adapter(seconds["adapter"], a.batch // 2, a.branch, ids(["a photo of a person"])[0], a.lr / 10)
         save(adapter, a.out / "adapter_aligned.safetensors")
-    net.float(), adapter.float()
     settings.ortho = "v2"
+    if "decoder" not in a.skip:
+        vae = train_decoder(joint, seconds["decoder"], 6 if a.tiny else 96, a.out)
+        save(vae, a.out / "vae.safetensors")
+        coder.take(vae)
+    net.float(), adapter.float()
     look("final")
     if "evaluation" in a.skip:
         return

@@ -15,7 +15,7 @@ from common import DEVICE, said, to_u8
 from faces import MODELS
 from networks import ROOT
 from renders import tokens
-from sampling import sample
+from sampling import STEPS, sample
 from watchers import BACKGROUNDS, STYLES, judge_input
 
 sys.path.insert(0, str(ROOT / "tools" / "mini" / "face"))
@@ -153,7 +153,7 @@ def measure(pictures, plain, detector, judge, attributes, references):
     return row
 
 
-def evaluate(joint, held, tokenizers, judge, attributes, people, guidance=2.4, steps=12):
+def evaluate(joint, held, tokenizers, judge, attributes, people, guidance=2.4, steps=STEPS):
     detector = Detector()
     rows, references, condition, hidden = photos_of(held, detector, judge, joint.faces, people)
     report = {"people": len(rows), "renders": renders(held, joint.coder, detector, judge, references, rows)}

@@ -8,12 +8,7 @@ import torch
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 CUMULATIVE = torch.cumprod(1 - BETAS, 0)
 SIGMAS = ((1 - CUMULATIVE) / CUMULATIVE).sqrt()
-
-
-def karras(steps: int, rho: float = 7.0):
-    low, high = float(SIGMAS[0]) ** (1 / rho), float(SIGMAS[-1]) ** (1 / rho)
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    return [*((high + ramp * (low - high)) ** rho).tolist(), 0.0]
+STEPS = 8  # of generation, trailing; Karras' lowest levels spoil faces
 
 
 def trailing_times(steps: int):
@@ -44,10 +39,11 @@ def dpmpp_2m(denoise, x, sigmas):
 
 
 @torch.no_grad()
-def sample(net, ids, empty, noise, steps=12, guidance=2.4, identity=None):
+def sample(net, ids, empty, noise, steps=STEPS, guidance=2.4, identity=None, start=None, left=None):
     """Normalised latents for token ids [B,2,77]; `empty` [1,2,77] is the negative prompt.
 
-    `identity`: None, or identity tokens of the prompt and of the negative prompt, each [B,N,D].
+    `identity`: None, or identity tokens of the prompt and of the negative prompt, each [B,N,D]. With `start`, clean latents get
+    the noise that the `left` last steps begin with, and only these are taken.
     """
     b = len(ids)
     context = [torch.cat(pair) for pair in zip(net.context(ids), net.context(empty.expand(b, -1, -1)))]
@@ -60,5 +56,7 @@ def sample(net, ids, empty, noise, steps=12, guidance=2.4, identity=None):
         both = net(torch.cat([scaled, scaled]).to(dtype), t, *context, *tokens).float()
         return x - s * (both[b:] + guidance * (both[:b] - both[b:]))
 
-    sigmas = karras(steps)
-    return dpmpp_2m(denoise, noise * sigmas[0], sigmas).float()
+    sigmas = [float(SIGMAS[t]) for t in trailing_times(steps)] + [0.0]
+    if start is not None:
+        sigmas = sigmas[steps - left :]
+    return dpmpp_2m(denoise, noise * sigmas[0] + (0 if start is None else start), sigmas).float()

@@ -45,6 +45,30 @@ def in_half(vae):
     return vae
 
 
+class Critic:
+    """A patch critic and its optimizer."""
+
+    def __init__(self, net):
+        self.net = net.to(DEVICE)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=3e-4, betas=(0.5, 0.99))
+
+    def __call__(self, y, x):
+        """Learns to tell decoded `y` from true `x`; answers the decoder's loss, the difference of activations, and the critic's own loss."""
+        self.net.requires_grad_(True)
+        with autocast():
+            real, real_features = self.net(x)
+            fake, _ = self.net(y.detach())
+        own = F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
+        self.optimizer.zero_grad()
+        own.backward()
+        self.optimizer.step()
+        self.net.requires_grad_(False)
+        with autocast():
+            fake, features = self.net(y)
+        match = sum((f.float() - r.detach().float()).abs().mean() for f, r in zip(features, real_features))
+        return -fake.float().mean(), match, own.detach()
+
+
 def smaller(x, side):
     return F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
@@ -54,9 +78,7 @@ def train(vae, store, refresh, faces, seconds, batch, sheets):
     budget = Budget(seconds)
     in_half(vae)
     optimizer = Optimizer(vae.named_parameters(), 2e-3, 1.5e-3, ema=0.99)
-    critic = PatchCritic().to(DEVICE)
-    judge = torch.optim.Adam(critic.parameters(), lr=3e-4, betas=(0.5, 0.99))
-    step, shown = 0, {}
+    critic, step, shown = Critic(PatchCritic()), 0, {}
     while not budget.over:
         if step % 25 == 0:
             refresh()
@@ -82,20 +104,9 @@ def train(vae, store, refresh, faces, seconds, batch, sheets):
             total = total + RECOGNISER * far
             shown["recogniser"] = far.detach()
         if not side and budget.part > 0.45:
-            with autocast():
-                real, real_features = critic(x)
-                fake, _ = critic(y.detach())
-            loss = F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
-            judge.zero_grad()
-            loss.backward()
-            judge.step()
-            critic.requires_grad_(False)
-            with autocast():
-                fake, features = critic(y)
-            match = sum((f.float() - r.detach().float()).abs().mean() for f, r in zip(features, real_features))
-            total = total - CRITIC * fake.float().mean() + MATCH * match
-            critic.requires_grad_(True)
-            shown |= {"critic": loss.detach(), "match": match.detach()}
+            fooled, match, loss = critic(y, x)
+            total = total + CRITIC * fooled + MATCH * match
+            shown |= {"critic": loss, "match": match.detach()}
         total.backward()
         optimizer.step(flat_then_decay(step, budget.part, 30, 0.5, 0.03))
         step += 1
@@ -115,8 +126,12 @@ class Coder:
     """A frozen VAE whose latents are normalised per channel, as the exported one's are by its `scaling_factor`."""
 
     def __init__(self, vae):
-        self.vae, self.mean, self.std = vae, None, None
-        self.fast = in_half(copy.deepcopy(vae)).requires_grad_(False)
+        self.mean, self.std = None, None
+        self.take(vae)
+
+    def take(self, vae):
+        """Goes on with this VAE, whose encoder must be the same once latents were measured."""
+        self.vae, self.fast = vae, in_half(copy.deepcopy(vae)).requires_grad_(False)
 
     @torch.no_grad()
     def measure(self, store, count=4096):
