@@ -27,60 +27,18 @@ from latents import Latents
 from networks import build_vae
 from parallel import Team, flat_then_decay, load_averaged
 from sampling import dpmpp_2m, load_tokenizers, timestep_of, trailing
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from train_adapter import NUM_ZERO, Adapter, IdSettings, aligned, load_base, load_recogniser, nothing
 from train_vae import EVERYWHERE, WEIGHTS, reconstruction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "face"))
-from bisenet import MEAN, STD, BiSeNet  # noqa: E402
+from bisenet import BiSeNet  # noqa: E402
 from data import FACEXLIB_512, Renders  # noqa: E402
+from export import trained  # noqa: E402
+from sharpness import GUIDANCE, LEFT, ParserStages, WidePatchCritic, combined, distance  # noqa: E402
 
 STEPS = 8  # of generation; the grid that noise is taken from
-GUIDANCE = 2.4
-# How many steps are left, how often, and how much that counts: with more steps the face is another one than the render's.
-LEFT = {0: (0.15, 1.0), 1: (0.35, 1.0), 2: (0.25, 0.8), 3: (0.15, 0.5), 4: (0.1, 0.3)}
 WARM_CRITIC = 100  # steps in which the critics learn alone
-
-
-class Seen(nn.Module):
-    """What the parser's first stages see of an aligned face [B,3,128,128] in [-1,1]: activations at a half, a fourth and an eighth."""
-
-    def __init__(self, file: Path):
-        super().__init__()
-        parser = BiSeNet()
-        parser.load_state_dict(torch.load(file, weights_only=True)["model"])
-        self.net = parser.cp.resnet.eval().requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(STD)[:, None, None])
-
-    def forward(self, x):
-        x = F.relu(self.net.bn1(self.net.conv1(((x + 1) / 2 - self.mean) / self.std)))
-        first = self.net.layer1(self.net.maxpool(x))
-        return x, first, self.net.layer2(first)
-
-
-def distance(stages, wanted):
-    """Mean distance of activations of unit length per place (as in LPIPS), over the stages."""
-    each = [(F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean() for a, b in zip(stages, wanted)]
-    return torch.stack(each).mean()
-
-
-class PatchCritic(nn.Module):
-    """Judges overlapping patches (70 pixels wide) as rendered or decoded."""
-
-    def __init__(self, width: int = 40):
-        super().__init__()
-        conv = lambda i, o, stride: nn.Conv2d(i, o, 4, stride, 1)
-        self.layers = nn.ModuleList([conv(3, width, 2), conv(width, 2 * width, 2), conv(2 * width, 4 * width, 2), conv(4 * width, 1, 1)])
-        self.norms = nn.ModuleList([nn.Identity(), nn.GroupNorm(8, 2 * width), nn.GroupNorm(8, 4 * width)])
-
-    def forward(self, x):
-        features = []
-        for layer, norm in zip(self.layers, self.norms):
-            x = F.leaky_relu(norm(layer(x)), 0.2)
-            features.append(x)
-        return self.layers[-1](x), features
 
 
 class Critic:
@@ -88,7 +46,7 @@ class Critic:
 
     def __init__(self, path: Path, seed: int):
         torch.manual_seed(seed)
-        self.net, self.path = PatchCritic(), path
+        self.net, self.path = WidePatchCritic(), path
         if path.exists():
             self.net.load_state_dict(torch.load(path, weights_only=True))
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=3e-4, betas=(0.5, 0.9))
@@ -110,21 +68,6 @@ class Critic:
         return -fake.float().mean(), match, float(own.detach())
 
 
-def combined(y, pixels, others):
-    """A loss whose gradient at the images `y` is that of `pixels` and, beside it, the others' with norms relative to it.
-
-    Losses of different networks have scales that say nothing and that change as critics learn; as shares of the pixels'
-    gradient (VQGAN does so for its critic) none drowns another. `others`: pairs of a loss and its share.
-    """
-    at = lambda loss: torch.autograd.grad(loss, y, retain_graph=True)[0]
-    total = at(pixels)
-    unit = total.norm()
-    for loss, share in others:
-        g = at(loss)
-        total = total + share * unit / (g.norm() + 1e-12) * g
-    return (y * total.detach()).sum()
-
-
 class Vague:
     """Latents as generation leaves them in its last steps."""
 
@@ -139,7 +82,7 @@ class Vague:
             self.none = self.adapter.id_adapter(*nothing(1))
 
     @torch.no_grad()
-    def __call__(self, rows, left: int, rng, guidance: float = GUIDANCE):
+    def __call__(self, rows, left: int, rng, guidance: float = 2.4):
         """Normalised latents of these pictures after noise and the `left` last steps."""
         data, b = self.data, len(rows)
         z = data.normalise(torch.from_numpy(data.z[rows].astype(np.float32)))
@@ -200,7 +143,8 @@ def main():
     names = list(LEFT)
 
     def make_loss(rank):
-        vague, recogniser, seen = Vague(data, photos), load_recogniser(CACHE / "face"), Seen(CACHE / "face" / "parser.pt")
+        parser = trained(BiSeNet(), CACHE / "face" / "parser.pt").requires_grad_(False)
+        vague, recogniser, seen = Vague(data, photos), load_recogniser(CACHE / "face"), ParserStages(parser)
         critics = [Critic(WORK / f"critic_{kind}{rank}.pt", i) for i, kind in enumerate(("picture", "face"))]
         decode = lambda z: vae.decoder(vae.post_quant_conv(z))
         first = team.step
@@ -213,7 +157,7 @@ def main():
             rng = np.random.default_rng((step, k, 41))
             rows = known[rng.integers(len(known), size=a.micro_batch)]
             left = int(rng.choice(names, p=[LEFT[n][0] for n in names]))
-            z = data.denormalise(vague(rows, left, rng, rng.uniform(1.4, 2.6)))
+            z = data.denormalise(vague(rows, left, rng, rng.uniform(*GUIDANCE)))
             x = torch.from_numpy(np.stack([renders.image(r) for r in rows])).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
             weight = table[torch.from_numpy(np.stack([renders.label(r) for r in rows])).long()][:, None]
             points = renders.all_landmarks[rows]

@@ -82,21 +82,6 @@ def perceived(net, estimate, clean, focus=None):
     return total
 
 
-def combined(y, pixels, others):
-    """A loss whose gradient at the images `y` is that of `pixels` and, beside it, the others' with norms relative to it.
-
-    Losses of different networks have scales that say nothing and that change as critics learn; as shares of the pixels'
-    gradient (VQGAN does so for its critic) none drowns another. `others`: pairs of a loss and its share.
-    """
-    at = lambda loss: torch.autograd.grad(loss, y, retain_graph=True)[0]
-    total = at(pixels)
-    unit = total.norm()
-    for loss, share in others:
-        g = at(loss)
-        total = total + share * unit / (g.norm() + 1e-12) * g
-    return (y * total.detach()).sum()
-
-
 def supervised_contrastive(features, identity, temperature=0.1):
     """SupCon (arXiv 2004.11362) of unit-length features over one batch that holds several pictures per identity."""
     logits = features @ features.t() / temperature

@@ -12,37 +12,15 @@ import copy
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from common import DEVICE, HALF, Budget, autocast, combined, perceived, said, sheet, to_u8
+from common import DEVICE, HALF, Budget, autocast, perceived, said, sheet, to_u8
 from faces import FACEXLIB_512, crop
-from networks import WidePatchCritic
 from optimizer import Optimizer, averaged, flat_then_decay
-from sampling import STEPS, sample
+from sampling import sample
+from sharpness import GUIDANCE, LEFT, ParserStages, WidePatchCritic, combined, distance
 from vae import EVERYWHERE, PERSON, Critic, in_half, reconstruction
 
-# How many steps are left, how often, and how much that counts: with more steps the face is another one than the render's.
-LEFT = {0: (0.15, 1.0), 1: (0.35, 1.0), 2: (0.25, 0.8), 3: (0.15, 0.5), 4: (0.1, 0.3)}
-GUIDANCE = 1.4, 2.6
 RECOGNISER, PARSER, CRITIC, MATCH = 0.5, 0.6, 0.08, 0.25  # gradients, as shares of the pixels'
 CRITIC_FROM = 0.05  # the critics learn alone before
-
-
-class Seen:
-    """What the parser's first stages see of an aligned face: activations at a half, a fourth and an eighth."""
-
-    def __init__(self, faces):
-        self.net, (self.mean, self.std) = faces.parser.cp.resnet, faces.parser_scale
-
-    def __call__(self, x):
-        x = F.relu(self.net.bn1(self.net.conv1(((x + 1) / 2 - self.mean) / self.std)))
-        first = self.net.layer1(self.net.maxpool(x))
-        return x, first, self.net.layer2(first)
-
-
-def distance(stages, wanted):
-    """Mean distance of activations of unit length per place (as in LPIPS), over the stages."""
-    each = [(F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean() for a, b in zip(stages, wanted)]
-    return torch.stack(each).mean()
 
 
 def vague(joint, rows_and_ids, left, guidance):
@@ -64,7 +42,7 @@ def train(joint, seconds, batch, sheets):
     for name, p in vae.named_parameters():
         p.requires_grad_(name.startswith(("decoder.", "post_quant_conv.")))
     optimizer = Optimizer(vae.named_parameters(), 1.5e-3, 7.5e-4, ema=0.99)
-    seen, critics = Seen(faces), [Critic(WidePatchCritic()) for _ in range(2)]
+    seen, critics = ParserStages(faces.parser), [Critic(WidePatchCritic()) for _ in range(2)]
     aligned = lambda pictures, points: crop(pictures, points, FACEXLIB_512 / 4, 128)
     lefts, shares = list(LEFT), [v[0] for v in LEFT.values()]
     budget, step, shown = Budget(seconds), 0, {}

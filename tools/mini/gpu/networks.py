@@ -175,20 +175,3 @@ class PatchCritic(nn.Module):
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
         return self.layers[-1](x), features
-
-
-class WidePatchCritic(nn.Module):
-    """Judges overlapping patches (70 pixels wide) as real or decoded; its scale is free, so its gradient counts by `combined` alone."""
-
-    def __init__(self, width: int = 40):
-        super().__init__()
-        conv = lambda i, o, stride: nn.Conv2d(i, o, 4, stride, 1)
-        self.layers = nn.ModuleList([conv(3, width, 2), conv(width, 2 * width, 2), conv(2 * width, 4 * width, 2), conv(4 * width, 1, 1)])
-        self.norms = nn.ModuleList([nn.Identity(), nn.GroupNorm(8, 2 * width), nn.GroupNorm(8, 4 * width)])
-
-    def forward(self, x):
-        features = []
-        for layer, norm in zip(self.layers, self.norms):
-            x = F.leaky_relu(norm(layer(x)), 0.2)
-            features.append(x)
-        return self.layers[-1](x), features
