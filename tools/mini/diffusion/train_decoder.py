@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "face"))
 from bisenet import BiSeNet  # noqa: E402
 from data import FACEXLIB_512, Renders  # noqa: E402
 from export import trained  # noqa: E402
-from sharpness import GUIDANCE, LEFT, ParserStages, WidePatchCritic, combined, distance  # noqa: E402
+from sharpness import GUIDANCE, LEFT, ParserStages, WidePatchCritic, combined, criticise, distance  # noqa: E402
 
 STEPS = 8  # of generation; the grid that noise is taken from
 WARM_CRITIC = 100  # steps in which the critics learn alone
@@ -52,20 +52,9 @@ class Critic:
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=3e-4, betas=(0.5, 0.9))
 
     def __call__(self, y, x):
-        """Learns to tell decoded `y` from true `x`; answers the decoder's loss, the difference of activations and the critic's own loss."""
-        self.net.requires_grad_(True)
-        with torch.autocast("cpu", torch.bfloat16):
-            real, features = self.net(x)
-            fake, _ = self.net(y.detach())
-        own = F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
-        self.optimizer.zero_grad()
-        own.backward()
-        self.optimizer.step()
-        self.net.requires_grad_(False)
-        with torch.autocast("cpu", torch.bfloat16):
-            fake, found = self.net(y)
-        match = sum((f.float() - r.detach().float()).abs().mean() for f, r in zip(found, features))
-        return -fake.float().mean(), match, float(own.detach())
+        """What `criticise` answers, the critic's own loss as a number."""
+        fooled, match, own = criticise(self.net, self.optimizer, y, x, lambda: torch.autocast("cpu", torch.bfloat16))
+        return fooled, match, float(own)
 
 
 class Vague:

@@ -28,6 +28,26 @@ class WidePatchCritic(nn.Module):
         return self.layers[-1](x), features
 
 
+def criticise(net, optimizer, y, x, autocast):
+    """One step of a critic that learns to tell decoded `y` from true `x` (hinge), its networks called under `autocast()`.
+
+    Answers the decoder's loss, the difference of activations, both with gradients to `y` alone, and the critic's own loss.
+    """
+    net.requires_grad_(True)
+    with autocast():
+        real, wanted = net(x)
+        fake, _ = net(y.detach())
+    own = F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
+    optimizer.zero_grad()
+    own.backward()
+    optimizer.step()
+    net.requires_grad_(False)
+    with autocast():
+        fake, found = net(y)
+    match = sum((f.float() - w.detach().float()).abs().mean() for f, w in zip(found, wanted))
+    return -fake.float().mean(), match, own.detach()
+
+
 class ParserStages(nn.Module):
     """What a BiSeNet's first stages see of an aligned face [B,3,128,128] in -1..1: activations at a half, a fourth and an eighth."""
 

@@ -23,9 +23,8 @@ RECOGNISER, PARSER, CRITIC, MATCH = 0.5, 0.6, 0.08, 0.25  # gradients, as shares
 CRITIC_FROM = 0.05  # the critics learn alone before
 
 
-def vague(joint, rows_and_ids, left, guidance):
-    """Normalised latents of some pictures after noise and the `left` last steps."""
-    rows, ids, condition, hidden = rows_and_ids
+def vague(joint, rows, ids, condition, hidden, left, guidance):
+    """Normalised latents of some pictures, by their prompts and identities, after noise and the `left` last steps."""
     z = joint.store.z[rows].float()
     if not left:
         return z
@@ -49,7 +48,7 @@ def train(joint, seconds, batch, sheets):
     while not budget.over:
         rows, ids, _, condition, hidden, _ = joint.drawn(batch, 1.0)
         left = int(np.random.choice(lefts, p=shares))
-        z = vague(joint, (rows, ids, condition, hidden), left, float(np.random.uniform(*GUIDANCE)))
+        z = vague(joint, rows, ids, condition, hidden, left, float(np.random.uniform(*GUIDANCE)))
         x, weight = store.pictures(rows), EVERYWHERE + PERSON * store.weight[store.labels[rows].long()][:, None]
         points = store.landmarks[rows]
         y = vae.decode((z * coder.std + coder.mean).to(HALF)).sample.float()
@@ -74,7 +73,7 @@ def train(joint, seconds, batch, sheets):
     pictures = [store.pictures(rows)]
     with torch.no_grad():
         for left in (0, 1, 3):
-            z = vague(joint, (rows, ids, condition, hidden), left, 2.4) * coder.std + coder.mean
+            z = vague(joint, rows, ids, condition, hidden, left, 2.4) * coder.std + coder.mean
             pictures += [network.decode(z).sample for network in (coder.vae, out)]
     sheet(to_u8(torch.cat([p.to(DEVICE) for p in pictures])), 8, sheets / "decoder.jpg")
     said(f"decoder: {step} steps of {batch}")

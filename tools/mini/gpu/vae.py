@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from common import DEVICE, HALF, Budget, autocast, perceived, said, sheet, to_u8
 from networks import PatchCritic, build_vae
 from optimizer import Optimizer, averaged, flat_then_decay
+from sharpness import criticise
 
 KL = 5e-4
 SIDES = (16, 24)  # of the latents that are made smaller
@@ -53,20 +54,8 @@ class Critic:
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=3e-4, betas=(0.5, 0.99))
 
     def __call__(self, y, x):
-        """Learns to tell decoded `y` from true `x`; answers the decoder's loss, the difference of activations, and the critic's own loss."""
-        self.net.requires_grad_(True)
-        with autocast():
-            real, real_features = self.net(x)
-            fake, _ = self.net(y.detach())
-        own = F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
-        self.optimizer.zero_grad()
-        own.backward()
-        self.optimizer.step()
-        self.net.requires_grad_(False)
-        with autocast():
-            fake, features = self.net(y)
-        match = sum((f.float() - r.detach().float()).abs().mean() for f, r in zip(features, real_features))
-        return -fake.float().mean(), match, own.detach()
+        """What `criticise` answers."""
+        return criticise(self.net, self.optimizer, y, x, autocast)
 
 
 def smaller(x, side):
