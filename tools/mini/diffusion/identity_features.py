@@ -77,6 +77,7 @@ def main():
     a = argparse.ArgumentParser()
     a.add_argument("--face", type=Path, default=CACHE / "face")
     a.add_argument("--batch", type=int, default=32)
+    a.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="this process takes every N-th shard, from the I-th")
     a = a.parse_args()
     torch.set_num_threads(1)
     recogniser, eva = trained(IResNet(), a.face / "recogniser.pt"), trained(tower(), a.face / "tower.pt")
@@ -84,8 +85,8 @@ def main():
         data = Renders(CACHE / "data" / split, WORK / "unpacked_faces")
         folder = WORK / "identity" / split
         folder.mkdir(parents=True, exist_ok=True)
-        for index, name in enumerate(data.names):
-            path = folder / name
+        for index in range(a.part[0], len(data.names), a.part[1]):
+            path = folder / data.names[index]
             if path.exists():
                 continue
             rng = np.random.default_rng([3, index])
@@ -113,7 +114,7 @@ def main():
                     condition=np.concatenate(conditions).astype(np.float32),
                 )
             os.replace(temporary, path)  # a shard that can be seen is complete
-            print(split, name, len(rows), "photos", flush=True)
+            print(split, path.name, len(rows), "photos", flush=True)
 
 
 if __name__ == "__main__":

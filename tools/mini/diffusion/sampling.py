@@ -39,9 +39,12 @@ def karras(steps: int, rho: float = 7.0) -> torch.Tensor:
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
+def trailing_timesteps(steps: int) -> np.ndarray:
+    return np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
+
+
 def trailing(steps: int) -> torch.Tensor:
-    t = np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
-    return torch.cat([all_sigmas()[t].double(), torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([all_sigmas()[trailing_timesteps(steps)].double(), torch.zeros(1, dtype=torch.float64)])
 
 
 def timestep_of(sigma: float) -> int:

@@ -28,7 +28,7 @@ from latent_recogniser import load_latent_recognisers, perceived, roughened
 from latents import Latents
 from networks import time_ids
 from parallel import Team, flat_then_decay
-from sampling import all_sigmas, alphas_cumprod, load_tokenizers, load_vae, sample
+from sampling import all_sigmas, alphas_cumprod, load_tokenizers, load_vae, sample, trailing_timesteps
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from train_adapter import NUM_ZERO, Adapter, IdSettings, nothing
 from train_unet import TextToLatent
@@ -46,11 +46,24 @@ DROP = 0.08  # empty prompts among all others
 # Timesteps are drawn by this distribution function: at either end of the schedule little is decided.
 OFTEN = (0.0, 0.08, 0.92, 1.0), (0.0, 180.0, 860.0, 1000.0)
 
+# With `--steps`, the share of timesteps that are a generation's own; the others keep every other number of steps usable.
+OWN_STEPS = 0.75
+
 # Above this noise (sigma) the estimate of the clean latents is a mean over faces, which no recogniser should judge.
 PERCEIVED_BELOW = 2.5
 
 # The branch's timesteps: the schedule's last, then three drawn as far as this around 750, 500 and 250.
 BRANCH_SPREAD = 120
+
+
+def timesteps(count, steps, rng):
+    """`count` timesteps that cover the schedule, in an order that says nothing about the batch's rows."""
+    u = rng.permutation((np.arange(count) + rng.random(count)) / count)
+    t = np.interp(u, *OFTEN)
+    if steps:
+        own = trailing_timesteps(steps)
+        t = np.where(rng.random(count) < OWN_STEPS, own[(u * steps).astype(int)], t)
+    return torch.from_numpy(t.astype(np.int64))
 
 
 def joined(base: dict, adapter: dict) -> dict:
@@ -168,6 +181,7 @@ def main():
     a.add_argument("--micro", type=int, default=2)
     a.add_argument("--micro-batch", type=int, default=12)
     a.add_argument("--lr", type=float, default=2e-3)
+    a.add_argument("--steps", type=int, default=0, help="draw most timesteps from those of a generation of this many trailing steps (0: none)")
     a.add_argument("--person", type=float, default=3.0, help="how much more a face counts than the background")
     a.add_argument("--perceive", type=float, default=0.05, help="weight of the latent recogniser's distance (0: none)")
     a.add_argument("--branch", type=int, default=0, help="pictures of the few-step branch per micro-batch that has it (0: no L_id)")
@@ -220,9 +234,7 @@ def main():
         def loss(step, k, extra):
             rng = np.random.default_rng((step, k, 17))
             z, ids_one, ids_two, identified, condition, hidden, rows = drawn(data, photos, rng, a.micro_batch)
-            # Stratified timesteps: every micro-batch covers the schedule, in an order that says nothing about the rows.
-            u = rng.permutation((np.arange(len(z)) + rng.random(len(z))) / len(z))
-            t = torch.from_numpy(np.interp(u, *OFTEN).astype(np.int64))
+            t = timesteps(len(z), a.steps, rng)
             x, noise = noised(z, t, rng)
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
                 context = context_of(ids_one, ids_two)

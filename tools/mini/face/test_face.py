@@ -12,6 +12,7 @@ from bisenet import BiSeNet, enlarged_at
 from data import ARCFACE_112, similarity
 from export import facexlib_twin, relative
 from iresnet import IResNet
+from steady_recogniser import GROWTH, SHIFT, TURN, disturbed, misplaced
 from training import verification
 
 
@@ -133,6 +134,26 @@ class Recogniser(unittest.TestCase):
         crossed = verification(apart[[0, 2, 1, 3]], people)
         self.assertLess(crossed["auc"], 0.5)
         self.assertEqual(crossed["rank1"], 0.0)
+
+    def test_misplaced_landmarks_are_moved_turned_and_grown_by_what_is_written(self):
+        rng = np.random.default_rng(3)
+        moved = np.stack([misplaced(ARCFACE_112, rng) for _ in range(2000)])
+        eyes = np.linalg.norm(ARCFACE_112[1] - ARCFACE_112[0])
+        matrices = np.stack([similarity(ARCFACE_112, points) for points in moved])
+        sizes = np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
+        self.assertAlmostEqual(np.log(sizes).std() / GROWTH, 1, delta=0.15)
+        self.assertAlmostEqual(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]).std() / TURN, 1, delta=0.2)
+        self.assertAlmostEqual((moved.mean(1) - ARCFACE_112.mean(0)).std() / eyes / SHIFT, 1, delta=0.1)
+
+    def test_most_pictures_are_disturbed_and_stay_pictures(self):
+        torch.manual_seed(4)
+        rng = np.random.default_rng(4)
+        pictures = list(rng.integers(0, 256, (200, 64, 64, 3), np.uint8))
+        seen = disturbed(pictures, rng)
+        self.assertEqual(tuple(seen.shape), (200, 3, 64, 64))
+        self.assertTrue(bool(((seen >= 0) & (seen <= 1)).all()))
+        same = (seen * 255).round().byte().permute(0, 2, 3, 1).numpy() == np.stack(pictures)
+        self.assertAlmostEqual(same.all((1, 2, 3)).mean(), 0.3, delta=0.15)
 
 
 if __name__ == "__main__":
