@@ -236,11 +236,14 @@ def identity(name: str, seed: int) -> None:
 
     latents = [randn(seed + 2 + i, batch, 4, height, width) for i in range(40)]
     margins = [apart(latent) for latent in latents]
-    latent = latents[margins.index(max(margins))]
-    outputs = run(latent, torch.float64)
-    single = relative_error(run(latent, torch.float32)["d.latent"], outputs["d.latent"])
+    # Of those furthest from kinks the one whose gradient PyTorch itself finds most nearly in f32.
+    furthest = sorted(range(len(latents)), key=margins.__getitem__)[-6:]
+    runs = {i: run(latents[i], torch.float64) for i in furthest}
+    rounded = {i: relative_error(run(latents[i], torch.float32)["d.latent"], runs[i]["d.latent"]) for i in furthest}
+    best = min(furthest, key=rounded.__getitem__)
+    latent, outputs, single = latents[best], runs[best], rounded[best]
     inputs = {"latent": latent, "crop": crop, "target": target, "upstream.identity": upstream}
-    note = f"L_id. PyTorch's own f32 run differs by {single:.1e}; PReLUs' operands stay {max(margins):.1e} off their kinks."
+    note = f"L_id. PyTorch's own f32 run differs by {single:.1e}; PReLUs' operands stay {margins[best]:.1e} off their kinks."
     save(
         name,
         inputs,
