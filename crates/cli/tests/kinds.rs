@@ -491,16 +491,16 @@ fn an_identity_of_another_adapter_and_photos_of_two_people_are_noted() {
     let folder = home.0.path();
     let own = repository("models/mini/pulid_v1.1.safetensors");
     let person = text(&home.at("person.safetensors"));
-    let [ada, ben] = ["ada.jpg", "ben.jpg"].map(support::portrait);
+    let [ada, omar] = ["ada.jpg", "omar.jpg"].map(support::portrait);
     let embed = |more: &[&str]| {
         let report = succeed(folder, &[&["embed", "--json", "--output", &person][..], more].concat());
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
         report["notes"].to_string()
     };
-    let note = embed(&[&ada, &ben]);
-    assert!(note.contains("ada.jpg and ben.jpg (cosine ") && note.contains("`--id-mix`"), "{note}");
+    let note = embed(&[&ada, &omar]);
+    assert!(note.contains("ada.jpg and omar.jpg (cosine ") && note.contains("`--id-mix`"), "{note}");
     let v1 = text(&golden("identity/pulid_v1.safetensors"));
-    assert_eq!(embed(&[&ada, &ben, "--adapter", &v1, "--id-mix"]), "[]");
+    assert_eq!(embed(&[&ada, &omar, "--adapter", &v1, "--id-mix"]), "[]");
     assert_eq!(embed(&[&ada, &ada]), "[]");
 
     let mini = text(&repository("models/mini/sdxl"));
