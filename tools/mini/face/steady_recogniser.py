@@ -36,13 +36,12 @@ HARDEST = 0.8
 
 
 @torch.no_grad()
-def targets(teacher, data, person, jitter=0.0):
+def targets(teacher, data, person):
     """The teacher's embedding of every picture, mixed with its person's mean over photos by the share `person`; of unit length, [N,512]."""
     teacher.eval()
-    rng = np.random.default_rng(5)
     own = torch.empty(len(data), 512)
     for rows in np.array_split(np.arange(len(data)), max(1, len(data) // 64)):
-        crops = [arcface_crop(data.image(r), jittered(data.all_landmarks[r], rng, jitter), SIZE) for r in rows]
+        crops = [arcface_crop(data.image(r), data.all_landmarks[r], SIZE) for r in rows]
         own[rows] = F.normalize(teacher(normalised(crops)))
     mixed = own.clone()
     for rows in data.rows_of.values():
@@ -84,14 +83,16 @@ def misplaced(landmarks, rng):
     return jittered(((landmarks - centre) @ turn.T + centre + shift).astype(np.float32), rng, EACH)
 
 
+def disturbed_crops(data, rows, rng):
+    """Disturbed pictures, cut out by misplaced landmarks, u8 [112,112,3] each."""
+    pictures = (disturbed([data.image(r) for r in rows], rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return [arcface_crop(picture, misplaced(data.all_landmarks[r], rng), SIZE) for r, picture in zip(rows, pictures)]
+
+
 def batch(data, rng, people):
     ids = rng.choice(np.fromiter(data.rows_of, np.int64), people, replace=False)
     rows = np.concatenate([rng.choice(data.rows_of[i], PICTURES, replace=len(data.rows_of[i]) < PICTURES) for i in ids])
-    pictures = (disturbed([data.image(r) for r in rows], rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    crops = []
-    for row, picture in zip(rows, pictures):
-        crop = arcface_crop(picture, misplaced(data.all_landmarks[row], rng), SIZE)
-        crops.append(np.ascontiguousarray(crop[:, ::-1]) if rng.random() < 0.5 else crop)
+    crops = [np.ascontiguousarray(c[:, ::-1]) if rng.random() < 0.5 else c for c in disturbed_crops(data, rows, rng)]
     return normalised(crops), torch.from_numpy(rows)
 
 
@@ -103,9 +104,7 @@ def disturbed_embeddings(model, data, rows, seed=1):
     out = []
     with torch.no_grad():
         for part in np.array_split(rows, max(1, len(rows) // 64)):
-            pictures = (disturbed([data.image(r) for r in part], rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            crops = [arcface_crop(p, misplaced(data.all_landmarks[r], rng), SIZE) for r, p in zip(part, pictures)]
-            out.append(model(normalised(crops)))
+            out.append(model(normalised(disturbed_crops(data, part, rng))))
     return torch.cat(out)
 
 
