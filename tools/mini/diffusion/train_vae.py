@@ -22,6 +22,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from latent_recogniser import perceived
 from networks import build_vae, count
 from parallel import Team, flat_then_decay, load_averaged
+from sharpness import criticise
 from torch import nn
 from train_adapter import aligned, load_recogniser
 
@@ -194,20 +195,9 @@ def main():
                 total = total + a.identify * far
                 extra[2] += float(far.detach())
             if critic is not None:
-                with torch.autocast("cpu", torch.bfloat16):
-                    real, real_features = critic(x)
-                    fake, _ = critic(y.detach())
-                d = F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
-                optimizer.zero_grad()
-                d.backward()
-                optimizer.step()
-                critic.requires_grad_(False)
-                with torch.autocast("cpu", torch.bfloat16):
-                    fake, features = critic(y)
-                match = sum((f.float() - r.detach().float()).abs().mean() for f, r in zip(features, real_features))
-                total = total + a.critic * (-fake.float().mean() + 4.0 * match)
-                critic.requires_grad_(True)
-                extra[3] += float(d)
+                unlike, match, own = criticise(critic, optimizer, y, x, lambda: torch.autocast("cpu", torch.bfloat16))
+                total = total + a.critic * (unlike + 4.0 * match)
+                extra[3] += float(own)
                 extra[4] += float(match)
                 if k == 0 and step % 200 == 199:
                     torch.save(critic.state_dict(), a.out.with_name(f"critic{rank}.pt"))

@@ -74,6 +74,11 @@ class Renders:
     def __len__(self):
         return int(self.starts[-1])
 
+    def rows_of_people(self, rng, people, pictures):
+        """Rows of `people` random people, `pictures` of each, some twice where a person has fewer."""
+        ids = rng.choice(np.fromiter(self.rows_of, np.int64), people, replace=False)
+        return np.concatenate([rng.choice(self.rows_of[i], pictures, replace=len(self.rows_of[i]) < pictures) for i in ids])
+
     def image(self, row):
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         return np.asarray(self.images[shard][row - self.starts[shard]])

@@ -90,8 +90,7 @@ def disturbed_crops(data, rows, rng):
 
 
 def batch(data, rng, people):
-    ids = rng.choice(np.fromiter(data.rows_of, np.int64), people, replace=False)
-    rows = np.concatenate([rng.choice(data.rows_of[i], PICTURES, replace=len(data.rows_of[i]) < PICTURES) for i in ids])
+    rows = data.rows_of_people(rng, people, PICTURES)
     crops = [np.ascontiguousarray(c[:, ::-1]) if rng.random() < 0.5 else c for c in disturbed_crops(data, rows, rng)]
     return normalised(crops), torch.from_numpy(rows)
 
@@ -157,11 +156,9 @@ def main():
         torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
         progress.after(step, args.batch, apart=apart, contrast=contrast)
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 250 == 0 or step + 1 == args.steps:
             save(model, args.work / "recogniser.pt")
             report(model, heldout, kept)
-    save(model, args.work / "recogniser.pt")
-    report(model, heldout, kept)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ def normalised(crops):
 
 
 def batch(data, rng, people, pictures):
-    ids = rng.choice(np.fromiter(data.rows_of, np.int64), people, replace=False)
-    rows = np.concatenate([rng.choice(data.rows_of[i], pictures, replace=len(data.rows_of[i]) < pictures) for i in ids])
+    rows = data.rows_of_people(rng, people, pictures)
     crops = []
     for row in rows:
         crop = photometric(data.image(row), rng)
