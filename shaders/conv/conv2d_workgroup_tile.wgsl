@@ -19,10 +19,11 @@
 // permutation: split f16 w8
 // permutation: split f16 w4
 
-import package::shared::conv2d_tile::{corner, extents, params, part, store_part, tile_number, x};
+import package::shared::conv2d_tile::{corner, extents, params, part, pixel_at, store_at, tile_number, x};
 import package::shared::storage::elem;
 import package::shared::workgroup_tile::{
-    ACROSS, DOWN, fetch_right, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, Place, put, ROWS, STEP, STEP4, Sums, WIDTH,
+    ACROSS, DOWN, fetch_right, following, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, PARTIAL, place_right, put, ROWS, STEP4, Sums,
+    WIDTH,
 };
 
 @if(f16) enable f16;
@@ -57,9 +58,10 @@ struct Advance {
     after_row: u32,
 }
 
-fn window(p: u32) -> Window {
+// Pixel p's, whose place is that of channel `channel`.
+fn window(p: u32, channel: u32) -> Window {
     let c = corner(p);
-    return Window(c.x, c.y, ((c.z * params.height + c.x) * params.width + c.y) * params.in_channels);
+    return Window(c.x, c.y, ((c.z * params.height + c.x) * params.width + c.y) * params.in_channels + channel);
 }
 
 // The place of vec4 `s4` of the inner axis.
@@ -93,28 +95,29 @@ fn next(t: Tap, a: Advance) -> Tap {
     return n;
 }
 
-// The input under a tap; zero outside the image.
-fn left(w: Window, t: Tap) -> vec4<elem> {
-    // Not `vec4<elem>()`: the zero value of `Stored` is the same type by another name, and HLSL would have both as one function.
-    var v = vec4<elem>(elem(0.0));
-    if w.y + t.dy < params.height && w.x + t.dx < params.width {
-        v = x[w.at + t.at];
-    }
-    return v;
+fn inside(w: Window, t: Tap) -> bool {
+    return w.y + t.dy < params.height && w.x + t.dx < params.width;
 }
 
-// An invocation's copies; zero past the last tap.
+// The input under a tap, any where that is outside the image.
+fn left(w: Window, t: Tap, keep: bool) -> vec4<elem> {
+    return x[select(0u, w.at + t.at, keep)];
+}
+
+// An invocation's copies; none counts past the last tap.
 fn fetch_left(w: Windows, t: Tap) -> Lefts {
     var l: Lefts;
-    if t.dy < params.kernel_height * params.dilation_y {
-        l.x0 = left(w.w0, t);
-        if LEFTCOPIES > 1u {
-            l.x1 = left(w.w1, t);
-        }
-        if LEFTCOPIES > 2u {
-            l.x2 = left(w.w2, t);
-            l.x3 = left(w.w3, t);
-        }
+    l.keep = vec4(inside(w.w0, t), inside(w.w1, t), inside(w.w2, t), inside(w.w3, t));
+    if PARTIAL == 1u {
+        l.keep = l.keep & vec4(t.dy < params.kernel_height * params.dilation_y);
+    }
+    l.x0 = left(w.w0, t, l.keep.x);
+    if LEFTCOPIES > 1u {
+        l.x1 = left(w.w1, t, l.keep.y);
+    }
+    if LEFTCOPIES > 2u {
+        l.x2 = left(w.w2, t, l.keep.z);
+        l.x3 = left(w.w3, t, l.keep.w);
     }
     return l;
 }
@@ -129,29 +132,40 @@ fn conv2d_workgroup_tile(
     let first = tile_number(group, groups) * ROWS;
     // What this invocation copies.
     let p = first + index / STEP4;
-    let windows = Windows(window(p), window(p + LEFTDOWN), window(p + 2u * LEFTDOWN), window(p + 3u * LEFTDOWN));
+    // Where each STEP lies within a tap, all invocations go through the taps together, each with its own channel of a STEP.
+    let own = index % STEP4;
+    let together = PARTIAL == 0u;
+    let channel = select(0u, own, together);
+    let windows = Windows(
+        window(p, channel),
+        window(p + LEFTDOWN, channel),
+        window(p + 2u * LEFTDOWN, channel),
+        window(p + 3u * LEFTDOWN, channel),
+    );
     let steps4 = params.kernel_height * params.kernel_width * params.in_channels;
     let steps = part(group.z, steps4);
-    var t = tap(steps.x + index % STEP4);
+    var t = tap(steps.x + select(own, 0u, together));
     let a = advance();
     let e = extents(4u * params.in_channels);
     let column4 = min(group.x * WIDTH + index % WIDTH, params.out_channels - 1u);
-    var place = Place(0u, 4u * steps.x + index / WIDTH, 4u * steps.y, column4);
+    let place = place_right(0u, index, column4, 4u * steps.y, e);
     var sums = Sums();
     var lefts = fetch_left(windows, t);
-    var rights = fetch_right(place, e);
+    var rights = fetch_right(place, 4u * steps.x, e);
     for (var step = steps.x; step < steps.y; step += STEP4) {
         put(index, lefts, rights, place.row);
         t = next(t, a);
-        place.row += STEP;
         lefts = fetch_left(windows, t);
-        rights = fetch_right(place, e);
+        rights = fetch_right(place, 4u * following(step, steps.y), e);
         multiply(&sums, lane, step);
     }
+    let across = group.x * WIDTH + lane.x;
+    let within = lane.y * params.out_channels + across;
     // Counted from what is no constant, so that no driver writes the loop out.
     for (var down = first; down < first + ROWS; down += DOWN) {
         let sum = pair(&sums, (down - first) / DOWN);
-        store_part(group.z, down + lane.y, group.x * WIDTH + lane.x, sum.low);
-        store_part(group.z, down + lane.y, group.x * WIDTH + ACROSS + lane.x, sum.high);
+        let at = pixel_at(group.z, down) + within;
+        store_at(down + lane.y, across, at, sum.low);
+        store_at(down + lane.y, across + ACROSS, at + ACROSS, sum.high);
     }
 }

@@ -18,9 +18,12 @@
 // permutation: split f16 w8
 // permutation: split f16 w4
 
-import package::shared::matmul_tile::{a, extents, GATED, params, part, store, store_gated, width4};
+import package::shared::matmul_tile::{
+    a, extents, GATED, params, part, pitch, row_at, store_at, store_gated_at, width4,
+};
 import package::shared::workgroup_tile::{
-    ACROSS, DOWN, fetch_right, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, Place, put, ROWS, STEP, STEP4, Sums, WIDTH,
+    ACROSS, DOWN, fetch_right, following, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, PARTIAL, place_right, put, ROWS, STEP4, Sums,
+    WIDTH,
 };
 
 @if(f16) enable f16;
@@ -30,18 +33,22 @@ fn row_start(g: u32, row: u32) -> u32 {
     return g * params.a_batch4 + min(row, params.m - 1u) * params.k4;
 }
 
-// An invocation's copies from vec4 k4 of the rows that begin at these places; zero from vec4 `end4`.
+// An invocation's copies from vec4 k4 of the rows that begin at these places; none counts from vec4 `end4` on.
 fn fetch_left(starts: vec4<u32>, k4: u32, end4: u32) -> Lefts {
     var l: Lefts;
-    if k4 < end4 {
-        l.x0 = a[starts.x + k4];
-        if LEFTCOPIES > 1u {
-            l.x1 = a[starts.y + k4];
-        }
-        if LEFTCOPIES > 2u {
-            l.x2 = a[starts.z + k4];
-            l.x3 = a[starts.w + k4];
-        }
+    var at = k4;
+    l.keep = vec4(true);
+    if PARTIAL == 1u {
+        at = min(k4, end4 - 1u);
+        l.keep = vec4(k4 < end4);
+    }
+    l.x0 = a[starts.x + at];
+    if LEFTCOPIES > 1u {
+        l.x1 = a[starts.y + at];
+    }
+    if LEFTCOPIES > 2u {
+        l.x2 = a[starts.z + at];
+        l.x3 = a[starts.w + at];
     }
     return l;
 }
@@ -63,7 +70,7 @@ fn matmul_workgroup_tile(
         row_start(g, row + 2u * LEFTDOWN),
         row_start(g, row + 3u * LEFTDOWN),
     );
-    var k4 = p.first4 + index % STEP4;
+    let own = index % STEP4;
     let position = index % WIDTH;
     var column4 = group.x * WIDTH + position;
     if GATED == 1u {
@@ -71,26 +78,32 @@ fn matmul_workgroup_tile(
         column4 = group.x * ACROSS + position % ACROSS + position / ACROSS * width4();
     }
     let e = extents();
-    var place = Place(g * params.b_batch4, 4u * p.first4 + index / WIDTH, 4u * p.end4, min(column4, params.n4 - 1u));
+    let place = place_right(g * params.b_batch4, index, min(column4, params.n4 - 1u), 4u * p.end4, e);
     var sums = Sums();
-    var lefts = fetch_left(starts, k4, p.end4);
-    var rights = fetch_right(place, e);
+    var lefts = fetch_left(starts, p.first4 + own, p.end4);
+    var rights = fetch_right(place, 4u * p.first4, e);
     for (var step = p.first4; step < p.end4; step += STEP4) {
         put(index, lefts, rights, place.row);
-        k4 += STEP4;
-        place.row += STEP;
-        lefts = fetch_left(starts, k4, p.end4);
-        rights = fetch_right(place, e);
+        let after = following(step, p.end4);
+        lefts = fetch_left(starts, after + own, p.end4);
+        rights = fetch_right(place, 4u * after, e);
         multiply(&sums, lane, step);
     }
-    // Counted from what is no constant, so that no driver writes the loop out.
-    for (var down = first; down < first + ROWS; down += DOWN) {
-        let sum = pair(&sums, (down - first) / DOWN);
-        if GATED == 1u {
-            store_gated(down + lane.y, group.x * ACROSS + lane.x, group.z, sum.low, sum.high);
-        } else {
-            store(down + lane.y, group.x * WIDTH + lane.x, group.z, sum.low);
-            store(down + lane.y, group.x * WIDTH + ACROSS + lane.x, group.z, sum.high);
+    let across = group.x * select(WIDTH, ACROSS, GATED == 1u) + lane.x;
+    let within = lane.y * pitch() + across;
+    if GATED == 1u {
+        // Counted from what is no constant, so that no driver writes the loop with its gates out.
+        for (var down = first; down < first + ROWS; down += DOWN) {
+            let sum = pair(&sums, (down - first) / DOWN);
+            store_gated_at(down + lane.y, across, row_at(down, group.z) + within, sum.low, sum.high);
+        }
+    } else {
+        for (var i = 0u; i < ROWS / DOWN; i++) {
+            let sum = pair(&sums, i);
+            let down = first + i * DOWN;
+            let at = row_at(down, group.z) + within;
+            store_at(down + lane.y, across, at, sum.low);
+            store_at(down + lane.y, across + ACROSS, at + ACROSS, sum.high);
         }
     }
 }

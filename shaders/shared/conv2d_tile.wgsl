@@ -82,13 +82,28 @@ fn address(c: vec3<u32>, dy: u32, dx: u32) -> u32 {
 }
 
 // Stores four channels of a pixel: the sum of part z as it is, else all of it.
-@if(split) fn store_part(z: u32, p: u32, o4: u32, sum: vec4<f32>) {
+fn store_part(z: u32, p: u32, o4: u32, sum: vec4<f32>) {
+    store_at(p, o4, pixel_at(z, p) + o4, sum);
+}
+
+// Where pixel p of part z begins in y.
+@if(split) fn pixel_at(z: u32, p: u32) -> u32 {
+    return (z * params.pixels + p) * params.out_channels;
+}
+@else fn pixel_at(z: u32, p: u32) -> u32 {
+    return p * params.out_channels;
+}
+
+// The same where the channels' place in y is known.
+@if(split) fn store_at(p: u32, o4: u32, at: u32, sum: vec4<f32>) {
     if p < params.pixels && o4 < params.out_channels {
-        y[(z * params.pixels + p) * params.out_channels + o4] = sum;
+        y[at] = sum;
     }
 }
-@else fn store_part(z: u32, p: u32, o4: u32, sum: vec4<f32>) {
-    store(p, o4, sum);
+@else fn store_at(p: u32, o4: u32, at: u32, sum: vec4<f32>) {
+    if p < params.pixels && o4 < params.out_channels {
+        finish(p, o4, at, sum);
+    }
 }
 
 // The residual's element for channels `o` of pixel p, in units of the shader's channels.
@@ -101,17 +116,21 @@ fn residual_at(p: u32, o: u32) -> u32 {
 
 // Finishes and stores four channels of a pixel; those past the end are not stored.
 fn store(p: u32, o4: u32, sum: vec4<f32>) {
-    if p >= params.pixels || o4 >= params.out_channels {
-        return;
+    if p < params.pixels && o4 < params.out_channels {
+        finish(p, o4, p * params.out_channels + o4, sum);
     }
+}
+
+fn finish(p: u32, o4: u32, at: u32, sum: vec4<f32>) {
     var v = sum;
     if BIAS == 1u {
         v += bias[o4];
     }
     v = activate4(v);
-    let i = p * params.out_channels + o4;
-    if RESIDUAL > 0u {
+    if RESIDUAL == 2u {
         v += vec4<f32>(residual[residual_at(p, o4)]);
+    } else if RESIDUAL > 0u {
+        v += vec4<f32>(residual[at]);
     }
-    y[i] = vec4<elem>(v);
+    y[at] = vec4<elem>(v);
 }

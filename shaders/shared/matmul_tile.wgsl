@@ -61,39 +61,57 @@ fn part(z: u32) -> Part {
     return Part(z % params.batch, first4, min(first4 + params.part4, params.k4));
 }
 
-// Finishes and stores four columns of a row of layer g; those past the end are not stored.
-@if(split) fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
-    if row >= params.m || column4 >= params.n4 {
-        return;
-    }
-    y[(g * params.m + row) * params.n4 + column4] = sum;
+// From a row of y to the next, in vec4s.
+@if(split) fn pitch() -> u32 {
+    return params.n4;
 }
-@else fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
-    if row >= params.m || column4 >= params.n4 {
-        return;
+@else fn pitch() -> u32 {
+    return width4();
+}
+
+// Where row `row` of layer g begins in y.
+fn row_at(row: u32, g: u32) -> u32 {
+    return (g * params.m + row) * pitch();
+}
+
+// Finishes and stores four columns of a row of layer g; those past the end are not stored.
+fn store(row: u32, column4: u32, g: u32, sum: vec4<f32>) {
+    store_at(row, column4, row_at(row, g) + column4, sum);
+}
+
+// The same where their place in y is known.
+@if(split) fn store_at(row: u32, column4: u32, at: u32, sum: vec4<f32>) {
+    if row < params.m && column4 < params.n4 {
+        y[at] = sum;
     }
-    finish(row, column4, g, activate4(biased(column4, sum)));
+}
+@else fn store_at(row: u32, column4: u32, at: u32, sum: vec4<f32>) {
+    if row < params.m && column4 < params.n4 {
+        finish(at, activate4(biased(column4, sum)));
+    }
 }
 
 // The same where columns have gates, whose sums are the last operand.
-@if(split) fn store_gated(row: u32, column4: u32, g: u32, sum: vec4<f32>, gate: vec4<f32>) {
-    if column4 < width4() {
-        store(row, column4, g, sum);
-        store(row, column4 + width4(), g, gate);
-    }
-}
-@else fn store_gated(row: u32, column4: u32, g: u32, sum: vec4<f32>, gate: vec4<f32>) {
-    if row >= params.m || column4 >= width4() {
-        return;
-    }
-    finish(row, column4, g, biased(column4, sum) * activate4(biased(column4 + width4(), gate)));
+fn store_gated(row: u32, column4: u32, g: u32, sum: vec4<f32>, gate: vec4<f32>) {
+    store_gated_at(row, column4, row_at(row, g) + column4, sum, gate);
 }
 
-fn finish(row: u32, column4: u32, g: u32, value: vec4<f32>) {
-    var v = value;
-    let i = (g * params.m + row) * width4() + column4;
-    if RESIDUAL == 1u {
-        v += vec4<f32>(residual[i]);
+@if(split) fn store_gated_at(row: u32, column4: u32, at: u32, sum: vec4<f32>, gate: vec4<f32>) {
+    if column4 < width4() {
+        store_at(row, column4, at, sum);
+        store_at(row, column4 + width4(), at + width4(), gate);
     }
-    y[i] = vec4<elem>(v);
+}
+@else fn store_gated_at(row: u32, column4: u32, at: u32, sum: vec4<f32>, gate: vec4<f32>) {
+    if row < params.m && column4 < width4() {
+        finish(at, biased(column4, sum) * activate4(biased(column4 + width4(), gate)));
+    }
+}
+
+fn finish(at: u32, value: vec4<f32>) {
+    var v = value;
+    if RESIDUAL == 1u {
+        v += vec4<f32>(residual[at]);
+    }
+    y[at] = vec4<elem>(v);
 }

@@ -63,6 +63,28 @@ struct Extents {
     return weight[first + row * e.width4 + column4];
 }
 
+// Where the values of four columns of one of the first 16 rows lie, for `stored_below`.
+@if(w4) fn place(first: u32, row: u32, column4: u32, e: Extents) -> u32 {
+    return (row >> 1u) * e.width4 + column4;
+}
+@else fn place(first: u32, row: u32, column4: u32, e: Extents) -> u32 {
+    return first + row * e.width4 + column4;
+}
+
+// As `stored`, `below` + `down` rows below the one whose `place` is given. `below` is a multiple of 16, which no block's end parts, and
+// `down` is even; where they are the same for all invocations, as they should be, nothing here is multiplied for each.
+@if(w8) fn stored_below(place: u32, column4: u32, below: u32, down: u32, e: Extents) -> Stored {
+    let at = scale_at(below, column4, e);
+    return Stored(weight[place + (below + down) * e.width4], vec2(weight[at], weight[at + 1u]));
+}
+@elif(w4) fn stored_below(place: u32, column4: u32, below: u32, down: u32, e: Extents) -> Stored {
+    let at = scale_at(below, column4, e);
+    return Stored(weight[place + ((below + down) >> 1u) * e.width4], vec2(weight[at], weight[at + 1u]));
+}
+@else fn stored_below(place: u32, column4: u32, below: u32, down: u32, e: Extents) -> Stored {
+    return weight[place + (below + down) * e.width4];
+}
+
 // What a row's four columns are; the row decides between those of a pair.
 @if(w8) fn decode(s: Stored, row: u32) -> vec4<f32> {
     return bytes(s.values) * vec4(unpack2x16float(s.scales.x), unpack2x16float(s.scales.y));

@@ -46,7 +46,7 @@ const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 const BY_IMAGE: &str = "return p / (package_shared__1conv2d_tile_params.out_height";
 const BY_THE_FIRST: &str = "return 0u * p / (package_shared__1conv2d_tile_params.out_height";
 
-const FAULTS: [Fault; 74] = [
+const FAULTS: [Fault; 78] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -67,7 +67,7 @@ const FAULTS: [Fault; 74] = [
     fault(
         "rows below the last are stored",
         "matmul_workgroup_tile",
-        "row >= package_shared__1matmul_tile_params.m || ",
+        "row < package_shared__1matmul_tile_params.m && ",
         "",
     ),
     fault("the last steps of a product are left out", "matmul_workgroup_tile", "step < p.end4", "step + 4u < p.end4"),
@@ -120,6 +120,10 @@ const FAULTS: [Fault; 74] = [
         "; k + 4u < params.k;",
     ),
     fault("a query does not see its own key", "attention_tile", "key <= vec4(row)", "key < vec4(row)"),
+    fault("a query does not see its own key", "attention_workgroup_tile", "key <= vec4(row)", "key < vec4(row)"),
+    fault("keys that are read again count again", "attention_workgroup_tile", "key >= vec4(first)", "key >= vec4(0u)"),
+    fault("sums are not rescaled", "attention_workgroup_tile", "exp2(before.low - top.low)", "exp2(top.low - top.low)"),
+    fault("both halves of the values weigh the same", "attention_workgroup_tile", "4u * half + i", "i"),
     fault(
         "a lane's row is another's",
         "matmul_subgroup_tile",
@@ -230,7 +234,7 @@ const COOPERATIVE_FAULTS: [Fault; 18] = [
     cooperative(
         "rows below the last are stored",
         "matmul_cooperative",
-        "row >= package_shared__1matmul_tile_params.m || ",
+        "row < package_shared__1matmul_tile_params.m && ",
         "",
     ),
     cooperative("no barrier before a tile is read", "conv2d_cooperative", BARRIER_AFTER_COPY, NO_BARRIER_AFTER_COPY),

@@ -22,8 +22,8 @@ pub struct Figures {
     pub code: Option<u64>,
     /// Instructions.
     pub instructions: Option<u64>,
-    /// The compiler's estimate: AMD, cycles that a subgroup keeps its SIMD busy with loops taken 8 times; NVIDIA, cycles of all
-    /// instructions once.
+    /// The compiler's estimate: AMD, cycles that a subgroup keeps its SIMD busy with an outermost loop taken 8 times, one in it 4 times
+    /// and those further in twice; NVIDIA, cycles of all instructions once.
     pub cycles: Option<u64>,
     /// Instructions that multiply matrices.
     pub matrix: u64,
@@ -72,10 +72,15 @@ pub fn figures(kernel: &Kernel, compiled: &Compiled) -> Figures {
     }
 }
 
-/// Multiplications of an invocation in ACO's intermediate code, loops weighed as its estimate of cycles does: 8 times each. A matrix
-/// instruction is 16 x 16 x 16 of them for a subgroup.
+/// Multiplications of an invocation in ACO's intermediate code, loops weighed as its estimate of cycles does: an outermost one 8 times,
+/// one in it 4 times, those further in twice. A matrix instruction is 16 x 16 x 16 of them for a subgroup.
 fn weighted_products(code: &str, lanes: u32) -> f64 {
     let (mut depth, mut products) = (0, 0.0);
+    let times = |depth: i32| match depth {
+        ..=0 => 1.0,
+        1 => 8.0,
+        deeper => 32.0 * 2f64.powi(deeper - 2),
+    };
     for line in code.lines() {
         if line.contains("kind:") {
             depth += i32::from(line.contains("loop-header")) - i32::from(line.contains("loop-exit"));
@@ -87,7 +92,7 @@ fn weighted_products(code: &str, lanes: u32) -> f64 {
             name if name.starts_with("v_fma") || name.starts_with("v_mul_f32") => 1.0,
             _ => 0.0,
         };
-        products += each * 8f64.powi(depth);
+        products += each * times(depth);
     }
     products
 }
@@ -127,7 +132,7 @@ mod tests {
                     BB1\n/* kind: loop-header, */\n\tv1: %1 = v_fma_f32 %2, %3, %4\n\tv1: %1 = v_pk_fma_f16 %2, %3, %4\n\
                     BB2\n/* kind: loop-header, */\n\tv4: %1 = v_wmma_f32_16x16x16_f16 %2, %3, %4\n\tv1: %1 = v_add_f32 %2, %3\n\
                     BB3\n/* kind: loop-exit, */\nBB4\n/* kind: loop-exit, */\n\tv1: %1 = v_fma_f32 %2, %3, %4\n";
-        assert_eq!(weighted_products(code, 64), 1.0 + 8.0 * 3.0 + 64.0 * 64.0 + 1.0);
+        assert_eq!(weighted_products(code, 64), 1.0 + 8.0 * 3.0 + 32.0 * 64.0 + 1.0);
         assert_eq!(weighted_products("", 64), 0.0);
     }
 }

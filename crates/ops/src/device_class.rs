@@ -49,6 +49,16 @@ impl DeviceClass {
         self.habits().1
     }
 
+    /// The widest heads whose sums attention keeps in registers, with 8 and with 4 rows of queries to an invocation; 0 for none. By Mesa's
+    /// compilers, wider ones spill there.
+    pub(crate) const fn widest_heads(self) -> [usize; 2] {
+        match self {
+            DeviceClass::Apple => [0, 32],
+            DeviceClass::Mobile => [32, 64],
+            _ => [64, 64],
+        }
+    }
+
     const fn habits(self) -> (usize, [Option<usize>; 4]) {
         match self {
             // 128x128, 64x64, 32x64, 32x32

@@ -142,10 +142,11 @@ impl WorkgroupTile {
         4 * STEP * (self.rows() + self.columns()) as u32
     }
 
-    /// The dispatch with the tile's constants.
-    pub(crate) fn apply(self, dispatch: Dispatch) -> Dispatch {
+    /// The dispatch with the tile's constants, for steps along an axis of so many elements.
+    pub(crate) fn apply(self, dispatch: Dispatch, axis: usize) -> Dispatch {
         let [down, across] = self.0.invocations;
-        let dispatch = dispatch.constant("ACROSS", across).constant("DOWN", down);
+        let partial = u32::from(!axis.is_multiple_of(STEP as usize));
+        let dispatch = dispatch.constant("ACROSS", across).constant("DOWN", down).constant("PARTIAL", partial);
         if self.0.rows == 8 { dispatch.constant("TALL", 1) } else { dispatch }
     }
 }
@@ -211,6 +212,8 @@ mod tests {
                 // What the shader has copies for: 1, 2 or 4 an invocation.
                 assert!(count % invocations == 0 && matches!(count / invocations, 1 | 2 | 4), "{t:?}");
             }
+            // Rows between copies of the right operand are even, since 4-bit blocks hold rows in pairs.
+            assert!((4 * t.invocations() / t.columns() as u32).is_multiple_of(2), "{t:?}");
         }
         assert!(shader("matmul_workgroup_tile", &[]).is_some());
     }

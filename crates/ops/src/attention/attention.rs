@@ -142,6 +142,11 @@ impl CooperativeTile {
 const TILE_QUERIES: usize = 32;
 const TILE_KEYS: usize = 32;
 
+/// Queries of a workgroup of `attention_workgroup_tile`, with 8 and with 4 rows to each of its 64 invocations, and the bytes of
+/// workgroup memory that the first takes.
+const WORKGROUP_ROWS: [usize; 2] = [64, 32];
+const WORKGROUP_BYTES: u32 = 14 << 10;
+
 /// What each tile moves for each multiply-add, of heads of 64 in f16 with matrices of 16 x 16.
 pub(crate) fn tile_traffic() -> Vec<(&'static str, Traffic)> {
     const HEAD: usize = 64;
@@ -153,6 +158,16 @@ pub(crate) fn tile_traffic() -> Vec<(&'static str, Traffic)> {
     let scores = 4 * (4 + HEAD / 4) + 2 * 4 * HEAD / TILE_KEYS;
     let workgroup = scores as f64 / products;
     let tile = Traffic { matrices: false, memory: memory(TILE_QUERIES), workgroup, registers: 16.0 };
+    let [large, _] = WORKGROUP_ROWS;
+    // Queries are read again for each block of keys. Of an invocation's scores, 8 x 4, each product takes an element of a row and one of
+    // a column, which the others of that row and column share; so do those of its sums, 8 x 8. A weight is written; what is copied is
+    // written once.
+    let again = (2 * HEAD) as f64 / TILE_KEYS as f64 / products;
+    let shared = |rows: f64, columns: f64| 4.0 * (1.0 / rows + 1.0 / columns);
+    let reads = (shared(8.0, 4.0) + shared(8.0, 8.0)) / 2.0;
+    let copied = memory(large) + again;
+    let workgroup = reads + 4.0 / products + 2.0 * copied;
+    let workgroup_tile = Traffic { matrices: false, memory: copied, workgroup, registers: 16.0 };
     let cooperative = CooperativeTile::NAMES.map(|(name, strips, keys)| {
         let own = CooperativeTile { name, strips, keys, size: 16, lanes: 32, most_lanes: 32 };
         // A matrix of keys or values for two of queries; scores and weights, written and read; what is copied, once.
@@ -162,7 +177,38 @@ pub(crate) fn tile_traffic() -> Vec<(&'static str, Traffic)> {
         let registers = crate::cooperative::CooperativeTile::of_registers(16);
         (name, Traffic { matrices: true, memory, workgroup: operands + scores + memory, registers })
     });
-    std::iter::once(("tile", tile)).chain(cooperative).collect()
+    [("tile", tile), ("workgroup_tile", workgroup_tile)].into_iter().chain(cooperative).collect()
+}
+
+/// Variants of `attention_workgroup_tile` for heads of up to 64, the most promising first: more rows to an invocation are fewer reads of
+/// workgroup memory, fewer are more workgroups.
+fn workgroup_tiles(
+    capabilities: &Capabilities,
+    s: &Sizes,
+    finish: impl Fn(Dispatch) -> Dispatch,
+    params: TileParams,
+) -> Vec<Variant> {
+    if WORKGROUP_BYTES > capabilities.max_workgroup_bytes {
+        return Vec::new();
+    }
+    let [large, _] = WORKGROUP_ROWS;
+    let tile = |rows: usize| {
+        let dispatch = finish(Dispatch::new("attention_workgroup_tile", params))
+            .constant("WIDTH", params.width)
+            .constant("TALL", u32::from(rows == large))
+            .constant("FEW", u32::from(s.tk < TILE_KEYS))
+            .grid(s.tq.div_ceil(rows), s.heads, s.batch);
+        Variant::single(if rows == large { "workgroup_tile" } else { "small_workgroup_tile" }, dispatch)
+    };
+    let class = capabilities.class;
+    let able = WORKGROUP_ROWS.into_iter().zip(class.widest_heads()).filter(|(_, widest)| s.width <= *widest);
+    let mut tiles: Vec<_> = able.map(|(rows, _)| tile(rows)).collect();
+    // As with products: 64 sums to an invocation, or 32.
+    let [many, _, few, _] = class.tiles();
+    if many > few || s.tq.div_ceil(large) * s.heads * s.batch < AT_ONCE {
+        tiles.reverse();
+    }
+    tiles
 }
 
 impl Attention {
@@ -170,7 +216,13 @@ impl Attention {
     pub const INFO: OperatorInfo = OperatorInfo {
         name: "attention",
         summary: "Fused softmax(q k^T) v: self, cross, causal, masked, with zero keys",
-        shaders: &["attention_serial", "attention_tile", "attention_subgroup_tile", "attention_cooperative"],
+        shaders: &[
+            "attention_serial",
+            "attention_tile",
+            "attention_workgroup_tile",
+            "attention_subgroup_tile",
+            "attention_cooperative",
+        ],
         cases,
     };
 
@@ -267,6 +319,7 @@ impl Operator for Attention {
                     .grid(s.tq.div_ceil(queries), self.heads, s.batch);
                 Variant::single(name, dispatch)
             };
+            variants.extend(workgroup_tiles(cx.capabilities, &s, finish, params));
             variants.push(tile("tile", 64));
             // On a CPU device a workgroup of one SIMD width passes barriers almost for free.
             if cx.capabilities.kind == DeviceKind::Cpu {

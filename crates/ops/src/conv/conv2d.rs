@@ -277,10 +277,10 @@ impl Operator for Conv2d {
                 let (name, shader) = (t.name(parts), "conv2d_workgroup_tile");
                 let Some(parts) = parts else {
                     let (name, dispatch) = tile(name, shader, 4, 4);
-                    return Some(over((name, t.apply(dispatch)), t.columns(), t.rows()));
+                    return Some(over((name, t.apply(dispatch, channels)), t.columns(), t.rows()));
                 };
                 let part = n(t.inner(parts.steps) / 4);
-                let kernel = t.apply(Dispatch::new(shader, TileParams { part, ..params(4, 4) }));
+                let kernel = t.apply(Dispatch::new(shader, TileParams { part, ..params(4, 4) }), channels);
                 split(cx, &reduction, name, kernel, [t.rows(), t.columns()], parts)
             });
             variants.extend(tiles);

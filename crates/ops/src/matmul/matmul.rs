@@ -284,7 +284,7 @@ impl Operator for MatMul {
             let others = subgroup.into_iter().chain(registers.into_iter().flatten());
             variants = WorkgroupTile::offer(others, limits, extents, |t, parts| {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
-                product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| t.apply(d))
+                product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| t.apply(d, s.k))
             });
         }
         if self.transpose_b && !self.transpose_a && !self.gated {
