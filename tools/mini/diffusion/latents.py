@@ -18,10 +18,19 @@ from render.vocabulary import BACKGROUNDS, CLOTHES, EXPRESSIONS, LIGHTS, STYLES,
 
 FIELDS = ("identity", "style", "background", "expression", "light", "clothes")
 
+FAVOURED = 0.2  # the share of a batch that `favoured` draws anew
+
 
 def keys(shard: Path, count: int) -> np.ndarray:
     """Numbers of a shard's pictures that stay the same however many shards are known: shard * 100000 + place."""
     return int(shard.stem.split("-")[1]) * 100_000 + np.arange(count)
+
+
+def favoured(rng: np.random.Generator, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """`rows` with a share of `FAVOURED` replaced by random `candidates` (of which there may be none)."""
+    if not len(candidates):
+        return rows
+    return np.where(rng.random(len(rows)) < FAVOURED, rng.choice(candidates, len(rows)), rows)
 
 
 class Latents:
@@ -81,6 +90,10 @@ class Latents:
             STYLES[f["style"][i]], BACKGROUNDS[f["background"][i]], EXPRESSIONS[f["expression"][i]],
             LIGHTS[f["light"][i]], CLOTHES[f["clothes"][i]], rng,
         )
+
+    def of_style(self, style: str) -> np.ndarray:
+        """The places of pictures of this style; '' has none."""
+        return np.flatnonzero(self.fields["style"] == STYLES.index(style)) if style else np.zeros(0, np.int64)
 
     def take(self, rng: np.random.Generator, count: int, drop: float = 0.0, indices=None):
         """Normalised latents [B,4,16,16], both token id tensors [B,77] and the indices; `drop` is the share of empty captions."""

@@ -23,7 +23,7 @@ from common import CACHE, WORK, sheet, to_u8
 from diffusers.models.attention_processor import AttnProcessor
 from identity_features import IdentityFeatures
 from latent_recogniser import perceived
-from latents import Latents
+from latents import Latents, favoured
 from networks import build_vae
 from parallel import Team, flat_then_decay, load_averaged
 from sampling import dpmpp_2m, load_tokenizers, timestep_of, trailing
@@ -105,6 +105,7 @@ def main():
     a.add_argument("--micro", type=int, default=2)
     a.add_argument("--micro-batch", type=int, default=4)
     a.add_argument("--lr", type=float, default=1.5e-3)
+    a.add_argument("--favour", default="", help="a style that a fifth of the pictures are drawn from beside its own share")
     a.add_argument("--identify", type=float, default=0.5, help="the recogniser's gradient, as a share of the pixels'")
     a.add_argument("--parse", type=float, default=0.6, help="the parser's")
     a.add_argument("--match", type=float, default=0.25, help="that of the differences of the critics' activations")
@@ -121,6 +122,7 @@ def main():
     if not np.array_equal(renders.identity[: len(data)], data.fields["identity"]):
         raise SystemExit("the latents are not those of the renders: run encode_latents.py")
     known = np.flatnonzero(np.isin(data.fields["identity"], list(photos.of)))
+    more = np.intersect1d(known, data.of_style(a.favour))
     print("pictures", len(known), flush=True)
     out = WORK / "vae.pt"
     team = Team(list(vae.named_parameters()), a.workers, muon_lr=a.lr, adam_lr=a.lr / 2)
@@ -144,7 +146,7 @@ def main():
 
         def loss(step, k, extra):
             rng = np.random.default_rng((step, k, 41))
-            rows = known[rng.integers(len(known), size=a.micro_batch)]
+            rows = favoured(rng, known[rng.integers(len(known), size=a.micro_batch)], more)
             left = int(rng.choice(names, p=[LEFT[n][0] for n in names]))
             z = data.denormalise(vague(rows, left, rng, rng.uniform(*GUIDANCE)))
             x = torch.from_numpy(np.stack([renders.image(r) for r in rows])).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from common import WORK, sheet, to_u8
 from identity_features import IdentityFeatures
 from latent_recogniser import load_latent_recognisers, perceived, roughened
-from latents import Latents
+from latents import Latents, favoured
 from networks import time_ids
 from parallel import Team, flat_then_decay
 from sampling import all_sigmas, alphas_cumprod, load_tokenizers, load_vae, sample, trailing_timesteps
@@ -155,9 +155,9 @@ def person_features(watcher, data, people, pictures=4):
     return F.normalize(torch.zeros(int(numbers.max()) + 1, seen.shape[1]).index_add_(0, numbers, seen), dim=-1)
 
 
-def drawn(data, photos, rng, count):
-    """A batch: latents, prompts' ids, rows with identity, their conditions and the pictures' places."""
-    rows = rng.integers(len(data), size=count)
+def drawn(data, photos, rng, count, more):
+    """A batch: latents, prompts' ids, rows with identity, their conditions and the pictures' places; a share are `more`'s."""
+    rows = favoured(rng, rng.integers(len(data), size=count), more)
     identified = sorted(rng.choice(count, round(IDENTITY * count), replace=False))
     for i in identified:
         while int(data.fields["identity"][rows[i]]) not in photos.of:
@@ -182,6 +182,7 @@ def main():
     a.add_argument("--micro-batch", type=int, default=12)
     a.add_argument("--lr", type=float, default=2e-3)
     a.add_argument("--steps", type=int, default=0, help="draw most timesteps from those of a generation of this many trailing steps (0: none)")
+    a.add_argument("--favour", default="", help="a style that a fifth of the pictures are drawn from beside its own share")
     a.add_argument("--person", type=float, default=3.0, help="how much more a face counts than the background")
     a.add_argument("--perceive", type=float, default=0.05, help="weight of the latent recogniser's distance (0: none)")
     a.add_argument("--branch", type=int, default=0, help="pictures of the few-step branch per micro-batch that has it (0: no L_id)")
@@ -198,6 +199,7 @@ def main():
     tokenizers = load_tokenizers()
     joint = Joint(tokenizers[0])
     data, photos = Latents("train", *tokenizers), IdentityFeatures("train")
+    more = data.of_style(a.favour)
     held, held_photos = Latents("heldout", *tokenizers), IdentityFeatures("heldout")
     team = JointTeam(joint.named, a.workers, muon_lr=a.lr, adam_lr=a.lr * 0.5)
     team.base_size = joint.base_size
@@ -233,7 +235,7 @@ def main():
 
         def loss(step, k, extra):
             rng = np.random.default_rng((step, k, 17))
-            z, ids_one, ids_two, identified, condition, hidden, rows = drawn(data, photos, rng, a.micro_batch)
+            z, ids_one, ids_two, identified, condition, hidden, rows = drawn(data, photos, rng, a.micro_batch, more)
             t = timesteps(len(z), a.steps, rng)
             x, noise = noised(z, t, rng)
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
