@@ -40,7 +40,7 @@ const COMPUTED: [(&str, f64); 6] = [
 fn hold_to_pytorch(stage: &str, flags: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let base = ["--out", "run", "--batch", "3", "--steps", "1", "--export-steps", "1", "--seed", "8", "--lr", "1e-4"];
+    let base = ["--out", "run", "--batch", "3", "--steps", "1", "--export-steps", "1", "--seed", "6", "--lr", "1e-4"];
     let drops = ["--drop-id", "0.4", "--drop-text", "0.3", "--drop-both", "0"];
     train(at, &[&base[..], &drops, flags].concat());
     let step = tensors(&at.join("run/steps/1.safetensors"));

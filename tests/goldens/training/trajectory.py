@@ -26,12 +26,12 @@ SHARED = {
 # at both by 4e-6 or less in the first four steps. The difference grows from step to step, as rounding that Adam amplifies would, but PyTorch's own f32
 # run stays within 2.5e-6 at 2e-4, so that more than rounding of that size is in it: what a device rounds elsewhere moves 8-bit pixels of the
 # picture, and so the crop that its detector finds, by thousandths of a pixel; L_id changes by up to 0.07 for each pixel, and gradients with it. Single
-# steps are sensitive besides (step 17 of stage 2: 1.3e-4 off at 2e-5, its neighbours 1e-5).
+# steps are sensitive besides (step 17 of stages 2 and 3: 1.3e-4 off at 2e-5, its neighbours 1e-5; of stage 3 still 9e-5 at 1e-5).
 STAGES = {
     "1": {"lr": 2e-4, "batch": 2},
     "2": {"lr": 1e-5, "batch": 1, "stage": 2, "branch-steps": 4, "backprop-steps": 1},
     "one-step": {"lr": 2e-5, "batch": 2, "stage": 2, "id-from": "one-step"},
-    "3": {"lr": 2e-5, "batch": 1, "stage": 3, "branch-steps": 4, "backprop-steps": 1, "align-steps": 1},
+    "3": {"lr": 5e-6, "batch": 1, "stage": 3, "branch-steps": 4, "backprop-steps": 1, "align-steps": 1},
 }
 WEIGHTS = {
     "1": {"diff": 1.0},
