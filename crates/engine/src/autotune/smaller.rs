@@ -14,6 +14,9 @@ const SMALL: usize = 8;
 /// How far below an extent one is looked for that is no multiple of a tile.
 const EDGE: usize = 128;
 
+/// The edge of the smallest tile: a multiple of a larger one is one of this too.
+const TILE: usize = 32;
+
 /// Operand types of `operator` with at most `flops` operations, for which every one of `variants` runs the same kernels: the same
 /// shaders, features and constants, so that only sizes in the parameters differ. No extent that may be otherwise is a multiple of
 /// a tile. `None` where no such types are found.
@@ -69,24 +72,29 @@ impl Search<'_> {
     }
 
     /// What an extent is cut to, and the types then: the most of the range that `to` gives for it with which the kernels stay the
-    /// same. Where it only changes together with another one, as an image's with that of half of it, both are cut.
+    /// same, multiples of a tile only where nothing else will do. Where it only changes together with another one, as an image's
+    /// with that of half of it, both are cut.
     fn cut(
         &self,
         types: &[TensorType],
         extent: usize,
         to: impl Fn(usize) -> Range<usize>,
     ) -> Option<(usize, Vec<TensorType>)> {
-        let fits = |(_, changed): &(usize, Vec<TensorType>)| {
-            runs_the_same(self.operator, self.capabilities, changed, self.variants)
+        let fits = |changes: &[(usize, usize)]| {
+            let changed = replaced(types, changes);
+            runs_the_same(self.operator, self.capabilities, &changed, self.variants).then(|| (changes[0].1, changed))
         };
-        let alone = to(extent).rev().map(|e| (e, replaced(types, &[(extent, e)]))).find(fits);
-        let pairs = || {
-            let others = extents(types, SMALL).into_iter().filter(|&other| other != extent);
-            let pair = others.flat_map(|other| to(other).rev().map(move |o| (other, o)));
-            let mut changed = pair.flat_map(|o| to(extent).rev().map(move |e| (e, replaced(types, &[(extent, e), o]))));
-            changed.find(fits)
+        let part = |extent: usize| !extent.is_multiple_of(TILE);
+        let alone =
+            |only: &dyn Fn(usize) -> bool| to(extent).rev().filter(|&e| only(e)).find_map(|e| fits(&[(extent, e)]));
+        let others = || extents(types, SMALL).into_iter().filter(|&other| other != extent);
+        let pair = |only: &dyn Fn(usize) -> bool| {
+            let changed =
+                |(other, o)| to(extent).rev().filter(|&e| only(e)).find_map(|e| fits(&[(extent, e), (other, o)]));
+            others().flat_map(|other| to(other).rev().filter(|&o| only(o)).map(move |o| (other, o))).find_map(changed)
         };
-        alone.or_else(pairs)
+        let any = |_| true;
+        alone(&part).or_else(|| alone(&any)).or_else(|| pair(&part)).or_else(|| pair(&any))
     }
 }
 
@@ -172,11 +180,12 @@ mod tests {
     fn tiles_are_met_in_whole_and_in_part() {
         let large = [TensorType::f32([4096, 1280]), TensorType::f32([1280, 5120])];
         let less = cut_down(&MatMul::default(), &device(DeviceKind::Discrete), &large).1.unwrap();
-        assert_eq!(less, [TensorType::f32([141, 1276]), TensorType::f32([1276, 140])]);
+        // The kernels for whole steps of 16 along the products' axis are others than those for part of one.
+        assert_eq!(less, [TensorType::f32([141, 1264]), TensorType::f32([1264, 140])]);
         let convolution = [[1, 64, 64, 320], [3, 3, 320, 320]].map(TensorType::f32);
         let conv = Conv2d { padding: [1; 4], ..Conv2d::default() };
         let less = cut_down(&conv, &device(DeviceKind::Discrete), &convolution).1.unwrap();
-        assert_eq!(less, [[1, 29, 29, 76], [3, 3, 76, 76]].map(TensorType::f32));
+        assert_eq!(less, [[1, 13, 13, 112], [3, 3, 112, 112]].map(TensorType::f32));
     }
 
     #[test]
