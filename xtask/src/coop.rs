@@ -25,7 +25,7 @@ const CANARY: &str = "matmul/matmul:dtype=f16;kernel=small_cooperative;*";
 
 /// Holds cooperative kernels to their reference: the smallest tiles of matrices of 8 x 8, which the driver offers, watched by Vulkan's
 /// validation layer, with faults planted that must be noticed. With `every_size` all tiles, and also matrices of 16 x 16, which NVIDIA and AMD
-/// have, packed and small ones as WGSL says them: LLVM takes a quarter of an hour or more for these.
+/// have, packed and small ones as WGSL says them: LLVM takes three quarters of an hour for these.
 pub fn check(every_size: bool) -> Outcome {
     let mesa = match Mesa::fetched() {
         Ok(mesa) => mesa,
