@@ -80,21 +80,25 @@ impl Search<'_> {
         extent: usize,
         to: impl Fn(usize) -> Range<usize>,
     ) -> Option<(usize, Vec<TensorType>)> {
-        let fits = |changes: &[(usize, usize)]| {
-            let changed = replaced(types, changes);
-            runs_the_same(self.operator, self.capabilities, &changed, self.variants).then(|| (changes[0].1, changed))
+        let alone = to(extent).rev().map(|e| [(extent, e)]).collect();
+        let pairs = || {
+            let others = extents(types, SMALL).into_iter().filter(|&other| other != extent);
+            let pair = others.flat_map(|other| to(other).rev().map(move |o| (other, o)));
+            pair.flat_map(|o| to(extent).rev().map(move |e| [(extent, e), o])).collect()
         };
-        let part = |extent: usize| !extent.is_multiple_of(TILE);
-        let alone =
-            |only: &dyn Fn(usize) -> bool| to(extent).rev().filter(|&e| only(e)).find_map(|e| fits(&[(extent, e)]));
-        let others = || extents(types, SMALL).into_iter().filter(|&other| other != extent);
-        let pair = |only: &dyn Fn(usize) -> bool| {
-            let changed =
-                |(other, o)| to(extent).rev().filter(|&e| only(e)).find_map(|e| fits(&[(extent, e), (other, o)]));
-            others().flat_map(|other| to(other).rev().filter(|&o| only(o)).map(move |o| (other, o))).find_map(changed)
-        };
-        let any = |_| true;
-        alone(&part).or_else(|| alone(&any)).or_else(|| pair(&part)).or_else(|| pair(&any))
+        self.first(types, alone).or_else(|| self.first(types, pairs()))
+    }
+
+    /// The first of `candidates` with which the kernels stay the same, those with a multiple of a tile after all others: what its
+    /// first change cuts to, and the types.
+    fn first<const N: usize>(
+        &self,
+        types: &[TensorType],
+        mut candidates: Vec<[(usize, usize); N]>,
+    ) -> Option<(usize, Vec<TensorType>)> {
+        candidates.sort_by_key(|changes| changes.iter().any(|(_, to)| to.is_multiple_of(TILE)));
+        let mut changed = candidates.into_iter().map(|changes| (changes[0].1, replaced(types, &changes)));
+        changed.find(|(_, types)| runs_the_same(self.operator, self.capabilities, types, self.variants))
     }
 }
 
