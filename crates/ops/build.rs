@@ -89,7 +89,7 @@ fn permutations(text: &str) -> Vec<Vec<String>> {
 
 /// Every feature any shader uses; WESL wants each named, set or not.
 const FEATURES: &[&str] =
-    &["coop16", "coop8", "f16", "packed", "split", "transposed", "vec4", "w16", "w4", "w8", "wide"];
+    &["coop16", "coop8", "f16", "left_transposed", "packed", "split", "transposed", "vec4", "w16", "w4", "w8", "wide"];
 
 fn translate(root: &Path, name: &str, features: &[String]) -> Result<String, String> {
     for feature in features {

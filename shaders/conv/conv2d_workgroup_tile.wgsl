@@ -5,12 +5,21 @@
 // A workgroup computes ROWS pixels x 4 WIDTH channels, see shared/workgroup_tile. Taps and input channels form one inner axis of
 // KH * KW * I steps, along which each invocation keeps its place, so that nothing is divided on the way. Workgroups run along O
 // in x and along pixels in y, then z; with feature `split` over parts of the inner axis in z.
+// Feature `transposed`: the weight is (KH, KW, O, I) as vec4 along I, and its taps are flipped; rows and columns of x lie SPREADY and
+// SPREADX apart, with zeros between: the convolution that is the gradient of one with that weight and stride.
 // permutation: f16
 // permutation: w16
 // permutation: w8
 // permutation: w4
 // permutation: f16 w8
 // permutation: f16 w4
+// permutation: transposed
+// permutation: transposed f16
+// permutation: transposed w16
+// permutation: transposed w8
+// permutation: transposed w4
+// permutation: transposed f16 w8
+// permutation: transposed f16 w4
 // permutation: split
 // permutation: split f16
 // permutation: split w16
@@ -18,17 +27,28 @@
 // permutation: split w4
 // permutation: split f16 w8
 // permutation: split f16 w4
+// permutation: split transposed
+// permutation: split transposed f16
+// permutation: split transposed w16
+// permutation: split transposed w8
+// permutation: split transposed w4
+// permutation: split transposed f16 w8
+// permutation: split transposed f16 w4
 
 import package::shared::conv2d_tile::{corner, extents, params, part, pixel_at, store_at, tile_number, x};
 import package::shared::storage::elem;
+import package::shared::weight::{Extents, height};
 import package::shared::workgroup_tile::{
-    ACROSS, DOWN, fetch_right, following, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, PARTIAL, place_right, put, ROWS, STEP4, Sums,
-    WIDTH,
+    ACROSS, DOWN, fetch_columns, fetch_right, following, LEFTCOPIES, LEFTDOWN, Lefts, multiply, pair, PARTIAL, Place, place_right,
+    position, put, Rights, ROWS, STEP4, Sums, WIDTH,
 };
 
 @if(f16) enable f16;
 
-// A pixel's window: its corner, and where that lies in x (wrapped below zero).
+@if(transposed) override SPREADY: u32 = 1u;
+@if(transposed) override SPREADX: u32 = 1u;
+
+// A pixel's window: its corner, and where that lies in x (wrapped below zero); where x is spread out, its image instead.
 struct Window {
     y: u32,
     x: u32,
@@ -43,10 +63,11 @@ struct Windows {
     w3: Window,
 }
 
-// A place on the inner axis: the tap, its channel, and what both add to a window's place.
+// A place on the inner axis: the tap, its number, its channel, and what they add to a window's place.
 struct Tap {
     dy: u32,
     dx: u32,
+    number: u32,
     channel: u32,
     at: u32,
 }
@@ -58,9 +79,19 @@ struct Advance {
     after_row: u32,
 }
 
+@if(transposed) fn spread() -> bool {
+    return SPREADY > 1u || SPREADX > 1u;
+}
+@else fn spread() -> bool {
+    return false;
+}
+
 // Pixel p's, whose place is that of channel `channel`.
 fn window(p: u32, channel: u32) -> Window {
     let c = corner(p);
+    if spread() {
+        return Window(c.x, c.y, c.z * params.height * params.width * params.in_channels + channel);
+    }
     return Window(c.x, c.y, ((c.z * params.height + c.x) * params.width + c.y) * params.in_channels + channel);
 }
 
@@ -70,7 +101,7 @@ fn tap(s4: u32) -> Tap {
     let dy = t / params.kernel_width * params.dilation_y;
     let dx = t % params.kernel_width * params.dilation_x;
     let channel = s4 % params.in_channels;
-    return Tap(dy, dx, channel, (dy * params.width + dx) * params.in_channels + channel);
+    return Tap(dy, dx, t, channel, (dy * params.width + dx) * params.in_channels + channel);
 }
 
 fn advance() -> Advance {
@@ -81,9 +112,11 @@ fn advance() -> Advance {
 
 // A STEP further: each part of the place at most once past its end.
 fn next(t: Tap, a: Advance) -> Tap {
-    var n = Tap(t.dy + a.step.dy, t.dx + a.step.dx, t.channel + a.step.channel, t.at + a.step.at);
+    let s = a.step;
+    var n = Tap(t.dy + s.dy, t.dx + s.dx, t.number + s.number, t.channel + s.channel, t.at + s.at);
     if n.channel >= params.in_channels {
         n.channel -= params.in_channels;
+        n.number++;
         n.dx += params.dilation_x;
         n.at += a.after_channels;
     }
@@ -95,13 +128,50 @@ fn next(t: Tap, a: Advance) -> Tap {
     return n;
 }
 
-fn inside(w: Window, t: Tap) -> bool {
+@if(transposed) fn inside(w: Window, t: Tap) -> bool {
+    let y = w.y + t.dy;
+    let x = w.x + t.dx;
+    let between = y % SPREADY > 0u || x % SPREADX > 0u;
+    return y < params.height * SPREADY && x < params.width * SPREADX && !between;
+}
+@else fn inside(w: Window, t: Tap) -> bool {
     return w.y + t.dy < params.height && w.x + t.dx < params.width;
+}
+
+// Where the input under a tap lies, inside the image.
+@if(transposed) fn address(w: Window, t: Tap) -> u32 {
+    if spread() {
+        return w.at + ((w.y + t.dy) / SPREADY * params.width + (w.x + t.dx) / SPREADX) * params.in_channels + t.channel;
+    }
+    return w.at + t.at;
+}
+@else fn address(w: Window, t: Tap) -> u32 {
+    return w.at + t.at;
 }
 
 // The input under a tap, any where that is outside the image.
 fn left(w: Window, t: Tap, keep: bool) -> vec4<elem> {
-    return x[select(0u, w.at + t.at, keep)];
+    return x[select(0u, address(w, t), keep)];
+}
+
+// The weight's extents, as it is stored.
+@if(transposed) fn weight_extents() -> Extents {
+    return Extents(params.kernel_height * params.kernel_width * 4u * params.out_channels, params.in_channels);
+}
+@else fn weight_extents() -> Extents {
+    return extents(4u * params.in_channels);
+}
+
+// An invocation's copies of the weight for the STEP that begins with vec4 `step`, under tap t; `channel` is what it adds to the tap's.
+// Past the last tap, where all of the input counts as zero, it is read again.
+@if(transposed) fn fetch_weight(p: Place, t: Tap, channel: u32, step: u32, e: Extents) -> Rights {
+    let last = params.kernel_height * params.kernel_width - 1u;
+    let rows = (last - min(t.number, last)) * 4u * params.out_channels;
+    let c4 = t.channel + channel;
+    return fetch_columns(p, height(rows, e) + c4, ((rows >> 5u) * e.width4 + c4) * 2u);
+}
+@else fn fetch_weight(p: Place, t: Tap, channel: u32, step: u32, e: Extents) -> Rights {
+    return fetch_right(p, 4u * step, e);
 }
 
 // An invocation's copies; none counts past the last tap.
@@ -146,17 +216,17 @@ fn conv2d_workgroup_tile(
     let steps = part(group.z, steps4);
     var t = tap(steps.x + select(own, 0u, together));
     let a = advance();
-    let e = extents(4u * params.in_channels);
-    let column4 = min(group.x * WIDTH + index % WIDTH, params.out_channels - 1u);
+    let e = weight_extents();
+    let column4 = min(group.x * WIDTH + position(index), params.out_channels - 1u);
     let place = place_right(0u, index, column4, 4u * steps.y, e);
     var sums = Sums();
     var lefts = fetch_left(windows, t);
-    var rights = fetch_right(place, 4u * steps.x, e);
+    var rights = fetch_weight(place, t, channel, steps.x, e);
     for (var step = steps.x; step < steps.y; step += STEP4) {
         put(index, lefts, rights, place.row);
         t = next(t, a);
         lefts = fetch_left(windows, t);
-        rights = fetch_right(place, 4u * following(step, steps.y), e);
+        rights = fetch_weight(place, t, channel, following(step, steps.y), e);
         multiply(&sums, lane, step);
     }
     let across = group.x * WIDTH + lane.x;

@@ -13,12 +13,15 @@ struct Extents {
     width4: u32,
 }
 
-// Where block row / 32's scales of four columns lie: words of two halves behind all values.
+// Where block row / 32's scales of four columns lie: words of two halves behind all values; nowhere without any.
 @if(w8) fn scale_at(row: u32, column4: u32, e: Extents) -> u32 {
     return e.rows * e.width4 + ((row >> 5u) * e.width4 + column4) * 2u;
 }
 @elif(w4) fn scale_at(row: u32, column4: u32, e: Extents) -> u32 {
     return (e.rows >> 1u) * e.width4 + ((row >> 5u) * e.width4 + column4) * 2u;
+}
+@else fn scale_at(row: u32, column4: u32, e: Extents) -> u32 {
+    return 0u;
 }
 
 @if(w8 || w4) fn scales(at: u32) -> vec4<f32> {
@@ -50,39 +53,40 @@ struct Extents {
 @elif(w16) alias Stored = vec2<u32>;
 @else alias Stored = vec4<elem>;
 
-// Four columns of a row; `first` is the first vec4 of a batch (0 for a weight).
-@if(w8) fn stored(first: u32, row: u32, column4: u32, e: Extents) -> Stored {
-    let at = scale_at(row, column4, e);
-    return Stored(weight[row * e.width4 + column4], vec2(weight[at], weight[at + 1u]));
+// Four columns whose values and scales lie there.
+@if(w8 || w4) fn stored_at(values: u32, scales: u32) -> Stored {
+    return Stored(weight[values], vec2(weight[scales], weight[scales + 1u]));
 }
-@elif(w4) fn stored(first: u32, row: u32, column4: u32, e: Extents) -> Stored {
-    let at = scale_at(row, column4, e);
-    return Stored(weight[(row >> 1u) * e.width4 + column4], vec2(weight[at], weight[at + 1u]));
-}
-@else fn stored(first: u32, row: u32, column4: u32, e: Extents) -> Stored {
-    return weight[first + row * e.width4 + column4];
+@else fn stored_at(values: u32, scales: u32) -> Stored {
+    return weight[values];
 }
 
-// Where the values of four columns of one of the first 16 rows lie, for `stored_below`.
-@if(w4) fn place(first: u32, row: u32, column4: u32, e: Extents) -> u32 {
-    return (row >> 1u) * e.width4 + column4;
+// What so many rows take, in elements of the binding; an even number of rows, or it is rounded down to the pair's first.
+@if(w4) fn height(rows: u32, e: Extents) -> u32 {
+    return (rows >> 1u) * e.width4;
+}
+@else fn height(rows: u32, e: Extents) -> u32 {
+    return rows * e.width4;
+}
+
+// Where the values of four columns of a row lie; `first` is the first vec4 of a batch (0 for a weight).
+@if(w8 || w4) fn place(first: u32, row: u32, column4: u32, e: Extents) -> u32 {
+    return height(row, e) + column4;
 }
 @else fn place(first: u32, row: u32, column4: u32, e: Extents) -> u32 {
-    return first + row * e.width4 + column4;
+    return first + height(row, e) + column4;
 }
 
-// As `stored`, `below` + `down` rows below the one whose `place` is given. `below` is a multiple of 16, which no block's end parts, and
-// `down` is even; where they are the same for all invocations, as they should be, nothing here is multiplied for each.
-@if(w8) fn stored_below(place: u32, column4: u32, below: u32, down: u32, e: Extents) -> Stored {
-    let at = scale_at(below, column4, e);
-    return Stored(weight[place + (below + down) * e.width4], vec2(weight[at], weight[at + 1u]));
+// Four columns of a row.
+fn stored(first: u32, row: u32, column4: u32, e: Extents) -> Stored {
+    return stored_at(place(first, row, column4, e), scale_at(row, column4, e));
 }
-@elif(w4) fn stored_below(place: u32, column4: u32, below: u32, down: u32, e: Extents) -> Stored {
-    let at = scale_at(below, column4, e);
-    return Stored(weight[place + ((below + down) >> 1u) * e.width4], vec2(weight[at], weight[at + 1u]));
-}
-@else fn stored_below(place: u32, column4: u32, below: u32, down: u32, e: Extents) -> Stored {
-    return weight[place + (below + down) * e.width4];
+
+// As `stored`, `below` + `down` rows below one of the first 16 rows, whose `place` is given. `below` is a multiple of 16, which no
+// block's end parts, and `down` is even; where they are the same for all invocations, as they should be, nothing here is multiplied
+// for each.
+fn stored_below(place: u32, column4: u32, below: u32, down: u32, e: Extents) -> Stored {
+    return stored_at(place + height(below + down, e), scale_at(below, column4, e));
 }
 
 // What a row's four columns are; the row decides between those of a pair.

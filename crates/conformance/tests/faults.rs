@@ -46,7 +46,7 @@ const SWAPPED_NIBBLES: &str = "vec4(half >> 4u, half, half >> 12u, half >> 8u)";
 const BY_IMAGE: &str = "return p / (package_shared__1conv2d_tile_params.out_height";
 const BY_THE_FIRST: &str = "return 0u * p / (package_shared__1conv2d_tile_params.out_height";
 
-const FAULTS: [Fault; 78] = [
+const FAULTS: [Fault; 84] = [
     fault("one element too many is written", "permute", "if i < params.count", "if i <= params.count"),
     fault("near and far axes are swapped", "permute", "params.x_near, params.x_far", "params.x_far, params.x_near"),
     fault("the padding in front is forgotten", "pad", "p.near - params.before_near", "p.near"),
@@ -61,8 +61,8 @@ const FAULTS: [Fault; 78] = [
     fault(
         "all copies of a tile lie where the first does",
         "matmul_workgroup_tile",
-        "(row + i * package_shared__1workgroup_tile_LEFTDOWN)",
-        "(row)",
+        "cell(index) + i * package_shared__1workgroup_tile_INVOCATIONS",
+        "cell(index)",
     ),
     fault(
         "rows below the last are stored",
@@ -72,6 +72,16 @@ const FAULTS: [Fault; 78] = [
     ),
     fault("the last steps of a product are left out", "matmul_workgroup_tile", "step < p.end4", "step + 4u < p.end4"),
     fault("values are gates and gates values", "matmul_workgroup_tile", "sum.low, sum.high", "sum.high, sum.low"),
+    fault(
+        "a transposed operand's steps are all the first",
+        "matmul_workgroup_tile",
+        "let at = first ^ k;",
+        "let at = first;",
+    ),
+    fault("steps past the end count", "matmul_workgroup_tile", "l.keep = rows < vec4(4u * end4);", ""),
+    fault("a transposed operand's rows lie apart", "matmul_workgroup_tile", "return 4u * lane.y;", "return lane.y;"),
+    fault("the gradient's taps are not flipped", "conv2d_workgroup_tile", "(last - min(t.number, last))", "t.number"),
+    fault("nothing lies between a stride's rows", "conv2d_workgroup_tile", " && !between", ""),
     fault("a window's rows of taps follow each other in x", "conv2d_workgroup_tile", "n.at += a.after_row;", ""),
     fault("the last part of the inner axis is left out", "split_k_reduce", "p < params.parts", "p < params.parts - 1u"),
     fault(
@@ -186,6 +196,7 @@ const FAULTS: [Fault; 78] = [
     fault("every image has the first one's ratio", "identity_apply", "ratio[b * params.width + ", "ratio["),
     stored(Storage::Q8Weights, "blocks take the scale before theirs", "matmul_register_tile", BLOCK, "(row >> 6u)"),
     stored(Storage::Q8Weights, "blocks take the scale before theirs", "conv2d_workgroup_tile", BLOCK, "(row >> 6u)"),
+    stored(Storage::Q8Weights, "taps take the first one's scales", "conv2d_workgroup_tile", "(rows >> 5u)", "0u"),
     stored(Storage::Q8Weights, "columns take their neighbours' scales", "conv2d_register_tile", "[at + 1u]", "[at]"),
     stored(Storage::Q4Weights, "blocks take the scale before theirs", "matmul_subgroup_tile", BLOCK, "(row >> 6u)"),
     stored(Storage::Q4Weights, "nibbles are swapped", "matmul_register_tile", NIBBLES, SWAPPED_NIBBLES),

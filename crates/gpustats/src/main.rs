@@ -10,6 +10,9 @@ use std::sync::Mutex;
 /// Differences that are shown.
 const SHOWN: usize = 40;
 
+/// Processes that compile a GPU's kernels, each every so many: the shims never free a buffer, and a driver makes some for each pipeline.
+const SHARES: usize = 4;
+
 /// What the command line says.
 struct Arguments {
     libraries: PathBuf,
@@ -19,6 +22,8 @@ struct Arguments {
     gpu: Option<String>,
     /// Given to the processes that this one starts with a driver's shim.
     compile: Option<String>,
+    /// Which of the shares these compile.
+    share: usize,
 }
 
 impl Arguments {
@@ -26,13 +31,16 @@ impl Arguments {
         let mut words = std::env::args().skip(1);
         let mut next = |what: &str| words.next().ok_or_else(|| format!("expected {what}"));
         let (libraries, version) = (next("the folder of Mesa's libraries")?.into(), next("Mesa's version")?);
-        let mut read = Arguments { libraries, version, bless: false, dump: None, gpu: None, compile: None };
+        let mut read = Arguments { libraries, version, bless: false, dump: None, gpu: None, compile: None, share: 0 };
         while let Ok(word) = next("an option") {
             match word.as_str() {
                 "--bless" => read.bless = true,
                 "--dump" => read.dump = Some(next("a part of a kernel's name after --dump")?),
                 "--gpu" => read.gpu = Some(next("a GPU after --gpu")?),
                 "--compile" => read.compile = Some(next("a GPU after --compile")?),
+                "--share" => {
+                    read.share = next("a number after --share")?.parse().map_err(|_| "--share takes a number")?
+                }
                 other => return Err(format!("unknown option `{other}`; there are --bless, --dump KERNEL, --gpu GPU")),
             }
         }
@@ -68,7 +76,7 @@ fn named(name: &str) -> Outcome<&'static Gpu> {
 fn compile(arguments: &Arguments, gpu: &Gpu) -> Outcome {
     let driver = Driver::open(&arguments.libraries.join(format!("libvulkan_{}.so", gpu.driver)))?;
     let capabilities = Capabilities { class: gpu.class, ..driver.capabilities().clone() };
-    for kernel in kernels(&capabilities)? {
+    for kernel in kernels(&capabilities)?.into_iter().skip(arguments.share).step_by(SHARES) {
         let name = kernel.name();
         if arguments.dump.as_ref().is_some_and(|part| !name.contains(part)) {
             continue;
@@ -89,28 +97,29 @@ fn compile(arguments: &Arguments, gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Starts a process with each GPU's shim, several at a time, and does with their rows what the command line says.
+/// Starts processes with each GPU's shim, several at a time, and does with their rows what the command line says.
 fn all(arguments: &Arguments) -> Outcome {
     let gpus: Vec<&Gpu> = match &arguments.gpu {
         Some(name) => vec![named(name)?],
         None => GPUS.iter().collect(),
     };
+    let shares = gpus.iter().flat_map(|gpu| (0..SHARES).map(move |share| (gpu, share)));
     if arguments.dump.is_some() {
-        let outputs: Vec<String> = gpus.iter().map(|gpu| start(arguments, gpu)).collect::<Outcome<_>>()?;
+        let outputs: Vec<String> = shares.map(|(gpu, share)| start(arguments, gpu, share)).collect::<Outcome<_>>()?;
         if outputs.iter().all(String::is_empty) {
             return Err("no kernel's name holds that; tests/snapshots/gpu_stats.txt lists them".into());
         }
         outputs.iter().for_each(|text| print!("{text}"));
         return Ok(());
     }
-    let waiting = Mutex::new(gpus.iter());
+    let waiting = Mutex::new(shares);
     let results: Mutex<Vec<Outcome<String>>> = Mutex::default();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some(gpu) = waiting.lock().ok().and_then(|mut gpus| gpus.next()) {
-                    let result = start(arguments, gpu);
+                while let Some((gpu, share)) = waiting.lock().ok().and_then(|mut shares| shares.next()) {
+                    let result = start(arguments, gpu, share);
                     results.lock().into_iter().for_each(|mut all| all.push(result.clone()));
                 }
             });
@@ -155,14 +164,15 @@ fn judge(arguments: &Arguments, rows: &[Row]) -> Outcome {
     }
 }
 
-/// This program again, on Mesa's own libraries and with the shim that stands for a GPU's kernel driver; what it printed.
-fn start(arguments: &Arguments, gpu: &Gpu) -> Outcome<String> {
+/// This program again, on Mesa's own libraries and with the shim that stands for a GPU's kernel driver; what it printed of its share.
+fn start(arguments: &Arguments, gpu: &Gpu, share: usize) -> Outcome<String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's own file is unknown: {e}"))?;
     let libraries = &arguments.libraries;
     let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
     command.arg("--library-path").arg(libraries);
     command.arg("--preload").arg(libraries.join(format!("lib{}_noop_drm_shim.so", gpu.shim)));
     command.arg(program).arg(libraries).arg(&arguments.version).args(["--compile", gpu.name]);
+    command.args(["--share", &share.to_string()]);
     command.args(arguments.dump.iter().flat_map(|part| ["--dump", part]));
     // What another run compiled comes without statistics.
     command.env("MESA_SHADER_CACHE_DISABLE", "true").envs(gpu.environment.iter().copied());

@@ -58,12 +58,6 @@ pub struct Capabilities {
 /// Workgroups along one dimension that every device takes: WebGPU's `maxComputeWorkgroupsPerDimension`.
 pub const MAX_WORKGROUPS: u32 = 65_535;
 
-/// Bytes that the tiles of `shaders/shared/workgroup_tile_transposed.wgsl` take, the larger ones: 320 vec4 of f32 each.
-const WORKGROUP_TILE_BYTES: u32 = (320 + 320) * 16;
-
-/// Invocations of a workgroup there: 16 x 16.
-const WORKGROUP_TILE_INVOCATIONS: u32 = 256;
-
 impl Capabilities {
     /// Least and most lanes of a subgroup, where shaders may use subgroup operations.
     pub const fn lanes(&self) -> Option<[u32; 2]> {
@@ -72,11 +66,6 @@ impl Capabilities {
             (0, varying) => Some(varying),
             (lanes, _) => Some([lanes, lanes]),
         }
-    }
-
-    /// Whether the workgroup tiles of products and convolutions' gradients with a transposed operand fit the device.
-    pub const fn holds_workgroup_tile(&self) -> bool {
-        self.max_invocations >= WORKGROUP_TILE_INVOCATIONS && self.max_workgroup_bytes >= WORKGROUP_TILE_BYTES
     }
 
     /// WebGPU's guaranteed limits on a device of the given kind: what plans and snapshots assume.

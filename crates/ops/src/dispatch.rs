@@ -32,14 +32,14 @@ impl ParamType for [f32; 4] {
     const WGSL: &'static str = "vec4<f32>";
 }
 
-/// Declares a `#[repr(C)]` parameter struct and its field table. Put `[u32; 4]` fields first: they align to 16 bytes.
+/// Declares a `#[repr(C)]` parameter struct, its fields as visible as itself, and its field table. Put `[u32; 4]` fields first: they align to 16 bytes.
 #[macro_export]
 macro_rules! params {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty),* $(,)? }) => {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-        $vis struct $name { $($(#[$fmeta])* $field: $ty),* }
+        $vis struct $name { $($(#[$fmeta])* $vis $field: $ty),* }
         impl $crate::dispatch::Params for $name {
             const FIELDS: &'static [(&'static str, u32, &'static str)] = &[
                 $((stringify!($field), std::mem::offset_of!($name, $field) as u32,

@@ -1,9 +1,8 @@
+use super::implicit::{ImplicitProduct, TileParams};
 use super::winograd::winograd;
 use super::{Conv2dGradient, over_tiles};
-use crate::cooperative::CooperativeTile;
 use crate::elementwise::per_image;
-use crate::split_k::{Extents, Parts, Reduction, residual_kind};
-use crate::workgroup_tile::WorkgroupTile;
+use crate::split_k::{Reduction, residual_kind};
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, TensorType};
 use std::ops::Range;
@@ -53,16 +52,6 @@ params! {
         stride_y: u32, stride_x: u32, dilation_y: u32, dilation_x: u32,
         pad_top: u32, pad_left: u32,
         group_inputs: u32, group_outputs: u32,
-    }
-}
-
-params! {
-    pub(super) struct TileParams {
-        pixels: u32, height: u32, width: u32, in_channels: u32,
-        out_height: u32, out_width: u32, out_channels: u32,
-        kernel_height: u32, kernel_width: u32,
-        stride_y: u32, stride_x: u32, dilation_y: u32, dilation_x: u32,
-        pad_top: u32, pad_left: u32, part: u32,
     }
 }
 
@@ -221,11 +210,10 @@ impl Operator for Conv2d {
         let limit = cx.capabilities.max_workgroups as usize;
         let over = |(name, dispatch): (&'static str, Dispatch), columns: usize, rows: usize| {
             // Register tiles run along pixels first: all pixels meet the same weights while those are cached.
-            let by_channels = matches!(dispatch.shader, "conv2d_workgroup_tile" | "conv2d_cooperative");
-            let dispatch = over_tiles(dispatch, [pixels, out_channels], [rows, columns], by_channels, limit);
+            let dispatch = over_tiles(dispatch, [pixels, out_channels], [rows, columns], false, limit);
             Variant::single(name, dispatch)
         };
-        let reduction = Reduction {
+        let end_of_parts = Reduction {
             rows: pixels,
             columns: out_channels,
             alpha: 1.0,
@@ -235,7 +223,7 @@ impl Operator for Conv2d {
             residual,
             image: by_image.then_some(y.shape[1] * y.shape[2]),
         };
-        let taps = weight.shape[0] * weight.shape[1];
+        let product = ImplicitProduct { cx, params: params(4, 4), end: end_of_parts, gradient_of: None, finish };
         let mut variants = Vec::new();
         let vec4 = (channels.is_multiple_of(4), out_channels.is_multiple_of(4));
         let on_cpu = cx.capabilities.kind == DeviceKind::Cpu;
@@ -272,18 +260,7 @@ impl Operator for Conv2d {
             // Twice as fast as tiles in registers; tiles of subgroups lose by it as often as they gain.
             let winograd = winograd(self, cx, params(4, 4), end, [bias, residual]);
             let others = lanes.filter(|_| on_cpu).chain(winograd).chain(registers.into_iter().flatten());
-            let extents = Extents { batch: 1, rows: pixels, columns: out_channels, k: taps * channels };
-            let tiles = WorkgroupTile::offer(others, cx.capabilities, extents, |t, parts| {
-                let (name, shader) = (t.name(parts), "conv2d_workgroup_tile");
-                let Some(parts) = parts else {
-                    let (name, dispatch) = tile(name, shader, 4, 4);
-                    return Some(over((name, t.apply(dispatch, channels)), t.columns(), t.rows()));
-                };
-                let part = n(t.inner(parts.steps) / 4);
-                let kernel = t.apply(Dispatch::new(shader, TileParams { part, ..params(4, 4) }), channels);
-                split(cx, &reduction, name, kernel, [t.rows(), t.columns()], parts)
-            });
-            variants.extend(tiles);
+            variants.extend(product.workgroup_tiles(others));
         }
         // A CPU device skips idle lanes, so its register tile loses little to few channels.
         if on_cpu {
@@ -294,7 +271,7 @@ impl Operator for Conv2d {
         }
         let eights = channels.is_multiple_of(8) && out_channels.is_multiple_of(8);
         if x.dtype == DType::F16 && self.groups == 1 && eights {
-            variants = cooperative(cx, variants, params(4, 4), &reduction, false, finish);
+            variants = product.cooperative_tiles(variants);
         }
         if weight.dtype.is_quantized() {
             return Ok(variants);
@@ -440,98 +417,6 @@ impl Operator for Conv2d {
     fn boxed(&self) -> Box<dyn Operator> {
         Box::new(self.clone())
     }
-}
-
-/// Adds variants by cooperative matrices to the `others`, of f16 activations whose channels come in eights; `finish` binds and says
-/// what ends the result. With `transposed` the weight is that of which this is the gradient.
-fn cooperative(
-    cx: &LowerContext<'_>,
-    others: Vec<Variant>,
-    params: TileParams,
-    end: &Reduction,
-    transposed: bool,
-    finish: impl Fn(Dispatch) -> Dispatch,
-) -> Vec<Variant> {
-    let channels = 4 * params.in_channels as usize;
-    let (pixels, out_channels) = (end.rows, end.columns);
-    // A step is of one tap.
-    let k = (params.kernel_height * params.kernel_width) as usize * channels.next_multiple_of(CooperativeTile::STEP);
-    let extents = Extents { batch: 1, rows: pixels, columns: out_channels, k };
-    CooperativeTile::offer(others, cx.capabilities, extents, |t, parts| {
-        let kernel = |part: usize| {
-            let params = TileParams { part: part as u32, ..params };
-            Dispatch::new("conv2d_cooperative", params).feature("transposed", transposed)
-        };
-        let (name, tile) = (t.name(parts), [t.rows(), t.columns()]);
-        if let Some(parts) = parts {
-            return split(cx, end, name, t.apply(kernel(parts.steps), channels), tile, parts);
-        }
-        let limit = cx.capabilities.max_workgroups as usize;
-        let dispatch = over_tiles(finish(kernel(0)), [pixels, out_channels], tile, true, limit);
-        Some(Variant::single(name, t.apply(dispatch, channels)))
-    })
-}
-
-/// The variant of a kernel that takes parts of the inner axis by tiles of so many rows and columns, where it fits.
-fn split(
-    cx: &LowerContext<'_>,
-    end: &Reduction,
-    name: &'static str,
-    kernel: Dispatch,
-    [rows, columns]: [usize; 2],
-    parts: Parts,
-) -> Option<Variant> {
-    let kernel = kernel.grid(end.columns.div_ceil(columns), end.rows.div_ceil(rows), parts.count);
-    let fits = kernel.grid.iter().all(|&n| n <= cx.capabilities.max_workgroups);
-    let types = [cx.inputs[0].dtype, cx.inputs[1].dtype];
-    end.variant(name, kernel, types, parts, cx.capabilities.max_binding_bytes).filter(|_| fits)
-}
-
-/// Adds the gradient's variants by cooperative matrices to the `others`. With stride 1 it is a convolution of upstream with flipped taps
-/// and channels in and out swapped, each side padded by what a window reaches beyond the padding (less than nothing: cut off).
-pub(super) fn cooperative_gradient(cx: &LowerContext<'_>, op: &Conv2dGradient, others: Vec<Variant>) -> Vec<Variant> {
-    let (upstream, weight, dx) = (&cx.inputs[0], &cx.inputs[1], cx.output);
-    let eights = weight.shape[2].is_multiple_of(8) && weight.shape[3].is_multiple_of(8);
-    if upstream.dtype != DType::F16 || weight.dtype != DType::F16 || op.groups != 1 || op.stride != [1; 2] || !eights {
-        return others;
-    }
-    let n = |v: usize| v as u32;
-    let (inputs, outputs) = (weight.shape[2], weight.shape[3]);
-    // Below zero it wraps, as the kernel's arithmetic does.
-    let padding = |axis: usize| n(op.dilation[axis] * (weight.shape[axis] - 1)).wrapping_sub(n(op.padding[axis]));
-    let params = TileParams {
-        pixels: n(dx.shape.count() / inputs),
-        height: n(upstream.shape[1]),
-        width: n(upstream.shape[2]),
-        in_channels: n(outputs / 4),
-        out_height: n(dx.shape[1]),
-        out_width: n(dx.shape[2]),
-        out_channels: n(inputs / 4),
-        kernel_height: n(weight.shape[0]),
-        kernel_width: n(weight.shape[1]),
-        stride_y: 1,
-        stride_x: 1,
-        dilation_y: n(op.dilation[0]),
-        dilation_x: n(op.dilation[1]),
-        pad_top: padding(0),
-        pad_left: padding(1),
-        part: 0,
-    };
-    let end = Reduction {
-        rows: dx.shape.count() / inputs,
-        columns: inputs,
-        alpha: 1.0,
-        bias: Slot::Unused,
-        activation: Activation::None,
-        gated: false,
-        residual: Slot::Unused,
-        image: None,
-    };
-    let finish = |d: Dispatch| {
-        let slots = [Slot::Input(0), Slot::Input(1), Slot::Unused, Slot::Unused, Slot::Output];
-        d.weight_storage(upstream.dtype, weight.dtype).bind(slots)
-    };
-    cooperative(cx, others, params, &end, true, finish)
 }
 
 /// Every (n, y, x) of an [N, H, W, C] tensor in storage order.

@@ -1,5 +1,7 @@
-use super::conv2d::{cooperative_gradient, pixels};
+use super::conv2d::pixels;
+use super::implicit::{self, ImplicitProduct};
 use super::over_tiles;
+use crate::split_k::Reduction;
 use crate::*;
 use pulid_tensor::{BLOCK, DType, Error, HostTensor, Result, Shape, TensorType};
 
@@ -53,7 +55,7 @@ impl Conv2dGradient {
         summary: "Gradient of a convolution in its image",
         shaders: &[
             "conv2d_cooperative",
-            "conv2d_gradient_workgroup_tile",
+            "conv2d_workgroup_tile",
             "conv2d_gradient_subgroup_tile",
             "conv2d_gradient_register_tile",
             "conv2d_gradient_direct",
@@ -82,6 +84,54 @@ impl Conv2dGradient {
         let covered = windows.checked_add(kernel.checked_sub(1)?.checked_mul(dilation)?)?;
         let padded = covered.checked_add(1)?.checked_add(self.rest[axis])?;
         padded.checked_sub(self.padding[axis])?.checked_sub(self.padding[axis + 2]).filter(|&extent| extent > 0)
+    }
+}
+
+impl Conv2dGradient {
+    /// It as a convolution of upstream, whose rows and columns lie a stride apart, with flipped taps and channels in and out swapped:
+    /// each side padded by what a window reaches beyond the padding (less than nothing: cut off).
+    fn product<'a>(&self, cx: &'a LowerContext<'a>) -> ImplicitProduct<'a, impl Fn(Dispatch) -> Dispatch> {
+        let (upstream, weight, dx) = (&cx.inputs[0], &cx.inputs[1], cx.output);
+        let n = |v: usize| v as u32;
+        let (inputs, outputs) = (dx.shape[3], upstream.shape[3]);
+        let pixels = dx.shape.count() / inputs;
+        // Below zero it wraps, as the kernels' arithmetic does.
+        let padding =
+            |axis: usize| n(self.dilation[axis] * (weight.shape[axis] - 1)).wrapping_sub(n(self.padding[axis]));
+        let params = implicit::TileParams {
+            pixels: n(pixels),
+            height: n(upstream.shape[1]),
+            width: n(upstream.shape[2]),
+            in_channels: n(outputs / 4),
+            out_height: n(dx.shape[1]),
+            out_width: n(dx.shape[2]),
+            out_channels: n(inputs / 4),
+            kernel_height: n(weight.shape[0]),
+            kernel_width: n(weight.shape[1]),
+            stride_y: 1,
+            stride_x: 1,
+            dilation_y: n(self.dilation[0]),
+            dilation_x: n(self.dilation[1]),
+            pad_top: padding(0),
+            pad_left: padding(1),
+            part: 0,
+        };
+        let end = Reduction {
+            rows: pixels,
+            columns: inputs,
+            alpha: 1.0,
+            bias: Slot::Unused,
+            activation: Activation::None,
+            gated: false,
+            residual: Slot::Unused,
+            image: None,
+        };
+        let types = [upstream.dtype, weight.dtype];
+        let finish = move |d: Dispatch| {
+            let slots = [Slot::Input(0), Slot::Input(1), Slot::Unused, Slot::Unused, Slot::Output];
+            d.weight_storage(types[0], types[1]).bind(slots)
+        };
+        ImplicitProduct { cx, params, end, gradient_of: Some(self.stride), finish }
     }
 }
 
@@ -158,29 +208,28 @@ impl Operator for Conv2dGradient {
         };
         let strided = self.stride != [1, 1];
         let limit = cx.capabilities.max_workgroups as usize;
-        // Workgroups of `columns` channels x `rows` pixels. Register tiles run along pixels first: all pixels meet the same weights
-        // while those are cached.
-        let tile = |name, shader, columns: usize, rows: usize, by_channels: bool| {
+        let on_cpu = cx.capabilities.kind == DeviceKind::Cpu;
+        // Workgroups of 32 channels x `rows` pixels, along pixels first: all pixels meet the same weights while those are cached.
+        let tile = |name, shader, rows: usize| {
             let dispatch = finish(Dispatch::new(shader, params)).constant("STRIDED", strided as u32);
-            Variant::single(name, over_tiles(dispatch, [pixels, inputs], [rows, columns], by_channels, limit))
+            Variant::single(name, over_tiles(dispatch, [pixels, inputs], [rows, 32], false, limit))
         };
         let mut variants = Vec::new();
         if self.groups == 1 && inputs.is_multiple_of(4) && outputs.is_multiple_of(4) {
-            let register = tile("register_tile", "conv2d_gradient_register_tile", 32, 4, false);
-            let subgroup = |name, rows| tile(name, "conv2d_gradient_subgroup_tile", 32, rows, false);
+            let register = tile("register_tile", "conv2d_gradient_register_tile", 4);
+            let subgroup = |name, rows| tile(name, "conv2d_gradient_subgroup_tile", rows);
             let tall = subgroup("tall_subgroup_tile", 16).constant("TALL", 1);
             let low = subgroup("subgroup_tile", 8);
             let long = self.cost(cx.inputs, cx.output).flops >= LONG;
             let lanes = if long { [tall, low] } else { [low, tall] };
-            let lanes = lanes.into_iter().filter(|_| cx.capabilities.subgroup_lanes == 8);
-            let workgroup = tile("workgroup_tile", "conv2d_gradient_workgroup_tile", 64, 64, true);
-            let workgroup = cx.capabilities.holds_workgroup_tile().then_some(workgroup);
-            match cx.capabilities.kind == DeviceKind::Cpu {
-                true => variants.extend(lanes.chain([register]).chain(workgroup)),
-                false => variants.extend(workgroup.into_iter().chain([register])),
+            let lanes = lanes.into_iter().filter(|_| on_cpu && cx.capabilities.subgroup_lanes == 8);
+            let product = self.product(cx);
+            variants = product.workgroup_tiles(lanes.chain([register]));
+            let eights = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
+            if [upstream.dtype, weight.dtype] == [DType::F16; 2] && !strided && eights {
+                variants = product.cooperative_tiles(variants);
             }
         }
-        variants = cooperative_gradient(cx, self, variants);
         if weight.dtype.is_quantized() {
             return Ok(variants);
         }

@@ -2,6 +2,7 @@
 
 mod conv2d;
 mod conv2d_gradient;
+mod implicit;
 mod window;
 mod winograd;
 

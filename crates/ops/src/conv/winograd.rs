@@ -1,6 +1,6 @@
 //! Winograd's F(2 x 2, 3 x 3): 16 products for each tile of four pixels in place of 36, for what they cost to get there.
 
-use super::conv2d::TileParams;
+use super::implicit::TileParams;
 use crate::matmul::product_on_cpu;
 use crate::{Conv2d, DeviceKind, Dispatch, LowerContext, Slot, Variant};
 use pulid_tensor::DType;

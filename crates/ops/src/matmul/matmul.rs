@@ -111,7 +111,6 @@ impl MatMul {
             "matmul_register_tile",
             "matmul_strided",
             "split_k_reduce",
-            "matmul_transposed_workgroup_tile",
             "matmul_transposed_subgroup_tile",
             "matmul_transposed_register_tile",
             "matmul_left_transposed_subgroup_tile",
@@ -273,27 +272,34 @@ impl Operator for MatMul {
             |rows: usize| s.m.div_ceil(rows).max(s.n.div_ceil(32)).max(s.batch) <= limits.max_workgroups as usize;
         let plain = !self.transpose_a && !self.transpose_b;
         let plain_end = !self.bias && !self.residual && !self.gated && self.activation == Activation::None;
-        if plain && s.k.is_multiple_of(4) && s.width.is_multiple_of(4) {
+        let right_transposed = self.transpose_b && !self.transpose_a && !self.gated;
+        let left_transposed = self.transpose_a && !self.transpose_b && !self.gated;
+        let fours = s.width.is_multiple_of(4) && (!left_transposed || s.m.is_multiple_of(4));
+        let tiled = (plain || right_transposed || left_transposed) && fours && s.k.is_multiple_of(4);
+        if plain && tiled {
+            let on_cpu = limits.kind == DeviceKind::Cpu;
             let register = fits(4).then(|| tile("register_tile", "matmul_register_tile", 32, 4));
-            let tall = (fits(4) && limits.kind == DeviceKind::Cpu)
+            let tall = (fits(4) && on_cpu)
                 .then(|| tile("tall_register_tile", "matmul_register_tile", 32, 8).constant("TALL", 1));
             let long = self.cost(cx.inputs, cx.output).flops >= LONG_IN_REGISTERS;
             let registers = if long { [tall, register] } else { [register, tall] };
-            let lanes = fits(8) && limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
+            let lanes = fits(8) && on_cpu && limits.subgroup_lanes == 8;
             let subgroup = lanes.then(|| tile("subgroup_tile", "matmul_subgroup_tile", 32, 8));
-            let others = subgroup.into_iter().chain(registers.into_iter().flatten());
-            variants = WorkgroupTile::offer(others, limits, extents, |t, parts| {
+            variants.extend(subgroup.into_iter().chain(registers.into_iter().flatten()));
+        } else if right_transposed && tiled {
+            variants = transposed::right(limits, &s, params, finish);
+        } else if left_transposed && plain_end && fours {
+            variants = transposed::left(cx, &s, self.alpha);
+        }
+        if tiled {
+            variants = WorkgroupTile::offer(variants, limits, extents, |t, parts| {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
-                product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| t.apply(d, s.k))
+                product(name, "matmul_workgroup_tile", [t.rows(), t.columns()], inner, &|d| {
+                    t.apply(d, s.k).feature("left_transposed", left_transposed).feature("transposed", right_transposed)
+                })
             });
         }
-        if self.transpose_b && !self.transpose_a && !self.gated {
-            variants.extend(transposed::right(limits, &s, params, finish));
-        }
-        if self.transpose_a && !self.transpose_b && plain_end {
-            variants.extend(transposed::left(cx, &s, self.alpha));
-        }
-        let by_columns = self.transpose_b && !self.transpose_a && !self.gated && !b.is_quantized();
+        let by_columns = right_transposed && !b.is_quantized();
         if a == DType::F16 && (plain || by_columns) && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
             variants = CooperativeTile::offer(variants, limits, extents, |t, parts| {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
@@ -560,7 +566,7 @@ fn cases() -> Vec<Case> {
     // A weight as another product has it: around the tiles' edges, and whole blocks, which also run quantised.
     // Whole eights around the edges of cooperative tiles, and an inner axis that is split into parts, come last.
     let edges = [(1, 4, 32), (7, 8, 28), (9, 36, 64), (63, 60, 36), (65, 68, 68), (70, 132, 96), (5, 6, 7)];
-    for (m, k, n) in edges.into_iter().chain([(129, 72, 136), (64, 288, 264)]) {
+    for (m, k, n) in edges.into_iter().chain([(129, 72, 136), (64, 288, 264), (36, 288, 96)]) {
         let op = MatMul { transpose_b: true, ..MatMul::default() };
         cases.push(case(&format!("m={m};k={k};n={n};transposed"), op, &[m, k], Operand::weight([n, k]), vec![]));
     }
@@ -581,7 +587,7 @@ fn cases() -> Vec<Case> {
         let name = format!("transpose_a;m={m};k={k};n={n}");
         cases.push(Case::new(name, operator, operands, Tolerance::Sum(k)).benchmark());
     }
-    for (m, k, n) in [(36, 33, 20), (4, 7, 68), (12, 3, 36), (8, 64, 32)] {
+    for (m, k, n) in [(36, 33, 20), (4, 7, 68), (12, 3, 36), (8, 64, 32), (132, 20, 68), (68, 300, 132)] {
         let operands = vec![Operand::activation([k, m]), Operand::weight([k, n])];
         let operator = MatMul { transpose_a: true, ..MatMul::default() };
         cases.push(Case::new(format!("transpose_a;m={m};k={k};n={n};weight"), operator, operands, Tolerance::Sum(k)));

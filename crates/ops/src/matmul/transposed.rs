@@ -1,4 +1,4 @@
-//! The tiled kernels of products with a transposed operand, which gradients are made of: weights lie as the forward pass has them.
+//! Register tiles of products with a transposed operand, which gradients are made of: weights lie as the forward pass has them.
 
 use super::matmul::{Sizes, TileParams};
 use crate::*;
@@ -7,43 +7,28 @@ params! {
     struct LeftParams { m4: u32, n4: u32, k: u32, batch: u32, b_batch4: u32, alpha: f32 }
 }
 
-/// Variants of a product with rows of b along K, best first. `finish` binds operands and sets what ends the product.
+/// Variants of a product with rows of b along K by tiles in registers, best first; K and N are multiples of 4. `finish` binds operands
+/// and sets what ends the product.
 pub(super) fn right(
     limits: &Capabilities,
     s: &Sizes,
     params: TileParams,
     finish: impl Fn(Dispatch) -> Dispatch,
 ) -> Vec<Variant> {
-    if !s.k.is_multiple_of(4) || !s.n.is_multiple_of(4) {
-        return Vec::new();
-    }
-    let most = limits.max_workgroups as usize;
-    let tile = |name, shader, [rows, columns]: [usize; 2]| {
-        let (rows, columns) = (s.m.div_ceil(rows), s.n.div_ceil(columns));
-        // Register tiles run along M first: all rows meet the same rows of b while those are cached.
-        let (x, y) = if name == "workgroup_tile" { (columns, rows) } else { (rows, columns) };
-        let fits = x.max(y).max(s.batch) <= most;
+    let tile = |name, shader, rows: usize| {
+        // They run along M first: all rows meet the same rows of b while those are cached.
+        let (x, y) = (s.m.div_ceil(rows), s.n.div_ceil(32));
+        let fits = x.max(y).max(s.batch) <= limits.max_workgroups as usize;
         fits.then(|| Variant::single(name, finish(Dispatch::new(shader, params)).grid(x, y, s.batch)))
     };
-    let register = tile("register_tile", "matmul_transposed_register_tile", [4, 32]);
-    let workgroup = tile("workgroup_tile", "matmul_transposed_workgroup_tile", [64, 64]);
-    let workgroup = workgroup.filter(|_| limits.holds_workgroup_tile());
     let lanes = limits.kind == DeviceKind::Cpu && limits.subgroup_lanes == 8;
-    let subgroup = tile("subgroup_tile", "matmul_transposed_subgroup_tile", [8, 32]).filter(|_| lanes);
-    match limits.kind {
-        DeviceKind::Cpu => [subgroup, register, workgroup],
-        _ => [workgroup, register, None],
-    }
-    .into_iter()
-    .flatten()
-    .collect()
+    let subgroup = tile("subgroup_tile", "matmul_transposed_subgroup_tile", 8).filter(|_| lanes);
+    let register = tile("register_tile", "matmul_transposed_register_tile", 4);
+    subgroup.into_iter().chain(register).collect()
 }
 
-/// The tiled variants of a product with columns of a along K and nothing after it, best first.
+/// Variants of a product with columns of a along K and nothing after it by tiles in registers, best first; M and N are multiples of 4.
 pub(super) fn left(cx: &LowerContext<'_>, s: &Sizes, alpha: f32) -> Vec<Variant> {
-    if !s.m.is_multiple_of(4) || !s.n.is_multiple_of(4) {
-        return Vec::new();
-    }
     let limits = cx.capabilities;
     let params = LeftParams {
         m4: (s.m / 4) as u32,
