@@ -18,24 +18,11 @@
 // only permutation: coop8 f16
 // only permutation: coop8 f16 wide
 
+import package::shared::attention::{CAUSAL, largest, LOG2E, MASK, masked_from, params, y};
+
 enable f16;
 enable wgpu_cooperative_matrix;
 
-struct Params {
-    tq: u32,
-    tk: u32,
-    heads: u32,
-    // D in vec4.
-    width: u32,
-    mask_batch: u32,
-    mask_head: u32,
-    scale: f32,
-    // Keys and values of zeros besides those in k and v.
-    zero_keys: f32,
-}
-
-override CAUSAL: u32 = 0u;
-override MASK: u32 = 0u;
 // D in eights.
 override WIDTH: u32 = 8u;
 // Most subgroups that the workgroup may have, a power of two, and its invocations. Larger subgroups, which are fewer, take
@@ -55,8 +42,6 @@ const ROWS = 2u * SIZE;
 const BLOCK = 32u;
 // Far below what f16 holds.
 const MOST = 4096.0;
-const LOG2E = 1.4426950408889634;
-const EXCLUDED = -3e38;
 
 // Matrices along D, and eights in their rows: D is padded with zeros.
 override DEPTH: u32 = (8u * WIDTH + SIZE - 1u) / SIZE;
@@ -90,13 +75,9 @@ struct Eight {
     high: vec4<f16>,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<Eight>;
 @group(0) @binding(2) var<storage, read> k: array<Eight>;
 @group(0) @binding(3) var<storage, read> v: array<Eight>;
-@if(wide) @group(0) @binding(4) var<storage, read> mask: array<f32>;
-@else @group(0) @binding(4) var<storage, read> mask: array<f16>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<f16>>;
 
 var<workgroup> keys: array<half_unit, TILEUNITS>;
 var<workgroup> values: array<half_unit, TILEUNITS>;
@@ -446,25 +427,6 @@ fn store(sums: ptr<function, Sums>, p: Place, q_at: u32, d: u32) {
     }
 }
 
-// Scores of one row against four keys, masked.
-fn masked(scaled: vec4<f32>, row: u32, first: u32, end: u32, mask_at: u32) -> vec4<f32> {
-    let key = first + vec4(0u, 1u, 2u, 3u);
-    var s = scaled;
-    if MASK == 1u {
-        let at = vec4(mask_at + row * params.tk) + min(key, vec4(params.tk - 1u));
-        s += LOG2E * vec4(f32(mask[at.x]), f32(mask[at.y]), f32(mask[at.z]), f32(mask[at.w]));
-    }
-    var seen = key < vec4(end);
-    if CAUSAL == 1u {
-        seen = seen & (key <= vec4(row));
-    }
-    return select(vec4(EXCLUDED), s, seen);
-}
-
-fn largest(s: vec4<f32>) -> f32 {
-    return max(max(s.x, s.y), max(s.z, s.w));
-}
-
 // A row of a block of scores in fours, times `scale`. Lanes that share banks take two fours the other way round: s0 belongs to
 // the keys from 4 * `swap` on, s1 to the others of eight, and so on.
 struct Row {
@@ -497,14 +459,14 @@ fn take_row(r: u32, swap: u32, row: u32, first: u32, end: u32, mask_at: u32) -> 
     if CAUSAL == 1u || MASK == 1u || first + BLOCK > end {
         let one = first + 4u * swap;
         let other = first + 4u * (1u - swap);
-        s.s0 = masked(s.s0 * s.scale, row, one, end, mask_at);
-        s.s1 = masked(s.s1 * s.scale, row, other, end, mask_at);
-        s.s2 = masked(s.s2 * s.scale, row, one + 8u, end, mask_at);
-        s.s3 = masked(s.s3 * s.scale, row, other + 8u, end, mask_at);
-        s.s4 = masked(s.s4 * s.scale, row, one + 16u, end, mask_at);
-        s.s5 = masked(s.s5 * s.scale, row, other + 16u, end, mask_at);
-        s.s6 = masked(s.s6 * s.scale, row, one + 24u, end, mask_at);
-        s.s7 = masked(s.s7 * s.scale, row, other + 24u, end, mask_at);
+        s.s0 = masked_from(s.s0 * s.scale, LOG2E, row, one, end, mask_at);
+        s.s1 = masked_from(s.s1 * s.scale, LOG2E, row, other, end, mask_at);
+        s.s2 = masked_from(s.s2 * s.scale, LOG2E, row, one + 8u, end, mask_at);
+        s.s3 = masked_from(s.s3 * s.scale, LOG2E, row, other + 8u, end, mask_at);
+        s.s4 = masked_from(s.s4 * s.scale, LOG2E, row, one + 16u, end, mask_at);
+        s.s5 = masked_from(s.s5 * s.scale, LOG2E, row, other + 16u, end, mask_at);
+        s.s6 = masked_from(s.s6 * s.scale, LOG2E, row, one + 24u, end, mask_at);
+        s.s7 = masked_from(s.s7 * s.scale, LOG2E, row, other + 24u, end, mask_at);
         s.scale = 1.0;
     }
     return s;

@@ -10,65 +10,22 @@
 // permutation: f16
 // permutation: f16 wide
 
+import package::shared::attention::{CAUSAL, k, largest, masked_from, params, q, v, y};
 import package::shared::storage::elem;
 
 @if(f16) enable f16;
 
-struct Params {
-    tq: u32,
-    tk: u32,
-    heads: u32,
-    // D in vec4.
-    width: u32,
-    mask_batch: u32,
-    mask_head: u32,
-    scale: f32,
-    // Keys and values of zeros besides those in k and v.
-    zero_keys: f32,
-}
-
-override CAUSAL: u32 = 0u;
-override MASK: u32 = 0u;
 // 1 for D up to 8 vec4, 2 for up to 16.
 override BLOCKS: u32 = 2u;
 
 const KEYS = 32u;
-const EXCLUDED = -3e38;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<elem>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<elem>>;
-@if(wide) @group(0) @binding(4) var<storage, read> mask: array<f32>;
-@else @group(0) @binding(4) var<storage, read> mask: array<elem>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
 // Weights of 4 keys: 8 groups of keys x 8 queries.
 var<workgroup> weights: array<vec4<f32>, 64>;
 
-// Scores of one row against four keys, masked.
-fn masked(dots: vec4<f32>, row: u32, first: u32, end: u32, mask_at: u32) -> vec4<f32> {
-    let key = first + vec4(0u, 1u, 2u, 3u);
-    var s = dots * params.scale;
-    if MASK == 1u {
-        let at = vec4(mask_at + row * params.tk) + min(key, vec4(params.tk - 1u));
-        s += vec4(f32(mask[at.x]), f32(mask[at.y]), f32(mask[at.z]), f32(mask[at.w]));
-    }
-    var seen = key < vec4(end);
-    if CAUSAL == 1u {
-        seen = seen & (key <= vec4(row));
-    }
-    return select(vec4(EXCLUDED), s, seen);
-}
-
 // Four values by their weights.
 fn weighted(p: vec4<f32>, z0: vec4<f32>, z1: vec4<f32>, z2: vec4<f32>, z3: vec4<f32>) -> vec4<f32> {
     return p.x * z0 + p.y * z1 + p.z * z2 + p.w * z3;
-}
-
-// The largest of four.
-fn largest(s: vec4<f32>) -> f32 {
-    return max(max(s.x, s.y), max(s.z, s.w));
 }
 
 // One invocation per lane of a subgroup of 8.
@@ -176,14 +133,14 @@ fn attention_subgroup_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(sub
                 dot(x, subgroupBroadcast(z3, 7u)),
             );
         }
-        s0 = masked(s0, row, first + 0u, end, mask_at);
-        s1 = masked(s1, row, first + 4u, end, mask_at);
-        s2 = masked(s2, row, first + 8u, end, mask_at);
-        s3 = masked(s3, row, first + 12u, end, mask_at);
-        s4 = masked(s4, row, first + 16u, end, mask_at);
-        s5 = masked(s5, row, first + 20u, end, mask_at);
-        s6 = masked(s6, row, first + 24u, end, mask_at);
-        s7 = masked(s7, row, first + 28u, end, mask_at);
+        s0 = masked_from(s0 * params.scale, 1.0, row, first + 0u, end, mask_at);
+        s1 = masked_from(s1 * params.scale, 1.0, row, first + 4u, end, mask_at);
+        s2 = masked_from(s2 * params.scale, 1.0, row, first + 8u, end, mask_at);
+        s3 = masked_from(s3 * params.scale, 1.0, row, first + 12u, end, mask_at);
+        s4 = masked_from(s4 * params.scale, 1.0, row, first + 16u, end, mask_at);
+        s5 = masked_from(s5 * params.scale, 1.0, row, first + 20u, end, mask_at);
+        s6 = masked_from(s6 * params.scale, 1.0, row, first + 24u, end, mask_at);
+        s7 = masked_from(s7 * params.scale, 1.0, row, first + 28u, end, mask_at);
         let high = max(max(max(s0, s1), max(s2, s3)), max(max(s4, s5), max(s6, s7)));
         let next = max(top, largest(high));
         var sum = vec4(0.0);

@@ -9,25 +9,11 @@
 // permutation: f16
 // permutation: f16 wide
 
+import package::shared::attention::{CAUSAL, k, masked_from, params, q, v, y};
 import package::shared::storage::elem;
 
 @if(f16) enable f16;
 
-struct Params {
-    tq: u32,
-    tk: u32,
-    heads: u32,
-    // D in vec4.
-    width: u32,
-    mask_batch: u32,
-    mask_head: u32,
-    scale: f32,
-    // Keys and values of zeros besides those in k and v.
-    zero_keys: f32,
-}
-
-override CAUSAL: u32 = 0u;
-override MASK: u32 = 0u;
 // Queries of a workgroup, 16 or 32; QUERIES * width <= 640.
 override QUERIES: u32 = 32u;
 override LANES: u32 = 64u;
@@ -35,15 +21,6 @@ override LANES: u32 = 64u;
 const KEYS = 32u;
 // Vec4 of scores in a row.
 const GROUPS = 8u;
-const EXCLUDED = -3e38;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<elem>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<elem>>;
-@if(wide) @group(0) @binding(4) var<storage, read> mask: array<f32>;
-@else @group(0) @binding(4) var<storage, read> mask: array<elem>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
 var<workgroup> scores: array<vec4<f32>, 256>;
 var<workgroup> sums: array<vec4<f32>, 640>;
@@ -51,21 +28,6 @@ var<workgroup> sums: array<vec4<f32>, 640>;
 var<workgroup> top: array<f32, 32>;
 var<workgroup> weight: array<f32, 32>;
 var<workgroup> keep: array<f32, 32>;
-
-// Scores of one row against four keys, masked.
-fn masked(dots: vec4<f32>, row: u32, first: u32, end: u32, mask_at: u32) -> vec4<f32> {
-    let key = first + vec4(0u, 1u, 2u, 3u);
-    var s = dots * params.scale;
-    if MASK == 1u {
-        let at = vec4(mask_at + row * params.tk) + min(key, vec4(params.tk - 1u));
-        s += vec4(f32(mask[at.x]), f32(mask[at.y]), f32(mask[at.z]), f32(mask[at.w]));
-    }
-    var seen = key < vec4(end);
-    if CAUSAL == 1u {
-        seen = seen & (key <= vec4(row));
-    }
-    return select(vec4(EXCLUDED), s, seen);
-}
 
 @compute @workgroup_size(LANES)
 fn attention_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -121,10 +83,10 @@ fn attention_tile(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
                 s3 += vec4(dot(x3, z0), dot(x3, z1), dot(x3, z2), dot(x3, z3));
             }
             let at = r * GROUPS + column;
-            scores[at] = masked(s0, min(i0, last), j0, end, mask_at);
-            scores[at + GROUPS] = masked(s1, min(i0 + 1u, last), j0, end, mask_at);
-            scores[at + 2u * GROUPS] = masked(s2, min(i0 + 2u, last), j0, end, mask_at);
-            scores[at + 3u * GROUPS] = masked(s3, min(i0 + 3u, last), j0, end, mask_at);
+            scores[at] = masked_from(s0 * params.scale, 1.0, min(i0, last), j0, end, mask_at);
+            scores[at + GROUPS] = masked_from(s1 * params.scale, 1.0, min(i0 + 1u, last), j0, end, mask_at);
+            scores[at + 2u * GROUPS] = masked_from(s2 * params.scale, 1.0, min(i0 + 2u, last), j0, end, mask_at);
+            scores[at + 3u * GROUPS] = masked_from(s3 * params.scale, 1.0, min(i0 + 3u, last), j0, end, mask_at);
         }
         workgroupBarrier();
 

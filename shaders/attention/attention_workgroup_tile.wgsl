@@ -11,26 +11,12 @@
 // permutation: f16
 // permutation: f16 wide
 
+import package::shared::attention::{CAUSAL, k, largest, LOG2E, MASK, masked, params, q, v, y};
 import package::shared::product::add_products;
 import package::shared::storage::elem;
 
 @if(f16) enable f16;
 
-struct Params {
-    tq: u32,
-    tk: u32,
-    heads: u32,
-    // D in vec4.
-    width: u32,
-    mask_batch: u32,
-    mask_head: u32,
-    scale: f32,
-    // Keys and values of zeros besides those in k and v.
-    zero_keys: f32,
-}
-
-override CAUSAL: u32 = 0u;
-override MASK: u32 = 0u;
 // D in vec4.
 override WIDTH: u32 = 16u;
 override TALL: u32 = 0u;
@@ -40,8 +26,6 @@ override FEW: u32 = 1u;
 const KEYS: u32 = 32u;
 // Vec4s of D in workgroup memory at a time.
 const CHUNK: u32 = 4u;
-const LOG2E = 1.4426950408889634;
-const EXCLUDED = -3e38;
 
 override ROWS: u32 = 32u + 32u * TALL;
 override CHUNKS: u32 = (WIDTH + 3u) / CHUNK;
@@ -50,14 +34,6 @@ override COLUMNS: u32 = (WIDTH + 7u) / 8u;
 override PITCH: u32 = 8u * COLUMNS;
 // Keys between an invocation's copies of values.
 override APART: u32 = 16u / COLUMNS;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<elem>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<elem>>;
-@if(wide) @group(0) @binding(4) var<storage, read> mask: array<f32>;
-@else @group(0) @binding(4) var<storage, read> mask: array<elem>;
-@group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
 // Where keys begin behind queries, and maxima behind values, which take the queries' place.
 override KEYS_AT: u32 = ROWS * CHUNK;
@@ -233,19 +209,7 @@ fn scaled(s: vec4<f32>, l: Lane, i: u32, j: u32, first: u32, end: u32, mask_at: 
     }
     let row = min(l.row + 8u * i, params.tq - 1u);
     let key = j + vec4(0u, 8u, 16u, 24u);
-    if MASK == 1u {
-        let at = vec4(mask_at + row * params.tk) + min(key, vec4(params.tk - 1u));
-        t += LOG2E * vec4(f32(mask[at.x]), f32(mask[at.y]), f32(mask[at.z]), f32(mask[at.w]));
-    }
-    var seen = (key < vec4(end)) & (key >= vec4(first));
-    if CAUSAL == 1u {
-        seen = seen & (key <= vec4(row));
-    }
-    return select(vec4(EXCLUDED), t, seen);
-}
-
-fn largest(s: vec4<f32>) -> f32 {
-    return max(max(s.x, s.y), max(s.z, s.w));
+    return masked(t, LOG2E, row, key, (key < vec4(end)) & (key >= vec4(first)), mask_at);
 }
 
 fn added(s: vec4<f32>) -> f32 {
