@@ -25,10 +25,22 @@
 // only permutation: split coop8 f16 w4
 // only permutation: transposed coop16 f16
 // only permutation: transposed coop16 f16 packed
+// only permutation: transposed coop16 f16 w8
+// only permutation: transposed coop16 f16 w8 packed
+// only permutation: transposed coop16 f16 w4
+// only permutation: transposed coop16 f16 w4 packed
 // only permutation: transposed coop8 f16
+// only permutation: transposed coop8 f16 w8
+// only permutation: transposed coop8 f16 w4
 // only permutation: split transposed coop16 f16
 // only permutation: split transposed coop16 f16 packed
+// only permutation: split transposed coop16 f16 w8
+// only permutation: split transposed coop16 f16 w8 packed
+// only permutation: split transposed coop16 f16 w4
+// only permutation: split transposed coop16 f16 w4 packed
 // only permutation: split transposed coop8 f16
+// only permutation: split transposed coop8 f16 w8
+// only permutation: split transposed coop8 f16 w4
 
 import package::shared::cooperative_tile::{
     ACROSS, COLUMNS, Eight, INVOCATIONS, kept, LANES, LEFTCOPIES, LEFTDOWN, LEFTWIDTH, multiply, PARTIAL, RIGHTWIDTH, ROWS,

@@ -226,7 +226,7 @@ impl Operator for Conv2dGradient {
             let product = self.product(cx);
             variants = product.workgroup_tiles(lanes.chain([register]));
             let eights = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
-            if [upstream.dtype, weight.dtype] == [DType::F16; 2] && !strided && eights {
+            if upstream.dtype == DType::F16 && !strided && eights {
                 variants = product.cooperative_tiles(variants);
             }
         }
@@ -374,6 +374,8 @@ fn cases() -> Vec<Case> {
         case(same(1), [1, 3, 5, 4], [3, 3], 32),
         case(by_two([0, 1]), [2, 5, 4, 68], [3, 3], 64),
         case(same(0), [1, 4, 5, 36], [1, 1], 96),
+        case(same(1), [1, 5, 7, 40], [3, 3], 96),
+        case(same(0), [1, 4, 5, 288], [1, 1], 64),
         // Groups.
         case(Conv2dGradient { groups: 2, ..same(1) }, [1, 5, 6, 12], [3, 3], 8),
         case(Conv2dGradient { groups: 6, ..same(1) }, [2, 5, 6, 6], [3, 3], 6),

@@ -299,12 +299,16 @@ impl Operator for MatMul {
                 })
             });
         }
-        let by_columns = right_transposed && !b.is_quantized();
-        if a == DType::F16 && (plain || by_columns) && s.k.is_multiple_of(8) && s.width.is_multiple_of(8) && fits(32) {
+        if a == DType::F16
+            && (plain || right_transposed)
+            && s.k.is_multiple_of(8)
+            && s.width.is_multiple_of(8)
+            && fits(32)
+        {
             variants = CooperativeTile::offer(variants, limits, extents, |t, parts| {
                 let (name, inner) = (t.name(parts), parts.map(|p| (p, t.inner(p.steps))));
                 product(name, "matmul_cooperative", [t.rows(), t.columns()], inner, &|d| {
-                    t.apply(d, s.k).feature("transposed", by_columns)
+                    t.apply(d, s.k).feature("transposed", right_transposed)
                 })
             });
         }
@@ -566,7 +570,7 @@ fn cases() -> Vec<Case> {
     // A weight as another product has it: around the tiles' edges, and whole blocks, which also run quantised.
     // Whole eights around the edges of cooperative tiles, and an inner axis that is split into parts, come last.
     let edges = [(1, 4, 32), (7, 8, 28), (9, 36, 64), (63, 60, 36), (65, 68, 68), (70, 132, 96), (5, 6, 7)];
-    for (m, k, n) in edges.into_iter().chain([(129, 72, 136), (64, 288, 264), (36, 288, 96)]) {
+    for (m, k, n) in edges.into_iter().chain([(129, 72, 136), (64, 288, 264), (36, 288, 96), (129, 72, 160)]) {
         let op = MatMul { transpose_b: true, ..MatMul::default() };
         cases.push(case(&format!("m={m};k={k};n={n};transposed"), op, &[m, k], Operand::weight([n, k]), vec![]));
     }
