@@ -221,7 +221,7 @@ const fn cooperative(what: &'static str, shader: &'static str, from: &'static st
     stored(Storage::F16, what, shader, from, to)
 }
 
-const COOPERATIVE_FAULTS: [Fault; 18] = [
+const COOPERATIVE_FAULTS: [Fault; 19] = [
     cooperative("no barrier before a tile is read", "matmul_cooperative", BARRIER_AFTER_COPY, NO_BARRIER_AFTER_COPY),
     cooperative(
         "every step multiplies the first columns",
@@ -267,6 +267,13 @@ const COOPERATIVE_FAULTS: [Fault; 18] = [
         "matmul_cooperative",
         "column * package_shared__1cooperative_tile_COLUMNS + index",
         "index",
+    ),
+    stored(
+        Storage::F16Q8Weights,
+        "a transposed operand's blocks share their scales",
+        "matmul_cooperative",
+        "let t1 = r.t1;",
+        "let t1 = r.t0;",
     ),
     cooperative("a tap begins where the last one ended", "conv2d_cooperative", "next.channel8 = 0u;", ""),
     cooperative("a row of taps begins where the last one ended", "conv2d_cooperative", "next.dx = 0u;", ""),
