@@ -168,7 +168,7 @@ async function one(check, suite, opened, texts, data, kernels) {
   const found = compare(values(bytes[0].subarray(suite.guard), check.output), want, check.output);
   const passed = found.worst <= 1 && stray === 0;
   const detail = passed ? undefined
-    : `error ${found.worst.toFixed(3)} of the tolerance at element ${found.index}: got ${found.got}, want ${found.want}`
+    : `error ${found.worst < 1e6 ? found.worst.toFixed(3) : found.worst.toExponential(3)} of the tolerance at element ${found.index}: got ${found.got}, want ${found.want}`
       + (stray ? `; ${stray} bytes outside the result were written` : '');
   return { outcome: passed ? 'pass' : 'fail', worst: Number.isFinite(found.worst) ? found.worst : null, detail };
 }

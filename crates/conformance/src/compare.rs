@@ -26,11 +26,12 @@ impl Comparison {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "error {:.3} of the tolerance at element {}: got {}, want {}",
-            self.worst, self.index, self.got, self.want
-        )?;
+        // Where the reference is zero alone, the tolerance is of the smallest numbers.
+        match self.worst < 1e6 {
+            true => write!(f, "error {:.3}", self.worst)?,
+            false => write!(f, "error {:.3e}", self.worst)?,
+        }
+        write!(f, " of the tolerance at element {}: got {}, want {}", self.index, self.got, self.want)?;
         if self.stray_bytes > 0 {
             write!(f, "; {} bytes outside the result were written", self.stray_bytes)?;
         }
