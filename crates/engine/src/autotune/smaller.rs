@@ -8,6 +8,9 @@ use std::ops::Range;
 /// one, so that kernels meet whole tiles and parts of them; the others come to it where it is not enough.
 const EXTENTS: [usize; 5] = [141, 77, 29, 13, 5];
 
+/// What longer extents come to first where those alone do not do: cut as short as they ask, a product's inner axis cannot be in parts.
+const LONG: usize = 1279;
+
 /// Extents that are left alone: batches, windows, colours.
 const SMALL: usize = 8;
 
@@ -36,20 +39,14 @@ pub(super) fn smaller(
             types = found;
         }
     }
-    for most in EXTENTS {
-        while search.flops(&types) > flops {
-            let all = extents(&types, most.max(SMALL));
-            let cuts = all.iter().filter_map(|&e| search.cut(&types, e, |from| 1..from.min(most + 1)));
-            // One that is enough and leaves most, else the one that goes furthest.
-            let worth = |(to, types): &(usize, Vec<TensorType>)| match search.flops(types) {
-                left if left <= flops => (true, *to, left),
-                left => (false, 0, u64::MAX - left),
-            };
-            let Some((_, best)) = cuts.max_by_key(worth) else { break };
-            types = best;
+    search.cut_to(types.clone(), flops).or_else(|| {
+        for extent in extents(&types, LONG) {
+            if let Some((_, found)) = search.cut_alone(&types, extent, 1..LONG + 1) {
+                types = found;
+            }
         }
-    }
-    (search.flops(&types) <= flops).then_some(types)
+        search.cut_to(types, flops)
+    })
 }
 
 /// Every extent above `least`, smallest first.
@@ -71,6 +68,24 @@ impl Search<'_> {
         self.operator.infer(types).map_or(u64::MAX, |output| self.operator.cost(types, &output).flops)
     }
 
+    /// The types with extents cut by [`EXTENTS`] until there are no more than `flops` operations.
+    fn cut_to(&self, mut types: Vec<TensorType>, flops: u64) -> Option<Vec<TensorType>> {
+        for most in EXTENTS {
+            while self.flops(&types) > flops {
+                let all = extents(&types, most.max(SMALL));
+                let cuts = all.iter().filter_map(|&e| self.cut(&types, e, |from| 1..from.min(most + 1)));
+                // One that is enough and leaves most, else the one that goes furthest.
+                let worth = |(to, types): &(usize, Vec<TensorType>)| match self.flops(types) {
+                    left if left <= flops => (true, *to, left),
+                    left => (false, 0, u64::MAX - left),
+                };
+                let Some((_, best)) = cuts.max_by_key(worth) else { break };
+                types = best;
+            }
+        }
+        (self.flops(&types) <= flops).then_some(types)
+    }
+
     /// What an extent is cut to, and the types then: the most of the range that `to` gives for it with which the kernels stay the
     /// same, multiples of a tile only where nothing else will do. Where it only changes together with another one, as an image's
     /// with that of half of it, both are cut.
@@ -80,13 +95,17 @@ impl Search<'_> {
         extent: usize,
         to: impl Fn(usize) -> Range<usize>,
     ) -> Option<(usize, Vec<TensorType>)> {
-        let alone = to(extent).rev().map(|e| [(extent, e)]).collect();
         let pairs = || {
             let others = extents(types, SMALL).into_iter().filter(|&other| other != extent);
             let pair = others.flat_map(|other| to(other).rev().map(move |o| (other, o)));
             pair.flat_map(|o| to(extent).rev().map(move |e| [(extent, e), o])).collect()
         };
-        self.first(types, alone).or_else(|| self.first(types, pairs()))
+        self.cut_alone(types, extent, to(extent)).or_else(|| self.first(types, pairs()))
+    }
+
+    /// The same of one extent by itself.
+    fn cut_alone(&self, types: &[TensorType], extent: usize, to: Range<usize>) -> Option<(usize, Vec<TensorType>)> {
+        self.first(types, to.rev().map(|e| [(extent, e)]).collect())
     }
 
     /// The first of `candidates` with which the kernels stay the same, those with a multiple of a tile after all others: what its
@@ -186,6 +205,11 @@ mod tests {
         let less = cut_down(&MatMul::default(), &device(DeviceKind::Discrete), &large).1.unwrap();
         // The kernels for whole steps of 16 along the products' axis are others than those for part of one.
         assert_eq!(less, [TensorType::f32([141, 1264]), TensorType::f32([1264, 140])]);
+        // Parts of a long axis need one that is no shorter than that.
+        let long = [TensorType::f32([1024, 10240]), TensorType::f32([1280, 10240])];
+        let gradient = MatMul { transpose_b: true, ..MatMul::default() };
+        let less = cut_down(&gradient, &device(DeviceKind::Discrete), &long).1.unwrap();
+        assert_eq!(less, [TensorType::f32([141, 1264]), TensorType::f32([140, 1264])]);
         let convolution = [[1, 64, 64, 320], [3, 3, 320, 320]].map(TensorType::f32);
         let conv = Conv2d { padding: [1; 4], ..Conv2d::default() };
         let less = cut_down(&conv, &device(DeviceKind::Discrete), &convolution).1.unwrap();
