@@ -221,6 +221,8 @@ const fn cooperative(what: &'static str, shader: &'static str, from: &'static st
     stored(Storage::F16, what, shader, from, to)
 }
 
+const ZERO_KEYS: &str = "package_shared_attention_params.zero_keys, 0.0";
+
 const COOPERATIVE_FAULTS: [Fault; 19] = [
     cooperative("no barrier before a tile is read", "matmul_cooperative", BARRIER_AFTER_COPY, NO_BARRIER_AFTER_COPY),
     cooperative(
@@ -270,16 +272,16 @@ const COOPERATIVE_FAULTS: [Fault; 19] = [
     ),
     stored(
         Storage::F16Q8Weights,
-        "a transposed operand's blocks share their scales",
+        "blocks take the scale before theirs",
         "matmul_cooperative",
-        "let t1 = r.t1;",
-        "let t1 = r.t0;",
+        "row_of(p, i) >> 5u)",
+        "row_of(p, i) >> 6u)",
     ),
     cooperative("a tap begins where the last one ended", "conv2d_cooperative", "next.channel8 = 0u;", ""),
     cooperative("a row of taps begins where the last one ended", "conv2d_cooperative", "next.dx = 0u;", ""),
     cooperative("keys past the end count", "attention_cooperative", "first + BLOCK > end", "first > end"),
     cooperative("a query does not see its own key", "attention_cooperative", "key <= vec4(row)", "key < vec4(row)"),
-    cooperative("keys of zeros are forgotten", "attention_cooperative", "params.zero_keys, 0.0", "0.0, 0.0"),
+    cooperative("keys of zeros are forgotten", "attention_cooperative", ZERO_KEYS, "0.0, 0.0"),
     cooperative("some keys weigh what their neighbours do", "attention_cooperative", "FOUR, s.s7,", "FOUR, s.s6,"),
     cooperative(
         "sums keep what an earlier maximum made of them",
