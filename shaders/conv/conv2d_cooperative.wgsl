@@ -50,7 +50,6 @@ import package::shared::cooperative_tile::{
     SIZE, SPANCOLUMNS, SPANROWS, stage_left, stage_pair, staged, STEP, Sum, Sums,
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
-import package::shared::weight::Extents;
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -160,14 +159,6 @@ fn tap(step: u32, of_tap: u32) -> Tap {
     return Tap(dy, dx, (dy * params.width + dx) * (params.in_channels >> 1u), step % of_tap * (STEP / 8u));
 }
 
-// The weight's extents, as it is stored.
-@if(transposed) fn weight_extents() -> Extents {
-    return Extents(params.kernel_height * params.kernel_width * 4u * params.out_channels, params.in_channels);
-}
-@else fn weight_extents() -> Extents {
-    return extents(4u * params.in_channels);
-}
-
 // The first of the weight's rows under tap number `t`.
 @if(transposed) fn first_row(t: u32) -> u32 {
     return (params.kernel_height * params.kernel_width - 1u - t) * 4u * params.out_channels;
@@ -230,7 +221,7 @@ fn conv2d_cooperative(
         window(p + 3u * LEFTDOWN, k8),
     );
     let in_channels = 4u * params.in_channels;
-    let e = weight_extents();
+    let e = extents(in_channels);
     // What this subgroup computes. Subgroups take invocations in order.
     let subgroup = index / LANES;
     let down = subgroup / ACROSS * SPANROWS;

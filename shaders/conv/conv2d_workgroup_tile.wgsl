@@ -154,14 +154,6 @@ fn left(w: Window, t: Tap, keep: bool) -> vec4<elem> {
     return x[select(0u, address(w, t), keep)];
 }
 
-// The weight's extents, as it is stored.
-@if(transposed) fn weight_extents() -> Extents {
-    return Extents(params.kernel_height * params.kernel_width * 4u * params.out_channels, params.in_channels);
-}
-@else fn weight_extents() -> Extents {
-    return extents(4u * params.in_channels);
-}
-
 // An invocation's copies of the weight for the STEP that begins with vec4 `step`, under tap t; `channel` is what it adds to the tap's.
 // Past the last tap, where all of the input counts as zero, it is read again.
 @if(transposed) fn fetch_weight(p: Place, t: Tap, channel: u32, step: u32, e: Extents) -> Rights {
@@ -216,7 +208,7 @@ fn conv2d_workgroup_tile(
     let steps = part(group.z, steps4);
     var t = tap(steps.x + select(own, 0u, together));
     let a = advance();
-    let e = weight_extents();
+    let e = extents(4u * params.in_channels);
     let column4 = min(group.x * WIDTH + position(index), params.out_channels - 1u);
     let place = place_right(0u, index, column4, 4u * steps.y, e);
     var sums = Sums();

@@ -48,7 +48,6 @@ import package::shared::cooperative_tile::{
 };
 import package::shared::cooperative_weight::{fetch_right, Place, put_rights};
 import package::shared::matmul_tile::{extents, GATED, params, part, store, store_gated, width4};
-import package::shared::weight::Extents;
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -113,14 +112,6 @@ fn put_lefts(l: Lefts, start: u32, row: u32, k8: u32, end8: u32, index: u32) {
     for (var i = 4u; i < LEFTCOPIES; i++) {
         put_left(index, i, a[left_rows(start, row, vec4(i)).x + left_column(k8, end8)], within);
     }
-}
-
-// Extents of b, as it is stored.
-@if(transposed) fn weight_extents() -> Extents {
-    return Extents(4u * params.n4, params.k4);
-}
-@else fn weight_extents() -> Extents {
-    return extents();
 }
 
 // The eight columns of b that an invocation copies. Past the last columns those of the last ones are computed again and not stored.
@@ -205,7 +196,7 @@ fn matmul_cooperative(
     let start = (g * params.a_batch4) >> 1u;
     let rows = left_rows(start, row, vec4(0u, 1u, 2u, 3u));
     let k8 = index % LEFTWIDTH;
-    let e = weight_extents();
+    let e = extents();
     // What this subgroup computes. Subgroups take invocations in order.
     let subgroup = index / LANES;
     let down = subgroup / ACROSS * SPANROWS;

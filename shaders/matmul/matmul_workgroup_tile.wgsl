@@ -51,11 +51,14 @@ import package::shared::workgroup_tile::{
 
 @if(f16) enable f16;
 
-// Where an invocation reads a.
-struct Start {
-    // Where each of its copies begins, if at the first vec4 of a STEP.
+// Where an invocation reads a: where the row of each of its copies begins, and its vec4 of a STEP; where a is transposed its column, and
+// its first row of a STEP.
+@if(left_transposed) struct Start {
+    at: u32,
+    own: u32,
+}
+@else struct Start {
     at: vec4<u32>,
-    // Of a STEP, its vec4 along K, or where a is transposed its first row.
     own: u32,
 }
 
@@ -68,8 +71,7 @@ struct Start {
 @if(left_transposed) fn start(g: u32, first: u32, index: u32) -> Start {
     let own = index / ROWS4;
     let m4 = min(first / 4u + index % ROWS4, params.m / 4u - 1u);
-    let at = g * params.a_batch4 + m4;
-    return Start(vec4(at), own);
+    return Start(g * params.a_batch4 + m4, own);
 }
 @else fn start(g: u32, first: u32, index: u32) -> Start {
     let row = first + index / STEP4;
@@ -94,13 +96,13 @@ struct Start {
         l.keep = rows < vec4(4u * end4);
     }
     let m4 = params.m / 4u;
-    l.x0 = a[s.at.x + at.x * m4];
+    l.x0 = a[s.at + at.x * m4];
     if LEFTCOPIES > 1u {
-        l.x1 = a[s.at.y + at.y * m4];
+        l.x1 = a[s.at + at.y * m4];
     }
     if LEFTCOPIES > 2u {
-        l.x2 = a[s.at.z + at.z * m4];
-        l.x3 = a[s.at.w + at.w * m4];
+        l.x2 = a[s.at + at.z * m4];
+        l.x3 = a[s.at + at.w * m4];
     }
     return l;
 }
@@ -122,14 +124,6 @@ struct Start {
         l.x3 = a[s.at.w + at];
     }
     return l;
-}
-
-// The extents of b.
-@if(transposed) fn extents_of_b() -> Extents {
-    return Extents(4u * params.n4, params.k4);
-}
-@else fn extents_of_b() -> Extents {
-    return extents();
 }
 
 // An invocation's copies of b for the STEP that begins with vec4 `step`.
@@ -158,7 +152,7 @@ fn matmul_workgroup_tile(
         // Values past the last one, which are not stored, are gates.
         column4 = group.x * ACROSS + position4 % ACROSS + position4 / ACROSS * width4();
     }
-    let e = extents_of_b();
+    let e = extents();
     let place = place_right(g * params.b_batch4, index, min(column4, params.n4 - 1u), 4u * p.end4, e);
     var sums = Sums();
     var lefts = fetch_left(start, p.first4, p.end4);

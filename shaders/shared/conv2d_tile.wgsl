@@ -39,8 +39,12 @@ override RESIDUAL: u32 = 0u;
 @if(split) @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 @else @group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
-// Extents of the weight, given the input channels as scalars: taps and channels are its rows.
-fn extents(in_channels: u32) -> Extents {
+// Extents of the weight, given the input channels as scalars: taps and channels are its rows. Feature `transposed`: channels of the
+// output are, and those of the input count vec4s.
+@if(transposed) fn extents(in_channels: u32) -> Extents {
+    return Extents(params.kernel_height * params.kernel_width * 4u * params.out_channels, params.in_channels);
+}
+@else fn extents(in_channels: u32) -> Extents {
     return Extents(params.kernel_height * params.kernel_width * in_channels, params.out_channels);
 }
 

@@ -30,8 +30,11 @@ override GATED: u32 = 0u;
 @if(split) @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 @else @group(0) @binding(5) var<storage, read_write> y: array<vec4<elem>>;
 
-// Extents of b, which is shared/weight.wgsl's binding.
-fn extents() -> Extents {
+// Extents of b, which is shared/weight.wgsl's binding, as it is stored. Feature `transposed`: by columns.
+@if(transposed) fn extents() -> Extents {
+    return Extents(4u * params.n4, params.k4);
+}
+@else fn extents() -> Extents {
     return Extents(4u * params.k4, params.n4);
 }
 
